@@ -1,0 +1,100 @@
+"""What can go wrong, as one tree; the command line turns each into one line and an exit code.
+
+    ToolkitError                 exit code 2: wrong usage or bad input
+    ├── SettingError             a setting out of range (`threads=0`)
+    ├── UnknownNameError         no such format, runtime, device ...; lists the known ones
+    ├── DatasetError             IDX files that are missing, damaged or do not fit the model
+    ├── CheckpointError          weights or checkpoint.json missing, damaged, refused
+    ├── ArtifactError            artifact or manifest.json missing, damaged, of another checkpoint
+    ├── OutputError              a file or folder that cannot be written
+    └── FailedRun                exit code 3: could not be run; carries a row's status
+        ├── Crashed              the worker died or the runtime raised
+        ├── TimedOut             no answer in time
+        ├── OutOfMemory          the worker ran out of memory
+        ├── NotInstalled         a package is missing; says the command that installs it
+        └── Unsupported          the runtime cannot do what was asked (device, precision)
+
+Every message says what failed, the value received, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from toolkit.schema import Status
+
+
+class ToolkitError(Exception):
+    """Base of every error that the toolkit raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SettingError(ToolkitError):
+    """A setting is out of range."""
+
+
+class UnknownNameError(ToolkitError):
+    """A name is in no table; the message lists the known names."""
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+
+
+class DatasetError(ToolkitError):
+    """IDX files are missing, damaged, or do not fit the model."""
+
+
+class CheckpointError(ToolkitError):
+    """A checkpoint is missing, damaged, or would run code."""
+
+
+class ArtifactError(ToolkitError):
+    """An artifact is missing, damaged, or belongs to another checkpoint."""
+
+
+class OutputError(ToolkitError):
+    """Something cannot be written; what was there before is untouched."""
+
+
+class FailedRun(ToolkitError):  # noqa: N818 - it is the row's outcome, not only an error
+    """Something could not be run. `reason` is what follows the status in a row.
+
+    `stderr_tail` holds the last lines that the worker wrote, for the row and the report.
+    """
+
+    exit_code: ClassVar[int] = 3
+    status: ClassVar[Status] = "crashed"
+
+    def __init__(self, reason: str, *, stderr_tail: str = "") -> None:
+        super().__init__(f"{self.status.replace('_', ' ')}: {reason}")
+        self.reason = reason
+        self.stderr_tail = stderr_tail
+
+
+class Crashed(FailedRun):
+    """The worker died, or the runtime raised."""
+
+
+class TimedOut(FailedRun):
+    """No answer in time; the worker was killed."""
+
+    status = "timed_out"
+
+
+class OutOfMemory(FailedRun):
+    """The worker ran out of memory."""
+
+    status = "out_of_memory"
+
+
+class NotInstalled(FailedRun):
+    """A package is missing."""
+
+    status = "not_installed"
+
+
+class Unsupported(FailedRun):
+    """The runtime cannot do what was asked of it."""
+
+    status = "unsupported"

@@ -1,0 +1,87 @@
+"""The reference CNN, and building a model from the factory that a checkpoint names.
+
+In: a model spec. Out: an `nn.Module` that maps float32 `[N,C,H,W]` to logits `[N,K]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from torch import Tensor, nn
+
+from toolkit.errors import CheckpointError
+from toolkit.schema import ModelSpec
+
+REFERENCE_FACTORY = "toolkit.model:ReferenceCNN"
+
+
+class ReferenceCNN(nn.Module):
+    """Two 3x3 convolutions, one max-pool, two fully connected layers; logits, no softmax.
+
+    The layers and their names are those of PyTorch's MNIST example
+    (https://github.com/pytorch/examples/blob/main/mnist/main.py), without its log-softmax.
+    """
+
+    def __init__(
+        self, channels: int = 1, height: int = 28, width: int = 28, classes: int = 10
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.dropout1 = nn.Dropout(0.25)
+        self.fc1 = nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128)
+        self.dropout2 = nn.Dropout(0.5)
+        self.fc2 = nn.Linear(128, classes)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the input's exported name
+        """Float32 `[N,C,H,W]`, normalised → logits `[N,K]`."""
+        x = F.relu(self.conv1(input))  # (N, 32, H-2, W-2)
+        x = F.relu(self.conv2(x))  # (N, 64, H-4, W-4)
+        x = self.dropout1(F.max_pool2d(x, 2)).flatten(1)
+        x = self.dropout2(F.relu(self.fc1(x)))
+        logits: Tensor = self.fc2(x)
+        return logits
+
+
+def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
+    """Call the factory that `spec` names.
+
+    A checkpoint is data, and a factory is code: only the toolkit's own factory and the one that
+    the caller names as `trusted` are imported.
+
+    Raises:
+        CheckpointError: the factory is not trusted, cannot be imported, or gives no module.
+    """
+    if spec.factory not in (REFERENCE_FACTORY, trusted):
+        given = f" (--model names {trusted!r})" if trusted else ""
+        raise CheckpointError(
+            f"the checkpoint names the model factory {spec.factory!r}, whose code is not part of "
+            f"the toolkit{given}; if you trust that code, add --model {spec.factory}"
+        )
+    module_name, _, attribute = spec.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+        model = factory(**spec.arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot build the model with {spec.factory}({spec.arguments}): {error}; expected "
+            "package.module:function, importable from here, that takes these arguments"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(
+            f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module"
+        )
+    return model
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def example_input(shape: tuple[int, int, int], *, batch_size: int) -> Tensor:
+    """Float32 `[N,C,H,W]` noise from a fixed seed, for tracing."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch_size, *shape, generator=generator)

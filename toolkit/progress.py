@@ -1,0 +1,59 @@
+"""Progress of anything that takes longer than two seconds: a callback, and its picture on stderr.
+
+A step calls `progress(label, done, total, note)`; each label is one bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told how far a step has come. `note` is short text, such as `loss 0.03`."""
+
+    def __call__(self, label: str, done: int, total: int, note: str = "", /) -> None: ...
+
+
+def silent(label: str, done: int, total: int, note: str = "", /) -> None:
+    """Progress for nobody: the default in Python."""
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Bars on stderr in a terminal; else one plain line for each step that is finished."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_printer(console.file.write)
+        return
+    picture = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        redirect_stdout=False,
+    )
+    tasks = {}
+
+    def show(label: str, done: int, total: int, note: str = "", /) -> None:
+        if label not in tasks:
+            tasks[label] = picture.add_task(label, total=total, note=note)
+        picture.update(tasks[label], completed=done, total=total, note=note)
+
+    with picture:
+        yield show
+
+
+def _line_printer(write: object) -> Progress:
+    def show(label: str, done: int, total: int, note: str = "", /) -> None:
+        if done == total and callable(write):
+            write(f"{label}: {done}/{total} {note}".rstrip() + "\n")
+
+    return show
