@@ -1,0 +1,45 @@
+"""Export a trained PyTorch classifier, prove that it is still the same model, and measure it.
+
+The same steps as the command line, typed:
+
+    import toolkit
+    toolkit.train(out=Path("models/mine"))
+    toolkit.export(Path("models/mine"), out=Path("exports"))
+    toolkit.verify([Path("exports")]).exit_code
+    toolkit.bench([Path("exports")]).measurements
+    toolkit.run(quick=True).folder
+
+Nothing is imported before it is used, so `import toolkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.artifacts import export
+    from toolkit.benchmark import bench
+    from toolkit.checkpoint import import_weights, save_checkpoint
+    from toolkit.pipeline import run
+    from toolkit.training import train
+    from toolkit.verification import verify
+
+__version__ = "0.1.0"
+__all__ = ["bench", "export", "import_weights", "run", "save_checkpoint", "train", "verify"]
+
+_HOMES = {
+    "bench": "toolkit.benchmark",
+    "export": "toolkit.artifacts",
+    "import_weights": "toolkit.checkpoint",
+    "run": "toolkit.pipeline",
+    "save_checkpoint": "toolkit.checkpoint",
+    "train": "toolkit.training",
+    "verify": "toolkit.verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

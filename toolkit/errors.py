@@ -6,6 +6,7 @@
     ├── DatasetError             IDX files that are missing, damaged or do not fit the model
     ├── CheckpointError          weights or checkpoint.json missing, damaged, refused
     ├── ArtifactError            artifact or manifest.json missing, damaged, of another checkpoint
+    ├── InputError               an array that does not fit the session: shape, dtype, batch, NaN
     ├── OutputError              a file or folder that cannot be written
     └── FailedRun                exit code 3: could not be run; carries a row's status
         ├── Crashed              the worker died or the runtime raised
@@ -51,6 +52,10 @@ class CheckpointError(ToolkitError):
 
 class ArtifactError(ToolkitError):
     """An artifact is missing, damaged, or belongs to another checkpoint."""
+
+
+class InputError(ToolkitError):
+    """An array does not fit the session: shape, dtype, batch or NaN; no runtime saw it."""
 
 
 class OutputError(ToolkitError):

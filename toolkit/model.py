@@ -35,7 +35,7 @@ class ReferenceCNN(nn.Module):
         self.dropout2 = nn.Dropout(0.5)
         self.fc2 = nn.Linear(128, classes)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the input's exported name
+    def forward(self, input: Tensor) -> Tensor:
         """Float32 `[N,C,H,W]`, normalised → logits `[N,K]`."""
         x = F.relu(self.conv1(input))  # (N, 32, H-2, W-2)
         x = F.relu(self.conv2(x))  # (N, 64, H-4, W-4)

@@ -275,7 +275,8 @@ class Results:
     @property
     def exit_code(self) -> int:
         """0 all passed; 1 a verdict failed; 3 something could not be run."""
-        statuses = [row.status for row in (*self.parity, *self.measurements)]
+        statuses = [row.status for row in self.parity]
+        statuses += [row.status for row in self.measurements]
         if "failed" in statuses:
             return 1
         return 0 if all(status in ("passed", "measured") for status in statuses) else 3
@@ -303,7 +304,7 @@ def from_json(cls: type[Record], data: Mapping[str, Any]) -> Record:
     converter.register_structure_hook(int | float | str | bool, lambda value, _: value)
     try:
         return converter.structure(data, cls)
-    except Exception as error:  # noqa: BLE001 - cattrs gathers errors of any type in a group
+    except Exception as error:
         raise ValueError("; ".join(cattrs.transform_error(error, path="record"))) from error
 
 

@@ -39,7 +39,7 @@ def train(
     epochs: int = 3,
     batch_size: int = 100,
     lr: float = 0.001,
-    seed: int = 0,
+    seed: int = 1,
     augment: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
@@ -130,7 +130,7 @@ def _fit(
     for number in range(1, int(options["epochs"]) + 1):
         watch = Stopwatch()
         loss = 0.0
-        batches = torch.randperm(len(training)).split(int(options["batch_size"]))
+        batches = torch.split(torch.randperm(len(training)), int(options["batch_size"]))
         model.train()
         for step, batch in enumerate(batches, start=1):
             rows = np.sort(batch.numpy())  # sorted: a mapped file is read forward

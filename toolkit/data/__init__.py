@@ -109,7 +109,8 @@ def check_fits(dataset: Dataset, checkpoint: Checkpoint) -> None:
         raise DatasetError(
             f"data set {dataset.record.name} has label {dataset.classes - 1}, out of range for "
             f"checkpoint {checkpoint.name} with {checkpoint.classes} classes "
-            f"(labels 0 to {checkpoint.classes - 1}); give the data set it was trained on with --data"
+            f"(labels 0 to {checkpoint.classes - 1}); give the data set it was trained on "
+            "with --data"
         )
 
 

@@ -21,7 +21,14 @@ from toolkit.errors import DatasetError
 from toolkit.files import sha256_of
 
 _UINT8 = 0x08
-_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_TYPES = {
+    0x08: "uint8",
+    0x09: "int8",
+    0x0B: "int16",
+    0x0C: "int32",
+    0x0D: "float32",
+    0x0E: "float64",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,9 @@ def _header(
             + " or ".join(f"0x{_UINT8 << 8 | n:08x}" for n in dimensions)
         )
     if head[2] != _UINT8:
-        raise DatasetError(f"{path}: holds {_TYPES[head[2]]} values, expected uint8 pixels or labels")
+        raise DatasetError(
+            f"{path}: holds {_TYPES[head[2]]} values, expected uint8 pixels or labels"
+        )
     if head[3] not in dimensions:
         wanted = " or ".join(map(str, dimensions))
         raise DatasetError(f"{path}: has {head[3]} dimensions, expected {wanted}")

@@ -1,0 +1,123 @@
+"""Candidates: which artifact runs in which runtime, with which settings.
+
+In: artifacts, a checkpoint, names of runtimes. Out: the list that verify and bench go through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.checkpoint import WEIGHTS, read_checkpoint
+from toolkit.errors import ArtifactError, SettingError
+from toolkit.manifest import StoredArtifact, find_artifacts
+from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime, Source, find_runtime
+from toolkit.schema import Artifact, Checkpoint, InputSpec, Precision, Settings
+
+NULL = "null"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One artifact in one runtime with fixed settings; `input` says how pixels become input."""
+
+    runtime: Runtime
+    source: Source
+    settings: Settings
+    input: InputSpec
+
+    @property
+    def label(self) -> str:
+        """A short name for progress and messages."""
+        return f"{self.runtime.name} {self.source.artifact.precision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What one call of verify or bench is about: one checkpoint and the artifacts made from it."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    artifacts: tuple[StoredArtifact, ...]
+    model: str | None
+
+
+def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str | None) -> Subject:
+    """Read the artifacts and the checkpoint that they come from.
+
+    `checkpoint` is needed only where the folder that the manifest names has moved.
+
+    Raises:
+        ArtifactError: missing or damaged artifacts, or artifacts of another checkpoint.
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    artifacts = find_artifacts(paths)
+    folder = checkpoint or artifacts[0].checkpoint
+    record = read_checkpoint(folder)
+    for stored in artifacts:
+        if stored.record.checkpoint_sha256 != record.sha256:
+            raise ArtifactError(
+                f"{stored.path} was exported from checkpoint "
+                f"{stored.record.checkpoint_sha256[:12]}, but {folder} is {record.sha256[:12]}; "
+                f"export it again with toolkit export {folder} --out {stored.path.parent}, or name its checkpoint with --checkpoint"
+            )
+    return Subject(folder=folder, checkpoint=record, artifacts=tuple(artifacts), model=model)
+
+
+def line_up(subject: Subject, runtimes: Sequence[str], settings: Settings) -> list[Candidate]:
+    """The candidates of a subject: each runtime with each artifact that it loads.
+
+    No names means all runtimes but `null`.
+
+    Raises:
+        UnknownNameError: an unknown runtime.
+        SettingError: a runtime that was named loads none of the artifacts.
+    """
+    rows = [find_runtime(name) for name in dict.fromkeys(runtimes)]
+    candidates = []
+    for row in rows or [row for row in RUNTIMES.values() if row.name != NULL]:
+        sources = list(_sources(row, subject))
+        if not sources and rows:
+            formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))
+            raise SettingError(
+                f"runtime {row.name} loads {', '.join(row.formats)}, but the artifacts given are "
+                f"{formats}; export one with toolkit export --format {row.formats[0]}"
+            )
+        candidates += [_candidate(row, source, settings, subject) for source in sources]
+    return candidates
+
+
+def checkpoint_candidate(
+    subject: Subject, runtime: str, settings: Settings, *, precision: Precision = "fp32"
+) -> Candidate:
+    """The checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
+    row = find_runtime(runtime)
+    return _candidate(row, _checkpoint_source(subject, precision), settings, subject)
+
+
+def _candidate(row: Runtime, source: Source, settings: Settings, subject: Subject) -> Candidate:
+    return Candidate(runtime=row, source=source, settings=settings, input=subject.checkpoint.input)
+
+
+def _sources(row: Runtime, subject: Subject) -> Iterable[Source]:
+    if CHECKPOINT_FORMAT in row.formats:
+        yield _checkpoint_source(subject, "fp32")
+    for stored in subject.artifacts:
+        if stored.record.format in row.formats:
+            yield Source(path=stored.path, artifact=stored.record, model=subject.model)
+
+
+def _checkpoint_source(subject: Subject, precision: Precision) -> Source:
+    checkpoint = subject.checkpoint
+    artifact = Artifact(
+        format=CHECKPOINT_FORMAT,
+        precision=precision,
+        path=str(subject.folder),
+        size_bytes=(subject.folder / WEIGHTS).stat().st_size,
+        sha256=checkpoint.sha256,
+        checkpoint_sha256=checkpoint.sha256,
+        input_shape=checkpoint.input.shape,
+        classes=checkpoint.classes,
+    )
+    return Source(path=subject.folder, artifact=artifact, model=subject.model)

@@ -1,0 +1,70 @@
+"""What a command has to say, and how it is said: result on stdout, errors on stderr, exit code.
+
+In: a command function that returns an `Outcome` or raises. Out: output and the process's exit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+from toolkit.errors import ToolkitError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command has to say: its record for scripts, its text for people, its exit code."""
+
+    record: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+Command = Callable[..., Outcome]
+
+
+def outcome_of(command: Command) -> Callable[..., NoReturn]:
+    """Give a command `--json` and `--debug`, and turn its outcome or error into output."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON on stdout.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(command)
+    def run(*, as_json: bool, debug: bool, **arguments: Any) -> NoReturn:
+        try:
+            from toolkit.progress import bars
+
+            with bars() as progress:
+                outcome = command(progress=progress, **arguments)
+        except KeyboardInterrupt:
+            _fail("interrupted; nothing half-written is left behind", INTERRUPTED, as_json=as_json)
+        except ToolkitError as error:
+            if debug:
+                raise
+            _fail(str(error), error.exit_code, as_json=as_json, kind=type(error).__name__)
+        except click.ClickException:
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            text = f"internal error: {type(error).__name__}: {error}; run again with --debug"
+            _fail(text, 3, as_json=as_json, kind=type(error).__name__)
+        click.echo(json.dumps(outcome.record, indent=2) if as_json else outcome.text)
+        sys.exit(outcome.exit_code)
+
+    return run
+
+
+def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") -> NoReturn:
+    line = " ".join(message.split())
+    click.echo(f"Error: {line}", err=True)
+    if as_json:
+        click.echo(json.dumps({"error": {"type": kind, "message": line, "exit_code": code}}))
+    sys.exit(code)

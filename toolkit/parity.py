@@ -1,0 +1,192 @@
+"""Parity: reference logits and candidate logits → numbers and a verdict. Pure; numpy only.
+
+The reference is the checkpoint in float64. Its distance from torch's own float32 results is the
+noise floor: an argmax that flips where the float64 margin lies below that floor is benign, since
+torch itself is undecided there. Nothing passes vacuously.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import FailedRun
+from toolkit.schema import Artifact, Attestation, Flip, Gates, ParityReport, Precision
+
+_SHOWN_FLIPS = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """Float64 logits `[N,K]` of the checkpoint and labels `[N]`; `noise_floor` in logit units."""
+
+    logits: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    noise_floor: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images that the reference classifies as labelled."""
+        return float(np.mean(self.logits.argmax(1) == self.labels))
+
+
+def default_gates(
+    precision: Precision, *, max_flips: int | None = None, max_accuracy_drop: float | None = None
+) -> Gates:
+    """The gates of a precision: fp32 flips nothing; others lose at most 0.1 percentage point.
+
+    A gate that is given replaces the default; the other default then stands only for its own
+    precision. `max_accuracy_drop` is a fraction.
+    """
+    exact = precision in ("fp32", "fp64")
+    if max_flips is None and exact:
+        max_flips = 0
+    if max_accuracy_drop is None and not exact:
+        max_accuracy_drop = 0.001
+    return Gates(max_flips=max_flips, max_accuracy_drop=max_accuracy_drop)
+
+
+def noise_floor(reference: NDArray[np.floating], float32_runs: list[NDArray[np.floating]]) -> float:
+    """Largest distance of torch's float32 logits, over threads and batch sizes, from float64.
+
+    All arrays are `[N,K]`. Raises ValueError where there is nothing to compare.
+    """
+    if not float32_runs or reference.size == 0:
+        raise ValueError("the noise floor needs at least one float32 run of at least one image")
+    return max(float(np.abs(run - reference).max()) for run in float32_runs)
+
+
+def compare(
+    reference: Reference,
+    candidate: NDArray[np.floating],
+    *,
+    runtime: str,
+    artifact: Artifact,
+    gates: Gates,
+    session: Attestation | None = None,
+) -> ParityReport:
+    """Judge candidate logits `[n,K]` of the reference's images, in the same order.
+
+    n below N, another K, NaN, or an empty reference fail.
+    """
+    expected = len(reference.labels)
+    compared = len(candidate) if candidate.ndim == 2 else 0
+    numbers = _numbers(reference, candidate) if _comparable(reference, candidate) else None
+    reason = _why_failed(reference, candidate, numbers, gates)
+    return ParityReport(
+        runtime=runtime,
+        format=artifact.format,
+        precision=artifact.precision,
+        status="failed" if reason else "passed",
+        reason=reason,
+        compared=compared,
+        expected=expected,
+        accuracy=numbers.accuracy if numbers else None,
+        reference_accuracy=reference.accuracy if expected else None,
+        argmax_agreement=1 - len(numbers.flips) / expected if numbers else None,
+        flips=len(numbers.flips) if numbers else None,
+        benign_flips=sum(flip.benign for flip in numbers.flips) if numbers else None,
+        max_abs_diff=numbers.max_abs_diff if numbers else None,
+        mean_abs_diff=numbers.mean_abs_diff if numbers else None,
+        nan_count=numbers.nan_count if numbers else None,
+        noise_floor=reference.noise_floor,
+        gates=gates,
+        flipped=tuple(numbers.flips[:_SHOWN_FLIPS]) if numbers else (),
+        artifact_sha256=artifact.sha256,
+        session=session,
+        stderr_tail="",
+    )
+
+
+def not_run(
+    failure: FailedRun, *, runtime: str, artifact: Artifact, expected: int, gates: Gates
+) -> ParityReport:
+    """The row of a candidate that could not be run: no numbers, the status, and its stderr."""
+    return ParityReport(
+        runtime=runtime,
+        format=artifact.format,
+        precision=artifact.precision,
+        status=failure.status,
+        reason=failure.reason,
+        compared=0,
+        expected=expected,
+        accuracy=None,
+        reference_accuracy=None,
+        argmax_agreement=None,
+        flips=None,
+        benign_flips=None,
+        max_abs_diff=None,
+        mean_abs_diff=None,
+        nan_count=None,
+        noise_floor=None,
+        gates=gates,
+        flipped=(),
+        artifact_sha256=artifact.sha256,
+        session=None,
+        stderr_tail=failure.stderr_tail,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    accuracy: float
+    max_abs_diff: float | None
+    mean_abs_diff: float | None
+    nan_count: int
+    flips: list[Flip]
+
+
+def _comparable(reference: Reference, candidate: NDArray[np.floating]) -> bool:
+    return candidate.shape == reference.logits.shape and candidate.size > 0
+
+
+def _numbers(reference: Reference, candidate: NDArray[np.floating]) -> _Numbers:
+    finite = np.isfinite(candidate)
+    distance = np.abs(candidate - reference.logits)[finite]
+    decided, wanted = candidate.argmax(1), reference.logits.argmax(1)
+    top = np.partition(reference.logits, -2, axis=1) if reference.logits.shape[1] > 1 else None
+    flips = []
+    for index in np.flatnonzero(decided != wanted):
+        margin = float(top[index, -1] - top[index, -2]) if top is not None else 0.0
+        flips.append(
+            Flip(
+                index=int(index),
+                label=int(reference.labels[index]),
+                reference=int(wanted[index]),
+                candidate=int(decided[index]),
+                margin=margin,
+                benign=margin < reference.noise_floor and bool(finite[index].all()),
+            )
+        )
+    return _Numbers(
+        accuracy=float(np.mean(decided == reference.labels)),
+        max_abs_diff=float(distance.max()) if distance.size else None,
+        mean_abs_diff=float(distance.mean()) if distance.size else None,
+        nan_count=int(candidate.size - np.count_nonzero(finite)),
+        flips=flips,
+    )
+
+
+def _why_failed(
+    reference: Reference, candidate: NDArray[np.floating], numbers: _Numbers | None, gates: Gates
+) -> str | None:
+    """None where all gates are kept; else what was found and what was allowed."""
+    if numbers is None:
+        found, wanted = list(candidate.shape), list(reference.logits.shape)
+        return f"logits {found}, expected {wanted} with at least one image"
+    if numbers.nan_count:
+        return f"{numbers.nan_count} logits are NaN or infinite"
+    real = sum(not flip.benign for flip in numbers.flips)
+    if gates.max_flips is not None and real > gates.max_flips:
+        return f"{real} flips, at most {gates.max_flips} allowed"
+    drop = reference.accuracy - numbers.accuracy
+    # Half an image of slack: a drop of exactly the gate passes in spite of rounding.
+    slack = 0.5 / len(reference.labels)
+    if gates.max_accuracy_drop is not None and drop > gates.max_accuracy_drop + slack:
+        return (
+            f"accuracy drops by {100 * drop:.2f} percentage points, "
+            f"at most {100 * gates.max_accuracy_drop:.2f} allowed"
+        )
+    return None

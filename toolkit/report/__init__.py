@@ -1,0 +1,1 @@
+"""Reports: results → table, Markdown, CSV. Nothing here measures or judges."""

@@ -1,0 +1,76 @@
+"""ONNX Runtime on the CPU or CUDA provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import Unsupported
+from toolkit.runtimes import Session, Source
+from toolkit.schema import Attestation, Precision, Settings
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def load(source: Source, settings: Settings) -> Session:
+    """Load an `.onnx` file.
+
+    Raises:
+        Unsupported: the provider that was asked for is not the one that the session got.
+    """
+    import onnxruntime
+
+    provider = _PROVIDERS[settings.device]
+    if provider not in onnxruntime.get_available_providers():
+        raise Unsupported(
+            f"onnxruntime {onnxruntime.__version__} has no {provider}, only "
+            f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu in "
+            "place of onnxruntime, or use --device cpu"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Its threads spin while a call runs, as they do by default, but not after it: an idle worker
+    # must not take the core from the one that is being timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers: list[Any] = [provider]
+    if settings.device == "cuda":
+        providers = [(provider, {"use_tf32": "0"})]  # fp32 means fp32
+    session = onnxruntime.InferenceSession(
+        str(source.path), sess_options=options, providers=providers
+    )
+    if session.get_providers()[0] != provider:
+        # Without this check a missing CUDA library shows as a warning and a slow CPU run.
+        raise Unsupported(
+            f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
+            "its CUDA libraries may be missing or of another version"
+        )
+    return OnnxSession(session, onnxruntime.__version__)
+
+
+class OnnxSession:
+    """An `InferenceSession` with one input and one output."""
+
+    def __init__(self, session: Any, version: str) -> None:
+        self._session = session
+        self._version = version
+
+    @property
+    def attestation(self) -> Attestation:
+        """Provider, threads and input type as the session reports them."""
+        precision: dict[str, Precision] = {"tensor(float)": "fp32", "tensor(float16)": "fp16"}
+        return Attestation(
+            runtime="onnxruntime",
+            version=self._version,
+            provider=self._session.get_providers()[0],
+            precision=precision[self._session.get_inputs()[0].type],
+            threads=self._session.get_session_options().intra_op_num_threads,
+        )
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+        logits: NDArray[np.floating] = self._session.run(["logits"], {"input": inputs})[0]
+        return logits

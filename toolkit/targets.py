@@ -1,0 +1,267 @@
+"""Where a worker runs, and the driver's end of the channel to it.
+
+In: a candidate. Out: a `RemoteSession`, whose every failure is a `FailedRun` with a row's status:
+died, hung, out of memory, not installed, unsupported. Child processes are always reaped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import execnet
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from toolkit.candidates import Candidate
+from toolkit.environment import oom_kills
+from toolkit.errors import Crashed, FailedRun, NotInstalled, OutOfMemory, TimedOut, Unsupported
+from toolkit.schema import Attestation, from_json, to_json
+
+_STDERR_TAIL_LINES = 20
+_PIPELINED_CHUNKS = 2
+_EXIT_GRACE_S = 2.0
+_FAILURES = {
+    kind.status: kind for kind in (Crashed, TimedOut, OutOfMemory, NotInstalled, Unsupported)
+}
+
+# Runs in the worker before anything else, so that thread settings stand before a library loads.
+_BOOTSTRAP = """
+import os, sys
+start = channel.receive()
+os.environ.update(start["environment"])
+sys.path[:] = start["path"]
+log = os.open(start["stderr"], os.O_WRONLY | os.O_APPEND)
+os.dup2(log, 2)
+os.close(log)
+channel.send(os.getpid())
+from toolkit.worker import serve
+serve(channel)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What the worker said when its session stood: settings read back, and times in seconds."""
+
+    attestation: Attestation
+    import_s: float
+    load_s: float
+    first_inference_s: float
+
+
+class RemoteSession:
+    """A session in a worker on this host. The first failure stays: every later call raises it."""
+
+    def __init__(self, candidate: Candidate, *, batch_size: int, timeout_s: float) -> None:
+        self.candidate = candidate
+        self.loaded: Loaded | None = None
+        self._batch_size = batch_size
+        self._timeout_s = timeout_s
+        self._failure: FailedRun | None = None
+        self._oom_kills = oom_kills()
+        self._log = Path(tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")[1])
+        self._group = execnet.Group()
+        self._channel: Any = None
+        self._process: psutil.Process | None = None
+
+    def __enter__(self) -> RemoteSession:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def load(self) -> Loaded:
+        """Start the worker and load the session, once.
+
+        Raises:
+            FailedRun: with the row's status and the tail of the worker's stderr.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self.loaded is None:
+            self._start()
+            source, row = self.candidate.source, self.candidate.runtime
+            reply = self._ask(
+                "load",
+                module=row.module,
+                package=row.package,
+                install=row.install,
+                path=str(source.path),
+                artifact=to_json(source.artifact),
+                settings=to_json(self.candidate.settings),
+                model=source.model,
+                input=to_json(self.candidate.input),
+                batch_size=self._batch_size,
+            )
+            self.loaded = from_json(Loaded, reply)
+            self._check_attestation(self.loaded.attestation)
+        return self.loaded
+
+    def predict(
+        self, chunks: Iterable[NDArray[np.uint8]], *, batch_size: int
+    ) -> Iterator[NDArray[np.floating]]:
+        """Logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
+
+        The next chunk travels while one is computed; at most two are under way.
+        """
+        self.load()
+        waiting = 0
+        for chunk in chunks:
+            self._send("predict", **_images(chunk), batch_size=batch_size)
+            waiting += 1
+            if waiting == _PIPELINED_CHUNKS:
+                waiting -= 1
+                yield _logits(self._receive())
+        for _ in range(waiting):
+            yield _logits(self._receive())
+
+    def prepare(self, images: NDArray[np.uint8]) -> None:
+        """Give the worker the raw images that its timed calls rotate through."""
+        self.load()
+        self._ask("prepare", **_images(images), batch_size=self._batch_size)
+
+    def measure(self, *, calls: int) -> list[float]:
+        """Wall time in seconds of each of `calls` calls, timed inside the worker."""
+        self.load()
+        return [sample_ns / 1e9 for sample_ns in self._ask("measure", calls=calls)]
+
+    def peak_memory_bytes(self) -> int:
+        """The worker's high-water mark of resident memory so far."""
+        return int(self._ask("peak_memory"))
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, once it runs."""
+        return self._process.pid if self._process else None
+
+    def stderr_tail(self) -> str:
+        """The last lines that the worker wrote to stderr."""
+        with contextlib.suppress(OSError):
+            lines = self._log.read_text(errors="replace").splitlines()
+            return "\n".join(lines[-_STDERR_TAIL_LINES:])
+        return ""
+
+    def close(self) -> None:
+        """End the worker, by force if it does not go by itself, and reap it."""
+        self._group.terminate(timeout=_EXIT_GRACE_S)
+        if self._process is not None:
+            _kill(self._process)
+        self._log.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        # -P: the worker must not import what happens to lie in the current folder.
+        spec = f"popen//execmodel=main_thread_only//python={shlex.quote(sys.executable)} -P"
+        threads = str(self.candidate.settings.threads)
+        try:
+            gateway = self._group.makegateway(spec)
+            self._channel = gateway.remote_exec(_BOOTSTRAP)
+            self._channel.send(
+                {
+                    "environment": {
+                        "OMP_NUM_THREADS": threads,
+                        "MKL_NUM_THREADS": threads,
+                        "OPENBLAS_NUM_THREADS": threads,
+                        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+                    },
+                    "path": sys.path,
+                    "stderr": str(self._log),
+                }
+            )
+            self._process = psutil.Process(self._channel.receive(self._timeout_s))
+        except (OSError, EOFError, execnet.TimeoutError, psutil.NoSuchProcess) as error:
+            raise self._fail(Crashed(f"the worker did not start: {error}")) from error
+
+    def _ask(self, command: str, /, **arguments: object) -> Any:
+        self._send(command, **arguments)
+        return self._receive()
+
+    def _send(self, command: str, /, **arguments: object) -> None:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._channel.send((command, arguments))
+        except OSError as error:
+            raise self._fail(self._post_mortem()) from error
+
+    def _receive(self) -> Any:
+        try:
+            reply = self._channel.receive(self._timeout_s)
+        except EOFError as error:
+            raise self._fail(self._post_mortem()) from error
+        except execnet.TimeoutError as error:
+            raise self._fail(TimedOut(f"after {self._timeout_s:g} s")) from error
+        except execnet.RemoteError as error:  # the worker's own code failed, not its session
+            raise self._fail(Crashed("the worker failed", stderr_tail=str(error))) from error
+        if reply[0] == "ok":
+            return reply[1]
+        _, status, reason, traceback = reply
+        tail = "\n".join(filter(None, [self.stderr_tail(), traceback.strip()]))
+        raise self._fail(_FAILURES[status](reason, stderr_tail=tail))
+
+    def _fail(self, failure: FailedRun) -> FailedRun:
+        """Remember the failure and end the worker: what it would say now means nothing."""
+        failure.stderr_tail = failure.stderr_tail or self.stderr_tail()
+        self._failure = failure
+        if self._process is not None:
+            _kill(self._process)
+        return failure
+
+    def _post_mortem(self) -> FailedRun:
+        """How the worker died. A signal counts as out of memory where the kernel says so."""
+        if self._process is None:
+            return Crashed("the worker did not start")
+        try:
+            code = self._process.wait(timeout=_EXIT_GRACE_S)
+        except psutil.TimeoutExpired:
+            return Crashed("the worker closed its channel")
+        if code is None:
+            return Crashed("the worker ended, its exit code unknown")
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return OutOfMemory("killed by the kernel (SIGKILL)")
+        return Crashed(signal.Signals(-code).name if code < 0 else f"exit code {code}")
+
+    def _check_attestation(self, found: Attestation) -> None:
+        wanted = self.candidate.settings.threads, self.candidate.source.artifact.precision
+        if (found.threads, found.precision) != wanted:
+            raise self._fail(
+                Unsupported(
+                    f"asked for {wanted[0]} threads and {wanted[1]}, "
+                    f"the session runs {found.threads} threads and {found.precision}"
+                )
+            )
+
+
+@contextlib.contextmanager
+def open_sessions(
+    candidates: Sequence[Candidate], *, batch_size: int, timeout_s: float
+) -> Iterator[list[RemoteSession]]:
+    """One session a candidate, not yet started; all workers are gone at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
+            for each in candidates
+        ]
+
+
+def _images(images: NDArray[np.uint8]) -> dict[str, object]:
+    return {"images": images.tobytes(), "shape": list(images.shape)}
+
+
+def _logits(reply: dict[str, Any]) -> NDArray[np.floating]:
+    flat: NDArray[np.floating] = np.frombuffer(reply["logits"], np.dtype(reply["dtype"]))
+    return flat.reshape(reply["shape"])
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.Error):
+        process.kill()
+        process.wait(timeout=_EXIT_GRACE_S)

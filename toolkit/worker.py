@@ -1,0 +1,216 @@
+"""The worker: one session in a process of its own, at the far end of a channel.
+
+In: requests `(command, arguments)`. Out: replies `("ok", value)` or
+`("error", status, reason, traceback)`. Both are made of plain values, so the far end may be
+another interpreter or another machine. The driver's end is `toolkit.targets`.
+
+Before the runtime sees anything the worker checks the artifact's bytes and each input.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.environment import peak_memory_bytes
+from toolkit.errors import Crashed, FailedRun, InputError
+from toolkit.manifest import check_artifact
+from toolkit.preprocessing import normalise
+from toolkit.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
+from toolkit.schema import Artifact, InputSpec, Settings, from_json, to_json
+from toolkit.timing import Stopwatch, time_calls
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "failed to allocate memory",
+    "out of memory",
+    "bad_alloc",
+)
+
+
+class Channel(Protocol):
+    """The part of execnet's channel that a worker uses."""
+
+    def send(self, item: object) -> None: ...
+
+    def receive(self) -> Any: ...
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until the driver closes the channel."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    faulthandler.enable()
+    worker = Worker()
+    while True:
+        try:
+            command, arguments = channel.receive()
+        except EOFError:
+            return
+        try:
+            reply: tuple[object, ...] = ("ok", worker.commands[command](**arguments))
+        except Exception as error:  # noqa: BLE001 - the worker's boundary: all become a row
+            reply = _failure(error)
+        channel.send(reply)
+
+
+def _failure(error: Exception) -> tuple[str, str, str, str]:
+    text = str(error).strip()
+    if isinstance(error, FailedRun):
+        status, reason = error.status, error.reason
+    elif isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+        status, reason = "out_of_memory", f"{type(error).__name__}: {_first_line(text)}"
+    else:
+        status, reason = "crashed", f"{type(error).__name__}: {_first_line(text)}"
+    return "error", status, reason, traceback.format_exc()
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0][:500] if text else "no message"
+
+
+class Worker:
+    """Holds the session and the inputs that are ready for timing."""
+
+    def __init__(self) -> None:
+        self._session: CheckedSession | None = None
+        self._input: InputSpec | None = None
+        self._batches: list[NDArray[np.float32]] = []
+        self._timed_calls = 0
+        self.commands: dict[str, Callable[..., object]] = {
+            "load": self.load,
+            "predict": self.predict,
+            "prepare": self.prepare,
+            "measure": self.measure,
+            "peak_memory": peak_memory_bytes,
+        }
+
+    def load(
+        self,
+        *,
+        module: str,
+        package: str,
+        install: str,
+        path: str,
+        artifact: dict[str, Any],
+        settings: dict[str, Any],
+        model: str | None,
+        input: dict[str, Any],
+        batch_size: int,
+    ) -> dict[str, Any]:
+        """Load the artifact; time the import, the load and the first inference apart."""
+        source = Source(path=Path(path), artifact=from_json(Artifact, artifact), model=model)
+        if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
+            check_artifact(source.path, source.artifact)
+        watch = Stopwatch()
+        loader = import_loader(module, package, install)
+        import_s = watch.elapsed_s()
+        watch = Stopwatch()
+        session = loader.load(source, from_json(Settings, settings))
+        load_s = watch.elapsed_s()
+        self._input = from_json(InputSpec, input)
+        self._session = CheckedSession(session, source.artifact)
+        noise = np.random.default_rng(0).standard_normal(
+            (batch_size, *source.artifact.input_shape), np.float32
+        )
+        watch = Stopwatch()
+        self._session.run(noise)
+        return {
+            "attestation": to_json(session.attestation),
+            "import_s": import_s,
+            "load_s": load_s,
+            "first_inference_s": watch.elapsed_s(),
+        }
+
+    def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:
+        """Logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
+        session, spec = self._ready()
+        pixels = _pixels(images, shape)
+        parts = [
+            session.run(normalise(pixels[start : start + batch_size], spec))
+            for start in range(0, len(pixels), batch_size)
+        ]
+        logits = np.concatenate(parts)
+        return {"logits": logits.tobytes(), "shape": list(logits.shape), "dtype": logits.dtype.str}
+
+    def prepare(self, *, images: bytes, shape: list[int], batch_size: int) -> None:
+        """Make the distinct input batches that the timed calls rotate through."""
+        session, spec = self._ready()
+        pixels = _pixels(images, shape)
+        self._batches = [
+            normalise(pixels[start : start + batch_size], spec)
+            for start in range(0, len(pixels), batch_size)
+        ]
+        for batch in self._batches:
+            session.check_inputs(batch)
+
+    def measure(self, *, calls: int) -> list[int]:
+        """Wall time in ns of each of `calls` calls. The last output is checked, untimed."""
+        session, _ = self._ready()
+        if not self._batches:
+            raise InputError("measure before prepare: no input batches")
+        samples_ns, logits = time_calls(
+            session.unchecked.run, self._batches, calls=calls, offset=self._timed_calls
+        )
+        self._timed_calls += calls
+        session.check_logits(logits, len(self._batches[0]))
+        return samples_ns
+
+    def _ready(self) -> tuple[CheckedSession, InputSpec]:
+        if self._session is None or self._input is None:
+            raise InputError("no session is loaded in this worker")
+        return self._session, self._input
+
+
+class CheckedSession:
+    """A session that rejects what would make a runtime crash or answer garbage."""
+
+    def __init__(self, session: Session, artifact: Artifact) -> None:
+        self.unchecked = session
+        self._artifact = artifact
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Check inputs, run, check logits.
+
+        Raises:
+            InputError: inputs that do not fit.
+            Crashed: the runtime returned something that is not logits `[N,K]`.
+        """
+        self.check_inputs(inputs)
+        logits = self.unchecked.run(inputs)
+        self.check_logits(logits, len(inputs))
+        return logits
+
+    def check_inputs(self, inputs: NDArray[np.float32]) -> None:
+        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more."""
+        expected = f"float32 [N, {', '.join(map(str, self._artifact.input_shape))}] with N >= 1"
+        if inputs.dtype != np.float32:
+            raise InputError(f"input of dtype {inputs.dtype}, expected {expected}")
+        if inputs.ndim != 4 or inputs.shape[1:] != self._artifact.input_shape or len(inputs) < 1:
+            raise InputError(f"input of shape {list(inputs.shape)}, expected {expected}")
+        bad = int(np.count_nonzero(~np.isfinite(inputs)))
+        if bad:
+            raise InputError(
+                f"input holds {bad} NaN or infinite values, expected finite {expected}"
+            )
+
+    def check_logits(self, logits: NDArray[np.floating], batch_size: int) -> None:
+        """Raise Crashed unless logits are floats `[batch_size,K]`. NaN is the verdict's matter."""
+        expected = (batch_size, self._artifact.classes)
+        found = getattr(logits, "shape", None), str(getattr(logits, "dtype", type(logits).__name__))
+        wanted = "float64" if self._artifact.precision == "fp64" else "float32"
+        if found != (expected, wanted):
+            raise Crashed(
+                f"the runtime returned {found[1]} {list(found[0] or ())}, expected {wanted} logits "
+                f"{list(expected)}"
+            )
+
+
+def _pixels(images: bytes, shape: list[int]) -> NDArray[np.uint8]:
+    return np.frombuffer(images, np.uint8).reshape(shape)
