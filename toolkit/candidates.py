@@ -60,7 +60,8 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
             raise ArtifactError(
                 f"{stored.path} was exported from checkpoint "
                 f"{stored.record.checkpoint_sha256[:12]}, but {folder} is {record.sha256[:12]}; "
-                f"export it again with toolkit export {folder} --out {stored.path.parent}, or name its checkpoint with --checkpoint"
+                f"export it again with toolkit export {folder} --out "
+                f"{stored.path.parent}, or name its checkpoint with --checkpoint"
             )
     return Subject(folder=folder, checkpoint=record, artifacts=tuple(artifacts), model=model)
 
