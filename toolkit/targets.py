@@ -26,7 +26,7 @@ from toolkit.environment import oom_kills
 from toolkit.errors import Crashed, FailedRun, NotInstalled, OutOfMemory, TimedOut, Unsupported
 from toolkit.schema import Attestation, from_json, to_json
 
-_STDERR_TAIL_LINES = 20
+_STDERR_TAIL_LINES = 40
 _PIPELINED_CHUNKS = 2
 _EXIT_GRACE_S = 2.0
 _FAILURES = {

@@ -46,7 +46,7 @@ class Channel(Protocol):
 def serve(channel: Channel) -> None:
     """Answer requests until the driver closes the channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     worker = Worker()
     while True:
         try:

@@ -1,0 +1,92 @@
+"""What the tests share: the reference checkpoint, its exports, and small data made from MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+from toolkit.artifacts import export
+from toolkit.candidates import Subject, find_subject
+from toolkit.cli import commands
+from toolkit.data import load_dataset
+
+REPOSITORY = Path(__file__).parent.parent
+CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
+
+Cli = Callable[..., Result]
+IdxWriter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """The committed reference checkpoint. Not to be written to."""
+    return CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All formats of the reference checkpoint. Not to be written to."""
+    folder = tmp_path_factory.mktemp("exports")
+    export(CHECKPOINT, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def subject(exports: Path) -> Subject:
+    """The reference checkpoint and its exports."""
+    return find_subject([exports], checkpoint=CHECKPOINT, model=None)
+
+
+@pytest.fixture
+def own_exports(exports: Path, tmp_path: Path) -> Path:
+    """A copy of the exports that a test may damage, with a manifest that finds the checkpoint."""
+    folder = tmp_path / "exports"
+    shutil.copytree(exports, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["checkpoint"] = str(CHECKPOINT)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def own_checkpoint(tmp_path: Path) -> Path:
+    """A copy of the reference checkpoint that a test may damage."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """IDX files with 600 training and 250 test images of MNIST: a ragged last batch of 50."""
+    folder = tmp_path_factory.mktemp("small")
+    for split, stem, count in (("train", "train", 600), ("test", "t10k", 250)):
+        dataset = load_dataset("train" if split == "train" else "test")
+        write_idx(folder / f"{stem}-images-idx3-ubyte", dataset.images[:count, 0])
+        write_idx(folder / f"{stem}-labels-idx1-ubyte", dataset.labels[:count].astype(np.uint8))
+    return folder
+
+
+def write_idx(path: Path, values: NDArray[np.uint8]) -> Path:
+    """Write uint8 values as an IDX file, gzip'ed where the name says so."""
+    header = bytes([0, 0, 0x08, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    data = header + values.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Run the command line in this process: `cli("verify", folder).exit_code`."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(commands, [str(argument) for argument in arguments])
+
+    return run

@@ -1,0 +1,80 @@
+"""A runtime that goes wrong in the way its source's `model` names; loaded only inside workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.runtimes import Session, Source
+from toolkit.schema import Attestation, Settings
+
+_CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more go well
+
+
+def load(source: Source, settings: Settings) -> Session:
+    fault = source.model or ""
+    if fault == "exit at load":
+        os._exit(7)
+    if fault == "raise at load":
+        raise RuntimeError("cannot load this\nsecond line")
+    return FaultySession(fault, source.artifact.classes, settings.threads)
+
+
+class FaultySession:
+    def __init__(self, fault: str, classes: int, threads: int) -> None:
+        self._fault = fault
+        self._classes = classes
+        self._threads = threads
+        self._calls = 0
+
+    @property
+    def attestation(self) -> Attestation:
+        return Attestation(
+            runtime="faulty",
+            version="1",
+            provider="none",
+            precision="fp16" if self._fault == "other precision" else "fp32",
+            threads=self._threads + (self._fault == "other threads"),
+        )
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        self._calls += 1
+        logits = np.zeros((len(inputs), self._classes), np.float32)
+        if self._calls <= _CALLS_BEFORE_THE_FAULT:
+            return logits
+        if self._fault == "segfault":
+            print("about to fault", file=sys.stderr, flush=True)
+            ctypes.string_at(0)
+        if self._fault == "abort":
+            os.abort()
+        if self._fault == "kill":
+            os.kill(os.getpid(), 9)
+        if self._fault == "exit":
+            os._exit(0)
+        if self._fault == "raise":
+            raise ValueError("no such operator")
+        if self._fault == "hang":
+            time.sleep(3600)
+        if self._fault == "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
+            np.ones(1 << 40, np.uint8)
+        if self._fault == "noise":
+            print("chatter on stdout", flush=True)
+            os.write(1, b"more of it\n")
+        if self._fault == "wrong shape":
+            return logits[:, :-1]
+        if self._fault == "wrong count":
+            return logits[:-1]
+        if self._fault == "wrong dtype":
+            return logits.astype(np.float64)
+        if self._fault == "not an array":
+            return [0.0]  # type: ignore[return-value]
+        if self._fault == "nan":
+            logits[0, 0] = np.nan
+        return logits

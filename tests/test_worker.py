@@ -1,0 +1,255 @@
+"""Workers that die, hang or answer nonsense become rows that say so; no child is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from toolkit.benchmark import RoundPlan
+from toolkit.candidates import Candidate, Subject, checkpoint_candidate, line_up
+from toolkit.data import load_dataset
+from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled
+from toolkit.parity import Reference
+from toolkit.runtimes import Runtime, Source
+from toolkit.runtimes.null import NullSession
+from toolkit.schema import Settings
+from toolkit.targets import RemoteSession, open_sessions
+from toolkit.verification import ParityCheck
+from toolkit.worker import CheckedSession
+
+IMAGES = load_dataset("test").images[:250]
+ONE_THREAD = Settings(threads=1)
+
+
+def faulty(subject: Subject, fault: str, *, package: str = "numpy") -> Candidate:
+    """A candidate whose third call goes wrong."""
+    onnx = next(stored for stored in subject.artifacts if stored.record.format == "onnx")
+    return Candidate(
+        runtime=Runtime(
+            name="faulty",
+            module="faulty",
+            package=package,
+            distributions=("numpy",),
+            formats=("onnx",),
+            install="pip install 'toolkit[faulty]'",
+        ),
+        source=Source(path=onnx.path, artifact=onnx.record, model=fault),
+        settings=ONE_THREAD,
+        input=subject.checkpoint.input,
+    )
+
+
+def session_of(candidate: Candidate, *, timeout_s: float = 60.0) -> RemoteSession:
+    return RemoteSession(candidate, batch_size=100, timeout_s=timeout_s)
+
+
+def null(subject: Subject) -> Candidate:
+    return checkpoint_candidate(subject, "null", ONE_THREAD)
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left() -> Iterator[None]:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    after = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert after <= before
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason"),
+    [
+        ("segfault", "crashed", "SIGSEGV"),
+        ("abort", "crashed", "SIGABRT"),
+        ("kill", "crashed", "SIGKILL"),
+        ("exit", "crashed", "exit code 0"),
+        ("exit at load", "crashed", "exit code 7"),
+        ("raise at load", "crashed", "RuntimeError: cannot load this"),
+        ("raise", "crashed", "ValueError: no such operator"),
+        ("memory", "out_of_memory", "MemoryError"),
+        ("wrong shape", "crashed", "returned float32 [100, 9], expected float32 logits [100, 10]"),
+        ("wrong count", "crashed", "returned float32 [99, 10]"),
+        ("wrong dtype", "crashed", "returned float64 [100, 10]"),
+        ("not an array", "crashed", "returned list []"),
+        ("other threads", "unsupported", "asked for 1 threads and fp32"),
+        ("other precision", "unsupported", "1 threads and fp16"),
+    ],
+)
+def test_fault_becomes_a_status_and_a_reason(
+    subject: Subject, fault: str, status: str, reason: str
+) -> None:
+    with session_of(faulty(subject, fault)) as session:
+        with pytest.raises(FailedRun) as caught:
+            list(session.predict([IMAGES], batch_size=100))
+        assert caught.value.status == status
+        assert reason in caught.value.reason
+        with pytest.raises(FailedRun) as again:
+            session.measure(calls=1)
+        assert again.value is caught.value
+
+
+def test_stderr_of_a_dead_worker_is_kept(subject: Subject) -> None:
+    with session_of(faulty(subject, "segfault")) as session, pytest.raises(Crashed) as caught:
+        list(session.predict([IMAGES], batch_size=100))
+    assert "about to fault" in caught.value.stderr_tail
+    assert "Segmentation fault" in caught.value.stderr_tail
+
+
+def test_exception_in_a_worker_keeps_its_traceback(subject: Subject) -> None:
+    with session_of(faulty(subject, "raise")) as session, pytest.raises(Crashed) as caught:
+        list(session.predict([IMAGES], batch_size=100))
+    assert "in run" in caught.value.stderr_tail
+
+
+def test_hang_is_killed_and_named(subject: Subject) -> None:
+    with session_of(faulty(subject, "hang"), timeout_s=4) as session:
+        with pytest.raises(FailedRun) as caught:
+            list(session.predict([IMAGES], batch_size=100))
+        assert (caught.value.status, caught.value.reason) == ("timed_out", "after 4 s")
+        assert session.pid is not None
+        assert not psutil.pid_exists(session.pid)
+
+
+def test_missing_package_names_the_command_that_installs_it(subject: Subject) -> None:
+    candidate = faulty(subject, "", package="no_such_package")
+    with session_of(candidate) as session, pytest.raises(NotInstalled) as caught:
+        session.load()
+    assert caught.value.reason == "pip install 'toolkit[faulty]'"
+
+
+def test_chatter_on_stdout_does_not_disturb_the_channel(subject: Subject) -> None:
+    with session_of(faulty(subject, "noise")) as session:
+        (logits,) = session.predict([IMAGES], batch_size=50)
+    assert logits.shape == (250, 10)
+
+
+def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subject) -> None:
+    dataset = load_dataset("test").head(250)
+    candidates = [null(subject), faulty(subject, ""), null(subject)]
+    reference = Reference(logits=np.zeros((250, 10)), labels=dataset.labels, noise_floor=0.0)
+    check = ParityCheck(batch_size=100, timeout_s=60)
+    with open_sessions(candidates, batch_size=100, timeout_s=60) as sessions:
+        sessions[1].load()
+        assert sessions[1].pid is not None
+        os.kill(sessions[1].pid, signal.SIGSEGV)
+        reports = [check.report(session, dataset, reference) for session in sessions]
+    assert [report.status for report in reports] == ["passed", "crashed", "passed"]
+    assert reports[1].reason == "SIGSEGV"
+    assert [report.compared for report in reports] == [250, 0, 250]
+
+
+def test_a_worker_killed_between_rounds_keeps_its_samples(subject: Subject) -> None:
+    dataset = load_dataset("test").head(250)
+    plan = RoundPlan(batch_size=50, rounds=8, round_s=0.001, progress=lambda *_: None)
+    candidates = [faulty(subject, ""), null(subject)]
+    with open_sessions(candidates, batch_size=50, timeout_s=60) as sessions:
+
+        def kill_after_three_rounds(label: str, done: int, total: int, note: str = "") -> None:
+            if (label, done) == ("rounds", 3) and sessions[0].pid is not None:
+                os.kill(sessions[0].pid, signal.SIGSEGV)
+
+        plan = RoundPlan(batch_size=50, rounds=8, round_s=0.001, progress=kill_after_three_rounds)
+        killed, survivor = plan.measure(sessions, dataset)
+    assert (killed.status, killed.reason, killed.images_per_s) == ("crashed", "SIGSEGV", None)
+    assert len(killed.samples_s) == 3 * killed.round_calls
+    assert survivor.status == "measured"
+    assert len(survivor.samples_s) == 8 * survivor.round_calls
+
+
+def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
+    dataset = load_dataset("test").head(250)
+    reference = Reference(logits=np.zeros((250, 10)), labels=dataset.labels, noise_floor=0.0)
+    check = ParityCheck(batch_size=50, timeout_s=60)
+    with session_of(faulty(subject, "nan")) as session:
+        report = check.report(session, dataset, reference)
+    assert (report.status, report.nan_count) == ("failed", 4)
+
+
+def test_idle_worker_is_idle(subject: Subject) -> None:
+    candidate = next(
+        each for each in line_up(subject, ["onnxruntime"], Settings(threads=2)) if each
+    )
+    with session_of(candidate) as session:
+        session.prepare(IMAGES[:100])
+        session.measure(calls=5)
+        process = psutil.Process(session.pid)
+        before = sum(process.cpu_times()[:2])
+        threading.Event().wait(1.0)
+        assert sum(process.cpu_times()[:2]) - before <= 0.05
+
+
+def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
+    candidate = checkpoint_candidate(subject, "null", Settings(threads=2))
+    with session_of(candidate) as session:
+        session.load()
+        environment = psutil.Process(session.pid)
+        assert environment.is_running()
+        assert session.load().attestation.threads == 2
+
+
+def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import sys, time, pickle\n"
+        "from pathlib import Path\n"
+        "from toolkit.candidates import checkpoint_candidate, find_subject\n"
+        "from toolkit.schema import Settings\n"
+        "from toolkit.targets import RemoteSession\n"
+        "subject = find_subject([Path(sys.argv[1])], checkpoint=Path(sys.argv[2]), model=None)\n"
+        "candidate = checkpoint_candidate(subject, 'null', Settings(threads=1))\n"
+        "session = RemoteSession(candidate, batch_size=1, timeout_s=60)\n"
+        "session.load()\n"
+        "print(session.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    import subprocess
+    import sys
+
+    folder = subject.artifacts[0].path.parent
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(subject.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    pid = int(driver.stdout.readline())
+    assert psutil.pid_exists(pid)
+    driver.kill()
+    driver.communicate()
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid)
+
+
+def checked(subject: Subject) -> CheckedSession:
+    artifact = null(subject).source.artifact
+    return CheckedSession(NullSession(artifact.classes, 1), artifact)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        np.zeros((2, 1, 28, 28), np.float64),
+        np.zeros((2, 1, 28, 27), np.float32),
+        np.zeros((2, 3, 28, 28), np.float32),
+        np.zeros((1, 28, 28), np.float32),
+        np.zeros((0, 1, 28, 28), np.float32),
+        np.full((1, 1, 28, 28), np.nan, np.float32),
+        np.full((1, 1, 28, 28), np.inf, np.float32),
+    ],
+    ids=["dtype", "width", "channels", "rank", "batch 0", "nan", "inf"],
+)
+def test_bad_input_never_reaches_the_runtime(
+    subject: Subject, inputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+) -> None:
+    session = checked(subject)
+    with pytest.raises(InputError, match=r"expected .*float32 \[N, 1, 28, 28\]"):
+        session.run(inputs)
