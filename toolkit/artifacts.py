@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from toolkit.checkpoint import load_model
-from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
+from toolkit.errors import ArtifactError, Crashed, FailedRun, OutputError, ToolkitError
 from toolkit.files import make_folder, publish, scratch_folder, sha256_of
 from toolkit.formats import FORMATS, Format, find_format, load_exporter
 from toolkit.manifest import MANIFEST, check_artifact, read_manifest, relative_to, write_manifest
@@ -22,13 +23,22 @@ _LOW_DISK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailedExport:
+    """A format that this model could not be written in, and why."""
+
+    format: str
+    failure: FailedRun
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
-    """What an export left behind: the manifest in `folder`, and which formats were written now;
-    the others were there already and matched."""
+    """What an export left behind: the manifest in `folder`, which formats were written now, and
+    which failed; the others were there already and matched."""
 
     folder: Path
     manifest: Manifest
     written: tuple[str, ...]
+    failures: tuple[FailedExport, ...]
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -55,11 +65,14 @@ def export(
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about each format.
 
+    Returns:
+        The manifest, and what was written. A format that fails does not stop the others; it
+        stands in `failures`.
+
     Raises:
         UnknownNameError: an unknown format.
         CheckpointError: the checkpoint is missing or damaged, or its factory is not trusted.
         ArtifactError: `out` holds the artifacts of another checkpoint.
-        FailedRun: the exporter of a format failed or is not installed.
         OutputError: not writable or disk full; files that were there are untouched.
     """
     rows = [find_format(name) for name in dict.fromkeys(formats or FORMATS)]
@@ -68,16 +81,20 @@ def export(
     manifest = _open_manifest(out, checkpoint, record, force=force)
     wrapped = NamedClassifier(module).eval()
     example = example_input(record.input.shape, batch_size=2)
-    written = []
+    written, failures = [], []
     for number, row in enumerate(rows, start=1):
         versions = row.versions()
         if force or not _is_current(out, manifest, row, versions):
-            artifact = _write(wrapped, example, row, out, checkpoint, record, versions)
-            manifest = _with_artifact(manifest, artifact)
-            write_manifest(out, manifest)
-            written.append(row.name)
+            try:
+                artifact = _write(wrapped, example, row, out, checkpoint, record, versions)
+            except FailedRun as failure:
+                failures.append(FailedExport(format=row.name, failure=failure))
+            else:
+                manifest = _with_artifact(manifest, artifact)
+                write_manifest(out, manifest)
+                written.append(row.name)
         progress("export", number, len(rows), row.name)
-    return Export(folder=out, manifest=manifest, written=tuple(written))
+    return Export(folder=out, manifest=manifest, written=tuple(written), failures=tuple(failures))
 
 
 class NamedClassifier(nn.Module):
@@ -162,8 +179,8 @@ def _write(
                 raise _not_writable(out / name, error) from error
             raise Crashed(
                 f"format {row.name} cannot export this model: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; "
-                "leave it out by naming the others with --format, or see --debug"
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
+                stderr_tail=traceback.format_exc(),
             ) from error
         artifact = Artifact(
             format=row.name,

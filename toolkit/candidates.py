@@ -69,7 +69,7 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
 def line_up(subject: Subject, runtimes: Sequence[str], settings: Settings) -> list[Candidate]:
     """The candidates of a subject: each runtime with each artifact that it loads.
 
-    No names means all runtimes but `null`.
+    No names means all runtimes that are installed, but `null`.
 
     Raises:
         UnknownNameError: an unknown runtime.
@@ -77,7 +77,8 @@ def line_up(subject: Subject, runtimes: Sequence[str], settings: Settings) -> li
     """
     rows = [find_runtime(name) for name in dict.fromkeys(runtimes)]
     candidates = []
-    for row in rows or [row for row in RUNTIMES.values() if row.name != NULL]:
+    installed = [row for row in RUNTIMES.values() if row.name != NULL and row.version()]
+    for row in rows or installed:
         sources = list(_sources(row, subject))
         if not sources and rows:
             formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))

@@ -194,13 +194,17 @@ def export(
         for item in done.artifacts
     ]
     headings = ["format", "precision", "file", "size MB", "sha256", ""]
+    failures = [f"{item.format}: {item.failure}" for item in done.failures]
+    table = aligned(headings, rows, numeric=[False, False, False, True, False, False])
     return Outcome(
         record={
             "folder": str(done.folder),
             "written": list(done.written),
+            "failed": {item.format: str(item.failure) for item in done.failures},
             **to_json(done.manifest),
         },
-        text=aligned(headings, rows, numeric=[False, False, False, True, False, False]),
+        text="\n".join([table, *failures]),
+        exit_code=3 if failures else 0,
     )
 
 
@@ -310,12 +314,12 @@ def _format_record(row: Format) -> dict[str, Any]:
 
 
 def _results(results: Results, *, footer: str = "") -> Outcome:
-    from toolkit.report.table import render_table
+    from toolkit.report.table import render_table, terminal_width
     from toolkit.schema import to_json
 
     return Outcome(
         record=to_json(results),
-        text=render_table(results) + footer,
+        text=render_table(results, width=terminal_width()) + footer,
         exit_code=results.exit_code,
     )
 

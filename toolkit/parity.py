@@ -101,13 +101,23 @@ def compare(
 
 
 def not_run(
-    failure: FailedRun, *, runtime: str, artifact: Artifact, expected: int, gates: Gates
+    failure: FailedRun,
+    *,
+    runtime: str,
+    format: str,
+    precision: Precision,
+    artifact_sha256: str | None,
+    expected: int,
+    gates: Gates,
 ) -> ParityReport:
-    """The row of a candidate that could not be run: no numbers, the status, and its stderr."""
+    """The row of a candidate that could not be run: no numbers, the status, and its stderr.
+
+    `artifact_sha256` is None where the artifact could not even be exported.
+    """
     return ParityReport(
         runtime=runtime,
-        format=artifact.format,
-        precision=artifact.precision,
+        format=format,
+        precision=precision,
         status=failure.status,
         reason=failure.reason,
         compared=0,
@@ -123,7 +133,7 @@ def not_run(
         noise_floor=None,
         gates=gates,
         flipped=(),
-        artifact_sha256=artifact.sha256,
+        artifact_sha256=artifact_sha256,
         session=None,
         stderr_tail=failure.stderr_tail,
     )

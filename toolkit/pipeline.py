@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from toolkit.artifacts import export
@@ -11,10 +12,12 @@ from toolkit.benchmark import RoundPlan, with_null
 from toolkit.candidates import find_subject, line_up
 from toolkit.data import check_fits, load_dataset
 from toolkit.files import make_folder, write_atomically
+from toolkit.formats import find_format
 from toolkit.progress import Progress, silent
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
 from toolkit.results import RESULTS, start_results, write_results
+from toolkit.runtimes import find_runtime
 from toolkit.schema import Device, Results
 from toolkit.settings import session_settings
 from toolkit.targets import open_sessions
@@ -74,10 +77,15 @@ def run(
     check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
     rounds, round_s = (5, 0.1) if quick else (20, 0.2)
     plan = RoundPlan(batch_size=batch_size, rounds=rounds, round_s=round_s, progress=progress)
+    for name in formats:
+        find_format(name)
+    for name in runtimes:
+        find_runtime(name)
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
     make_folder(folder)
+    dataset = load_dataset("test", data)
     if checkpoint is None:
-        checkpoint = folder / "checkpoint"
+        checkpoint = folder / f"{dataset.record.name}-cnn"
         train(
             out=checkpoint,
             data=data,
@@ -87,12 +95,12 @@ def run(
             progress=progress,
         )
     artifacts = folder / "artifacts"
-    export(checkpoint, out=artifacts, formats=formats, model=model, progress=progress)
+    exported = export(checkpoint, out=artifacts, formats=formats, model=model, progress=progress)
     subject = find_subject([artifacts], checkpoint=checkpoint, model=model)
     candidates = with_null(line_up(subject, runtimes, settings), subject, settings)
-    dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    results = start_results(subject, dataset)
+    lost = [check.lost(item.format, item.failure, dataset) for item in exported.failures]
+    results = replace(start_results(subject, dataset), parity=tuple(chain(*lost)))
     reference = check.reference(subject, dataset, settings)
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions[:-1]:  # the last one is null: nothing to verify

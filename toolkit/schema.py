@@ -194,7 +194,7 @@ class ParityReport:
     noise_floor: float | None
     gates: Gates
     flipped: tuple[Flip, ...]
-    artifact_sha256: str
+    artifact_sha256: str | None
     session: Attestation | None
     stderr_tail: str
 

@@ -15,6 +15,7 @@ from toolkit.errors import FailedRun
 from toolkit.parity import Reference, compare, default_gates, noise_floor, not_run
 from toolkit.progress import Progress, silent
 from toolkit.results import start_results
+from toolkit.runtimes import RUNTIMES
 from toolkit.schema import Device, ParityReport, Results, Settings
 from toolkit.settings import check_gates, session_settings
 from toolkit.targets import RemoteSession, open_sessions
@@ -136,11 +137,33 @@ class ParityCheck:
             attested = session.load().attestation
         except FailedRun as failure:
             return not_run(
-                failure, runtime=runtime, artifact=artifact, expected=len(dataset), gates=gates
+                failure,
+                runtime=runtime,
+                format=artifact.format,
+                precision=artifact.precision,
+                artifact_sha256=artifact.sha256,
+                expected=len(dataset),
+                gates=gates,
             )
         return compare(
             reference, logits, runtime=runtime, artifact=artifact, gates=gates, session=attested
         )
+
+    def lost(self, format_name: str, failure: FailedRun, dataset: Dataset) -> list[ParityReport]:
+        """The rows of a format that could not be exported: one a runtime that would load it."""
+        return [
+            not_run(
+                failure,
+                runtime=row.name,
+                format=format_name,
+                precision="fp32",
+                artifact_sha256=None,
+                expected=len(dataset),
+                gates=default_gates("fp32"),
+            )
+            for row in RUNTIMES.values()
+            if format_name in row.formats
+        ]
 
     def _predict(
         self, session: RemoteSession, dataset: Dataset, label: str

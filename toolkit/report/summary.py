@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from toolkit.schema import Measurement, ParityReport, Results, Status
 
-_Key = tuple[str, str, str, str]
+_Key = tuple[str, str, str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,15 @@ class SummaryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A heading and how a row fills it; columns that no row fills are left out."""
+    """A heading and how a row fills it; columns that no row fills are left out.
+
+    Where a terminal is too narrow, columns of the highest `rank` go first; 0 stays.
+    """
 
     heading: str
     cell: Callable[[SummaryRow], str]
     numeric: bool = True
+    rank: int = 0
 
 
 def summarise(results: Results) -> list[SummaryRow]:
@@ -121,34 +125,42 @@ def _latency(row: Measurement) -> str:
 
 COLUMNS = (
     Column(heading="runtime", cell=lambda row: row.runtime, numeric=False),
-    Column(heading="format", cell=lambda row: row.format, numeric=False),
-    Column(heading="precision", cell=lambda row: row.precision, numeric=False),
+    Column(heading="format", rank=2, cell=lambda row: row.format, numeric=False),
+    Column(heading="precision", rank=1, cell=lambda row: row.precision, numeric=False),
     Column(
         heading="parity",
         cell=_parity(lambda row: status_text(row.status, row.reason)),
         numeric=False,
     ),
-    Column(heading="compared", cell=_parity(lambda row: f"{row.compared:,}/{row.expected:,}")),
+    Column(
+        heading="compared", rank=3, cell=_parity(lambda row: f"{row.compared:,}/{row.expected:,}")
+    ),
     Column(heading="accuracy", cell=_parity(lambda row: _number(row.accuracy, "{:.2%}"))),
     Column(heading="flips", cell=_parity(_flips)),
-    Column(heading="max diff", cell=_parity(lambda row: _number(row.max_abs_diff, "{:.1e}"))),
+    Column(
+        heading="max diff", rank=1, cell=_parity(lambda row: _number(row.max_abs_diff, "{:.1e}"))
+    ),
     Column(heading="images/s [95 %]", cell=_measured(_speed)),
     Column(heading="median ms", cell=_measured(_latency)),
     Column(
         heading="p90 ms",
+        rank=5,
         cell=_measured(lambda row: _number(row.latency_p90_s, "{:.2f}", scale=1e3)),
     ),
-    Column(heading="load s", cell=_measured(lambda row: _number(row.load_s, "{:.2f}"))),
+    Column(heading="load s", rank=4, cell=_measured(lambda row: _number(row.load_s, "{:.2f}"))),
     Column(
         heading="first ms",
+        rank=6,
         cell=_measured(lambda row: _number(row.first_inference_s, "{:.0f}", scale=1e3)),
     ),
     Column(
         heading="memory MB",
+        rank=3,
         cell=_measured(lambda row: _number(row.peak_memory_bytes, "{:.0f}", scale=1e-6)),
     ),
     Column(
         heading="size MB",
+        rank=2,
         cell=_measured(lambda row: _number(row.artifact_size_bytes, "{:.2f}", scale=1e-6)),
     ),
 )

@@ -6,22 +6,40 @@ import io
 import shutil
 import sys
 
-from toolkit.report.summary import filled_columns, notes, summarise
+from toolkit.report.summary import Column, SummaryRow, filled_columns, notes, summarise
 from toolkit.schema import Results
 
-_UNLIMITED_WIDTH = 400
+_UNLIMITED_WIDTH = 1000
+_GUTTER = 3  # rich's padding between two columns
 
 
-def render_table(results: Results) -> str:
-    """Results as aligned text. In a terminal it keeps to the terminal's width."""
+def render_table(results: Results, *, width: int | None = None) -> str:
+    """Results as aligned text, not wider than `width` columns (None: no limit) if that can be:
+    the least important columns are left out, and named below."""
     rows = summarise(results)
     columns = filled_columns(rows)
+    dropped = []
+    while width is not None and _width(columns, rows) > width and max(c.rank for c in columns) > 0:
+        last = max(columns, key=lambda column: column.rank)
+        columns.remove(last)
+        dropped.append(last.heading)
     text = aligned(
         [column.heading for column in columns],
         [[column.cell(row) for column in columns] for row in rows],
         numeric=[column.numeric for column in columns],
     )
-    return "\n".join([text, *notes(results)])
+    hint = [f"Not shown for want of width: {', '.join(dropped)}; see --json."] if dropped else []
+    return "\n".join([text, *notes(results), *hint])
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _width(columns: list[Column], rows: list[SummaryRow]) -> int:
+    cells = [[column.heading, *(column.cell(row) for row in rows)] for column in columns]
+    return sum(max(map(len, column)) + _GUTTER for column in cells) - _GUTTER
 
 
 def aligned(headings: list[str], rows: list[list[str]], *, numeric: list[bool]) -> str:
@@ -35,9 +53,7 @@ def aligned(headings: list[str], rows: list[list[str]], *, numeric: list[bool]) 
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else _UNLIMITED_WIDTH
-    console = Console(file=io.StringIO(), width=width, color_system=None, markup=False)
+    console = Console(file=io.StringIO(), width=_UNLIMITED_WIDTH, color_system=None, markup=False)
     console.print(table)
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.splitlines())
