@@ -1,0 +1,58 @@
+"""What the benchmarks share: exports of the reference checkpoint, and the workers' own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolkit.artifacts import export
+from toolkit.candidates import Subject, find_subject
+from toolkit.targets import RemoteSession
+
+CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
+
+
+class WorkerClock:
+    """A timer for pytest-benchmark that shows the seconds spent in timed calls inside a worker.
+
+    So the table holds what the worker measured, without the way to the worker and back.
+    """
+
+    def __init__(self) -> None:
+        self._elapsed_s = 0.0
+
+    def __call__(self) -> float:
+        return self._elapsed_s
+
+    def timed_call(self, session: RemoteSession) -> Callable[[], None]:
+        """One timed call of the session, which moves this clock on."""
+
+        def call() -> None:
+            self._elapsed_s += sum(session.measure(calls=1))
+
+        return call
+
+
+WORKER_CLOCK = WorkerClock()
+
+
+@pytest.fixture(scope="session")
+def worker_clock() -> WorkerClock:
+    """The clock that `@pytest.mark.benchmark(timer=WORKER_CLOCK)` reads."""
+    return WORKER_CLOCK
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All formats of the reference checkpoint."""
+    folder = tmp_path_factory.mktemp("exports")
+    export(CHECKPOINT, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def subject(exports: Path) -> Subject:
+    """The reference checkpoint and its exports."""
+    return find_subject([exports], checkpoint=CHECKPOINT, model=None)

@@ -1,0 +1,124 @@
+"""What verifying costs beyond the inference itself, and that memory does not grow with images.
+
+pytest benchmarks/test_verification.py                  the cost; about a minute
+pytest benchmarks/test_verification.py -m slow -s       10,000 against 1,000,000 images
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from toolkit.benchmark import input_images
+from toolkit.candidates import Subject, line_up
+from toolkit.data import Dataset, load_dataset
+from toolkit.parity import Reference
+from toolkit.schema import Settings
+from toolkit.targets import RemoteSession
+from toolkit.timing import Stopwatch
+from toolkit.verification import ParityCheck
+
+BATCH_SIZE = 100
+REPEATS = 5
+REAL = ("eager", "torchscript", "pt2", "onnxruntime")
+
+
+@pytest.mark.parametrize("runtime", REAL)
+def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: str) -> None:
+    """10,000 images verified in a running worker, against the same calls timed inside it."""
+    dataset = load_dataset("test")
+    calls = len(dataset) // BATCH_SIZE
+    (candidate,) = line_up(subject, [runtime], Settings(threads=2))
+    check = ParityCheck(batch_size=BATCH_SIZE, timeout_s=300)
+    ratios = []
+    with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
+        reference = _as_reference(session, dataset)
+        session.prepare(input_images(dataset, 5 * BATCH_SIZE))
+        session.measure(calls=10)
+        for _ in range(REPEATS):
+            inference_s = sum(session.measure(calls=calls))
+            watch = Stopwatch()
+            report = check.report(session, dataset, reference)
+            ratios.append(watch.elapsed_s() / inference_s)
+            assert report.status == "passed"
+    print(f"{runtime}: verify / inference = {statistics.median(ratios):.3f} {sorted(ratios)}")
+    assert statistics.median(ratios) <= 1.3
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_images(subject: Subject, tmp_path: Path) -> None:
+    """Peak memory of driver and worker, the logits aside, for 10,000 and 1,000,000 images."""
+    peaks = {}
+    for count in (10_000, 1_000_000):
+        folder = _repeated_mnist(tmp_path / str(count), count)
+        script = [sys.executable, __file__, str(subject.artifacts[0].path.parent)]
+        done = subprocess.run(
+            [*script, str(subject.folder), str(folder)], check=True, capture_output=True, text=True
+        )
+        peaks[count] = json.loads(done.stdout)
+        print(count, peaks[count])
+    for process in ("driver_bytes", "worker_bytes"):
+        growth = peaks[1_000_000][process] - peaks[10_000][process]
+        # The driver holds both sides' logits and compares them whole: a few arrays of that size.
+        allowed = 6 * peaks[1_000_000]["logits_bytes"] if process == "driver_bytes" else 50e6
+        print(f"{process}: grows by {growth / 1e6:.0f} MB, allowed {allowed / 1e6:.0f} MB")
+        assert growth < allowed
+
+
+def _as_reference(session: RemoteSession, dataset: Dataset) -> Reference:
+    logits = np.concatenate(list(session.predict(dataset.chunks(1000), batch_size=BATCH_SIZE)))
+    return Reference(logits=logits.astype(np.float64), labels=dataset.labels, noise_floor=1e-5)
+
+
+def _repeated_mnist(folder: Path, count: int) -> Path:
+    """IDX files of `count` test images, MNIST's repeated."""
+    folder.mkdir()
+    dataset = load_dataset("test")
+    with (folder / "t10k-images-idx3-ubyte").open("wb") as images:
+        images.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28))
+        for _ in range(count // len(dataset)):
+            images.write(dataset.images.tobytes())
+    with (folder / "t10k-labels-idx1-ubyte").open("wb") as labels:
+        labels.write(bytes([0, 0, 8, 1]) + struct.pack(">I", count))
+        for _ in range(count // len(dataset)):
+            labels.write(dataset.labels.astype(np.uint8).tobytes())
+    return folder
+
+
+def _measure_memory(artifacts: Path, checkpoint: Path, data: Path) -> dict[str, int]:
+    """Verify ONNX Runtime in this fresh process; peaks of private memory.
+
+    The mapped image file is left out: its pages belong to the system's cache.
+    """
+    from toolkit.candidates import find_subject
+
+    subject = find_subject([artifacts], checkpoint=checkpoint, model=None)
+    dataset = load_dataset("test", data)
+    (candidate,) = line_up(subject, ["onnxruntime"], Settings(threads=2))
+    peak = 0
+
+    def watch_memory(label: str, done: int, total: int, note: str = "", /) -> None:
+        nonlocal peak
+        memory = psutil.Process().memory_info()
+        peak = max(peak, memory.rss - memory.shared)
+
+    check = ParityCheck(batch_size=BATCH_SIZE, timeout_s=300, progress=watch_memory)
+    with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
+        reference = _as_reference(session, dataset)
+        report = check.report(session, dataset, reference)
+        watch_memory("", 0, 0)
+        assert (report.status, report.compared) == ("passed", len(dataset))
+        worker = session.peak_memory_bytes()
+    return {"driver_bytes": peak, "worker_bytes": worker, "logits_bytes": reference.logits.nbytes}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_memory(*map(Path, sys.argv[1:4]))))
