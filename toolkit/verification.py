@@ -21,6 +21,7 @@ from toolkit.settings import check_gates, session_settings
 from toolkit.targets import RemoteSession, open_sessions
 
 _CHUNK_IMAGES = 1000
+_REFERENCE_BATCH_SIZE = 50  # float64 intermediates of 100 images fall out of a small CPU's caches
 _NOISE_IMAGES = 500
 _NOISE_BATCH_SIZES = (1, 7, 100)
 
@@ -107,7 +108,7 @@ class ParityCheck:
         settings = replace(settings, device="cpu")
         exact = checkpoint_candidate(subject, "eager", settings, precision="fp64")
         with RemoteSession(exact, batch_size=self.batch_size, timeout_s=self.timeout_s) as session:
-            logits = self._predict(session, dataset, "reference fp64")
+            logits = self._predict(session, dataset, "reference fp64", _REFERENCE_BATCH_SIZE)
         rows = np.linspace(0, len(dataset) - 1, min(_NOISE_IMAGES, len(dataset)), dtype=int)
         runs = [
             run
@@ -133,7 +134,7 @@ class ParityCheck:
             max_accuracy_drop=self.max_accuracy_drop,
         )
         try:
-            logits = self._predict(session, dataset, session.candidate.label)
+            logits = self._predict(session, dataset, session.candidate.label, self.batch_size)
             attested = session.load().attestation
         except FailedRun as failure:
             return not_run(
@@ -166,13 +167,13 @@ class ParityCheck:
         ]
 
     def _predict(
-        self, session: RemoteSession, dataset: Dataset, label: str
+        self, session: RemoteSession, dataset: Dataset, label: str, batch_size: int
     ) -> NDArray[np.floating]:
-        size = max(1, _CHUNK_IMAGES // self.batch_size) * self.batch_size
+        size = max(1, _CHUNK_IMAGES // batch_size) * batch_size
         self.progress(label, 0, len(dataset))
         parts: list[NDArray[np.floating]] = []
         done = 0
-        for logits in session.predict(dataset.chunks(size), batch_size=self.batch_size):
+        for logits in session.predict(dataset.chunks(size), batch_size=batch_size):
             parts.append(logits)
             done += len(logits)
             self.progress(label, done, len(dataset), "images")

@@ -1,0 +1,298 @@
+"""The command line's contract: JSON on stdout, exit codes, one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+from conftest import CHECKPOINT, Cli
+
+from toolkit.cli import commands
+from toolkit.results import SCHEMA
+from toolkit.runtimes import RUNTIMES, Runtime
+
+FAULTY = Runtime(
+    name="faulty",
+    module="faulty",
+    package="numpy",
+    distributions=("numpy",),
+    formats=("onnx",),
+    install="pip install 'toolkit[faulty]'",
+)
+
+
+def check_schema(record: object) -> None:
+    jsonschema.validate(record, json.loads(SCHEMA.read_text()))
+
+
+def test_verify_prints_its_record_alone_and_it_fits_the_schema(
+    cli: Cli, own_exports: Path, small_data: Path
+) -> None:
+    result = cli("verify", own_exports, "--data", small_data, "--json")
+    record = json.loads(result.stdout)
+    check_schema(record)
+    assert result.exit_code == 0
+    assert [(row["runtime"], row["format"], row["status"]) for row in record["parity"]] == [
+        ("eager", "checkpoint", "passed"),
+        ("torchscript", "torchscript", "passed"),
+        ("pt2", "pt2", "passed"),
+        ("onnxruntime", "onnx", "passed"),
+    ]
+    assert {(row["compared"], row["expected"], row["flips"]) for row in record["parity"]} == {
+        (250, 250, 0)
+    }
+    assert 0 < record["parity"][0]["noise_floor"] < 1e-4
+    assert "reference fp64: 250/250 images" in result.stderr
+
+
+def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
+    cli: Cli, own_exports: Path, small_data: Path
+) -> None:
+    result = cli(
+        *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
+        *("onnxruntime", "--rounds", 3, "--round-time", 0.02, "--threads", 1, "--json"),
+    )
+    record = json.loads(result.stdout)
+    check_schema(record)
+    assert result.exit_code == 0
+    row, null = record["measurements"]
+    assert (row["runtime"], null["runtime"]) == ("onnxruntime", "null")
+    assert (row["batch_size"], row["threads"], row["status"]) == (100, 1, "measured")
+    assert len(row["samples_s"]) == 3 * row["round_calls"]
+    assert row["images_per_s_low"] <= row["images_per_s"] <= row["images_per_s_high"]
+
+
+def test_failed_gate_is_exit_code_1(cli: Cli, own_exports: Path, small_data: Path) -> None:
+    result = cli("verify", own_exports, "--data", small_data, "--runtime", "null", "--json")
+    record = json.loads(result.stdout)
+    check_schema(record)
+    assert result.exit_code == 1
+    assert record["parity"][0]["status"] == "failed"
+    assert "flips, at most 0 allowed" in record["parity"][0]["reason"]
+
+
+def test_a_lenient_gate_passes_the_same_candidate(
+    cli: Cli, own_exports: Path, small_data: Path
+) -> None:
+    result = cli(
+        *("verify", own_exports, "--data", small_data, "--runtime", "null"),
+        *("--max-flips", 250, "--max-accuracy-drop", 1),
+    )
+    assert result.exit_code == 0
+
+
+def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
+    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "faulty", FAULTY)
+    result = cli(
+        *("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json"),
+        *("--model", "segfault"),  # which the faulty runtime takes as its order
+    )
+    record = json.loads(result.stdout)
+    check_schema(record)
+    assert result.exit_code == 3
+    rows = {row["runtime"]: row for row in record["parity"]}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "eager": "passed",
+        "onnxruntime": "passed",
+        "faulty": "crashed",
+    }
+    assert rows["faulty"]["reason"] == "SIGSEGV"
+    assert "about to fault" in rows["faulty"]["stderr_tail"]
+    assert rows["onnxruntime"]["compared"] == 250
+
+
+def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
+    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Runtime(
+        name="missing",
+        module="faulty",
+        package="no_such_package",
+        distributions=("no-such-package",),
+        formats=("onnx",),
+        install="pip install 'toolkit[missing]'",
+    )
+    monkeypatch.setitem(RUNTIMES, "missing", missing)
+    arguments = ("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
+    asked = cli(*arguments, "--runtime", "missing")
+    assert asked.exit_code == 3
+    row = json.loads(asked.stdout)["parity"][0]
+    assert (row["status"], row["reason"]) == ("not_installed", "pip install 'toolkit[missing]'")
+    not_asked = cli(*arguments)
+    assert not_asked.exit_code == 0
+    assert "missing" not in {row["runtime"] for row in json.loads(not_asked.stdout)["parity"]}
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("command", ["verify", "bench"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [(Path.unlink, "no "), (empty, "empty"), (truncate, "truncated"), (flip, "damaged")],
+)
+def test_damaged_artifact_is_one_line(
+    cli: Cli, own_exports: Path, command: str, damage: Callable[[Path], None], says: str
+) -> None:
+    damage(own_exports / "mnist-cnn.onnx")
+    result = cli(command, own_exports)
+    assert_one_line(result, 2, "mnist-cnn.onnx", says, "toolkit export --format onnx --force")
+
+
+def test_artifact_of_another_checkpoint_is_one_line(
+    cli: Cli, own_exports: Path, own_checkpoint: Path
+) -> None:
+    record = json.loads((own_exports / "manifest.json").read_text())
+    for artifact in record["artifacts"]:
+        artifact["checkpoint_sha256"] = "0" * 64
+    (own_exports / "manifest.json").write_text(json.dumps(record))
+    result = cli("verify", own_exports, "--checkpoint", own_checkpoint)
+    assert_one_line(result, 2, "was exported from checkpoint 000000000000", "toolkit export")
+
+
+def test_file_that_no_manifest_records_is_one_line(cli: Cli, own_exports: Path) -> None:
+    shutil.copy(own_exports / "mnist-cnn.onnx", own_exports / "other.onnx")
+    assert_one_line(cli("verify", own_exports / "other.onnx"), 2, "other.onnx is not recorded")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("verify", "nowhere"), ("no nowhere", "toolkit export --out")),
+        (("export", "nowhere"), ("nowhere", "toolkit train")),
+        (("export", CHECKPOINT / "README.md"), ("is a file", "toolkit import")),
+        (("export", CHECKPOINT, "--format", "gguf"), ("'gguf'", "torchscript, onnx, pt2")),
+        (("train", "--epochs", 0), ("--epochs 0", "above 0")),
+        (("train", "--batch-size", -1), ("--batch-size -1", "above 0")),
+        (("train", "--lr", "nan"), ("--lr nan", "above 0")),
+        (("train", "--threads", 0), ("--threads 0", "1 or more")),
+        (("run", "--threads", 0), ("--threads 0", "1 or more")),
+        (("run", "--runtime", "tensorrt"), ("'tensorrt'", "onnxruntime")),
+        (("run", "--format", "gguf"), ("'gguf'", "onnx")),
+        (("train", "--data", "nowhere"), ("no folder nowhere", "--data")),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_bad_argument_is_one_line(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: object, says: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(arguments, tuple)
+    assert isinstance(says, tuple)
+    assert_one_line(cli(*arguments), 2, *says)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--threads", 0), ("--threads 0", "1 or more")),
+        (("--batch-size", -1), ("--batch-size -1", "above 0")),
+        (("--timeout", 0), ("--timeout 0", "above 0")),
+        (("--runtime", "tensorrt"), ("'tensorrt'", "eager", "onnxruntime")),
+        (("--max-flips", -1), ("--max-flips -1", "0 or more")),
+        (("--max-accuracy-drop", "nan"), ("--max-accuracy-drop nan", "fraction")),
+        (("--data", "nowhere"), ("no folder nowhere",)),
+        (("--checkpoint", "nowhere"), ("no nowhere",)),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_bad_setting_of_verify_is_one_line(
+    cli: Cli, own_exports: Path, options: object, says: object
+) -> None:
+    assert isinstance(options, tuple)
+    assert isinstance(says, tuple)
+    assert_one_line(cli("verify", own_exports, *options), 2, *says)
+
+
+@pytest.mark.parametrize("options", [("--rounds", 0), ("--round-time", 0), ("--round-time", "nan")])
+def test_bad_rounds_are_one_line(cli: Cli, own_exports: Path, options: tuple[object, ...]) -> None:
+    assert_one_line(cli("bench", own_exports, *options), 2, str(options[0]), "above 0")
+
+
+def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_exports: Path) -> None:
+    result = cli("verify", own_exports / "mnist-cnn.onnx", "--runtime", "pt2")
+    assert_one_line(result, 2, "runtime pt2 loads pt2", "toolkit export --format pt2")
+
+
+def test_error_is_a_record_too_where_json_is_asked_for(cli: Cli) -> None:
+    result = cli("verify", "nowhere", "--json")
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["exit_code"], result.exit_code) == ("ArtifactError", 2, 2)
+    assert error["message"] in result.stderr
+
+
+def test_debug_shows_the_traceback(cli: Cli) -> None:
+    assert "Traceback" not in cli("verify", "nowhere").stderr
+    assert cli("verify", "nowhere", "--debug").exception is not None
+
+
+def test_runtimes_lists_every_row_with_its_version(cli: Cli) -> None:
+    record = json.loads(cli("runtimes", "--json").stdout)
+    assert [row["name"] for row in record["runtimes"]] == list(RUNTIMES)
+    assert all(row["version"] for row in record["runtimes"])
+    text = cli("runtimes").stdout
+    assert all(name in text for name in RUNTIMES)
+
+
+def test_runtimes_names_the_command_that_installs_a_missing_one(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Runtime(
+        name="missing",
+        module="x",
+        package="x",
+        distributions=("no-such-package",),
+        formats=("onnx",),
+        install="pip install 'toolkit[missing]'",
+    )
+    monkeypatch.setitem(RUNTIMES, "missing", row)
+    assert "pip install 'toolkit[missing]'" in cli("runtimes").stdout
+
+
+def test_every_command_takes_json_and_debug_and_every_option_has_help() -> None:
+    for name, command in commands.commands.items():
+        options = {flag for item in command.params for flag in item.opts}
+        assert {"--json", "--debug"} <= options, name
+        assert command.help, name
+        for item in command.params:
+            if isinstance(item, click.Option):
+                assert item.help, (name, item.name)
+
+
+def test_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "toolkit", "--version"], capture_output=True, text=True, check=True
+    )
+    assert "0.1.0" in done.stdout
+
+
+def assert_one_line(result: object, exit_code: int, *says: str) -> None:
+    stderr = getattr(result, "stderr", "")
+    assert getattr(result, "exit_code", None) == exit_code, stderr
+    assert getattr(result, "stdout", None) == ""
+    errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, stderr
+    assert stderr.splitlines()[-1] == errors[0]
+    assert "Traceback" not in stderr
+    for words in says:
+        assert words in errors[0]
