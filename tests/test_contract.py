@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from toolkit.candidates import NULL, Candidate, Subject, line_up
 from toolkit.data import load_dataset
@@ -190,6 +192,42 @@ def test_truncated_file_with_a_matching_record_is_a_row_not_the_end(
     ):
         session.load()
     assert caught.value.status == "crashed"
+
+
+class RunsCode:
+    """A pickle of this makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["data/sample_inputs/model.pt", "data/constants/custom_obj_0", "data/constants/opaque_obj_0"],
+)
+def test_pickle_inside_a_pt2_does_not_run(subject: Subject, tmp_path: Path, entry: str) -> None:
+    candidate = candidate_of(subject, "pt2", "pt2", threads=1)
+    marker, evil, copy = tmp_path / "ran", tmp_path / "evil", tmp_path / "model.pt2"
+    torch.save((RunsCode(marker),), evil)
+    with zipfile.ZipFile(candidate.source.path) as old, zipfile.ZipFile(copy, "w") as new:
+        root = old.namelist()[0].split("/")[0]
+        for name in old.namelist():
+            if name != f"{root}/{entry}":
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+        new.writestr(zipfile.ZipInfo(f"{root}/{entry}"), evil.read_bytes())
+    record = replace(
+        candidate.source.artifact, sha256=sha256_of(copy), size_bytes=copy.stat().st_size
+    )
+    trap = replace(candidate, source=replace(candidate.source, path=copy, artifact=record))
+    with (
+        RemoteSession(trap, batch_size=10, timeout_s=120) as session,
+        pytest.raises(FailedRun, match=r"refused|weights_only|Weights only|UnpicklingError"),
+    ):
+        session.load()
+    assert not marker.exists()
 
 
 def test_every_format_has_a_runtime_that_loads_it() -> None:

@@ -17,7 +17,7 @@ from toolkit.formats import FORMATS, Format, find_format, load_exporter
 from toolkit.manifest import MANIFEST, check_artifact, read_manifest, relative_to, write_manifest
 from toolkit.model import example_input
 from toolkit.progress import Progress, silent
-from toolkit.schema import Artifact, Checkpoint, Manifest
+from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Checkpoint, Manifest
 
 _LOW_DISK_BYTES = 64 << 20
 
@@ -118,7 +118,10 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
     """
     source = relative_to(out, checkpoint)
     fresh = Manifest(
-        schema_version=1, checkpoint=source, checkpoint_sha256=record.sha256, artifacts=()
+        schema_version=MANIFEST_SCHEMA_VERSION,
+        checkpoint=source,
+        checkpoint_sha256=record.sha256,
+        artifacts=(),
     )
     if not (out / MANIFEST).exists():
         return fresh
@@ -130,7 +133,7 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
         raise
     if old.checkpoint_sha256 == record.sha256:
         return Manifest(
-            schema_version=1,
+            schema_version=MANIFEST_SCHEMA_VERSION,
             checkpoint=source,
             checkpoint_sha256=record.sha256,
             artifacts=old.artifacts,
@@ -214,7 +217,7 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
     order = list(FORMATS)
     artifacts = sorted((*kept, artifact), key=lambda item: order.index(item.format))
     return Manifest(
-        schema_version=1,
+        schema_version=MANIFEST_SCHEMA_VERSION,
         checkpoint=manifest.checkpoint,
         checkpoint_sha256=manifest.checkpoint_sha256,
         artifacts=tuple(artifacts),

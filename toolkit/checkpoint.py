@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from toolkit.errors import CheckpointError, OutputError
 from toolkit.files import scratch_folder, sha256_of, write_atomically, write_json
-from toolkit.schema import Checkpoint, InputSpec, ModelSpec, from_json, to_json
+from toolkit.schema import (
+    CHECKPOINT_SCHEMA_VERSION,
+    Checkpoint,
+    InputSpec,
+    ModelSpec,
+    from_json,
+    to_json,
+)
 from toolkit.versions import versions_of
 
 if TYPE_CHECKING:
@@ -44,7 +51,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 "make one with toolkit train or toolkit import"
             )
     try:
-        record = from_json(Checkpoint, json.loads(record_path.read_bytes()))
+        record = from_json(
+            Checkpoint, json.loads(record_path.read_bytes()), version=CHECKPOINT_SCHEMA_VERSION
+        )
     except ValueError as error:
         raise CheckpointError(f"{record_path}: not a checkpoint record: {error}") from error
     _check_input_spec(record.input, record_path)
@@ -133,6 +142,8 @@ def import_weights(
 
     refuse_to_replace(out, force=force)
     _check_input_spec(input_spec, weights)
+    if classes < 2:
+        raise CheckpointError(f"--classes {classes}: expected 2 or more")
     module = build_model(model, trusted=model.factory).eval()
     _put_weights(module, _read_state_dict(weights), where=str(weights))
     with torch.inference_mode():
@@ -150,7 +161,7 @@ def import_weights(
             "correct --classes, or wrap the model so that it returns logits [N, K]"
         )
     record = Checkpoint(
-        schema_version=1,
+        schema_version=CHECKPOINT_SCHEMA_VERSION,
         name=out.resolve().name,
         model=model,
         input=input_spec,

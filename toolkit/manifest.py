@@ -13,7 +13,7 @@ from pathlib import Path
 
 from toolkit.errors import ArtifactError
 from toolkit.files import sha256_of, write_json
-from toolkit.schema import Artifact, Manifest, from_json, to_json
+from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
 
@@ -35,7 +35,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return from_json(Manifest, json.loads(path.read_bytes()))
+        return from_json(Manifest, json.loads(path.read_bytes()), version=MANIFEST_SCHEMA_VERSION)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"no {path}; expected a folder that toolkit export wrote: toolkit export --out {folder}"
@@ -64,6 +64,8 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
     Raises:
         ArtifactError: nothing there, a file in no manifest, damaged, or of several checkpoints.
     """
+    if not paths:
+        raise ArtifactError("no artifacts given; expected export folders or artifact files")
     found: dict[Path, StoredArtifact] = {}
     for path in paths:
         folder = path if path.is_dir() else path.parent

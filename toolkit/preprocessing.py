@@ -16,7 +16,7 @@ def normalise(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     """`(images / 255 - mean) / std` a channel; uint8 `[N,C,H,W]` → contiguous float32."""
     mean = np.asarray(spec.mean, np.float32).reshape(1, -1, 1, 1)
     std = np.asarray(spec.std, np.float32).reshape(1, -1, 1, 1)
-    output = images.astype(np.float32)
+    output = images.astype(np.float32, order="C")
     output /= np.float32(255)
     output -= mean
     output /= std

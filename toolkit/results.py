@@ -52,11 +52,7 @@ def read_results(path: Path) -> Results:
         ToolkitError: missing, not results, or of another schema version.
     """
     try:
-        data = json.loads(path.read_bytes())
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if version != RESULTS_SCHEMA_VERSION:
-            raise ValueError(f"schema_version {version}, expected {RESULTS_SCHEMA_VERSION}")
-        return from_json(Results, data)
+        return from_json(Results, json.loads(path.read_bytes()), version=RESULTS_SCHEMA_VERSION)
     except OSError as error:
         raise ToolkitError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -274,12 +274,12 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """0 all passed; 1 a verdict failed; 3 something could not be run."""
+        """0 all passed; 1 a verdict failed; 3 something could not be run, or nothing was."""
         statuses = [row.status for row in self.parity]
         statuses += [row.status for row in self.measurements]
         if "failed" in statuses:
             return 1
-        return 0 if all(status in ("passed", "measured") for status in statuses) else 3
+        return 0 if statuses and all(status in ("passed", "measured") for status in statuses) else 3
 
 
 Record = TypeVar("Record")
@@ -290,22 +290,33 @@ def to_json(record: Any) -> dict[str, Any]:
     return asdict(record)
 
 
-def from_json(cls: type[Record], data: Mapping[str, Any]) -> Record:
+def from_json(cls: type[Record], data: Mapping[str, Any], *, version: int | None = None) -> Record:
     """A record from parsed JSON. Unknown keys are ignored, so newer files stay readable.
+
+    `version` is the `schema_version` that a file must have.
 
     Raises:
         ValueError: names the field and says what was expected there.
     """
     import cattrs
 
+    found = data.get("schema_version") if isinstance(data, Mapping) else None
+    if version is not None and found != version:
+        raise ValueError(f"schema_version {found}, expected {version}")
     converter = cattrs.Converter()
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, _strict)
-    converter.register_structure_hook(int | float | str | bool, lambda value, _: value)
+    converter.register_structure_hook(int | float | str | bool, _scalar)
     try:
         return converter.structure(data, cls)
     except Exception as error:
         raise ValueError("; ".join(cattrs.transform_error(error, path="record"))) from error
+
+
+def _scalar(value: Any, _: object) -> Any:
+    if not isinstance(value, int | float | str | bool):
+        raise TypeError(f"expected a number, text or boolean, got {value!r}")
+    return value
 
 
 def _strict(value: Any, kind: type) -> Any:

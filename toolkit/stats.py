@@ -44,7 +44,11 @@ def median_interval(values: Sequence[float]) -> Interval:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(value=median, low=float(bounds.low), high=float(bounds.high))
+    return Interval(
+        value=median,
+        low=min(float(bounds.low), median),  # the two may differ in the last bit
+        high=max(float(bounds.high), median),
+    )
 
 
 def throughput(samples_s: Sequence[float], *, round_calls: int, batch_size: int) -> Interval:

@@ -24,7 +24,15 @@ from toolkit.files import make_folder
 from toolkit.model import REFERENCE_FACTORY, build_model
 from toolkit.preprocessing import normalise
 from toolkit.progress import Progress, silent
-from toolkit.schema import Checkpoint, Device, Epoch, InputSpec, ModelSpec, TrainingRecord
+from toolkit.schema import (
+    CHECKPOINT_SCHEMA_VERSION,
+    Checkpoint,
+    Device,
+    Epoch,
+    InputSpec,
+    ModelSpec,
+    TrainingRecord,
+)
 from toolkit.settings import check_positive, check_threads
 from toolkit.timing import Stopwatch
 
@@ -184,7 +192,7 @@ def _untrained(out: Path, training: Dataset, test: Dataset) -> Checkpoint:
         "classes": classes,
     }
     return Checkpoint(
-        schema_version=1,
+        schema_version=CHECKPOINT_SCHEMA_VERSION,
         name=out.resolve().name,
         model=ModelSpec(factory=REFERENCE_FACTORY, arguments=arguments),
         input=InputSpec(shape=(channels, height, width), mean=mean, std=std),

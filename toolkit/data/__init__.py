@@ -6,6 +6,7 @@ Normalisation is not done here: it belongs to the model's input spec (`toolkit.p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def load_dataset(split: Split, folder: Path | None = None) -> Dataset:
     """The `split` of the bundled MNIST, or of the IDX files in `folder`.
 
     `folder` may be the folder of the files or one that `torchvision.datasets` made (the files
-    then lie in `<Name>/raw/`). File names contain `train`, or `t10k` or `test`, and
+    then lie in `<Name>/raw/`). A file's name has the word `train`, or `t10k` or `test`, and
     `images-idx3` (grey), `images-idx4` (`[N,C,H,W]`) or `labels-idx1`; `.gz` is read as well.
 
     Raises:
@@ -121,7 +122,7 @@ def _find(folder: Path, split: Split, kind: str) -> Path:
         path
         for place in (folder, folder / "raw", *folder.glob("*/raw"))
         for path in place.glob(f"*{kind}*")
-        if any(name in path.name.lower() for name in _SPLIT_NAMES[split])
+        if {*re.split(r"[-_.]", path.name.lower())} & {*_SPLIT_NAMES[split]}
     )
     by_stem = {path.parent / _stem(path): path for path in reversed(found)}  # plain before .gz
     if len(by_stem) == 1:

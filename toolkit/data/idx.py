@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _header(
     if len(head) < offset:
         raise DatasetError(f"{path}: truncated in its header; download or copy it again")
     shape = struct.unpack(f">{head[3]}I", head[4:offset])
-    expected = offset + int(np.prod(shape, dtype=np.int64))
+    expected = offset + math.prod(shape)
     if size_bytes != expected:
         raise DatasetError(
             f"{path}: {size_bytes} bytes, expected {expected} for shape {list(shape)}; "

@@ -56,7 +56,7 @@ def summarise(results: Results) -> list[SummaryRow]:
 def status_text(status: Status, reason: str | None) -> str:
     """`passed`, or the status with what is known of it: `crashed: SIGSEGV`."""
     words = status.replace("_", " ")
-    return f"{words}: {reason}" if reason else words
+    return f"{words}: {' '.join(reason.split())}" if reason else words
 
 
 def filled_columns(rows: list[SummaryRow]) -> list[Column]:

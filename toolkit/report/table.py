@@ -53,7 +53,9 @@ def aligned(headings: list[str], rows: list[list[str]], *, numeric: list[bool]) 
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console(file=io.StringIO(), width=_UNLIMITED_WIDTH, color_system=None, markup=False)
+    console = Console(
+        file=io.StringIO(), width=_UNLIMITED_WIDTH, color_system=None, markup=False, emoji=False
+    )
     console.print(table)
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     return "\n".join(line.rstrip() for line in text.splitlines())

@@ -1,0 +1,210 @@
+"""Export: every artifact is named, whole, self-contained, recorded, and not written twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from conftest import CHECKPOINT, Cli
+
+from toolkit.artifacts import export
+from toolkit.checkpoint import load_model, save_checkpoint
+from toolkit.errors import ArtifactError, OutputError
+from toolkit.files import sha256_of
+from toolkit.formats import FORMATS
+from toolkit.manifest import find_artifacts, read_manifest
+
+
+def changed_checkpoint(source: Path, folder: Path) -> Path:
+    """A checkpoint like `source` with other weights."""
+    model, record = load_model(source)
+    with torch.no_grad():
+        model.get_parameter("fc2.bias")[0] += 1
+    save_checkpoint(folder, model, record)
+    return folder
+
+
+def test_every_format_is_recorded_and_checked(exports: Path) -> None:
+    manifest = read_manifest(exports)
+    assert [item.format for item in manifest.artifacts] == list(FORMATS)
+    for item in manifest.artifacts:
+        path = exports / item.path
+        assert item.path == f"mnist-cnn{FORMATS[item.format].suffix}"
+        assert (item.size_bytes, item.sha256) == (path.stat().st_size, sha256_of(path))
+        assert item.checkpoint_sha256 == sha256_of(CHECKPOINT / "weights.safetensors")
+        assert (item.input_shape, item.classes) == ((1, 28, 28), 10)
+        assert item.versions["torch"] == FORMATS[item.format].versions()["torch"]
+    assert sorted(path.name for path in exports.iterdir()) == sorted(
+        [*(item.path for item in manifest.artifacts), "manifest.json"]
+    )
+
+
+def test_onnx_is_one_valid_file_with_named_ends_and_a_dynamic_batch(exports: Path) -> None:
+    path = exports / "mnist-cnn.onnx"
+    onnx.checker.check_model(str(path), full_check=True)
+    graph = onnx.load(path, load_external_data=False).graph
+    assert [item.name for item in graph.input] == ["input"]
+    assert [item.name for item in graph.output] == ["logits"]
+    batch, *shape = graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param
+    assert [size.dim_value for size in shape] == [1, 28, 28]
+    assert all(item.data_location != onnx.TensorProto.EXTERNAL for item in graph.initializer)
+    assert "Dropout" not in {node.op_type for node in graph.node}
+    record = next(item for item in read_manifest(exports).artifacts if item.format == "onnx")
+    assert record.opset == onnx.load(path).opset_import[0].version
+
+
+def test_torchscript_input_is_named_input(exports: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(exports / "mnist-cnn.torchscript")
+    assert [item.name for item in module.forward.schema.arguments] == ["self", "input"]
+    assert not module.training
+
+
+def test_pt2_input_is_named_input_and_its_batch_is_dynamic(exports: Path) -> None:
+    program = torch.export.load(exports / "mnist-cnn.pt2")
+    assert program.graph_signature.user_inputs == ("input",)
+    assert program.module()(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_export_that_matches_is_not_done_again(own_exports: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in own_exports.glob("mnist-cnn.*")}
+    assert export(CHECKPOINT, out=own_exports).written == ()
+    assert {path: path.stat().st_mtime_ns for path in own_exports.glob("mnist-cnn.*")} == before
+
+
+def test_force_exports_again(own_exports: Path) -> None:
+    assert export(CHECKPOINT, out=own_exports, formats=["onnx"], force=True).written == ("onnx",)
+
+
+@pytest.mark.parametrize("damage", ["delete", "flip"])
+def test_damaged_artifact_is_exported_again(own_exports: Path, damage: str) -> None:
+    path = own_exports / "mnist-cnn.pt2"
+    if damage == "delete":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[-1000] ^= 1
+        path.write_bytes(data)
+    assert export(CHECKPOINT, out=own_exports).written == ("pt2",)
+    find_artifacts([own_exports])
+
+
+def test_formats_add_up_in_one_manifest(tmp_path: Path) -> None:
+    export(CHECKPOINT, out=tmp_path, formats=["pt2"])
+    done = export(CHECKPOINT, out=tmp_path, formats=["torchscript", "torchscript"])
+    assert done.written == ("torchscript",)
+    assert [item.format for item in done.artifacts] == ["torchscript", "pt2"]
+
+
+def test_new_weights_in_the_same_folder_replace_stale_artifacts(
+    own_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    export(own_checkpoint, out=out, formats=["torchscript", "pt2"])
+    changed_checkpoint(own_checkpoint, own_checkpoint)
+    done = export(own_checkpoint, out=out, formats=["pt2"])
+    assert [item.format for item in done.artifacts] == ["pt2"]
+    assert done.artifacts[0].checkpoint_sha256 == sha256_of(own_checkpoint / "weights.safetensors")
+
+
+def test_artifacts_of_another_checkpoint_are_kept_unless_forced(
+    own_exports: Path, tmp_path: Path
+) -> None:
+    other = changed_checkpoint(CHECKPOINT, tmp_path / "other")
+    before = (own_exports / "manifest.json").read_bytes()
+    with pytest.raises(ArtifactError, match="holds artifacts of checkpoint"):
+        export(other, out=own_exports, formats=["pt2"])
+    assert (own_exports / "manifest.json").read_bytes() == before
+    done = export(other, out=own_exports, formats=["pt2"], force=True)
+    assert [item.format for item in done.artifacts] == ["pt2"]
+
+
+def test_folders_can_move_together(exports: Path, tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "one" / "checkpoint")
+    export(tmp_path / "one" / "checkpoint", out=tmp_path / "one" / "out", formats=["pt2"])
+    (tmp_path / "one").rename(tmp_path / "two")
+    (stored,) = find_artifacts([tmp_path / "two" / "out"])
+    assert stored.checkpoint.resolve() == (tmp_path / "two" / "checkpoint").resolve()
+
+
+BRANCHES = """
+from torch import nn
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        y = self.fc(x.flatten(1))
+        return y if float(y.sum()) > 0 else -y
+"""
+
+
+def test_a_format_that_cannot_be_written_does_not_stop_the_others(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "branches.py").write_text(BRANCHES)
+    torch.save({"fc.weight": torch.zeros(10, 784), "fc.bias": torch.ones(10)}, tmp_path / "w.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = cli(
+        *("import", "w.pt", "--model", "branches:Branches", "--input-shape", "1,28,28"),
+        *("--classes", 10, "--mean", 0.5, "--std", 0.5, "--out", "own"),
+    )
+    assert made.exit_code == 0, made.stderr
+    refused = cli("export", "own")
+    assert refused.exit_code == 2
+    assert "add --model branches:Branches" in refused.stderr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer warns of the branch, rightly
+        result = cli("export", "own", "--model", "branches:Branches", "--json")
+    record = json.loads(result.stdout)
+    assert result.exit_code == 3
+    assert record["written"] == ["torchscript"]
+    assert set(record["failed"]) == {"onnx", "pt2"}
+    assert "cannot export this model" in record["failed"]["pt2"]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte: enough for the folder, not for an artifact."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_full_disk_is_one_clear_error_and_leaves_nothing(full_disk: Path, format_name: str) -> None:
+    with pytest.raises(OutputError, match=r"No space left.*--out"):
+        export(CHECKPOINT, out=full_disk, formats=[format_name])
+    assert list(full_disk.iterdir()) == []
+
+
+def test_full_disk_leaves_the_old_checkpoint(full_disk: Path) -> None:
+    (full_disk / "checkpoint.json").write_text("{}")
+    model, record = load_model(CHECKPOINT)
+    with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(full_disk, model, record)
+    assert [path.name for path in full_disk.iterdir()] == ["checkpoint.json"]
+
+
+def test_output_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot write .*file"):
+        export(CHECKPOINT, out=tmp_path / "file", formats=["pt2"])
+    assert (tmp_path / "file").read_text() == "mine"

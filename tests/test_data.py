@@ -1,0 +1,283 @@
+"""The bundled MNIST, IDX files good and bad, and pixels that become what torchvision makes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from toolkit import data
+from toolkit.data import Dataset, Split, check_fits, load_dataset
+from toolkit.data.idx import read_idx
+from toolkit.errors import DatasetError
+from toolkit.preprocessing import normalise
+from toolkit.schema import Checkpoint, DatasetRecord, InputSpec, ModelSpec
+
+IMAGES = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+LABELS = np.array([2, 0, 1], np.uint8)
+Pixels = NDArray[np.uint8]
+
+
+def idx_bytes(values: Pixels, *, kind: int = 0x08, shape: tuple[int, ...] | None = None) -> bytes:
+    """The IDX file of `values`; `kind` and `shape` are what its header claims."""
+    shape = values.shape if shape is None else shape
+    return (
+        bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values.tobytes()
+    )
+
+
+def write_pair(folder: Path, images: bytes, labels: bytes, *, prefix: str = "t10k") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images)
+    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+def dataset_of(images: Pixels, labels: list[int]) -> Dataset:
+    record = DatasetRecord(name="mine", split="test", images=len(images), sha256={})
+    return Dataset(images=images, labels=np.asarray(labels, np.int64), record=record)
+
+
+def no_socket(*arguments: object, **options: object) -> None:
+    raise AssertionError("a socket was made")
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
+def test_the_bundled_mnist_is_whole_and_needs_no_network(
+    split: Split, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "socket", no_socket)
+    dataset = load_dataset(split)
+    assert (dataset.images.shape, dataset.images.dtype) == ((count, 1, 28, 28), np.uint8)
+    assert (dataset.labels.shape, dataset.labels.dtype) == ((count,), np.int64)
+    assert (len(dataset), dataset.classes) == (count, 10)
+    assert np.unique(dataset.labels).tolist() == list(range(10))
+    assert (dataset.record.name, dataset.record.split) == ("mnist", split)
+    assert dataset.record.images == count
+
+
+def test_the_record_names_the_uncompressed_bytes() -> None:
+    """The checksums of the files that MNIST's authors published, unpacked."""
+    dataset = load_dataset("test")
+    images, labels = dataset.images[:, 0], dataset.labels.astype(np.uint8)
+    assert dataset.record.sha256 == {
+        "t10k-images-idx3-ubyte": hashlib.sha256(idx_bytes(images)).hexdigest(),
+        "t10k-labels-idx1-ubyte": hashlib.sha256(idx_bytes(labels)).hexdigest(),
+    }
+    assert dataset.record.sha256["t10k-labels-idx1-ubyte"].startswith("ff7bcfd416de")
+
+
+def test_a_changed_bundled_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {**data.MNIST_SHA256, "t10k-labels-idx1-ubyte": "0" * 64}
+    monkeypatch.setattr(data, "MNIST_SHA256", expected)
+    with pytest.raises(DatasetError, match=r"t10k-labels.*the bundled data was changed"):
+        load_dataset("test")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 10])
+def test_chunks_are_the_images_in_order(size: int) -> None:
+    dataset = dataset_of(np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1), [0] * 7)
+    chunks = list(dataset.chunks(size))
+    assert np.array_equal(np.concatenate(chunks), dataset.images)
+    assert [len(chunk) for chunk in chunks[:-1]] == [size] * (len(chunks) - 1)
+    assert 0 < len(chunks[-1]) <= size
+
+
+def test_a_head_says_that_it_is_a_part() -> None:
+    whole = load_dataset("test")
+    head = whole.head(250)
+    assert (len(head), head.record.images, head.record.name) == (250, 250, "mnist[:250]")
+    assert np.array_equal(head.images, whole.images[:250])
+    assert np.array_equal(head.labels, whole.labels[:250])
+    assert whole.head(10_000) is whole
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@settings(deadline=None)
+@given(values=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)))
+def test_idx_files_are_read_as_written(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, values: Pixels
+) -> None:
+    path, content = tmp_path_factory.mktemp("idx") / f"file{suffix}", idx_bytes(values)
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    found = read_idx(path, dimensions=(values.ndim,))
+    assert np.array_equal(found.values, values)
+    assert found.values.dtype == np.uint8
+    assert found.sha256 == hashlib.sha256(content).hexdigest()
+
+
+GOOD = idx_bytes(IMAGES)
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", r"not an IDX file: magic number 0x\(empty\)"),
+    "a picture": (b"\x89PNG\r\n\x1a\n", "not an IDX file: magic number 0x89504e47"),
+    "little-endian magic": (b"\x03\x08\0\0" + GOOD[4:], "not an IDX file.*expected 0x00000803"),
+    "unknown type": (idx_bytes(IMAGES, kind=0x0A), "not an IDX file"),
+    "float32": (idx_bytes(IMAGES, kind=0x0D), "holds float32 values, expected uint8"),
+    "one dimension": (idx_bytes(LABELS), "has 1 dimensions, expected 3 or 4"),
+    "five dimensions": (idx_bytes(IMAGES[None, None]), "has 5 dimensions, expected 3 or 4"),
+    "cut in the header": (GOOD[:9], "truncated in its header"),
+    "cut in the values": (GOOD[:-1], "75 bytes, expected 76 .*truncated or its count is wrong"),
+    "too long": (GOOD + b"\0", "77 bytes, expected 76 "),
+    "no images": (idx_bytes(IMAGES[:0]), r"shape \[0, 4, 5\] holds no values"),
+    "count too high": (idx_bytes(IMAGES, shape=(4, 4, 5)), "76 bytes, expected 96"),
+    "count of all ones": (idx_bytes(IMAGES, shape=(2**32 - 1, 4, 5)), "76 bytes, expected"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_idx_file_is_refused_by_name(tmp_path: Path, fault: str, packed: bool) -> None:
+    content, message = BAD[fault]
+    path = tmp_path / ("images.gz" if packed else "images")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_idx(path, dimensions=(3, 4))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("name", ["images", "images.gz"])
+def test_dimensions_whose_product_overflows_are_refused(tmp_path: Path, name: str) -> None:
+    content = idx_bytes(IMAGES[:0], shape=(2**16,) * 4)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DatasetError):
+        read_idx(tmp_path / name, dimensions=(3, 4))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", GOOD, gzip.compress(GOOD)[:-4], gzip.compress(GOOD)[:25], gzip.compress(GOOD) + b"more"],
+)
+def test_a_file_that_is_no_whole_gzip_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty file holds no gzip member, so it is empty rather than cut."""
+    (tmp_path / "images.gz").write_bytes(content)
+    with pytest.raises(DatasetError, match="not a whole gzip file" if content else "not an IDX"):
+        read_idx(tmp_path / "images.gz", dimensions=(3,))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"cannot read .*No such file"):
+        read_idx(tmp_path / "images", dimensions=(3,))
+
+
+@pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
+def test_a_folder_of_one_s_own_is_read_in_all_its_layouts(tmp_path: Path, place: str) -> None:
+    """As it is, and as torchvision lays it out, seen from its root and from its `<Name>`."""
+    write_pair(tmp_path / "mine" / place, GOOD, idx_bytes(LABELS))
+    dataset = load_dataset("test", tmp_path / "mine")
+    assert np.array_equal(dataset.images, IMAGES[:, None])
+    assert dataset.labels.tolist() == [2, 0, 1]
+    assert (dataset.record.name, dataset.record.images) == ("mine", 3)
+
+
+@pytest.mark.parametrize("prefix", ["t10k", "test", "emnist-digits-test"])
+def test_the_test_split_has_two_names(tmp_path: Path, prefix: str) -> None:
+    write_pair(tmp_path, GOOD, idx_bytes(LABELS), prefix=prefix)
+    write_pair(tmp_path, idx_bytes(IMAGES[:2]), idx_bytes(LABELS[:2]), prefix="train")
+    assert len(load_dataset("test", tmp_path)) == 3
+    assert len(load_dataset("train", tmp_path)) == 2
+
+
+def test_colour_images_keep_their_channels(tmp_path: Path) -> None:
+    colour = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    (tmp_path / "test-images-idx4-ubyte").write_bytes(idx_bytes(colour))
+    (tmp_path / "test-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:2]))
+    assert np.array_equal(load_dataset("test", tmp_path).images, colour)
+
+
+def test_a_packed_and_an_unpacked_copy_are_one_file(tmp_path: Path) -> None:
+    write_pair(tmp_path, GOOD, idx_bytes(LABELS))
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(b"never looked at")
+    assert len(load_dataset("test", tmp_path)) == 3
+
+
+def test_two_files_that_could_be_meant_are_refused(tmp_path: Path) -> None:
+    write_pair(tmp_path, GOOD, idx_bytes(LABELS), prefix="t10k")
+    write_pair(tmp_path, GOOD, idx_bytes(LABELS), prefix="test")
+    with pytest.raises(DatasetError, match="found t10k-images-idx3-ubyte, test-images-idx3-ubyte"):
+        load_dataset("test", tmp_path)
+
+
+def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no folder .*nowhere"):
+        load_dataset("test", tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"images-idx\*ubyte\[\.gz\], found none"):
+        load_dataset("test", tmp_path)
+    (tmp_path / "test-images-idx3-ubyte").write_bytes(GOOD)
+    with pytest.raises(DatasetError, match=r"labels-idx1\*ubyte\[\.gz\], found none"):
+        load_dataset("test", tmp_path)
+    with pytest.raises(DatasetError, match=r"\*train\*images.*found none"):
+        load_dataset("train", tmp_path)
+
+
+def test_as_many_labels_as_images(tmp_path: Path) -> None:
+    write_pair(tmp_path, GOOD, idx_bytes(LABELS[:2]))
+    with pytest.raises(DatasetError, match=r"holds 3 images but .* holds 2 labels"):
+        load_dataset("test", tmp_path)
+
+
+def checkpoint_of(shape: tuple[int, int, int], classes: int) -> Checkpoint:
+    spec = InputSpec(shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
+    return Checkpoint(
+        schema_version=1,
+        name="net",
+        model=ModelSpec(factory="a:b"),
+        input=spec,
+        classes=classes,
+        sha256="",
+    )
+
+
+def test_a_data_set_fits_its_checkpoint_or_says_why_not() -> None:
+    dataset = dataset_of(IMAGES[:, None], [2, 0, 1])
+    check_fits(dataset, checkpoint_of((1, 4, 5), 3))
+    check_fits(dataset, checkpoint_of((1, 4, 5), 10))
+    for shape in ((1, 5, 4), (3, 4, 5)):
+        with pytest.raises(DatasetError, match=r"images of shape \[1, 4, 5\], but .* expects"):
+            check_fits(dataset, checkpoint_of(shape, 3))
+    with pytest.raises(DatasetError, match=r"has label 2, out of range .* with 2 classes"):
+        check_fits(dataset, checkpoint_of((1, 4, 5), 2))
+
+
+def torchvision_of(images: Pixels, spec: InputSpec) -> NDArray[np.float32]:
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    transform: Callable[..., object] = Compose([ToTensor(), Normalize(spec.mean, spec.std)])
+    return np.stack([np.asarray(transform(np.moveaxis(image, 0, -1))) for image in images])
+
+
+def test_pixels_become_what_torchvision_makes_of_them_to_the_bit() -> None:
+    """Real digits in grey, and as three channels with ImageNet's numbers."""
+    images = load_dataset("test").images[:200].copy()
+    grey = InputSpec(shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,))
+    colours = InputSpec(shape=(3, 28, 28), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    for spec, pixels in ((grey, images), (colours, images.repeat(3, axis=1))):
+        found = normalise(pixels, spec)
+        assert found.dtype == np.float32
+        assert np.array_equal(found, torchvision_of(pixels, spec))
+
+
+@settings(deadline=None)
+@given(values=hnp.arrays(np.uint8, (2, 3, 2, 2)), mean=st.floats(0, 1), std=st.floats(0.1, 2))
+def test_each_channel_has_its_own_mean_and_std(values: Pixels, mean: float, std: float) -> None:
+    spec = InputSpec(shape=(3, 2, 2), mean=(mean, 0.0, 0.5), std=(1.0, std, 0.25))
+    exact = (values / 255 - np.reshape(spec.mean, (3, 1, 1))) / np.reshape(spec.std, (3, 1, 1))
+    before = values.copy()
+    assert normalise(values, spec) == pytest.approx(exact, abs=1e-5)
+    assert np.array_equal(values, before)
+
+
+def test_normalised_images_are_contiguous_whatever_the_pixels_were() -> None:
+    channels_last = np.zeros((2, 4, 5, 3), np.uint8)
+    spec = InputSpec(shape=(3, 4, 5), mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert normalise(np.moveaxis(channels_last, -1, 1), spec).flags.c_contiguous

@@ -1,0 +1,185 @@
+"""Writes are whole or did not happen, on real file systems that are really full."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import OutputError
+from toolkit.files import make_folder, scratch_folder, sha256_of, write_atomically, write_json
+
+TOO_MUCH = b"x" * (1 << 20)
+
+
+def only_file(folder: Path) -> Path:
+    """The one thing in `folder`: nothing temporary is left beside it."""
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root and mount to make a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size_bytes`: writing fails in the middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\xff\n", "text, ümläut\n"])
+def test_content_arrives_and_nothing_else(tmp_path: Path, content: bytes | str) -> None:
+    folder = tmp_path / "new" / "folder"
+    write_atomically(folder / "file", content)
+    assert only_file(folder) == folder / "file"
+    expected = content.encode() if isinstance(content, str) else content
+    assert (folder / "file").read_bytes() == expected
+
+
+def test_a_write_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "a long first version")
+    write_atomically(path, "second")
+    assert only_file(tmp_path).read_text() == "second"
+
+
+def test_a_reader_keeps_the_old_file_whole(tmp_path: Path) -> None:
+    """The new file takes the name; the old bytes are not written over."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old content")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new")
+        assert reader.read() == b"old content"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "file", "content")
+        (tmp_path / "plain").write_text("content")
+        assert os.umask(umask) == umask  # still what it was
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "plain")}
+    assert modes == {0o666 & ~umask}
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(small_disk: Path) -> None:
+    path = small_disk / "results.json"
+    write_atomically(path, "old")
+    with pytest.raises(OutputError, match=r"results\.json: No space left on device; free space"):
+        write_atomically(path, TOO_MUCH)
+    assert only_file(small_disk).read_text() == "old"
+
+
+def test_a_write_that_fails_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with largest_file(10_000), pytest.raises(OutputError, match="File too large"):
+        write_atomically(path, TOO_MUCH)
+    assert only_file(tmp_path).read_text() == "old"
+
+
+def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with largest_file(10_000), pytest.raises(OutputError):
+        write_atomically(tmp_path / "results.json", TOO_MUCH)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_in_the_middle_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert only_file(tmp_path).read_text() == "old"
+
+
+def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file")
+    for write in (write_atomically, write_json):
+        with pytest.raises(OutputError, match=r"cannot write .*choose another folder with --out"):
+            write(tmp_path / "folder" / "file", "content")
+    with pytest.raises(OutputError):
+        make_folder(tmp_path / "folder")
+    with pytest.raises(OutputError), scratch_folder(tmp_path / "folder"):
+        pass
+    assert only_file(tmp_path).read_text() == "a file"
+
+
+def test_a_folder_in_place_of_the_file_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OutputError, match="Is a directory"):
+        write_atomically(tmp_path / "file", "content")
+    assert only_file(tmp_path).is_dir()
+
+
+def test_sha256_of_a_file_larger_than_one_chunk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(TOO_MUCH + b"y")
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(TOO_MUCH + b"y").hexdigest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_that_is_no_json_is_refused_and_the_old_file_stays(
+    tmp_path: Path, value: float
+) -> None:
+    path = tmp_path / "results.json"
+    write_json(path, {"accuracy": 0.5})
+    old = path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"rows": [{"accuracy": value}]})
+    assert only_file(tmp_path).read_bytes() == old
+
+
+def test_a_scratch_folder_lies_beside_and_is_gone_after(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path / "out") as folder:
+        assert folder.parent == tmp_path / "out"
+        (folder / "sub").mkdir()
+        (folder / "sub" / "file").write_text("content")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+def test_a_scratch_folder_is_gone_after_an_exception(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    """And the exception is the caller's own: no OSError of his is taken for a failed write."""
+
+    def half_written() -> None:
+        with scratch_folder(tmp_path) as folder:
+            (folder / "half").write_text("content")
+            raise error("in the middle")
+
+    with pytest.raises(error, match=r"^in the middle$"):
+        half_written()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,217 @@
+"""Finding artifacts: what the manifest records is what lies there, to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolkit.errors import ArtifactError
+from toolkit.manifest import (
+    MANIFEST,
+    check_artifact,
+    find_artifacts,
+    read_manifest,
+    relative_to,
+    write_manifest,
+)
+from toolkit.schema import Artifact, Manifest
+
+CONTENT = {"model.onnx": b"onnx bytes", "model.pt2": b"pt2 bytes"}
+
+
+def record_of(name: str, content: bytes, *, checkpoint: str = "c" * 64) -> Artifact:
+    return Artifact(
+        format=name.partition(".")[2],
+        precision="fp32",
+        path=name,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        checkpoint_sha256=checkpoint,
+        input_shape=(1, 28, 28),
+        classes=10,
+    )
+
+
+def write_exports(folder: Path, *, checkpoint: str = "c" * 64) -> Path:
+    """A folder of two artifacts with their manifest."""
+    folder.mkdir()
+    for name, content in CONTENT.items():
+        (folder / name).write_bytes(content)
+    records = [record_of(name, content, checkpoint=checkpoint) for name, content in CONTENT.items()]
+    write_manifest(
+        folder,
+        Manifest(
+            schema_version=1,
+            checkpoint="../checkpoint",
+            checkpoint_sha256=checkpoint,
+            artifacts=tuple(records),
+        ),
+    )
+    return folder
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Path:
+    return write_exports(tmp_path / "exports")
+
+
+def found(*paths: Path) -> list[Path]:
+    return [stored.path for stored in find_artifacts(paths)]
+
+
+def test_a_folder_stands_for_all_its_artifacts(exports: Path) -> None:
+    stored = find_artifacts([exports])
+    assert [item.path for item in stored] == [exports / "model.onnx", exports / "model.pt2"]
+    assert [item.record.format for item in stored] == ["onnx", "pt2"]
+    assert {item.checkpoint for item in stored} == {exports / "../checkpoint"}
+
+
+def test_a_file_stands_for_itself(exports: Path) -> None:
+    assert found(exports / "model.pt2") == [exports / "model.pt2"]
+
+
+def test_a_named_artifact_is_found_though_another_one_is_damaged(exports: Path) -> None:
+    (exports / "model.onnx").write_bytes(b"")
+    assert found(exports / "model.pt2") == [exports / "model.pt2"]
+
+
+def test_nothing_is_found_twice(exports: Path, tmp_path: Path) -> None:
+    """A folder, its file, and the same by another way."""
+    (tmp_path / "link").symlink_to(exports)
+    paths = [exports / "model.onnx", exports, exports / ".." / "exports", tmp_path / "link"]
+    assert found(*paths) == [exports / "model.onnx", exports / "model.pt2"]
+
+
+def test_two_folders_of_one_checkpoint_go_together(exports: Path, tmp_path: Path) -> None:
+    other = write_exports(tmp_path / "other")
+    assert found(exports, other / "model.onnx") == [
+        exports / "model.onnx",
+        exports / "model.pt2",
+        other / "model.onnx",
+    ]
+
+
+def test_artifacts_of_two_checkpoints_do_not_mix(exports: Path, tmp_path: Path) -> None:
+    other = write_exports(tmp_path / "other", checkpoint="d" * 64)
+    with pytest.raises(ArtifactError, match=r"comes from checkpoint d{12}, but .* from c{12};"):
+        find_artifacts([exports, other])
+
+
+@pytest.mark.parametrize("name", ["no", "no/model.onnx"])
+def test_a_path_that_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match=r"no .*; write it first with toolkit export"):
+        find_artifacts([tmp_path / name])
+
+
+def test_no_paths_at_all() -> None:
+    with pytest.raises(ArtifactError):
+        find_artifacts([])
+
+
+def test_a_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no .*manifest\.json; expected a folder"):
+        find_artifacts([tmp_path])
+
+
+def test_a_manifest_without_artifacts(exports: Path) -> None:
+    write_manifest(exports, replace(read_manifest(exports), artifacts=()))
+    with pytest.raises(ArtifactError, match="records no artifact; run toolkit export"):
+        find_artifacts([exports])
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_that_is_not_recorded(exports: Path, exists: bool) -> None:
+    if exists:
+        (exports / "other.onnx").write_bytes(CONTENT["model.onnx"])
+    with pytest.raises(ArtifactError, match=r"not recorded in .*model\.onnx, model\.pt2"):
+        find_artifacts([exports / "other.onnx"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a manifest"),
+        (b"{", "not a manifest"),
+        (b"[]", "not a manifest"),
+        (b"null", "not a manifest"),
+        (b"\xff\xfe\x00", "not a manifest"),
+        (b'{"schema_version": 1}', "required field missing @ record.artifacts"),
+    ],
+)
+def test_a_broken_manifest(exports: Path, content: bytes, message: str) -> None:
+    (exports / MANIFEST).write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        find_artifacts([exports])
+
+
+def test_a_field_of_the_wrong_type_is_named(exports: Path) -> None:
+    data = json.loads((exports / MANIFEST).read_text())
+    data["artifacts"][1]["size_bytes"] = "9"
+    (exports / MANIFEST).write_text(json.dumps(data))
+    with pytest.raises(ArtifactError, match=r"expected int @ record\.artifacts\[1\]\.size_bytes"):
+        find_artifacts([exports])
+
+
+def test_a_manifest_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).mkdir()
+    with pytest.raises(ArtifactError, match=r"cannot read .*Is a directory"):
+        find_artifacts([tmp_path])
+
+
+def test_a_recorded_file_that_is_gone(exports: Path) -> None:
+    (exports / "model.onnx").unlink()
+    for path in (exports, exports / "model.onnx"):
+        with pytest.raises(ArtifactError, match="which its manifest records; write it again"):
+            find_artifacts([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 bytes, expected 10; the file is empty"),
+        (b"onnx byte", "9 bytes, expected 10; the file is truncated or replaced"),
+        (b"onnx bytes!", "11 bytes, expected 10; the file is truncated or replaced"),
+        (b"onnx bytez", "the file was damaged"),
+    ],
+)
+def test_a_damaged_file_says_how_to_write_it_again(
+    exports: Path, content: bytes, message: str
+) -> None:
+    (exports / "model.onnx").write_bytes(content)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        find_artifacts([exports])
+    assert "write it again with toolkit export --format onnx --force" in str(caught.value)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=64), st.data())
+def test_any_flipped_bit_is_damage(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "flipped.onnx"
+    path.write_bytes(content)
+    record = record_of(path.name, content)
+    check_artifact(path, record)
+    damaged = bytearray(content)
+    damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="damaged"):
+        check_artifact(path, record)
+
+
+def test_the_manifest_is_read_as_it_was_written(exports: Path) -> None:
+    manifest = read_manifest(exports)
+    assert [record.path for record in manifest.artifacts] == list(CONTENT)
+    write_manifest(exports, manifest)
+    assert read_manifest(exports) == manifest
+
+
+def test_the_checkpoint_is_named_so_that_both_folders_can_move(tmp_path: Path) -> None:
+    assert relative_to(tmp_path / "exports", tmp_path / "models" / "mine") == "../models/mine"
+    assert relative_to(tmp_path, tmp_path) == "."

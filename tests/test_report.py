@@ -1,0 +1,297 @@
+"""Results made by hand, and what table, Markdown and CSV make of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+
+from toolkit.report.csv import render_csv
+from toolkit.report.markdown import render_markdown
+from toolkit.report.summary import status_text, summarise
+from toolkit.report.table import render_table
+from toolkit.schema import (
+    CheckpointRecord,
+    DatasetRecord,
+    Environment,
+    Gates,
+    Measurement,
+    ParityReport,
+    Results,
+    Status,
+)
+
+PASSED = ParityReport(
+    runtime="onnxruntime",
+    format="onnx",
+    precision="fp32",
+    status="passed",
+    reason=None,
+    compared=10_000,
+    expected=10_000,
+    accuracy=0.9914,
+    reference_accuracy=0.9914,
+    argmax_agreement=1.0,
+    flips=2,
+    benign_flips=2,
+    max_abs_diff=1.234567890123e-05,
+    mean_abs_diff=1 / 3e6,
+    nan_count=0,
+    noise_floor=2e-5,
+    gates=Gates(max_flips=0, max_accuracy_drop=None),
+    flipped=(),
+    artifact_sha256="a" * 64,
+    session=None,
+    stderr_tail="",
+)
+CRASHED = replace(
+    PASSED,
+    runtime="ncnn",
+    status="crashed",
+    reason="SIGSEGV",
+    compared=0,
+    **dict.fromkeys(("accuracy", "reference_accuracy", "argmax_agreement", "noise_floor")),
+    **dict.fromkeys(("flips", "benign_flips", "max_abs_diff", "mean_abs_diff", "nan_count")),
+    stderr_tail="boom",
+)
+MEASURED = Measurement(
+    runtime="onnxruntime",
+    format="onnx",
+    precision="fp32",
+    batch_size=100,
+    threads=2,
+    status="measured",
+    reason=None,
+    images_per_s=12345.678901,
+    images_per_s_low=12000.25,
+    images_per_s_high=13000.75,
+    latency_median_s=0.0081,
+    latency_p90_s=0.0093,
+    import_s=0.1,
+    load_s=0.25,
+    first_inference_s=0.012,
+    warmup_calls=3,
+    round_calls=20,
+    peak_memory_bytes=123_456_789,
+    artifact_size_bytes=4_800_000,
+    samples_s=(0.008, 0.0082),
+    artifact_sha256="a" * 64,
+    session=None,
+    stderr_tail="",
+)
+UNMEASURED = replace(
+    MEASURED,
+    runtime="ncnn",
+    status="timed_out",
+    reason="after 60 s",
+    **dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high")),
+    **dict.fromkeys(("latency_median_s", "latency_p90_s", "import_s", "load_s")),
+    **dict.fromkeys(("first_inference_s", "peak_memory_bytes")),
+    samples_s=(),
+)
+NULL = replace(MEASURED, runtime="null", format="checkpoint", latency_median_s=0.0000081)
+
+
+def results_of(*rows: ParityReport | Measurement) -> Results:
+    return Results(
+        schema_version=1,
+        environment=Environment(
+            time="2026-01-02T03:04:05+00:00",
+            platform="Linux",
+            machine="x86_64",
+            cpu="a processor",
+            isa=("avx2",),
+            cores=2,
+            memory_bytes=8_000_000_000,
+            load_average=0.5,
+            python="3.11.7",
+            versions={"torch": "2.11.0", "numpy": "2.0.0"},
+        ),
+        dataset=DatasetRecord(name="mnist", split="test", images=10_000, sha256={}),
+        checkpoint=CheckpointRecord(
+            name="mnist-cnn", path="models/mnist-cnn", sha256="c" * 64, accuracy=None, training=None
+        ),
+        parity=tuple(row for row in rows if isinstance(row, ParityReport)),
+        measurements=tuple(row for row in rows if isinstance(row, Measurement)),
+    )
+
+
+ALL = results_of(PASSED, CRASHED, MEASURED, UNMEASURED, NULL)
+
+
+def markdown_table(results: Results) -> list[list[str]]:
+    """Heading and rows of the page's table, as cells; the line of dashes left out."""
+    lines = [line for line in render_markdown(results).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
+    assert all(set(cell) <= {"-", ":"} for cell in cells[1])
+    assert len({len(line) for line in cells}) == 1
+    return [cells[0], *cells[2:]]
+
+
+def csv_rows(results: Results) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(render_csv(results)), strict=True))
+
+
+def test_a_candidate_is_one_row_parity_and_measurement_side_by_side() -> None:
+    rows = summarise(ALL)
+    assert [row.runtime for row in rows] == ["onnxruntime", "ncnn", "null"]
+    assert [row.parity for row in rows] == [PASSED, CRASHED, None]
+    assert [row.measurement for row in rows] == [MEASURED, UNMEASURED, NULL]
+
+
+def test_artifacts_that_differ_only_in_their_bytes_are_two_rows() -> None:
+    other = replace(PASSED, artifact_sha256="b" * 64)
+    assert [row.parity for row in summarise(results_of(PASSED, other, MEASURED))] == [PASSED, other]
+    assert summarise(results_of(other, MEASURED))[0].measurement is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "text"),
+    [
+        ("passed", None, "passed"),
+        ("failed", "3 flips, at most 0 allowed", "failed: 3 flips, at most 0 allowed"),
+        ("crashed", "SIGSEGV", "crashed: SIGSEGV"),
+        ("timed_out", "after 60 s", "timed out: after 60 s"),
+        ("out_of_memory", "bad_alloc", "out of memory: bad_alloc"),
+        ("not_installed", "pip install x", "not installed: pip install x"),
+    ],
+)
+def test_a_status_reads_as_a_sentence(status: Status, reason: str | None, text: str) -> None:
+    assert status_text(status, reason) == text
+    assert text in render_table(results_of(replace(CRASHED, status=status, reason=reason)))
+
+
+def test_the_table_has_a_line_a_candidate() -> None:
+    lines = render_table(ALL).splitlines()
+    for runtime in ("onnxruntime", "ncnn", "null"):
+        assert sum(line.split()[:1] == [runtime] for line in lines) == 1
+    (passed,) = (line for line in lines if line.startswith("onnxruntime"))
+    for text in ("passed", "10,000/10,000", "99.14%", "2 (2 benign)", "1.2e-05", "8.10", "9.30"):
+        assert text in passed
+    assert "12,346 [12,000-13,001]" in passed
+    (crashed,) = (line for line in lines if line.startswith("ncnn"))
+    assert "crashed: SIGSEGV" in crashed
+    assert "timed out: after 60 s" in crashed
+    assert "0/10,000" in crashed
+
+
+@pytest.mark.parametrize("reason", ["[bold]x[/bold] [/] [95 %]", "a | b", "ümläut ∞"])
+def test_the_table_prints_a_reason_as_it_is(reason: str) -> None:
+    assert f"crashed: {reason}" in render_table(results_of(replace(CRASHED, reason=reason)))
+
+
+def test_the_table_prints_colons_as_they_are() -> None:
+    reason = "RuntimeError: node :key: not found"
+    assert reason in render_table(results_of(replace(CRASHED, reason=reason)))
+
+
+@pytest.mark.parametrize("width", range(60, 240, 7))
+def test_a_narrow_table_leaves_out_columns_and_names_them(width: int) -> None:
+    """What decides stays at any width: the runtime, the verdict and the speed."""
+    shown = render_table(ALL, width=width)
+    heading = shown.splitlines()[0]
+    named = shown.partition("Not shown for want of width: ")[2].removesuffix("; see --json.")
+    dropped = named.split(", ") if named else []
+    everything = markdown_table(ALL)[0]
+    assert all((column in heading) != (column in dropped) for column in everything)
+    assert not {"runtime", "parity", "accuracy", "flips", "images/s [95 %]"} & set(dropped)
+    if {"format", "precision", "max diff"} - set(dropped):
+        assert max(map(len, shown.splitlines()[:5])) <= width
+
+
+def test_a_table_that_fits_leaves_out_nothing() -> None:
+    assert render_table(ALL, width=240) == render_table(ALL)
+    assert "Not shown" not in render_table(ALL)
+
+
+def test_columns_without_content_are_left_out() -> None:
+    parity, measured, everything = (
+        markdown_table(results)[0] for results in (results_of(PASSED), results_of(MEASURED), ALL)
+    )
+    assert parity[:5] == ["runtime", "format", "precision", "parity", "compared"]
+    assert parity[5:] == ["accuracy", "flips", "max diff"]
+    assert not {"parity", "compared", "accuracy", "flips", "max diff"} & set(measured)
+    assert {"images/s [95 %]", "median ms", "memory MB", "size MB"} <= set(measured)
+    assert set(parity) | set(measured) == set(everything)
+    crashed = markdown_table(results_of(CRASHED))
+    assert crashed == [
+        ["runtime", "format", "precision", "parity", "compared"],
+        ["ncnn", "onnx", "fp32", "crashed: SIGSEGV", "0/10,000"],
+    ]
+
+
+def test_no_flips_and_zero_values_are_content() -> None:
+    exact = replace(PASSED, flips=0, benign_flips=0, max_abs_diff=0.0)
+    row = dict(zip(*markdown_table(results_of(exact)), strict=True))
+    assert (row["flips"], row["max diff"]) == ("0", "0.0e+00")
+
+
+def test_markdown_has_a_line_a_candidate_and_says_what_was_measured_on_what() -> None:
+    heading, *rows = markdown_table(ALL)
+    assert [row[0] for row in rows] == ["onnxruntime", "ncnn", "null"]
+    passed = dict(zip(heading, rows[0], strict=True))
+    assert passed["images/s [95 %]"] == "12,346 [12,000-13,001]"
+    assert (passed["memory MB"], passed["size MB"]) == ("123", "4.80")
+    assert (passed["load s"], passed["first ms"]) == ("0.25", "12")
+    page = render_markdown(ALL)
+    for text in ("# mnist-cnn", "c" * 64, "10,000 images", "a processor", "torch 2.11.0"):
+        assert text in page
+
+
+def test_pipes_are_escaped_in_markdown() -> None:
+    page = render_markdown(results_of(replace(CRASHED, reason="a | b|c")))
+    assert "crashed: a \\| b\\|c |" in page
+    (row,) = (line for line in page.splitlines() if line.startswith("| ncnn"))
+    assert row.replace("\\|", "").count("|") == 6
+
+
+def test_a_reason_of_two_lines_stays_one_row_of_markdown() -> None:
+    page = render_markdown(results_of(replace(CRASHED, reason="first\nsecond")))
+    (row,) = (line for line in page.splitlines() if line.startswith("| ncnn"))
+    assert row.endswith("|")
+
+
+def test_the_null_runtime_shows_the_harness_and_claims_no_throughput() -> None:
+    heading, *rows = markdown_table(ALL)
+    assert dict(zip(heading, rows[2], strict=True))["images/s [95 %]"] == "—"
+    for text in (render_table(ALL), render_markdown(ALL)):
+        assert "the null runtime takes 8.1 µs a call, 0.10% of the fastest real one" in text
+        assert "torch's own float32 is up to 2.0e-05 away" in text
+    for text in (render_table(results_of(CRASHED)), render_markdown(results_of(MEASURED))):
+        assert "null" not in text
+        assert "float32" not in text
+
+
+def test_csv_parses_back_to_the_raw_values() -> None:
+    """Nothing is rounded or scaled on the way; what is not known is empty."""
+    rows = csv_rows(ALL)
+    pairs = zip(rows, [PASSED, CRASHED, None], [MEASURED, UNMEASURED, NULL], strict=True)
+    for row, parity, measurement in pairs:
+        for name, text in row.items():
+            prefix, _, field = name.partition("_")
+            if prefix in ("parity", "measurement"):
+                record: object = parity if prefix == "parity" else measurement
+            else:
+                field = name
+                record = parity if hasattr(PASSED, name) else measurement
+            if name in ("runtime", "format", "precision", "artifact_sha256"):
+                record = measurement
+            value = getattr(record, field) if record is not None else None
+            assert text == ("" if value is None else str(value)), name
+    assert float(rows[0]["mean_abs_diff"]) == PASSED.mean_abs_diff
+    assert float(rows[0]["images_per_s"]) == MEASURED.images_per_s
+
+
+@pytest.mark.parametrize("reason", ['say "no", twice', "two\nlines", "a | b", "; ' ,,"])
+def test_csv_keeps_any_reason_in_its_cell(reason: str) -> None:
+    (row,) = csv_rows(results_of(replace(CRASHED, reason=reason)))
+    assert (row["parity_status"], row["parity_reason"]) == ("crashed", reason)
+    assert row["measurement_status"] == ""
+
+
+def test_csv_has_the_same_columns_whatever_the_rows() -> None:
+    headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NULL))}
+    assert len(headings) == 1
+    assert csv_rows(results_of()) == []

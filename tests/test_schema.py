@@ -1,0 +1,231 @@
+"""Records survive JSON unchanged, refuse what does not fit by name, and give the exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from toolkit import schema
+from toolkit.schema import (
+    CheckpointRecord,
+    DatasetRecord,
+    Environment,
+    Gates,
+    InputSpec,
+    Manifest,
+    Measurement,
+    ModelSpec,
+    ParityReport,
+    Results,
+    Settings,
+    Status,
+    from_json,
+    to_json,
+)
+
+RECORDS = [
+    item
+    for _, item in inspect.getmembers(schema, inspect.isclass)
+    if dataclasses.is_dataclass(item)
+]
+WRONG: dict[type, list[Any]] = {
+    int: ["1", 1.5, 1.0, True, None, [1]],
+    float: ["1.5", True, None, [1.5]],
+    str: [1, True, None, ["text"], {}],
+    bool: [0, 1, "true", None],
+}
+unhurried = settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a field's type; floats are finite, since JSON knows no others."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return st.builds(kind, **{name: values(hint) for name, hint in hints.items()})
+    if kind is float:
+        return st.floats(allow_nan=False, allow_infinity=False)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return st.lists(values(arguments[0]), max_size=2).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(values, arguments))
+    if origin is dict:
+        return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=2)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of([values(argument) for argument in arguments])
+    found: st.SearchStrategy[Any] = st.from_type(kind)
+    return found
+
+
+def as_read(record: Any) -> dict[str, Any]:
+    """A record's JSON as a file gives it back."""
+    data: dict[str, Any] = json.loads(json.dumps(to_json(record), allow_nan=False))
+    return data
+
+
+def required(kind: Any) -> list[str]:
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(kind)
+    return [f.name for f in fields if f.default is missing and f.default_factory is missing]
+
+
+def plain_fields(kind: Any) -> dict[str, type]:
+    return {name: hint for name, hint in typing.get_type_hints(kind).items() if hint in WRONG}
+
+
+def test_every_record_is_frozen_and_by_keyword() -> None:
+    assert len(RECORDS) >= 16
+    for kind in RECORDS:
+        assert kind.__dataclass_params__.frozen, kind
+        assert all(field.kw_only for field in dataclasses.fields(kind)), kind
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+@unhurried
+@given(data=st.data())
+def test_a_record_comes_back_from_json_as_it_went(kind: Any, data: st.DataObject) -> None:
+    record = data.draw(values(kind))
+    assert from_json(kind, as_read(record)) == record
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+@unhurried
+@given(data=st.data())
+def test_unknown_keys_are_ignored(kind: Any, data: st.DataObject) -> None:
+    record = data.draw(values(kind))
+    newer = {**as_read(record), "of_a_later_version": {"any": ["thing"]}}
+    assert from_json(kind, newer) == record
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+@unhurried
+@given(data=st.data())
+def test_a_missing_key_is_named_unless_it_has_a_default(kind: Any, data: st.DataObject) -> None:
+    record = data.draw(values(kind))
+    name = data.draw(st.sampled_from(required(kind)))
+    content = as_read(record)
+    del content[name]
+    with pytest.raises(ValueError, match=f"required field missing @ record.{name}$"):
+        from_json(kind, content)
+    least = {name: value for name, value in as_read(record).items() if name in required(kind)}
+    defaults = from_json(kind, least)
+    assert all(getattr(defaults, name) == getattr(record, name) for name in required(kind))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RECORDS if plain_fields(kind)])
+@unhurried
+@given(data=st.data())
+def test_a_value_of_the_wrong_type_is_named(kind: Any, data: st.DataObject) -> None:
+    """Plain fields of each record; a bool is no number, and no number is a bool."""
+    name, wanted = data.draw(st.sampled_from(sorted(plain_fields(kind).items())))
+    content = as_read(data.draw(values(kind)))
+    content[name] = data.draw(st.sampled_from(WRONG[wanted]))
+    with pytest.raises(ValueError, match=f"expected {wanted.__name__} @ record.{name}$"):
+        from_json(kind, content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "named"),
+    [
+        (InputSpec, {"shape": [1, 28], "mean": [0], "std": [1]}, "record.shape"),
+        (InputSpec, {"shape": [1, 28, "28"], "mean": [0], "std": [1]}, r"record.shape\[2\]"),
+        (InputSpec, {"shape": [1, 28, 28], "mean": [0, True], "std": [1]}, r"record.mean\[1\]"),
+        (InputSpec, {"shape": [1, 28, 28], "mean": 0.5, "std": [1]}, "record.mean"),
+        (Settings, {"threads": 1, "device": "tpu"}, "tpu not in literal .* @ record.device"),
+        (Settings, {"threads": 1, "device": None}, "record.device"),
+        (Gates, {"max_flips": True, "max_accuracy_drop": None}, "record.max_flips"),
+        (Gates, {"max_flips": None, "max_accuracy_drop": "0"}, "record.max_accuracy_drop"),
+        (ModelSpec, {"factory": "a:b", "arguments": []}, "record.arguments"),
+        (DatasetRecord, {"name": "", "split": "", "images": 1, "sha256": {"a": 1}}, "sha256"),
+    ],
+)
+def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        from_json(kind, content)
+
+
+@pytest.mark.parametrize("content", [None, 5, "text", [], [1]])
+def test_what_is_no_object_is_refused(content: Any) -> None:
+    with pytest.raises(ValueError, match="record"):
+        from_json(Manifest, content)
+
+
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}])
+def test_arguments_of_a_model_are_plain_values(value: Any) -> None:
+    with pytest.raises(ValueError, match="arguments"):
+        from_json(ModelSpec, {"factory": "a:b", "arguments": {"x": value}})
+
+
+def test_a_whole_number_is_a_float_but_arguments_keep_their_type() -> None:
+    spec = from_json(InputSpec, {"shape": [1, 28, 28], "mean": [0], "std": [1]})
+    assert [type(value) for value in (*spec.mean, *spec.std)] == [float, float]
+    arguments = {"flag": True, "count": 1, "share": 1.0, "name": "1"}
+    model = from_json(ModelSpec, {"factory": "a:b", "arguments": arguments})
+    assert {name: type(value) for name, value in model.arguments.items()} == {
+        "flag": bool,
+        "count": int,
+        "share": float,
+        "name": str,
+    }
+
+
+PARITY = ParityReport(
+    **dict.fromkeys(typing.get_type_hints(ParityReport)) | {"flipped": (), "stderr_tail": ""}
+)
+MEASUREMENT = Measurement(
+    **dict.fromkeys(typing.get_type_hints(Measurement)) | {"samples_s": (), "stderr_tail": ""}
+)
+
+
+def exit_code(parity: list[Status], measured: list[Status]) -> int:
+    environment = Environment(**dict.fromkeys(typing.get_type_hints(Environment)))
+    return Results(
+        schema_version=1,
+        environment=environment,
+        dataset=DatasetRecord(name="mnist", split="test", images=1, sha256={}),
+        checkpoint=CheckpointRecord(name="", path="", sha256="", accuracy=None, training=None),
+        parity=tuple(dataclasses.replace(PARITY, status=status) for status in parity),
+        measurements=tuple(dataclasses.replace(MEASUREMENT, status=status) for status in measured),
+    ).exit_code
+
+
+NOT_RUN: tuple[Status, ...] = (
+    "crashed",
+    "timed_out",
+    "out_of_memory",
+    "not_installed",
+    "unsupported",
+)
+
+
+@pytest.mark.parametrize(
+    ("parity", "measured", "code"),
+    [
+        (["passed", "passed"], [], 0),
+        ([], ["measured"], 0),
+        (["passed"], ["measured", "measured"], 0),
+        (["failed"], [], 1),
+        (["passed", "failed", "passed"], ["measured"], 1),
+        (["passed"], ["failed"], 1),
+        *[([status, "passed"], [], 3) for status in NOT_RUN],
+        *[(["passed"], ["measured", status], 3) for status in NOT_RUN],
+        *[([status, "failed"], [status], 1) for status in NOT_RUN],
+        *[(["failed"], [status], 1) for status in NOT_RUN],
+        *[([status], ["failed"], 1) for status in NOT_RUN],
+    ],
+)
+def test_exit_code(parity: list[Status], measured: list[Status], code: int) -> None:
+    """0 all passed, 1 a verdict failed, 3 something could not be run; a failure wins."""
+    assert exit_code(parity, measured) == code
+
+
+def test_the_table_of_exit_codes_knows_every_status() -> None:
+    assert {*NOT_RUN, "passed", "failed", "measured"} == set(typing.get_args(Status))
