@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Settings
 
+THREADS_AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "not set")
 _CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more go well
 
 
@@ -37,7 +38,7 @@ class FaultySession:
     def attestation(self) -> Attestation:
         return Attestation(
             runtime="faulty",
-            version="1",
+            version=THREADS_AT_IMPORT,
             provider="none",
             precision="fp16" if self._fault == "other precision" else "fp32",
             threads=self._threads + (self._fault == "other threads"),

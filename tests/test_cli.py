@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import jsonschema
 import pytest
+import torch
 from conftest import CHECKPOINT, Cli
 
 from toolkit.cli import commands
@@ -130,6 +131,15 @@ def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
     not_asked = cli(*arguments)
     assert not_asked.exit_code == 0
     assert "missing" not in {row["runtime"] for row in json.loads(not_asked.stdout)["parity"]}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_device_that_is_missing_is_a_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
+    result = cli("verify", own_exports, "--data", small_data, "--device", "cuda", "--json")
+    record = json.loads(result.stdout)
+    assert result.exit_code == 3
+    assert {row["status"] for row in record["parity"]} == {"unsupported"}
+    assert "use --device cpu" in record["parity"][0]["reason"]
 
 
 def truncate(path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,12 +187,9 @@ def test_idle_worker_is_idle(subject: Subject) -> None:
 
 
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
-    candidate = checkpoint_candidate(subject, "null", Settings(threads=2))
+    candidate = replace(faulty(subject, ""), settings=Settings(threads=2))
     with session_of(candidate) as session:
-        session.load()
-        environment = psutil.Process(session.pid)
-        assert environment.is_running()
-        assert session.load().attestation.threads == 2
+        assert session.load().attestation.version == "2"  # what its module saw when imported
 
 
 def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:

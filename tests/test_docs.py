@@ -1,0 +1,73 @@
+"""The docs say what is there: commands, files, links, the set-up commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from toolkit.formats import FORMATS
+from toolkit.runtimes import RUNTIMES
+
+README = (REPOSITORY / "README.md").read_text()
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(REPOSITORY / "docs").glob("*.md"),
+    *(REPOSITORY / "models").glob("*/*.md"),
+    *(REPOSITORY / "benchmarks").glob("**/*.md"),
+]
+
+
+def test_commands_page_is_what_the_commands_say() -> None:
+    loader = SourceFileLoader("make_docs", str(REPOSITORY / "scripts" / "make-docs"))
+    spec = spec_from_loader("make_docs", loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    assert (REPOSITORY / "docs" / "commands.md").read_text() == module.page()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_readme_gives_every_file_one_line() -> None:
+    files = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "toolkit").rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    missing = {name for name in files if f"`{name.removeprefix('toolkit/')}`" not in README}
+    assert missing == set()
+
+
+def test_readme_names_every_runtime_and_format() -> None:
+    assert all(f"`{name}`" in README for name in {*RUNTIMES, *FORMATS})
+
+
+def test_set_up_is_two_one_line_commands_and_ci_calls_the_second() -> None:
+    assert re.search(r"^pip install .* && toolkit run$", README, re.MULTILINE)
+    assert len(re.findall(r"^pip install .* && pytest$", README, re.MULTILINE)) == 1
+    assert "pip install .* && pytest$" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_readme_python_example_runs_as_far_as_its_names() -> None:
+    """Every `toolkit.<name>` in the README exists."""
+    names = set(re.findall(r"toolkit\.(\w+)\(", README))
+    assert names
+    code = "import toolkit\n" + "\n".join(f"toolkit.{name}" for name in names)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_address_in_requirement_files() -> None:
+    for name in ("constraints.txt", "pyproject.toml"):
+        assert "://" not in (REPOSITORY / name).read_text()
