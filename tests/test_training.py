@@ -63,8 +63,9 @@ def test_progress_tells_loss_and_speed(small_data: Path, tmp_path: Path) -> None
         ("epoch 1", 2, 3),
         ("epoch 1", 3, 3),
     ]
-    assert "loss " in told[0][3]
-    assert "images/s" in told[0][3]
+    assert told[0][:3] == ("epochs", 0, 2)
+    assert "loss " in told[1][3]
+    assert "images/s" in told[1][3]
     assert told[-1][:3] == ("epochs", 2, 2)
 
 

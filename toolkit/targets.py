@@ -7,6 +7,7 @@ died, hung, out of memory, not installed, unsupported. Child processes are alway
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -68,7 +69,7 @@ class RemoteSession:
         self._timeout_s = timeout_s
         self._failure: FailedRun | None = None
         self._oom_kills = oom_kills()
-        self._log = Path(tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")[1])
+        self._log = _empty_log()
         self._group = execnet.Group()
         self._channel: Any = None
         self._process: psutil.Process | None = None
@@ -250,6 +251,13 @@ def open_sessions(
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
             for each in candidates
         ]
+
+
+def _empty_log() -> Path:
+    """The file that takes the worker's stderr."""
+    handle, name = tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")
+    os.close(handle)
+    return Path(name)
 
 
 def _images(images: NDArray[np.uint8]) -> dict[str, object]:

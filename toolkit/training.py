@@ -134,7 +134,8 @@ def _fit(
     model = build_model(checkpoint.model).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=float(options["lr"]))
     augmentation = _small_moves() if options["augment"] else None
-    epochs = []
+    epochs: list[Epoch] = []
+    progress("epochs", 0, int(options["epochs"]))
     for number in range(1, int(options["epochs"]) + 1):
         watch = Stopwatch()
         loss = 0.0
