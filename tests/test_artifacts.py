@@ -16,6 +16,7 @@ import torch
 from conftest import CHECKPOINT, Cli
 
 from toolkit.artifacts import export
+from toolkit.candidates import find_subject
 from toolkit.checkpoint import load_model, save_checkpoint
 from toolkit.errors import ArtifactError, OutputError
 from toolkit.files import sha256_of
@@ -208,3 +209,14 @@ def test_output_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None
     with pytest.raises(OutputError, match=r"cannot write .*file"):
         export(CHECKPOINT, out=tmp_path / "file", formats=["pt2"])
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_checkpoint_that_has_moved_away_is_one_clear_error(
+    own_exports: Path, own_checkpoint: Path
+) -> None:
+    manifest = json.loads((own_exports / "manifest.json").read_text())
+    manifest["checkpoint"] = "../gone"
+    (own_exports / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"gone, which is not there; .*--checkpoint"):
+        find_subject([own_exports], checkpoint=None, model=None)
+    assert find_subject([own_exports], checkpoint=own_checkpoint, model=None).artifacts

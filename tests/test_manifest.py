@@ -215,3 +215,11 @@ def test_the_manifest_is_read_as_it_was_written(exports: Path) -> None:
 def test_the_checkpoint_is_named_so_that_both_folders_can_move(tmp_path: Path) -> None:
     assert relative_to(tmp_path / "exports", tmp_path / "models" / "mine") == "../models/mine"
     assert relative_to(tmp_path, tmp_path) == "."
+
+
+def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
+    manifest = json.loads((exports / MANIFEST).read_text())
+    manifest["artifacts"][0]["path"] = "../secret.onnx"
+    (exports / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
+        find_artifacts([exports])

@@ -17,6 +17,7 @@ import pytest
 from conftest import CHECKPOINT
 
 import toolkit
+from toolkit.errors import OutputError
 from toolkit.results import SCHEMA, read_results
 from toolkit.runtimes import RUNTIMES
 
@@ -140,3 +141,10 @@ def test_interrupt_leaves_no_child_and_no_half_file(
 
 def test_every_installed_runtime_runs_by_default(small_data: Path) -> None:
     assert all(row.version() for row in RUNTIMES.values())
+
+
+def test_earlier_results_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("mine")
+    with pytest.raises(OutputError, match="already holds results"):
+        toolkit.run(checkpoint=CHECKPOINT, out=tmp_path)
+    assert (tmp_path / "results.json").read_text() == "mine"

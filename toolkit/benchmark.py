@@ -119,7 +119,7 @@ def input_images(dataset: Dataset, count: int) -> NDArray[np.uint8]:
     return dataset.images[np.arange(count) % len(dataset)]
 
 
-@dataclass(kw_only=False)
+@dataclass
 class _Tally:
     """What has been timed of one session so far."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from toolkit.checkpoint import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
-from toolkit.manifest import StoredArtifact, find_artifacts
+from toolkit.manifest import MANIFEST, StoredArtifact, find_artifacts
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime, Source, find_runtime
 from toolkit.schema import Artifact, Checkpoint, InputSpec, Precision, Settings
 
@@ -54,6 +54,11 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
     """
     artifacts = find_artifacts(paths)
     folder = checkpoint or artifacts[0].checkpoint
+    if not folder.is_dir() and checkpoint is None:
+        raise ArtifactError(
+            f"{artifacts[0].path.parent / MANIFEST} names the checkpoint folder {folder}, which is "
+            "not there; say where it is now with --checkpoint"
+        )
     record = read_checkpoint(folder)
     for stored in artifacts:
         if stored.record.checkpoint_sha256 != record.sha256:

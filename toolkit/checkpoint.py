@@ -54,10 +54,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         record = from_json(
             Checkpoint, json.loads(record_path.read_bytes()), version=CHECKPOINT_SCHEMA_VERSION
         )
+        found = sha256_of(weights_path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder}: {error.strerror or error}") from error
     except ValueError as error:
         raise CheckpointError(f"{record_path}: not a checkpoint record: {error}") from error
     _check_input_spec(record.input, record_path)
-    found = sha256_of(weights_path)
     if found != record.sha256:
         raise CheckpointError(
             f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; the weights "

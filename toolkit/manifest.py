@@ -73,6 +73,12 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
             raise ArtifactError(f"no {path}; write it first with toolkit export --out {folder}")
         manifest = read_manifest(folder)
         names = [record.path for record in manifest.artifacts]
+        for name in names:
+            if Path(name).name != name:
+                raise ArtifactError(
+                    f"{folder / MANIFEST} records {name!r}, expected the name of a file beside it; "
+                    "export again with toolkit export --force"
+                )
         if path.is_dir() and not names:
             raise ArtifactError(f"{folder / MANIFEST} records no artifact; run toolkit export")
         if not path.is_dir() and path.name not in names:

@@ -64,7 +64,7 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
         model = factory(**spec.arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"cannot build the model with {spec.factory}({spec.arguments}): {error}; expected "
             "package.module:function, importable from here, that takes these arguments"

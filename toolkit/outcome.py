@@ -56,7 +56,9 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
                 raise
             text = f"internal error: {type(error).__name__}: {error}; run again with --debug"
             _fail(text, 3, as_json=as_json, kind=type(error).__name__)
-        click.echo(json.dumps(outcome.record, indent=2) if as_json else outcome.text)
+        click.echo(
+            json.dumps(outcome.record, indent=2, allow_nan=False) if as_json else outcome.text
+        )
         sys.exit(outcome.exit_code)
 
     return run

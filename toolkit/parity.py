@@ -91,7 +91,7 @@ def compare(
         max_abs_diff=numbers.max_abs_diff if numbers else None,
         mean_abs_diff=numbers.mean_abs_diff if numbers else None,
         nan_count=numbers.nan_count if numbers else None,
-        noise_floor=reference.noise_floor,
+        noise_floor=reference.noise_floor if np.isfinite(reference.noise_floor) else None,
         gates=gates,
         flipped=tuple(numbers.flips[:_SHOWN_FLIPS]) if numbers else (),
         artifact_sha256=artifact.sha256,

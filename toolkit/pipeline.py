@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 from toolkit.artifacts import export
 from toolkit.benchmark import RoundPlan, with_null
 from toolkit.candidates import find_subject, line_up
 from toolkit.data import check_fits, load_dataset
+from toolkit.errors import OutputError
 from toolkit.files import make_folder, write_atomically
 from toolkit.formats import find_format
 from toolkit.progress import Progress, silent
@@ -82,6 +82,8 @@ def run(
     for name in runtimes:
         find_runtime(name)
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
+    if (folder / RESULTS).exists():
+        raise OutputError(f"{folder} already holds {RESULTS}; choose another folder with --out")
     make_folder(folder)
     dataset = load_dataset("test", data)
     if checkpoint is None:
@@ -99,8 +101,13 @@ def run(
     subject = find_subject([artifacts], checkpoint=checkpoint, model=model)
     candidates = with_null(line_up(subject, runtimes, settings), subject, settings)
     check_fits(dataset, subject.checkpoint)
-    lost = [check.lost(item.format, item.failure, dataset) for item in exported.failures]
-    results = replace(start_results(subject, dataset), parity=tuple(chain(*lost)))
+    lost = [
+        row
+        for item in exported.failures
+        for row in check.lost(item.format, item.failure, dataset)
+        if not runtimes or row.runtime in runtimes
+    ]
+    results = replace(start_results(subject, dataset), parity=tuple(lost))
     reference = check.reference(subject, dataset, settings)
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions[:-1]:  # the last one is null: nothing to verify
