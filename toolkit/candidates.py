@@ -74,7 +74,8 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
 def line_up(subject: Subject, runtimes: Sequence[str], settings: Settings) -> list[Candidate]:
     """The candidates of a subject: each runtime with each artifact that it loads.
 
-    No names means all runtimes that are installed, but `null`.
+    No names means all runtimes that are installed, but `null`; and those that are not, where no
+    other loads an artifact.
 
     Raises:
         UnknownNameError: an unknown runtime.
@@ -83,7 +84,13 @@ def line_up(subject: Subject, runtimes: Sequence[str], settings: Settings) -> li
     rows = [find_runtime(name) for name in dict.fromkeys(runtimes)]
     candidates = []
     installed = [row for row in RUNTIMES.values() if row.name != NULL and row.version()]
-    for row in rows or installed:
+    covered = {name for row in installed for name in row.formats}
+    missing = [  # without it an artifact would pass uncompared; with it there is a row
+        row
+        for row in RUNTIMES.values()
+        if row.version() is None and not covered.intersection(row.formats)
+    ]
+    for row in rows or [*installed, *missing]:
         sources = list(_sources(row, subject))
         if not sources and rows:
             formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))

@@ -106,8 +106,9 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
             sha256=sha256_of(weights),
             versions=versions_of("toolkit", "torch", "torchvision", "safetensors"),
         )
-        weights.replace(folder / WEIGHTS)
-    write_json(folder / RECORD, to_json(record))
+        write_json(scratch / RECORD, to_json(record))
+        weights.replace(folder / WEIGHTS)  # both are on disk; only two renames are left
+        (scratch / RECORD).replace(folder / RECORD)
     return record
 
 

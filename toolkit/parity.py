@@ -55,7 +55,7 @@ def noise_floor(reference: NDArray[np.floating], float32_runs: list[NDArray[np.f
     """
     if not float32_runs or reference.size == 0:
         raise ValueError("the noise floor needs at least one float32 run of at least one image")
-    return max(float(np.abs(run - reference).max()) for run in float32_runs)
+    return float(np.max([np.abs(run - reference).max() for run in float32_runs]))
 
 
 def compare(

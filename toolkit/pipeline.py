@@ -8,9 +8,9 @@ from pathlib import Path
 
 from toolkit.artifacts import export
 from toolkit.benchmark import RoundPlan, with_null
-from toolkit.candidates import find_subject, line_up
+from toolkit.candidates import NULL, find_subject, line_up
 from toolkit.data import check_fits, load_dataset
-from toolkit.errors import OutputError
+from toolkit.errors import OutputError, SettingError
 from toolkit.files import make_folder, write_atomically
 from toolkit.formats import find_format
 from toolkit.progress import Progress, silent
@@ -81,6 +81,8 @@ def run(
         find_format(name)
     for name in runtimes:
         find_runtime(name)
+    if set(runtimes) == {NULL}:
+        raise SettingError("--runtime null computes nothing; name one more runtime to verify")
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
     if (folder / RESULTS).exists():
         raise OutputError(f"{folder} already holds {RESULTS}; choose another folder with --out")
@@ -102,10 +104,7 @@ def run(
     candidates = with_null(line_up(subject, runtimes, settings), subject, settings)
     check_fits(dataset, subject.checkpoint)
     lost = [
-        row
-        for item in exported.failures
-        for row in check.lost(item.format, item.failure, dataset)
-        if not runtimes or row.runtime in runtimes
+        row for item in exported.failures for row in check.lost(item.format, item.failure, dataset)
     ]
     results = replace(start_results(subject, dataset), parity=tuple(lost))
     reference = check.reference(subject, dataset, settings)

@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ class RemoteSession:
         self._batch_size = batch_size
         self._timeout_s = timeout_s
         self._failure: FailedRun | None = None
+        self._killed_by_watchdog = False
         self._oom_kills = oom_kills()
         self._log = _empty_log()
         self._group = execnet.Group()
@@ -188,10 +190,22 @@ class RemoteSession:
     def _send(self, command: str, /, **arguments: object) -> None:
         if self._failure is not None:
             raise self._failure
+        # A worker that no longer reads would block the pipe, and this process with it, for ever.
+        watchdog = threading.Timer(self._timeout_s, self._kill_worker)
+        watchdog.start()
         try:
             self._channel.send((command, arguments))
         except OSError as error:
+            if self._killed_by_watchdog:
+                raise self._fail(TimedOut(f"after {self._timeout_s:g} s")) from error
             raise self._fail(self._post_mortem()) from error
+        finally:
+            watchdog.cancel()
+
+    def _kill_worker(self) -> None:
+        self._killed_by_watchdog = True
+        if self._process is not None:
+            _kill(self._process)
 
     def _receive(self) -> Any:
         try:
@@ -228,7 +242,7 @@ class RemoteSession:
             return Crashed("the worker ended, its exit code unknown")
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return OutOfMemory("killed by the kernel (SIGKILL)")
-        return Crashed(signal.Signals(-code).name if code < 0 else f"exit code {code}")
+        return Crashed(_signal_name(-code) if code < 0 else f"exit code {code}")
 
     def _check_attestation(self, found: Attestation) -> None:
         wanted = self.candidate.settings.threads, self.candidate.source.artifact.precision
@@ -258,6 +272,13 @@ def _empty_log() -> Path:
     handle, name = tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")
     os.close(handle)
     return Path(name)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
 
 
 def _images(images: NDArray[np.uint8]) -> dict[str, object]:

@@ -138,7 +138,7 @@ def _fit(
     progress("epochs", 0, int(options["epochs"]))
     for number in range(1, int(options["epochs"]) + 1):
         watch = Stopwatch()
-        loss = 0.0
+        loss, seen = 0.0, 0
         batches = torch.split(torch.randperm(len(training)), int(options["batch_size"]))
         model.train()
         for step, batch in enumerate(batches, start=1):
@@ -153,7 +153,7 @@ def _fit(
                     f"the loss became {loss} in epoch {number}, batch {step} of {len(batches)}, "
                     f"at lr {options['lr']}; try a smaller --lr"
                 )
-            seen = step * len(rows)
+            seen += len(rows)
             note = f"loss {loss / seen:.4f}, {seen / watch.elapsed_s():,.0f} images/s"
             progress(f"epoch {number}", step, len(batches), note)
         rate = len(training) / watch.elapsed_s()

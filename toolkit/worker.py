@@ -29,6 +29,7 @@ from toolkit.timing import Stopwatch, time_calls
 
 _OUT_OF_MEMORY = (
     "can't allocate memory",
+    "cannot allocate memory",
     "failed to allocate memory",
     "out of memory",
     "bad_alloc",
@@ -121,11 +122,12 @@ class Worker:
         )
         watch = Stopwatch()
         self._session.run(noise)
+        first_inference_s = watch.elapsed_s()
         return {
             "attestation": to_json(session.attestation),
             "import_s": import_s,
             "load_s": load_s,
-            "first_inference_s": watch.elapsed_s(),
+            "first_inference_s": first_inference_s,
         }
 
     def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:

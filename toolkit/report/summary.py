@@ -71,7 +71,7 @@ def notes(results: Results) -> list[str]:
     if floor is not None:
         lines.append(
             "Logit differences are against the checkpoint in float64; torch's own float32 is up "
-            f"to {floor:.1e} away from it."
+            f"to {floor:.1e} away from it (500 images)."
         )
     null = next((row for row in results.measurements if row.runtime == "null"), None)
     real = [

@@ -5,6 +5,7 @@ With precision fp64 it is the reference of the parity reports.
 
 from __future__ import annotations
 
+from toolkit.errors import ArtifactError
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Settings
 
@@ -17,7 +18,12 @@ def load(source: Source, settings: Settings) -> Session:
     from toolkit.torch_session import TorchSession, prepare_torch
 
     device = prepare_torch(settings)
-    model, _ = load_model(source.path, trusted=source.model)
+    model, record = load_model(source.path, trusted=source.model)
+    if record.sha256 != source.artifact.sha256:
+        raise ArtifactError(
+            f"{source.path}: sha256 {record.sha256}, expected {source.artifact.sha256}; "
+            "the checkpoint was replaced meanwhile: start again"
+        )
     dtype = torch.float64 if source.artifact.precision == "fp64" else torch.float32
     model = model.to(device, dtype)
     return TorchSession("eager", model, model.parameters(), device)

@@ -41,7 +41,9 @@ def _refuse_pickles(path: Path) -> None:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ArtifactError(f"{path}: not a .pt2 archive ({error}); export it again") from error
-    pickled = [name for name in names if Path(name).name.startswith(_PICKLED)]
+    pickled = [  # in any part of the name: torch takes all after the folder, slashes included
+        name for name in names if any(part.startswith(_PICKLED) for part in Path(name).parts)
+    ]
     if pickled:
         raise ArtifactError(
             f"{path}: refused: {pickled[0]} is a pickled object, which can run code; "
