@@ -206,7 +206,12 @@ class RunsCode:
 
 @pytest.mark.parametrize(
     "entry",
-    ["data/sample_inputs/model.pt", "data/constants/custom_obj_0", "data/constants/opaque_obj_0"],
+    [
+        "data/sample_inputs/model.pt",
+        "data/constants/custom_obj_0",
+        "data/constants/opaque_obj_0",
+        "data/constants/opaque_obj_x/e",
+    ],
 )
 def test_pickle_inside_a_pt2_does_not_run(subject: Subject, tmp_path: Path, entry: str) -> None:
     candidate = candidate_of(subject, "pt2", "pt2", threads=1)

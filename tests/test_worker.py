@@ -118,6 +118,26 @@ def test_hang_is_killed_and_named(subject: Subject) -> None:
         assert not psutil.pid_exists(session.pid)
 
 
+def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:
+    chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than a pipe holds
+    with session_of(null(subject), timeout_s=3) as session:
+        session.load()
+        assert session.pid is not None
+        os.kill(session.pid, signal.SIGSTOP)
+        with pytest.raises(FailedRun) as caught:
+            list(session.predict(chunks, batch_size=100))
+    assert caught.value.status == "timed_out"
+
+
+def test_signal_without_a_name_is_a_row(subject: Subject) -> None:
+    with session_of(null(subject)) as session:
+        session.load()
+        assert session.pid is not None
+        os.kill(session.pid, signal.SIGRTMIN + 3)
+        with pytest.raises(Crashed, match=r"signal \d+"):
+            session.measure(calls=1)
+
+
 def test_missing_package_names_the_command_that_installs_it(subject: Subject) -> None:
     candidate = faulty(subject, "", package="no_such_package")
     with session_of(candidate) as session, pytest.raises(NotInstalled) as caught:
