@@ -18,7 +18,7 @@ PACKAGE = ROOT / "toolkit"
 # a place here; a new format or runtime has one already.
 LAYERS = (
     ("schema", "versions", "timing", "stats", "progress", "options", "report"),
-    ("errors", "environment", "preprocessing", "report.summary"),
+    ("errors", "environment", "preprocessing", "ranking", "samples", "report.summary"),
     ("files", "settings", "parity", "model", "torch_session", "outcome"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown"),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "data.idx"),

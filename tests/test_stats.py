@@ -1,18 +1,356 @@
-"""Intervals and quantiles: properties, closed forms, and whether 95 % is about 95 %."""
+"""Intervals of speeds and ratios: properties, closed forms, and whether 95 % is about 95 %."""
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 
-from toolkit.stats import Interval, median_interval, quantile, throughput
+from toolkit.stats import (
+    Interval,
+    Passes,
+    independent_ratio_interval,
+    median_interval,
+    precision,
+    quantile,
+    ratio_interval,
+    speed_interval,
+    student_t,
+    throughput,
+)
 
 SECONDS = st.floats(min_value=1e-6, max_value=1e3)
 SAMPLES = st.lists(SECONDS, min_size=1, max_size=30)
+SPEEDS = st.floats(min_value=1.0, max_value=1e6)
+PASSES = st.lists(st.lists(SPEEDS, min_size=1, max_size=8), min_size=2, max_size=6)
+FACTORS = st.floats(min_value=1e-3, max_value=1e3)
+COUNTS = [(passes, rounds) for passes in (2, 4, 6, 10) for rounds in (3, 5, 10)]
+
+
+@st.composite
+def paired(draw: Callable[[st.SearchStrategy[object]], object]) -> tuple[Passes, Passes]:
+    """Two candidates with the same passes and rounds."""
+    shape = draw(st.lists(st.integers(1, 8), min_size=2, max_size=6))
+    assert isinstance(shape, list)
+    return tuple(
+        [draw(st.lists(SPEEDS, min_size=rounds, max_size=rounds)) for rounds in shape]
+        for _ in range(2)
+    )  # type: ignore[return-value]
+
+
+def simulated(
+    random: np.random.Generator,
+    passes: int,
+    rounds: int,
+    *,
+    speed: float = 1000.0,
+    between: float = 0.01,
+    within: float = 0.02,
+    slow_share: float = 0.05,
+) -> list[list[float]]:
+    """Passes that differ by 1 %, rounds by 2 %, and one round in 20 slower by about 20 % more."""
+    log = random.normal(0, between, (passes, 1)) + random.normal(0, within, (passes, rounds))
+    slow = random.random((passes, rounds)) < slow_share
+    log -= slow * random.exponential(0.2, (passes, rounds))
+    return (speed * np.exp(log)).tolist()
+
+
+def around(interval: Interval) -> tuple[float, float, float]:
+    return interval.low, interval.value, interval.high
+
+
+def binomial_bounds(trials: int, share: float) -> tuple[float, float]:
+    """Where the share of hits lies with 99.9 %, were `share` the true one."""
+    low, high = scipy_stats.binom.interval(0.999, trials, share)
+    return low / trials, high / trials
+
+
+# Closed forms
+
+
+def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
+    """Medians 100, 110, 95 and, of two rounds, the geometric middle; one slow round each."""
+    passes = [[100, 100, 20], [110, 50, 111], [95, 95.0], [99, 101]]
+    logs = np.log([100, 110, 95, math.sqrt(99 * 101)])
+    expected = scipy_stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    found = speed_interval(passes)
+    assert found.value == pytest.approx(scipy_stats.gmean(np.exp(logs)))
+    assert (found.low, found.high) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
+    assert found.passes == 4
+
+
+def test_the_ratio_is_students_interval_over_paired_passes() -> None:
+    """With one round a pass, the paired t interval of scipy on logarithms."""
+    random = np.random.default_rng(3)
+    new, old = random.uniform(90, 110, 7), random.uniform(90, 110, 7)
+    found = ratio_interval(new[:, None].tolist(), old[:, None].tolist())
+    expected = scipy_stats.ttest_rel(np.log(new), np.log(old)).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
+def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> None:
+    """With one round a pass, the Welch interval of scipy on logarithms."""
+    random = np.random.default_rng(4)
+    new, old = random.normal(100, 1, counts[0]), random.normal(103, 5, counts[1])
+    found = independent_ratio_interval(new[:, None].tolist(), old[:, None].tolist())
+    welch = scipy_stats.ttest_ind(np.log(new), np.log(old), equal_var=False)
+    expected = welch.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
+    assert found.passes == min(counts)
+
+
+@pytest.mark.parametrize("passes", [6, 10, 20])
+def test_a_bootstrap_over_passes_scaled_for_few_of_them_agrees(passes: int) -> None:
+    """Hesterberg 2015: the percentile bootstrap of a mean is too narrow by sqrt((n - 1) / n), and
+    by the normal quantile in place of Student's. Mended, it is the closed form, but for the
+    skewness that it sees: a tenth of the width here."""
+    random = np.random.default_rng(5)
+    values = simulated(random, passes, 5)
+    found = speed_interval(values)
+    logs = np.log(np.median(values, axis=1))
+    bounds = scipy_stats.bootstrap(
+        (logs,), np.mean, n_resamples=20_000, method="percentile", rng=random, vectorized=True
+    ).confidence_interval
+    scale = student_t(passes - 1) / student_t(math.inf) * math.sqrt(passes / (passes - 1))
+    half_width = math.log(found.high / found.value)
+    low, high = ((bound - logs.mean()) * scale for bound in bounds)
+    assert (low, high) == pytest.approx((-half_width, half_width), rel=0.1)
+
+
+def test_student_t_of_tables() -> None:
+    assert [student_t(freedom) for freedom in (1, 3, 5, 9)] == pytest.approx(
+        [12.706, 3.182, 2.571, 2.262], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("rounds", "low", "high"), [(6, 1, 6), (7, 1, 7), (10, 2, 9), (20, 6, 15)])
+def test_one_pass_lies_between_two_of_its_rounds(rounds: int, low: int, high: int) -> None:
+    """The ranks of the sign test's interval, from tables."""
+    found = speed_interval([[float(value) for value in range(1, rounds + 1)]])
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.low <= found.value <= found.high
+    assert found.passes == 1
+
+
+# Properties
+
+
+@given(PASSES)
+@settings(deadline=None)
+def test_the_interval_holds_its_value(passes: Passes) -> None:
+    found = speed_interval(passes)
+    assert found.low <= found.value <= found.high
+    assert found == speed_interval([list(rounds) for rounds in passes])
+
+
+@given(PASSES, FACTORS)
+@settings(deadline=None)
+def test_the_interval_scales_with_the_speeds(passes: Passes, factor: float) -> None:
+    scaled = [[value * factor for value in rounds] for rounds in passes]
+    expected = [bound * factor for bound in around(speed_interval(passes))]
+    assert around(speed_interval(scaled)) == pytest.approx(expected)
+
+
+@given(paired())
+@settings(deadline=None)
+def test_a_ratio_and_its_inverse_mirror_each_other(pair: tuple[Passes, Passes]) -> None:
+    new, old = pair
+    for ratio in (ratio_interval, independent_ratio_interval):
+        there, back = ratio(new, old), ratio(old, new)
+        assert around(there) == pytest.approx(
+            (1 / back.high, 1 / back.value, 1 / back.low), rel=1e-12
+        )
+
+
+@given(st.lists(SPEEDS, min_size=6, max_size=30), st.randoms())
+@settings(deadline=None, max_examples=30)
+def test_a_ratio_within_one_pass_mirrors_its_inverse(speeds: list[float], random: object) -> None:
+    there, back = ratio_interval([speeds], [speeds[::-1]]), ratio_interval([speeds[::-1]], [speeds])
+    assert around(there) == pytest.approx((1 / back.high, 1 / back.value, 1 / back.low), rel=1e-12)
+
+
+@given(paired(), FACTORS, FACTORS)
+@settings(deadline=None)
+def test_a_ratio_scales_with_both(pair: tuple[Passes, Passes], above: float, below: float) -> None:
+    new = [[value * above for value in rounds] for rounds in pair[0]]
+    old = [[value * below for value in rounds] for rounds in pair[1]]
+    for ratio in (ratio_interval, independent_ratio_interval):
+        expected = [bound * above / below for bound in around(ratio(*pair))]
+        assert around(ratio(new, old)) == pytest.approx(expected)
+
+
+@given(paired(), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_the_order_of_passes_and_rounds_does_not_matter(
+    pair: tuple[Passes, Passes], random: object
+) -> None:
+    """As long as both change it together: to the bit."""
+    new, old = pair
+    pairs = [list(zip(*rounds, strict=True)) for rounds in zip(new, old, strict=True)]
+    for rounds in pairs:
+        random.shuffle(rounds)  # type: ignore[attr-defined]
+    random.shuffle(pairs)  # type: ignore[attr-defined]
+    shuffled = [[[pair[side] for pair in rounds] for rounds in pairs] for side in (0, 1)]
+    assert ratio_interval(*shuffled) == ratio_interval(new, old)
+    assert speed_interval(shuffled[0]) == speed_interval(new)
+
+
+@given(SPEEDS, st.integers(2, 10), st.integers(1, 10))
+@settings(deadline=None)
+def test_equal_values_have_an_interval_without_width(
+    speed: float, passes: int, rounds: int
+) -> None:
+    same = [[speed] * rounds] * passes
+    found = speed_interval(same)
+    assert found.low == found.value == found.high == pytest.approx(speed)
+    for ratio in (ratio_interval, independent_ratio_interval):
+        assert ratio(same, same) == Interval(value=1.0, low=1.0, high=1.0, passes=passes)
+
+
+@given(PASSES)
+@settings(deadline=None)
+def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> None:
+    few, many = speed_interval(passes), speed_interval([*passes, *passes])
+    assert many.value == pytest.approx(few.value)
+    assert precision(many) <= precision(few) + 1e-12
+
+
+@given(PASSES)
+@settings(deadline=None)
+def test_what_slows_both_in_the_same_rounds_is_not_in_their_ratio(passes: Passes) -> None:
+    """A run whose every round is a quarter slower than its twin, whatever the machine did."""
+    slower = [[value * 0.75 for value in rounds] for rounds in passes]
+    assert around(ratio_interval(slower, passes)) == pytest.approx((0.75, 0.75, 0.75))
+
+
+@pytest.mark.parametrize("slow", [0.1, 0.5, 0.99])
+def test_one_slow_round_a_pass_does_not_move_the_speed(slow: float) -> None:
+    passes = [[100.0, 100.0, 100.0, 100.0, 100.0 * (1 - slow)]] * 4
+    found = speed_interval(passes)
+    assert found.low == found.value == found.high == pytest.approx(100)
+
+
+def test_precision_is_the_longer_side_relative_to_the_value() -> None:
+    assert precision(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(0.05)
+    assert precision(Interval(value=100, low=99, high=103, passes=4)) == pytest.approx(0.03)
+
+
+# What is missing, and what is wrong
+
+
+def test_only_rounds_that_both_have_are_compared() -> None:
+    """The candidate crashed in its third pass; the baseline lost its second."""
+    candidate = [[110, 110, 110], [1, 1], [220]]
+    baseline = [[100, 100, 100], [], [200, 7, 7], [7, 7, 7]]
+    found = ratio_interval(candidate, baseline)
+    assert around(found) == pytest.approx((1.1, 1.1, 1.1))
+    assert found.passes == 2
+
+
+def test_an_empty_pass_is_left_out_of_the_speed() -> None:
+    assert speed_interval([[100, 101], [], [99]]) == speed_interval([[100, 101], [99]])
+
+
+@pytest.mark.parametrize("passes", [[], [[]], [[], []]])
+def test_no_round_has_no_speed(passes: Passes) -> None:
+    with pytest.raises(ValueError, match="no round was measured"):
+        speed_interval(passes)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_a_speed_must_be_a_finite_positive_number(bad: float) -> None:
+    good, spoilt = [[1.0, 2.0], [3.0]], [[1.0, 2.0], [bad]]
+    for call in (
+        lambda: speed_interval(spoilt),
+        lambda: ratio_interval(good, spoilt),
+        lambda: independent_ratio_interval(spoilt, good),
+    ):
+        with pytest.raises(ValueError, match=f"pass 2 ran at {bad} images/s"):
+            call()
+
+
+def test_one_short_pass_carries_no_interval() -> None:
+    with pytest.raises(ValueError, match="one pass of 5 rounds carries no interval, expected 6"):
+        speed_interval([[1, 2, 3, 4, 5]])
+
+
+def test_nothing_in_common_has_no_ratio() -> None:
+    with pytest.raises(ValueError, match="no round of the same pass and number in common"):
+        ratio_interval([[1.0], []], [[], [1.0]])
+
+
+def test_one_pass_cannot_be_compared_with_another_run() -> None:
+    with pytest.raises(ValueError, match="the old run has 1 pass, expected at least 2"):
+        independent_ratio_interval([[1.0], [2.0]], [[1.0] * 20])
+
+
+# Simulations
+
+
+@pytest.mark.parametrize(("passes", "rounds"), COUNTS)
+def test_equals_are_called_different_in_about_5_of_100_runs(passes: int, rounds: int) -> None:
+    random, trials = np.random.default_rng(6), 1000
+    low, high = binomial_bounds(trials, 0.05)
+    alarms = 0
+    for _ in range(trials):
+        ratio = ratio_interval(*(simulated(random, passes, rounds) for _ in range(2)))
+        alarms += not ratio.low <= 1 <= ratio.high
+    assert low <= alarms / trials <= high
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(2, 5), (4, 5), (10, 5)])
+def test_two_equal_runs_are_called_different_in_at_most_5_of_100(passes: int, rounds: int) -> None:
+    """Welch's interval is known to be too wide with 2 and 3 values each, never too narrow."""
+    random, trials = np.random.default_rng(7), 1000
+    low, high = binomial_bounds(trials, 0.05)
+    alarms = 0
+    for _ in range(trials):
+        ratio = independent_ratio_interval(*(simulated(random, passes, rounds) for _ in range(2)))
+        alarms += not ratio.low <= 1 <= ratio.high
+    assert alarms / trials <= high
+    assert passes < 4 or low <= alarms / trials
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(2, 5), (4, 5), (6, 3), (10, 10)])
+def test_about_95_of_100_intervals_hold_the_true_speed(passes: int, rounds: int) -> None:
+    """True is the speed of the median round of the median process, known from many."""
+    random, trials = np.random.default_rng(8), 1000
+    many = np.log(simulated(random, 100_000, rounds))
+    true = math.exp(float(np.median(many, axis=1).mean()))
+    low, high = binomial_bounds(trials, 0.95)
+    intervals = (speed_interval(simulated(random, passes, rounds)) for _ in range(trials))
+    held = sum(interval.low <= true <= interval.high for interval in intervals)
+    assert low <= held / trials <= high
+
+
+@pytest.mark.parametrize("rounds", [6, 10, 20])
+def test_one_pass_holds_the_true_median_in_at_least_95_of_100(rounds: int) -> None:
+    """The sign test's interval covers 95 % or a little more, by its steps."""
+    random, trials = np.random.default_rng(9), 300
+    intervals = (
+        speed_interval(simulated(random, 1, rounds, between=0, slow_share=0)) for _ in range(trials)
+    )
+    held = sum(interval.low <= 1000 <= interval.high for interval in intervals)
+    assert held / trials >= binomial_bounds(trials, 0.95)[0]
+
+
+def test_a_slowdown_of_3_percent_is_mostly_seen_with_six_passes() -> None:
+    random, trials = np.random.default_rng(10), 300
+    seen = 0
+    for _ in range(trials):
+        slower, baseline = simulated(random, 6, 10, speed=970), simulated(random, 6, 10)
+        seen += ratio_interval(slower, baseline).high < 1
+    assert seen / trials >= 0.8
+
+
+# Quantiles, and the median of one pass that the engine still takes
 
 
 @given(SAMPLES)
@@ -32,34 +370,9 @@ def test_the_same_values_give_the_same_interval(values: list[float]) -> None:
     assert median_interval(values) == median_interval(list(values))
 
 
-@given(SECONDS, st.integers(1, 30))
-@settings(deadline=None)
-def test_equal_values_are_their_own_interval(value: float, count: int) -> None:
-    assert median_interval([value] * count) == Interval(value=value, low=value, high=value)
-
-
-def test_more_values_of_one_spread_narrow_the_interval() -> None:
-    random = np.random.default_rng(0)
-    few, many = (median_interval(random.normal(10, 1, n).tolist()) for n in (10, 1000))
-    assert many.high - many.low < (few.high - few.low) / 3
-
-
 def test_no_values_have_no_median() -> None:
     with pytest.raises(ValueError, match="no values"):
         median_interval([])
-
-
-@pytest.mark.parametrize("distribution", ["normal", "exponential"])
-def test_about_95_of_100_intervals_hold_the_true_median(distribution: str) -> None:
-    """Rounds of a bench are about 20 values. The percentile bootstrap of a median is known to
-    cover a little less or more than it says; an interval of 80 % or 99.9 % would be wrong."""
-    random = np.random.default_rng(20)
-    draw = {"normal": random.standard_normal, "exponential": random.standard_exponential}
-    true = {"normal": 0.0, "exponential": float(np.log(2))}[distribution]
-    trials = 150
-    intervals = (median_interval(draw[distribution](20).tolist()) for _ in range(trials))
-    held = sum(interval.low <= true <= interval.high for interval in intervals)
-    assert 0.87 <= held / trials <= 0.995
 
 
 @given(st.lists(SECONDS, min_size=2, max_size=20), st.sampled_from([0.25, 0.5, 2.0, 8.0]))
@@ -72,31 +385,17 @@ def test_throughput_is_inverse_in_time(samples_s: list[float], factor: float) ->
     assert (after.low, after.high) == pytest.approx((before.low / factor, before.high / factor))
 
 
-@given(SAMPLES, st.integers(1, 64))
-@settings(deadline=None, max_examples=20)
-def test_throughput_is_proportional_to_the_batch(samples_s: list[float], batch_size: int) -> None:
-    one = throughput(samples_s, round_calls=1, batch_size=1)
-    all_of_it = throughput(samples_s, round_calls=1, batch_size=batch_size)
-    assert all_of_it.value == pytest.approx(one.value * batch_size)
-
-
 def test_throughput_is_the_median_over_rounds_of_all_images_of_a_round() -> None:
     """Rounds of 0.5 s, 1 s and 4 s for 2 calls of 10 images: 40, 20 and 5 images/s."""
     samples_s = [0.125, 0.375, 0.5, 0.5, 1.0, 3.0]
     assert throughput(samples_s, round_calls=2, batch_size=10).value == 20.0
 
 
-def test_calls_of_one_round_are_no_samples_of_their_own() -> None:
-    """Calls that differ inside rounds, all rounds alike: the rounds know no spread."""
-    found = throughput([0.25, 0.75] * 6, round_calls=2, batch_size=1)
-    assert (found.low, found.value, found.high) == (2.0, 2.0, 2.0)
-
-
 @pytest.mark.parametrize("rest", [[], [1e3], [1e3, 1e3]])
-def test_a_partial_last_round_is_left_out(rest: list[float]) -> None:
+def test_a_partial_last_round_is_left_out(rest: Sequence[float]) -> None:
     whole = [0.5, 0.25, 0.25, 0.25, 0.25, 0.5]
     expected = throughput(whole, round_calls=3, batch_size=8)
-    assert throughput(whole + rest, round_calls=3, batch_size=8) == expected
+    assert throughput([*whole, *rest], round_calls=3, batch_size=8) == expected
 
 
 def test_less_than_one_round_has_no_throughput() -> None:
@@ -123,10 +422,6 @@ def test_quantiles_that_have_names(samples: list[float]) -> None:
     assert quantile(samples, 0.0) == min(samples)
     assert quantile(samples, 0.5) == pytest.approx(statistics.median(samples))
     assert quantile(samples, 1.0) == max(samples)
-
-
-def test_the_90th_percentile_of_ten_known_values() -> None:
-    assert quantile([float(value) for value in range(11)], 0.9) == pytest.approx(9.0)
 
 
 def test_no_samples_have_no_quantile() -> None:

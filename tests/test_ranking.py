@@ -1,0 +1,118 @@
+"""Who is faster, where that is too close to call, and what it would take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toolkit.ranking import longer, rank, too_close
+from toolkit.stats import Interval, ratio_interval, speed_interval
+
+
+def passes_at(speed: float, *spread: float) -> list[list[float]]:
+    """One pass of equal rounds for each factor."""
+    return [[speed * factor] * 3 for factor in spread]
+
+
+FAST = passes_at(200, 1.00, 1.01, 0.99, 1.00)
+SLOW = passes_at(100, 1.00, 1.01, 0.99, 1.01)
+CLOSE = passes_at(99, 0.97, 1.02, 1.02, 0.99)
+
+
+def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> None:
+    first, second, third = rank({"slow": SLOW, "fast": FAST, "close": CLOSE})
+    assert [first.name, second.name, third.name] == ["fast", "slow", "close"]
+    assert first.speed == speed_interval(FAST)
+    assert (first.to_faster, first.to_baseline, first.too_close) == (None, None, False)
+    assert second.to_faster == second.to_baseline == ratio_interval(SLOW, FAST)
+    assert (second.too_close, second.longer) == (False, None)
+    assert third.to_faster == ratio_interval(CLOSE, SLOW)
+    assert third.to_baseline == ratio_interval(CLOSE, FAST)
+    assert third.too_close
+
+
+def test_a_baseline_is_compared_with_all_others() -> None:
+    ranks = {each.name: each for each in rank({"slow": SLOW, "fast": FAST}, baseline="slow")}
+    assert ranks["fast"].to_baseline == ratio_interval(FAST, SLOW)
+    assert ranks["slow"].to_baseline is None
+
+
+def test_the_baseline_is_one_of_them() -> None:
+    with pytest.raises(ValueError, match=r"the baseline is 'none', expected one of \['slow'\]"):
+        rank({"slow": SLOW}, baseline="none")
+
+
+def test_nothing_to_rank_and_one_to_rank() -> None:
+    assert rank({}) == []
+    assert [each.to_faster for each in rank({"slow": SLOW})] == [None]
+
+
+@given(st.permutations(["slow", "fast", "close"]))
+@settings(deadline=None)
+def test_the_order_they_come_in_does_not_matter(names: list[str]) -> None:
+    candidates = {"slow": SLOW, "fast": FAST, "close": CLOSE}
+    assert rank({name: candidates[name] for name in names}) == rank(candidates)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.9, 1.1, True), (0.9, 1.0, True), (1.0, 1.2, True), (0.9, 0.99, False), (1.01, 1.1, False)],
+)
+def test_too_close_is_an_interval_that_holds_1(low: float, high: float, expected: bool) -> None:
+    assert too_close(Interval(value=low, low=low, high=high, passes=4)) is expected
+
+
+def ratio_of(difference: float, *, spread: float, passes: int) -> Interval:
+    """The ratio that passes give whose logarithms have this mean and standard deviation."""
+    logs = np.random.default_rng(0).normal(size=passes)
+    logs = difference + spread * (logs - logs.mean()) / logs.std(ddof=1)
+    return ratio_interval([[value] for value in np.exp(logs)], [[1.0]] * passes)
+
+
+@pytest.mark.parametrize("passes", [2, 4, 6])
+@pytest.mark.parametrize("difference", [-0.01, 0.01, 0.02])
+def test_so_many_passes_tell_them_apart_and_one_fewer_do_not(
+    difference: float, passes: int
+) -> None:
+    factor = longer(ratio_of(difference, spread=0.03, passes=passes))
+    assert factor is not None
+    wanted = round(factor * passes)
+    assert wanted == pytest.approx(factor * passes)
+    assert not too_close(ratio_of(difference, spread=0.03, passes=wanted))
+    assert too_close(ratio_of(difference, spread=0.03, passes=wanted - 1))
+
+
+def test_a_smaller_difference_takes_longer() -> None:
+    factors = [longer(ratio_of(each, spread=0.03, passes=4)) for each in (0.02, 0.01, 0.005)]
+    assert all(factors)
+    assert factors == sorted(factors, key=lambda factor: factor or 0)
+
+
+@pytest.mark.parametrize(
+    ("difference", "spread"), [(0.0009, 0.002), (0.002, 0.05), (0.0, 0.01), (0.5, 0.01)]
+)
+def test_what_cannot_be_told_apart_or_is_already_has_no_longer(
+    difference: float, spread: float
+) -> None:
+    """A difference below 0.1 %; more than 100 times; none; one that is seen as it is."""
+    assert longer(ratio_of(difference, spread=spread, passes=4)) is None
+
+
+def test_one_pass_does_not_tell_how_passes_spread() -> None:
+    ratio = ratio_of(0.02, spread=0.03, passes=4)
+    assert longer(ratio) is not None
+    assert longer(replace(ratio, passes=1)) is None
+
+
+def test_ten_equals_are_mostly_too_close_from_top_to_bottom() -> None:
+    random, runs = np.random.default_rng(1), 200
+    told_apart = 0
+    for _ in range(runs):
+        log = random.normal(0, 0.01, (10, 4, 1)) + random.normal(0, 0.02, (10, 4, 5))
+        ranks = rank({str(number): passes.tolist() for number, passes in enumerate(np.exp(log))})
+        told_apart += not all(each.too_close for each in ranks[1:])
+    assert told_apart / runs <= 0.1
