@@ -8,14 +8,21 @@ import resource
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from toolkit.errors import OutputError
-from toolkit.files import make_folder, scratch_folder, sha256_of, write_atomically, write_json
+from toolkit.files import (
+    make_folder,
+    publish,
+    scratch_folder,
+    sha256_of,
+    write_atomically,
+    write_json,
+)
 
 TOO_MUCH = b"x" * (1 << 20)
 
@@ -125,6 +132,31 @@ def test_an_interrupt_in_the_middle_leaves_the_old_file(
     assert only_file(tmp_path).read_text() == "old"
 
 
+@pytest.mark.parametrize("write", [write_atomically, publish])
+def test_the_bytes_are_on_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
+) -> None:
+    """A rename that reaches the disk before the bytes leaves an empty file after a power cut."""
+    steps: list[object] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        steps.append(os.fstat(descriptor).st_ino)
+        real_fsync(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        steps.append("rename")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    (tmp_path / "part").write_text("content")
+    write(
+        *((tmp_path / "part", tmp_path / "file") if write is publish else (tmp_path / "file", ""))
+    )
+    assert steps == [(tmp_path / "file").stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
 def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     for write in (write_atomically, write_json):
@@ -142,6 +174,9 @@ def test_a_folder_in_place_of_the_file_is_an_output_error(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match="Is a directory"):
         write_atomically(tmp_path / "file", "content")
     assert only_file(tmp_path).is_dir()
+    (tmp_path / "part").write_text("content")
+    with pytest.raises(OutputError, match=r"cannot write .*file: Is a directory"):
+        publish(tmp_path / "part", tmp_path / "file")
 
 
 def test_sha256_of_a_file_larger_than_one_chunk(tmp_path: Path) -> None:

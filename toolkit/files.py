@@ -52,8 +52,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
             publish(Path(name), path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -61,16 +59,30 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a finished temporary file onto `path`, with the permissions a new file has."""
+    """Rename a finished temporary file onto `path`, with the permissions a new file has.
+
+    The bytes are on disk before the name is: after a power cut the name is the old file or the
+    new one, never an empty one.
+
+    Raises:
+        OutputError: disk full, or a folder stands in the way; `path` is as it was.
+    """
     umask = os.umask(0)
     os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    with _as_output_error(path):
+        temporary.chmod(0o666 & ~umask)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_json(path: Path, data: Any) -> None:
