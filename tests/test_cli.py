@@ -192,6 +192,11 @@ def test_file_that_no_manifest_records_is_one_line(cli: Cli, own_exports: Path) 
         (("export", "nowhere"), ("nowhere", "toolkit train")),
         (("export", CHECKPOINT / "README.md"), ("is a file", "toolkit import")),
         (("export", CHECKPOINT, "--format", "gguf"), ("'gguf'", "torchscript, onnx, pt2")),
+        (("train", "--seed", 10**23), (f"--seed {10**23}", "from 0 to 9223372036854775807")),
+        (("train", "--seed", -1), ("--seed -1", "from 0 to 9223372036854775807")),
+        (("train", "--epochs", 10**30), ("--epochs", "at most 1,000,000,000")),
+        (("train", "--batch-size", 10**30), ("--batch-size", "at most 1,000,000")),
+        (("train", "--threads", 3_000_000_000), ("--threads 3000000000", "at most 1024")),
         (("train", "--epochs", 0), ("--epochs 0", "above 0")),
         (("train", "--batch-size", -1), ("--batch-size -1", "above 0")),
         (("train", "--lr", "nan"), ("--lr nan", "above 0")),
@@ -216,10 +221,14 @@ def test_bad_argument_is_one_line(
     ("options", "says"),
     [
         (("--threads", 0), ("--threads 0", "1 or more")),
+        (("--threads", 3_000_000_000), ("--threads 3000000000", "at most 1024")),
         (("--batch-size", -1), ("--batch-size -1", "above 0")),
+        (("--batch-size", 10**30), ("--batch-size", "at most 1,000,000")),
+        (("--timeout", "1e300"), ("--timeout 1e+300", "at most 1,000,000,000")),
         (("--timeout", 0), ("--timeout 0", "above 0")),
         (("--runtime", "tensorrt"), ("'tensorrt'", "eager", "onnxruntime")),
         (("--max-flips", -1), ("--max-flips -1", "0 or more")),
+        (("--max-flips", 10**30), ("--max-flips", "at most 1,000,000,000")),
         (("--max-accuracy-drop", "nan"), ("--max-accuracy-drop nan", "fraction")),
         (("--data", "nowhere"), ("no folder nowhere",)),
         (("--checkpoint", "nowhere"), ("no nowhere",)),
@@ -234,7 +243,10 @@ def test_bad_setting_of_verify_is_one_line(
     assert_one_line(cli("verify", own_exports, *options), 2, *says)
 
 
-@pytest.mark.parametrize("options", [("--rounds", 0), ("--round-time", 0), ("--round-time", "nan")])
+@pytest.mark.parametrize(
+    "options",
+    [("--rounds", 0), ("--rounds", 10**30), ("--round-time", 0), ("--round-time", "nan")],
+)
 def test_bad_rounds_are_one_line(cli: Cli, own_exports: Path, options: tuple[object, ...]) -> None:
     assert_one_line(cli("bench", own_exports, *options), 2, str(options[0]), "above 0")
 

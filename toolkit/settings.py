@@ -6,25 +6,42 @@ from toolkit.environment import usable_cores
 from toolkit.errors import SettingError
 from toolkit.schema import Device, Settings
 
+_MOST = 1_000_000_000  # of seconds, rounds, epochs, flips: more is a slip of the keyboard
+_MOST_IMAGES = 1_000_000  # a batch
+_MOST_THREADS = 1024
+_LARGEST_SEED = 2**63 - 1  # torch's generators keep a seed in 64 bits
 
-def check_positive(flag: str, value: float) -> None:
-    """Raise SettingError unless `value` is a finite number above 0."""
-    if not 0 < value < float("inf"):
-        raise SettingError(f"{flag} {value}: expected a number above 0")
+
+def check_positive(flag: str, value: float, *, most: float = _MOST) -> None:
+    """Raise SettingError unless `value` is a number above 0, finite and at most `most`."""
+    if not 0 < value <= most or value == float("inf"):
+        limit = f" and at most {most:,}" if most < float("inf") else ""
+        raise SettingError(f"{flag} {value}: expected a number above 0{limit}")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise SettingError unless a batch of so many images is possible."""
+    check_positive("--batch-size", batch_size, most=_MOST_IMAGES)
+
+
+def check_seed(seed: int) -> None:
+    """Raise SettingError unless torch takes the seed."""
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise SettingError(f"--seed {seed}: expected a whole number from 0 to {_LARGEST_SEED}")
 
 
 def check_threads(threads: int | None) -> int:
     """The number of threads to use; None means all usable cores.
 
     Raises:
-        SettingError: below 1.
+        SettingError: below 1, or more than any machine has.
     """
     if threads is None:
         return usable_cores()
-    if threads < 1:
+    if not 1 <= threads <= _MOST_THREADS:
         raise SettingError(
-            f"--threads {threads}: expected 1 or more; leave it out to use all "
-            f"{usable_cores()} usable cores"
+            f"--threads {threads}: expected 1 or more, at most {_MOST_THREADS}; leave it out to "
+            f"use all {usable_cores()} usable cores"
         )
     return threads
 
@@ -37,7 +54,7 @@ def session_settings(
     Raises:
         SettingError: a value out of range.
     """
-    check_positive("--batch-size", batch_size)
+    check_batch_size(batch_size)
     check_positive("--timeout", timeout_s)
     if device not in ("cpu", "cuda"):
         raise SettingError(f"--device {device}: expected cpu or cuda")
@@ -45,9 +62,9 @@ def session_settings(
 
 
 def check_gates(max_flips: int | None, max_accuracy_drop: float | None) -> None:
-    """Raise SettingError unless each gate is absent, or 0 or more (NaN gates let all pass)."""
-    if max_flips is not None and max_flips < 0:
-        raise SettingError(f"--max-flips {max_flips}: expected 0 or more")
+    """Raise SettingError unless each gate is absent or in range (NaN gates let all pass)."""
+    if max_flips is not None and not 0 <= max_flips <= _MOST:
+        raise SettingError(f"--max-flips {max_flips}: expected 0 or more, at most {_MOST:,}")
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 1:
         raise SettingError(
             f"--max-accuracy-drop {max_accuracy_drop}: expected a fraction from 0 to 1 "

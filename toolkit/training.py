@@ -33,7 +33,7 @@ from toolkit.schema import (
     ModelSpec,
     TrainingRecord,
 )
-from toolkit.settings import check_positive, check_threads
+from toolkit.settings import check_batch_size, check_positive, check_seed, check_threads
 from toolkit.timing import Stopwatch
 
 _EVALUATION_BATCH_SIZE = 1000
@@ -79,8 +79,10 @@ def train(
         DatasetError: data missing or damaged.
         OutputError: `out` is not writable, or already holds a checkpoint.
     """
-    for name, value in (("--epochs", epochs), ("--batch-size", batch_size), ("--lr", lr)):
-        check_positive(name, value)
+    check_positive("--epochs", epochs)
+    check_batch_size(batch_size)
+    check_positive("--lr", lr, most=math.inf)
+    check_seed(seed)
     options: dict[str, int | float | str | bool] = {
         "epochs": epochs,
         "batch_size": batch_size,
