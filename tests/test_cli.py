@@ -16,6 +16,7 @@ import torch
 from conftest import CHECKPOINT, Cli
 
 from toolkit.cli import commands
+from toolkit.formats import FORMATS
 from toolkit.results import SCHEMA
 from toolkit.runtimes import RUNTIMES, Runtime
 
@@ -274,6 +275,13 @@ def test_runtimes_lists_every_row_with_its_version(cli: Cli) -> None:
     assert all(row["version"] for row in record["runtimes"])
     text = cli("runtimes").stdout
     assert all(name in text for name in RUNTIMES)
+
+
+def test_every_row_says_how_to_install_what_it_needs() -> None:
+    for row in RUNTIMES.values():
+        names = {*row.distributions, f"'toolkit[{row.name}]'"}
+        assert row.install.removeprefix("pip install ") in names, row.install
+    assert FORMATS["onnx"].install == "pip install torch onnx onnxscript"
 
 
 def test_runtimes_names_the_command_that_installs_a_missing_one(

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One row: `module` has the exporter; `distributions` must be installed to use it."""
+    """One row: `module` has the exporter; all `distributions` must be installed to use it."""
 
     name: str
     module: str
     suffix: str
     distributions: tuple[str, ...]
-    install: str
+
+    @property
+    def install(self) -> str:
+        """The command that installs what is missing; all that is needed where nothing is."""
+        return f"pip install {' '.join(self.missing() or self.distributions)}"
 
     def versions(self) -> dict[str, str]:
         """The installed versions of what it is written with."""
@@ -52,21 +56,18 @@ FORMATS = {
             module="toolkit.formats.torchscript",
             suffix=".torchscript",
             distributions=("torch",),
-            install="pip install toolkit",
         ),
         Format(
             name="onnx",
             module="toolkit.formats.onnx",
             suffix=".onnx",
             distributions=("torch", "onnx", "onnxscript"),
-            install="pip install toolkit",
         ),
         Format(
             name="pt2",
             module="toolkit.formats.pt2",
             suffix=".pt2",
             distributions=("torch",),
-            install="pip install toolkit",
         ),
     )
 }
@@ -90,6 +91,6 @@ def load_exporter(row: Format) -> Exporter:
         NotInstalled: a package that it needs is missing.
     """
     if row.missing():
-        raise NotInstalled(f"format {row.name} needs {', '.join(row.missing())}: {row.install}")
+        raise NotInstalled(row.install)
     exporter: Exporter = importlib.import_module(row.module)
     return exporter

@@ -83,7 +83,7 @@ RUNTIMES = {
             package="torch",
             distributions=("torch",),
             formats=(CHECKPOINT_FORMAT,),
-            install="pip install toolkit",
+            install="pip install torch",
         ),
         Runtime(
             name="torchscript",
@@ -91,7 +91,7 @@ RUNTIMES = {
             package="torch",
             distributions=("torch",),
             formats=("torchscript",),
-            install="pip install toolkit",
+            install="pip install torch",
         ),
         Runtime(
             name="pt2",
@@ -99,7 +99,7 @@ RUNTIMES = {
             package="torch",
             distributions=("torch",),
             formats=("pt2",),
-            install="pip install toolkit",
+            install="pip install torch",
         ),
         Runtime(
             name="onnxruntime",
@@ -107,7 +107,7 @@ RUNTIMES = {
             package="onnxruntime",
             distributions=("onnxruntime", "onnxruntime-gpu"),
             formats=("onnx",),
-            install="pip install toolkit",
+            install="pip install onnxruntime",
         ),
         Runtime(
             name="null",
@@ -115,7 +115,7 @@ RUNTIMES = {
             package="numpy",
             distributions=("numpy",),
             formats=(CHECKPOINT_FORMAT,),
-            install="pip install toolkit",
+            install="pip install numpy",
         ),
     )
 }
