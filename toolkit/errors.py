@@ -25,6 +25,12 @@ from typing import ClassVar
 from toolkit.schema import Status
 
 
+def headline(error: BaseException) -> str:
+    """An exception of somebody else's code in one line: its type and its message's first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
+
+
 class ToolkitError(Exception):
     """Base of every error that the toolkit raises on purpose."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.environment import peak_memory_bytes
-from toolkit.errors import Crashed, FailedRun, InputError
+from toolkit.errors import Crashed, FailedRun, InputError, headline
 from toolkit.manifest import check_artifact
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
@@ -62,18 +62,14 @@ def serve(channel: Channel) -> None:
 
 
 def _failure(error: Exception) -> tuple[str, str, str, str]:
-    text = str(error).strip()
+    text = str(error).lower()
     if isinstance(error, FailedRun):
         status, reason = error.status, error.reason
-    elif isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
-        status, reason = "out_of_memory", f"{type(error).__name__}: {_first_line(text)}"
+    elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        status, reason = "out_of_memory", headline(error)
     else:
-        status, reason = "crashed", f"{type(error).__name__}: {_first_line(text)}"
+        status, reason = "crashed", headline(error)
     return "error", status, reason, traceback.format_exc()
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0][:500] if text else "no message"
 
 
 class Worker:
