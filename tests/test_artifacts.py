@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -22,6 +23,7 @@ from toolkit.errors import ArtifactError, OutputError
 from toolkit.files import sha256_of
 from toolkit.formats import FORMATS
 from toolkit.manifest import find_artifacts, read_manifest
+from toolkit.model import REFERENCE_FACTORY
 
 
 def changed_checkpoint(source: Path, folder: Path) -> Path:
@@ -116,6 +118,137 @@ def test_new_weights_in_the_same_folder_replace_stale_artifacts(
     done = export(own_checkpoint, out=out, formats=["pt2"])
     assert [item.format for item in done.artifacts] == ["pt2"]
     assert done.artifacts[0].checkpoint_sha256 == sha256_of(own_checkpoint / "weights.safetensors")
+
+
+RESPECIFIED = {
+    "factory": {"model": {"factory": "torch.nn:Sequential", "arguments": {}}},
+    "arguments": {"model": {"factory": REFERENCE_FACTORY, "arguments": {"classes": 10}}},
+    "mean": {"input": {"shape": [1, 28, 28], "mean": [0.5], "std": [0.3081]}},
+    "classes": {"classes": 11},
+}
+
+
+def respecify(folder: Path, change: dict[str, object]) -> None:
+    path = folder / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+@pytest.mark.parametrize("change", list(RESPECIFIED))
+def test_the_same_weights_as_another_model_are_another_checkpoint(
+    own_exports: Path, own_checkpoint: Path, change: str
+) -> None:
+    respecify(own_checkpoint, RESPECIFIED[change])
+    with pytest.raises(ArtifactError, match=r"was exported from .*\(spec .* is .*\(spec .*again"):
+        find_subject([own_exports], checkpoint=own_checkpoint, model=None)
+
+
+def test_a_checkpoint_that_is_only_called_differently_is_the_same(
+    own_exports: Path, own_checkpoint: Path
+) -> None:
+    respecify(own_checkpoint, {"name": "other", "training": None, "versions": {}})
+    assert find_subject([own_exports], checkpoint=own_checkpoint, model=None).artifacts
+
+
+@pytest.mark.parametrize("change", ["arguments", "mean"])
+def test_the_same_weights_as_another_model_are_exported_again(
+    own_checkpoint: Path, tmp_path: Path, change: str
+) -> None:
+    out = tmp_path / "out"
+    export(own_checkpoint, out=out, formats=["torchscript"])
+    respecify(own_checkpoint, RESPECIFIED[change])
+    assert export(own_checkpoint, out=out, formats=["torchscript"]).written == ("torchscript",)
+    assert export(own_checkpoint, out=out, formats=["torchscript"]).written == ()
+    assert find_subject([out], checkpoint=None, model=None).artifacts
+
+
+def test_the_same_weights_as_another_model_elsewhere_are_kept_unless_forced(
+    own_exports: Path, own_checkpoint: Path
+) -> None:
+    respecify(own_checkpoint, RESPECIFIED["mean"])
+    with pytest.raises(ArtifactError, match=r"holds artifacts of checkpoint .*--force"):
+        export(own_checkpoint, out=own_exports, formats=["torchscript"])
+
+
+@pytest.mark.parametrize("field", ["checkpoint_sha256", "spec_sha256"])
+def test_an_artifact_of_another_checkpoint_in_the_manifest_is_exported_again(
+    own_exports: Path, field: str
+) -> None:
+    """What verify refuses, export does not call up to date."""
+    manifest = json.loads((own_exports / "manifest.json").read_text())
+    manifest["artifacts"][0][field] = "0" * 64
+    (own_exports / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="comes from checkpoint"):
+        find_subject([own_exports], checkpoint=None, model=None)
+    assert export(CHECKPOINT, out=own_exports).written == ("torchscript",)
+    assert find_subject([own_exports], checkpoint=None, model=None).artifacts
+
+
+def test_a_manifest_that_points_out_of_its_folder_is_not_followed(own_exports: Path) -> None:
+    manifest = json.loads((own_exports / "manifest.json").read_text())
+    manifest["artifacts"][0]["path"] = "../exports/mnist-cnn.torchscript"
+    (own_exports / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
+        export(CHECKPOINT, out=own_exports)
+    assert export(CHECKPOINT, out=own_exports, formats=["torchscript"], force=True).written
+
+
+def killed_before_the_manifest(checkpoint: Path, out: Path) -> None:
+    """Export TorchScript, and die with the artifact published and its record not yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toolkit.artifacts.write_manifest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            export(checkpoint, out=out, formats=["torchscript"], force=True)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_first_export_that_is_killed_before_the_manifest_is_repaired(
+    own_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed_before_the_manifest(own_checkpoint, out)
+    assert [path.name for path in out.iterdir()] == ["checkpoint.torchscript"]
+    with pytest.raises(ArtifactError, match=r"no .*manifest\.json; .*toolkit export"):
+        find_subject([out], checkpoint=None, model=None)
+    assert export(own_checkpoint, out=out, formats=["torchscript"]).written == ("torchscript",)
+    assert find_subject([out], checkpoint=None, model=None).artifacts
+
+
+@pytest.mark.parametrize("change", ["weights", "arguments", "mean"])
+def test_an_export_that_is_killed_before_the_manifest_is_refused_and_repaired(
+    own_checkpoint: Path, tmp_path: Path, change: str
+) -> None:
+    """The manifest in the folder is the old one, of what the checkpoint was before."""
+    out = tmp_path / "out"
+    export(own_checkpoint, out=out, formats=["torchscript"])
+    if change == "weights":
+        changed_checkpoint(own_checkpoint, own_checkpoint)
+    else:
+        respecify(own_checkpoint, RESPECIFIED[change])
+    killed_before_the_manifest(own_checkpoint, out)
+    with pytest.raises(ArtifactError, match="toolkit export"):
+        find_subject([out], checkpoint=None, model=None)
+    assert export(own_checkpoint, out=out, formats=["torchscript"]).written == ("torchscript",)
+    assert find_subject([out], checkpoint=None, model=None).artifacts
+
+
+def test_a_folder_in_place_of_an_artifact_is_one_clear_error(
+    own_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "checkpoint.torchscript").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot write .*torchscript: Is a directory"):
+        export(own_checkpoint, out=tmp_path / "out", formats=["torchscript"])
+
+
+def test_a_format_that_lacks_a_package_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(FORMATS["onnx"], distributions=("torch", "no-such-package", "nor-this-one"))
+    monkeypatch.setitem(FORMATS, "onnx", row)
+    (failed,) = export(CHECKPOINT, out=tmp_path, formats=["onnx"]).failures
+    assert str(failed.failure) == "not installed: pip install no-such-package nor-this-one"
 
 
 def test_artifacts_of_another_checkpoint_are_kept_unless_forced(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +23,14 @@ from toolkit.manifest import (
     relative_to,
     write_manifest,
 )
-from toolkit.schema import Artifact, Manifest
+from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
 
 CONTENT = {"model.onnx": b"onnx bytes", "model.pt2": b"pt2 bytes"}
 
 
-def record_of(name: str, content: bytes, *, checkpoint: str = "c" * 64) -> Artifact:
+def record_of(
+    name: str, content: bytes, *, checkpoint: str = "c" * 64, spec: str = "5" * 64
+) -> Artifact:
     return Artifact(
         format=name.partition(".")[2],
         precision="fp32",
@@ -33,23 +38,28 @@ def record_of(name: str, content: bytes, *, checkpoint: str = "c" * 64) -> Artif
         size_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         checkpoint_sha256=checkpoint,
+        spec_sha256=spec,
         input_shape=(1, 28, 28),
         classes=10,
     )
 
 
-def write_exports(folder: Path, *, checkpoint: str = "c" * 64) -> Path:
+def write_exports(folder: Path, *, checkpoint: str = "c" * 64, spec: str = "5" * 64) -> Path:
     """A folder of two artifacts with their manifest."""
     folder.mkdir()
     for name, content in CONTENT.items():
         (folder / name).write_bytes(content)
-    records = [record_of(name, content, checkpoint=checkpoint) for name, content in CONTENT.items()]
+    records = [
+        record_of(name, content, checkpoint=checkpoint, spec=spec)
+        for name, content in CONTENT.items()
+    ]
     write_manifest(
         folder,
         Manifest(
-            schema_version=1,
+            schema_version=MANIFEST_SCHEMA_VERSION,
             checkpoint="../checkpoint",
             checkpoint_sha256=checkpoint,
+            spec_sha256=spec,
             artifacts=tuple(records),
         ),
     )
@@ -97,9 +107,18 @@ def test_two_folders_of_one_checkpoint_go_together(exports: Path, tmp_path: Path
     ]
 
 
-def test_artifacts_of_two_checkpoints_do_not_mix(exports: Path, tmp_path: Path) -> None:
-    other = write_exports(tmp_path / "other", checkpoint="d" * 64)
-    with pytest.raises(ArtifactError, match=r"comes from checkpoint d{12}, but .* from c{12};"):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"checkpoint": "d" * 64}, r"from checkpoint d{12} \(spec 5{12}\), but .* c{12} \(spec"),
+        ({"spec": "6" * 64}, r"from checkpoint c{12} \(spec 6{12}\), but .* \(spec 5{12}\);"),
+    ],
+)
+def test_artifacts_of_two_checkpoints_do_not_mix(
+    exports: Path, tmp_path: Path, change: dict[str, str], says: str
+) -> None:
+    other = write_exports(tmp_path / "other", **change)
+    with pytest.raises(ArtifactError, match=says):
         find_artifacts([exports, other])
 
 
@@ -140,8 +159,10 @@ def test_a_file_that_is_not_recorded(exports: Path, exists: bool) -> None:
         (b"{", "not a manifest"),
         (b"[]", "not a manifest"),
         (b"null", "not a manifest"),
+        (b"[" * 100_000, "not a manifest"),
         (b"\xff\xfe\x00", "not a manifest"),
-        (b'{"schema_version": 1}', "required field missing @ record.artifacts"),
+        (b'{"schema_version": 2}', "required field missing @ record.artifacts"),
+        (b'{"schema_version": 1}', "schema_version 1, expected 2; export again .* --force"),
     ],
 )
 def test_a_broken_manifest(exports: Path, content: bytes, message: str) -> None:
@@ -221,5 +242,36 @@ def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
     manifest = json.loads((exports / MANIFEST).read_text())
     manifest["artifacts"][0]["path"] = "../secret.onnx"
     (exports / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
-        find_artifacts([exports])
+    for read in (read_manifest, lambda folder: find_artifacts([folder])):
+        with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
+            read(exports)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Run as a user who may read nothing of the test's."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming somebody else needs root")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_read_is_an_artifact_error(exports: Path) -> None:
+    record = read_manifest(exports).artifacts[0]
+    exports.chmod(0)
+    with nobody():
+        for check in (
+            lambda: check_artifact(exports / record.path, record),
+            lambda: find_artifacts([exports]),
+        ):
+            with pytest.raises(ArtifactError, match=r"cannot read .*Permission denied"):
+                check()
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="a file that opens and fails")
+def test_a_file_whose_reading_fails_is_an_artifact_error() -> None:
+    with pytest.raises(ArtifactError, match=r"cannot read /proc/self/mem: Input/output error"):
+        check_artifact(Path("/proc/self/mem"), record_of("mem", b""))

@@ -24,6 +24,7 @@ FLOOR = 2.0**-10
 
 def artifact(precision: Precision = "fp32") -> Artifact:
     names = {"format": "onnx", "path": "model.onnx", "sha256": "a", "checkpoint_sha256": "b"}
+    names["spec_sha256"] = "c"
     shape = {"size_bytes": 1, "input_shape": (1, 28, 28), "classes": CLASSES}
     return Artifact(precision=precision, **names, **shape)
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import shutil
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from toolkit.checkpoint import load_model
-from toolkit.errors import ArtifactError, Crashed, FailedRun, OutputError, ToolkitError
+from toolkit.errors import (
+    ArtifactError,
+    Crashed,
+    FailedRun,
+    OutputError,
+    ToolkitError,
+    headline,
+)
 from toolkit.files import make_folder, publish, scratch_folder, sha256_of
 from toolkit.formats import FORMATS, Format, find_format, load_exporter
 from toolkit.manifest import MANIFEST, check_artifact, read_manifest, relative_to, write_manifest
@@ -113,14 +120,15 @@ class NamedClassifier(nn.Module):
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:
     """The manifest to add to: the one in `out`, or a new one.
 
-    Artifacts of the same checkpoint folder with older weights are stale and fall out of the
+    Artifacts of what was in the same checkpoint folder before are stale and fall out of the
     record; those of another checkpoint are kept unless `force`.
     """
     source = relative_to(out, checkpoint)
     fresh = Manifest(
         schema_version=MANIFEST_SCHEMA_VERSION,
         checkpoint=source,
-        checkpoint_sha256=record.sha256,
+        checkpoint_sha256=record.id.weights_sha256,
+        spec_sha256=record.id.spec_sha256,
         artifacts=(),
     )
     if not (out / MANIFEST).exists():
@@ -131,25 +139,21 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
         if force:
             return fresh
         raise
-    if old.checkpoint_sha256 == record.sha256:
-        return Manifest(
-            schema_version=MANIFEST_SCHEMA_VERSION,
-            checkpoint=source,
-            checkpoint_sha256=record.sha256,
-            artifacts=old.artifacts,
-        )
+    if old.checkpoint_id == record.id:
+        return replace(fresh, artifacts=old.artifacts)
     if old.checkpoint != source and not force:
         raise ArtifactError(
-            f"{out} holds artifacts of checkpoint {old.checkpoint} "
-            f"({old.checkpoint_sha256[:12]}), not of {checkpoint} ({record.sha256[:12]}); "
-            "choose another folder with --out, or replace them with --force"
+            f"{out} holds artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not of "
+            f"{checkpoint}, {record.id}; choose another folder with --out, or replace them with "
+            "--force"
         )
     return fresh
 
 
 def _is_current(out: Path, manifest: Manifest, row: Format, versions: dict[str, str]) -> bool:
+    wanted = (row.name, versions, manifest.checkpoint_id)
     for artifact in manifest.artifacts:
-        if artifact.format == row.name and artifact.versions == versions:
+        if (artifact.format, artifact.versions, artifact.checkpoint_id) == wanted:
             try:
                 check_artifact(out / artifact.path, artifact)
             except ArtifactError:
@@ -167,38 +171,47 @@ def _write(
     record: Checkpoint,
     versions: dict[str, str],
 ) -> Artifact:
-    exporter = load_exporter(row)
-    name = checkpoint.resolve().name + row.suffix
+    """Publish one artifact. Killed before its record is in the manifest, it is a file that the
+    manifest does not record, or records with another checksum: the next export writes it again."""
+    path = out / (checkpoint.resolve().name + row.suffix)
     with scratch_folder(out) as scratch:
-        temporary = scratch / name
-        try:
-            opset = exporter.export(model, example, temporary)
-        except ToolkitError:
-            raise
-        except OSError as error:
-            raise _not_writable(out / name, error) from error
-        except Exception as error:
-            if shutil.disk_usage(out).free < _LOW_DISK_BYTES:
-                raise _not_writable(out / name, error) from error
-            raise Crashed(
-                f"format {row.name} cannot export this model: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
-                stderr_tail=traceback.format_exc(),
-            ) from error
+        temporary = scratch / path.name
+        opset = _call_exporter(row, model, example, temporary, path)
         artifact = Artifact(
             format=row.name,
             precision="fp32",
-            path=name,
+            path=path.name,
             size_bytes=temporary.stat().st_size,
             sha256=sha256_of(temporary),
-            checkpoint_sha256=record.sha256,
+            checkpoint_sha256=record.id.weights_sha256,
+            spec_sha256=record.id.spec_sha256,
             input_shape=record.input.shape,
             classes=record.classes,
             opset=opset,
             versions=versions,
         )
-        publish(temporary, out / name)
+        publish(temporary, path)
     return artifact
+
+
+def _call_exporter(
+    row: Format, model: nn.Module, example: Tensor, temporary: Path, path: Path
+) -> int | None:
+    """Write `temporary`, which is to become `path`; returns the opset where there is one."""
+    exporter = load_exporter(row)
+    try:
+        return exporter.export(model, example, temporary)
+    except ToolkitError:
+        raise
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < _LOW_DISK_BYTES:
+            raise _not_writable(path, error) from error
+        raise Crashed(
+            f"format {row.name} cannot export this model: {headline(error)}",
+            stderr_tail=traceback.format_exc(),
+        ) from error
 
 
 def _not_writable(path: Path, error: Exception) -> OutputError:
@@ -216,9 +229,4 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
     ]
     order = list(FORMATS)
     artifacts = sorted((*kept, artifact), key=lambda item: order.index(item.format))
-    return Manifest(
-        schema_version=MANIFEST_SCHEMA_VERSION,
-        checkpoint=manifest.checkpoint,
-        checkpoint_sha256=manifest.checkpoint_sha256,
-        artifacts=tuple(artifacts),
-    )
+    return replace(manifest, artifacts=tuple(artifacts))

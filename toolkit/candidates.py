@@ -61,10 +61,10 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
         )
     record = read_checkpoint(folder)
     for stored in artifacts:
-        if stored.record.checkpoint_sha256 != record.sha256:
+        if stored.record.checkpoint_id != record.id:
             raise ArtifactError(
-                f"{stored.path} was exported from checkpoint "
-                f"{stored.record.checkpoint_sha256[:12]}, but {folder} is {record.sha256[:12]}; "
+                f"{stored.path} was exported from checkpoint {stored.record.checkpoint_id}, "
+                f"but {folder} is {record.id}; "
                 f"export it again with toolkit export {folder} --out "
                 f"{stored.path.parent}, or name its checkpoint with --checkpoint"
             )
@@ -130,7 +130,8 @@ def _checkpoint_source(subject: Subject, precision: Precision) -> Source:
         path=str(subject.folder),
         size_bytes=(subject.folder / WEIGHTS).stat().st_size,
         sha256=checkpoint.sha256,
-        checkpoint_sha256=checkpoint.sha256,
+        checkpoint_sha256=checkpoint.id.weights_sha256,
+        spec_sha256=checkpoint.id.spec_sha256,
         input_shape=checkpoint.input.shape,
         classes=checkpoint.classes,
     )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,24 +29,32 @@ class StoredArtifact:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of `folder`.
+    """The manifest of `folder`; every artifact that it records is a file beside it.
 
     Raises:
-        ArtifactError: missing, or not a manifest.
+        ArtifactError: missing, not a manifest, or one that points out of its folder.
     """
     path = folder / MANIFEST
     try:
-        return from_json(Manifest, json.loads(path.read_bytes()), version=MANIFEST_SCHEMA_VERSION)
+        data = json.loads(path.read_bytes())
+        manifest = from_json(Manifest, data, version=MANIFEST_SCHEMA_VERSION)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"no {path}; expected a folder that toolkit export wrote: toolkit export --out {folder}"
         ) from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path}: not a manifest: {error}; export again with toolkit export --force"
         ) from error
+    for record in manifest.artifacts:
+        if Path(record.path).name != record.path:
+            raise ArtifactError(
+                f"{path} records {record.path!r}, expected the name of a file beside it; "
+                "export again with toolkit export --force"
+            )
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -68,17 +77,9 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
         raise ArtifactError("no artifacts given; expected export folders or artifact files")
     found: dict[Path, StoredArtifact] = {}
     for path in paths:
-        folder = path if path.is_dir() else path.parent
-        if not path.exists() and not (folder / MANIFEST).exists():
-            raise ArtifactError(f"no {path}; write it first with toolkit export --out {folder}")
+        folder = _folder_of(path)
         manifest = read_manifest(folder)
         names = [record.path for record in manifest.artifacts]
-        for name in names:
-            if Path(name).name != name:
-                raise ArtifactError(
-                    f"{folder / MANIFEST} records {name!r}, expected the name of a file beside it; "
-                    "export again with toolkit export --force"
-                )
         if path.is_dir() and not names:
             raise ArtifactError(f"{folder / MANIFEST} records no artifact; run toolkit export")
         if not path.is_dir() and path.name not in names:
@@ -100,29 +101,49 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
 
 
 def check_artifact(path: Path, record: Artifact) -> None:
-    """Raise ArtifactError unless the file has the recorded size and checksum."""
+    """Raise ArtifactError unless the file can be read and has the recorded size and checksum."""
     again = f"write it again with toolkit export --format {record.format} --force"
-    if not path.is_file():
-        raise ArtifactError(f"no {path}, which its manifest records; {again}")
-    size_bytes = path.stat().st_size
+    with _as_artifact_error(path):
+        if not path.is_file():
+            raise ArtifactError(f"no {path}, which its manifest records; {again}")
+        size_bytes, found = path.stat().st_size, sha256_of(path)
     if size_bytes != record.size_bytes:
         raise ArtifactError(
             f"{path}: {size_bytes} bytes, expected {record.size_bytes}; "
             f"the file is {'empty' if size_bytes == 0 else 'truncated or replaced'}: {again}"
         )
-    found = sha256_of(path)
     if found != record.sha256:
         raise ArtifactError(
             f"{path}: sha256 {found}, expected {record.sha256}; the file was damaged: {again}"
         )
 
 
+def _folder_of(path: Path) -> Path:
+    """The export folder that a path is, or lies in."""
+    with _as_artifact_error(path):
+        folder = path if path.is_dir() else path.parent
+        if not path.exists() and not (folder / MANIFEST).exists():
+            raise ArtifactError(f"no {path}; write it first with toolkit export --out {folder}")
+    return folder
+
+
+@contextmanager
+def _as_artifact_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {path}: {error.strerror or error}; expected a folder or file that "
+            "toolkit export wrote, readable from here"
+        ) from error
+
+
 def _check_one_checkpoint(artifacts: list[StoredArtifact]) -> None:
     first = artifacts[0]
     for stored in artifacts[1:]:
-        if stored.record.checkpoint_sha256 != first.record.checkpoint_sha256:
+        if stored.record.checkpoint_id != first.record.checkpoint_id:
             raise ArtifactError(
-                f"{stored.path} comes from checkpoint {stored.record.checkpoint_sha256[:12]}, but "
-                f"{first.path} from {first.record.checkpoint_sha256[:12]}; compare artifacts of "
+                f"{stored.path} comes from checkpoint {stored.record.checkpoint_id}, but "
+                f"{first.path} from {first.record.checkpoint_id}; compare artifacts of "
                 "one checkpoint at a time, or write both again with toolkit export"
             )

@@ -6,12 +6,14 @@ Units are SI and stand in the names; raw samples are kept, the rest is derived.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 RESULTS_SCHEMA_VERSION = 1
-MANIFEST_SCHEMA_VERSION = 1
+MANIFEST_SCHEMA_VERSION = 2
 CHECKPOINT_SCHEMA_VERSION = 1
 
 Status = Literal[
@@ -70,6 +72,21 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointId:
+    """Which model a checkpoint is, and so whether an artifact was made from it.
+
+    The weights alone do not say it: the same ones in another architecture, or behind another
+    normalisation, answer differently.
+    """
+
+    weights_sha256: str
+    spec_sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.weights_sha256[:12]} (spec {self.spec_sha256[:12]})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """`checkpoint.json`: everything about trained weights but the weights themselves.
 
@@ -85,6 +102,14 @@ class Checkpoint:
     training: TrainingRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def id(self) -> CheckpointId:
+        """The weights' checksum, and that of what makes them a model: factory, input, classes."""
+        spec = {"model": asdict(self.model), "input": asdict(self.input), "classes": self.classes}
+        canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+        spec_sha256 = hashlib.sha256(canonical.encode()).hexdigest()
+        return CheckpointId(weights_sha256=self.sha256, spec_sha256=spec_sha256)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
@@ -98,7 +123,11 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """One exported file, as `manifest.json` records it; `path` is relative to the manifest."""
+    """One exported file, as `manifest.json` records it; `path` is relative to the manifest.
+
+    `checkpoint_sha256` is the checksum of the checkpoint's weights, `spec_sha256` that of its
+    model factory, input spec and classes.
+    """
 
     format: str
     precision: Precision
@@ -106,10 +135,16 @@ class Artifact:
     size_bytes: int
     sha256: str
     checkpoint_sha256: str
+    spec_sha256: str
     input_shape: tuple[int, int, int]
     classes: int
     opset: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def checkpoint_id(self) -> CheckpointId:
+        """The checkpoint that it was made from."""
+        return CheckpointId(weights_sha256=self.checkpoint_sha256, spec_sha256=self.spec_sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +157,13 @@ class Manifest:
     schema_version: int
     checkpoint: str
     checkpoint_sha256: str
+    spec_sha256: str
     artifacts: tuple[Artifact, ...]
+
+    @property
+    def checkpoint_id(self) -> CheckpointId:
+        """The checkpoint that the artifacts were made from."""
+        return CheckpointId(weights_sha256=self.checkpoint_sha256, spec_sha256=self.spec_sha256)
 
 
 @dataclass(frozen=True, kw_only=True)

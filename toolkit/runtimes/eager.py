@@ -19,10 +19,10 @@ def load(source: Source, settings: Settings) -> Session:
 
     device = prepare_torch(settings)
     model, record = load_model(source.path, trusted=source.model)
-    if record.sha256 != source.artifact.sha256:
+    if record.id != source.artifact.checkpoint_id:
         raise ArtifactError(
-            f"{source.path}: sha256 {record.sha256}, expected {source.artifact.sha256}; "
-            "the checkpoint was replaced meanwhile: start again"
+            f"{source.path}: checkpoint {record.id}, expected {source.artifact.checkpoint_id}; "
+            "it was replaced meanwhile: start again"
         )
     dtype = torch.float64 if source.artifact.precision == "fp64" else torch.float32
     model = model.to(device, dtype)
