@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from conftest import CHECKPOINT, Cli
 from safetensors.torch import load_file, save, save_file
+from torch import nn
 
+from toolkit.candidates import Subject, checkpoint_candidate
 from toolkit.checkpoint import import_weights, load_model, read_checkpoint, save_checkpoint
-from toolkit.errors import CheckpointError, OutputError
+from toolkit.errors import CheckpointError, Crashed, OutputError
 from toolkit.files import sha256_of
-from toolkit.model import REFERENCE_FACTORY, ReferenceCNN, parameter_count
-from toolkit.schema import InputSpec, ModelSpec
+from toolkit.model import REFERENCE_FACTORY, ReferenceCNN
+from toolkit.schema import InputSpec, ModelSpec, Settings
+from toolkit.targets import RemoteSession
 
 SPEC = InputSpec(shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,))
 REFERENCE = ModelSpec(factory=REFERENCE_FACTORY)
@@ -42,7 +48,7 @@ def put_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
 
 def test_reference_checkpoint_is_whole_and_as_good_as_it_says() -> None:
     model, record = load_model(CHECKPOINT)
-    assert parameter_count(model) == 1_199_882
+    assert sum(value.numel() for value in model.parameters()) == 1_199_882
     assert not model.training
     assert record.training is not None
     assert record.training.accuracy >= 0.988
@@ -134,8 +140,9 @@ def test_damaged_record_names_the_field(
         read_checkpoint(own_checkpoint)
 
 
-def test_record_that_is_not_json_is_refused(own_checkpoint: Path) -> None:
-    (own_checkpoint / "checkpoint.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_record_that_is_not_json_is_refused(own_checkpoint: Path, content: str) -> None:
+    (own_checkpoint / "checkpoint.json").write_text(content)
     with pytest.raises(CheckpointError, match="not a checkpoint record"):
         read_checkpoint(own_checkpoint)
 
@@ -195,6 +202,62 @@ def test_whole_model_pickle_is_refused_with_the_way_out(tmp_path: Path) -> None:
         )
 
 
+def tiny_model() -> nn.Module:
+    """The factory of the fuzzed files."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """One bit flipped, one byte set, or the end cut off."""
+    data, place = bytearray(content), random.randrange(len(content))
+    change = random.choice(["flip", "set", "cut"])
+    if change == "cut":
+        return bytes(data[:place])
+    data[place] = (
+        data[place] ^ 1 << random.randrange(8) if change == "flip" else random.randrange(256)
+    )
+    return bytes(data)
+
+
+@pytest.mark.parametrize("layout", ["legacy", "zip", "safetensors"])
+def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
+    tmp_path: Path, layout: str
+) -> None:
+    """torch's reader raises whatever the damaged byte leads to, AssertionError to struct.error."""
+    path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
+    if layout == "safetensors":
+        save_file(tiny_model().state_dict(), path)
+    else:
+        zipped = layout == "zip"
+        torch.save(tiny_model().state_dict(), path, _use_new_zipfile_serialization=zipped)
+    whole, random = path.read_bytes(), Random(0)
+    refused = 0
+    for _ in range(200):
+        path.write_bytes(damaged(whole, random))
+        try:
+            import_weights(
+                path,
+                out=tmp_path / "out",
+                model=ModelSpec(factory="test_checkpoint:tiny_model"),
+                input_spec=InputSpec(shape=(1, 2, 2), mean=(0.5,), std=(0.5,)),
+                classes=3,
+                force=True,
+            )
+        except CheckpointError:
+            refused += 1
+    assert 50 < refused < 200  # weights have no checksum of their own in these files
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_weights_file_whose_reading_fails_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.symlink_to("/proc/self/mem")
+    if not path.is_file():
+        pytest.skip("needs a file that opens and cannot be read")
+    with pytest.raises(CheckpointError, match=r"cannot read .*: Input/output error"):
+        import_weights(path, out=tmp_path / "out", model=REFERENCE, input_spec=SPEC, classes=10)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_import_makes_a_checkpoint_of_a_state_dict(tmp_path: Path, suffix: str) -> None:
     model = ReferenceCNN()
@@ -213,7 +276,12 @@ def test_import_makes_a_checkpoint_of_a_state_dict(tmp_path: Path, suffix: str) 
 def test_import_tries_the_model_before_it_writes(tmp_path: Path) -> None:
     torch.save(ReferenceCNN().state_dict(), tmp_path / "weights.pt")
     wide = InputSpec(shape=(1, 32, 32), mean=(0.1,), std=(0.3,))
-    for spec, classes, says in ((wide, 10, "--input-shape"), (SPEC, 7, "--classes")):
+    huge = InputSpec(shape=(1, 28, 10**30), mean=(0.1,), std=(0.3,))
+    for spec, classes, says in (
+        (wide, 10, "--input-shape"),
+        (huge, 10, "--input-shape"),
+        (SPEC, 7, "--classes"),
+    ):
         with pytest.raises(CheckpointError, match=says):
             import_weights(
                 tmp_path / "weights.pt",
@@ -238,6 +306,60 @@ def test_existing_checkpoint_is_not_replaced_unless_forced(
     assert (own_checkpoint / "weights.safetensors").read_bytes() != before
 
 
+def test_a_checkpoint_that_is_half_replaced_is_refused_with_the_way_out(
+    own_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights have their new name and the record has not: a kill between the two renames."""
+    model, record = load_model(own_checkpoint)
+    with torch.no_grad():
+        model.get_parameter("fc2.bias")[0] += 1
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if target == own_checkpoint / "checkpoint.json":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(own_checkpoint, model, record)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"replaced without the other: .* --force"):
+        load_model(own_checkpoint)
+    saved = save_checkpoint(own_checkpoint, model, record)
+    assert read_checkpoint(own_checkpoint).id == saved.id
+
+
+def change_weights(folder: Path) -> None:
+    state = load_file(folder / "weights.safetensors")
+    put_weights(folder, {**state, "fc2.bias": state["fc2.bias"] + 1})
+
+
+def change_spec(folder: Path) -> None:
+    record = json.loads((folder / "checkpoint.json").read_text())
+    record["input"]["mean"] = [0.5]
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("change", [change_weights, change_spec])
+def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
+    own_checkpoint: Path, change: Callable[[Path], None]
+) -> None:
+    subject = Subject(
+        folder=own_checkpoint,
+        checkpoint=read_checkpoint(own_checkpoint),
+        artifacts=(),
+        model=None,
+    )
+    candidate = checkpoint_candidate(subject, "eager", Settings(threads=1))
+    change(own_checkpoint)
+    with (
+        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        pytest.raises(Crashed, match=r"ArtifactError: .* was replaced meanwhile: start again"),
+    ):
+        session.load()
+
+
 @pytest.mark.parametrize(
     "factory", ["no.such.module:f", "toolkit.model:nothing", "toolkit.model", "builtins:dict"]
 )
@@ -250,4 +372,44 @@ def test_factory_that_is_none_is_refused(tmp_path: Path, factory: str) -> None:
             model=ModelSpec(factory=factory),
             input_spec=SPEC,
             classes=10,
+        )
+
+
+class Picky(nn.Linear):
+    """A user's model that takes no image."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        assert input.ndim == 2
+        return super().forward(input)
+
+
+def picky_model() -> nn.Module:
+    return Picky(4, 3)
+
+
+def failing_factory() -> nn.Module:
+    raise KeyError("no such variant")
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        ("test_checkpoint:picky_model", r"does not run .*: AssertionError: .*--input-shape"),
+        ("test_checkpoint:failing_factory", r"cannot build .*: KeyError: 'no such variant'"),
+        ("broken:model", r"cannot build .*: SyntaxError: "),
+    ],
+)
+def test_whatever_the_users_code_raises_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, says: str
+) -> None:
+    (tmp_path / "broken.py").write_text("def model(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.save(picky_model().state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=says):
+        import_weights(
+            tmp_path / "weights.pt",
+            out=tmp_path / "out",
+            model=ModelSpec(factory=factory),
+            input_spec=InputSpec(shape=(1, 2, 2), mean=(0.5,), std=(0.5,)),
+            classes=3,
         )

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.errors import CheckpointError, OutputError
-from toolkit.files import scratch_folder, sha256_of, write_atomically, write_json
+from toolkit.errors import CheckpointError, OutputError, headline
+from toolkit.files import publish, scratch_folder, sha256_of, write_atomically, write_json
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,
@@ -38,34 +38,39 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, not JSON, fields missing, weights that do not match.
     """
-    if folder.is_file():
-        raise CheckpointError(
-            f"{folder} is a file, expected a checkpoint folder with {WEIGHTS} and {RECORD}; "
-            "make one from a state_dict with: toolkit import FILE --model package.module:function"
-        )
     record_path, weights_path = folder / RECORD, folder / WEIGHTS
-    for path in (record_path, weights_path):
-        if not path.is_file():
-            raise CheckpointError(
-                f"no {path}; expected a checkpoint folder with {WEIGHTS} and {RECORD}: "
-                "make one with toolkit train or toolkit import"
-            )
     try:
+        _check_is_there(folder)
         record = from_json(
             Checkpoint, json.loads(record_path.read_bytes()), version=CHECKPOINT_SCHEMA_VERSION
         )
         found = sha256_of(weights_path)
     except OSError as error:
         raise CheckpointError(f"cannot read {folder}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{record_path}: not a checkpoint record: {error}") from error
     _check_input_spec(record.input, record_path)
     if found != record.sha256:
         raise CheckpointError(
-            f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; the weights "
-            "were damaged or replaced: restore them, or make a new checkpoint with toolkit import"
+            f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; one of the two "
+            "was damaged, or replaced without the other: restore both, or make the checkpoint "
+            "again with toolkit train or toolkit import, and --force"
         )
     return record
+
+
+def _check_is_there(folder: Path) -> None:
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file, expected a checkpoint folder with {WEIGHTS} and {RECORD}; "
+            "make one from a state_dict with: toolkit import FILE --model package.module:function"
+        )
+    for path in (folder / RECORD, folder / WEIGHTS):
+        if not path.is_file():
+            raise CheckpointError(
+                f"no {path}; expected a checkpoint folder with {WEIGHTS} and {RECORD}: "
+                "make one with toolkit train or toolkit import"
+            )
 
 
 def load_model(folder: Path, *, trusted: str | None = None) -> tuple[nn.Module, Checkpoint]:
@@ -107,8 +112,8 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
             versions=versions_of("toolkit", "torch", "torchvision", "safetensors"),
         )
         write_json(scratch / RECORD, to_json(record))
-        weights.replace(folder / WEIGHTS)  # both are on disk; only two renames are left
-        (scratch / RECORD).replace(folder / RECORD)
+        publish(weights, folder / WEIGHTS)  # both are written; only two renames are left
+        publish(scratch / RECORD, folder / RECORD)
     return record
 
 
@@ -139,9 +144,7 @@ def import_weights(
     Raises:
         CheckpointError: the file is refused or does not fit the model.
     """
-    import torch
-
-    from toolkit.model import build_model, example_input
+    from toolkit.model import build_model
 
     refuse_to_replace(out, force=force)
     _check_input_spec(input_spec, weights)
@@ -149,20 +152,7 @@ def import_weights(
         raise CheckpointError(f"--classes {classes}: expected 2 or more")
     module = build_model(model, trusted=model.factory).eval()
     _put_weights(module, _read_state_dict(weights), where=str(weights))
-    with torch.inference_mode():
-        try:
-            logits = module(example_input(input_spec.shape, batch_size=2))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{model.factory} does not run on an input of shape "
-                f"{[2, *input_spec.shape]}: {_first_line(error)}; correct --input-shape"
-            ) from error
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, classes):
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise CheckpointError(
-            f"{model.factory} returned {shape} for 2 images, expected logits [2, {classes}]; "
-            "correct --classes, or wrap the model so that it returns logits [N, K]"
-        )
+    _try_model(module, input_spec, classes, factory=model.factory)
     record = Checkpoint(
         schema_version=CHECKPOINT_SCHEMA_VERSION,
         name=out.resolve().name,
@@ -172,6 +162,27 @@ def import_weights(
         sha256="",
     )
     return save_checkpoint(out, module, record)
+
+
+def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str) -> None:
+    import torch
+
+    from toolkit.model import example_input
+
+    with torch.inference_mode():
+        try:
+            logits = module(example_input(spec.shape, batch_size=2))
+        except Exception as error:  # the user's code, which may raise anything
+            raise CheckpointError(
+                f"{factory} does not run on an input of shape {[2, *spec.shape]}: "
+                f"{headline(error)}; correct --input-shape"
+            ) from error
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, classes):
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise CheckpointError(
+            f"{factory} returned {shape} for 2 images, expected logits [2, {classes}]; "
+            "correct --classes, or wrap the model so that it returns logits [N, K]"
+        )
 
 
 def _check_input_spec(spec: InputSpec, where: Path) -> None:
@@ -193,15 +204,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({_first_line(error)}); copy it again"
+            f"{path}: not a whole safetensors file ({headline(error)}); copy it again"
         ) from error
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    import pickle
-
     import torch
 
     if not path.is_file():
@@ -212,9 +223,12 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of other pickle protocols; refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch raises whatever the damaged byte leads to
+        first_sentence = headline(error).split(". ")[0]  # torch's next one says how to trust it
         raise CheckpointError(
-            f"{path}: refused ({_first_line(error)}); only tensors are read, since anything else "
+            f"{path}: refused ({first_sentence}); only tensors are read, since anything else "
             "in a pickle can run code: save with torch.save(model.state_dict(), ...) or safetensors"
         ) from error
     if not isinstance(state, dict) or not all(
@@ -254,7 +268,3 @@ def _check_finite(state: dict[str, Tensor], *, where: str) -> None:
                 f"{where}: {name} holds {bad} NaN or infinite values; expected finite weights: "
                 "train again with a smaller --lr, or restore the file"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__

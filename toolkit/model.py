@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, headline
 from toolkit.schema import ModelSpec
 
 REFERENCE_FACTORY = "toolkit.model:ReferenceCNN"
@@ -64,21 +64,16 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
         model = factory(**spec.arguments)
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise CheckpointError(
-            f"cannot build the model with {spec.factory}({spec.arguments}): {error}; expected "
-            "package.module:function, importable from here, that takes these arguments"
+            f"cannot build the model with {spec.factory}({spec.arguments}): {headline(error)}; "
+            "expected package.module:function, importable from here, that takes these arguments"
         ) from error
     if not isinstance(model, nn.Module):
         raise CheckpointError(
             f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module"
         )
     return model
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def example_input(shape: tuple[int, int, int], *, batch_size: int) -> Tensor:
