@@ -24,6 +24,7 @@ LAYERS = (
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "data.idx"),
     ("data", "candidates", "artifacts", "worker"),
     ("results", "targets", "training"),
+    ("reference",),
     ("benchmark", "verification"),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name

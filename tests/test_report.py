@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
-from toolkit.report.summary import status_text, summarise
+from toolkit.report.summary import notes, status_text, summarise
 from toolkit.report.table import render_table
 from toolkit.schema import (
     CheckpointRecord,
@@ -40,6 +40,7 @@ PASSED = ParityReport(
     mean_abs_diff=1 / 3e6,
     nan_count=0,
     noise_floor=2e-5,
+    reference_precision="fp64",
     gates=Gates(max_flips=0, max_accuracy_drop=None),
     flipped=(),
     artifact_sha256="a" * 64,
@@ -132,6 +133,21 @@ def markdown_table(results: Results) -> list[list[str]]:
 
 def csv_rows(results: Results) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(render_csv(results)), strict=True))
+
+
+@pytest.mark.parametrize(("max_abs_diff", "told"), [(5e-3, False), (1.1e-2, True), (40.0, True)])
+def test_logits_far_away_are_told_though_all_decisions_agree(
+    max_abs_diff: float, told: bool
+) -> None:
+    """As of a softmax, a scale, or half precision behind an fp32 label."""
+    far = replace(PASSED, max_abs_diff=max_abs_diff)
+    assert ("decisions agree, but" in " ".join(notes(results_of(far)))) is told
+
+
+def test_a_float32_reference_is_told() -> None:
+    assert "in float64;" in " ".join(notes(results_of(PASSED)))
+    fixed = replace(PASSED, reference_precision="fp32")
+    assert "there is no float64 form" in " ".join(notes(results_of(fixed)))
 
 
 def test_a_candidate_is_one_row_parity_and_measurement_side_by_side() -> None:

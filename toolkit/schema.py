@@ -214,7 +214,8 @@ class ParityReport:
     """Reference logits against candidate logits: the verdict with its evidence.
 
     Numbers are None where nothing could be compared. Logit differences are in logit units,
-    against the float64 reference; `noise_floor` is torch's own float32 distance from it.
+    against the reference; `noise_floor` is torch's own float32 distance from it.
+    `reference_precision` is fp64, or fp32 where the model has no float64 form.
     """
 
     runtime: str
@@ -233,6 +234,7 @@ class ParityReport:
     mean_abs_diff: float | None
     nan_count: int | None
     noise_floor: float | None
+    reference_precision: Precision | None
     gates: Gates
     flipped: tuple[Flip, ...]
     artifact_sha256: str | None

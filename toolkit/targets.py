@@ -24,12 +24,15 @@ import psutil
 from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate
+from toolkit.data import Dataset
 from toolkit.environment import oom_kills
 from toolkit.errors import Crashed, FailedRun, NotInstalled, OutOfMemory, TimedOut, Unsupported
+from toolkit.progress import Progress
 from toolkit.schema import Attestation, from_json, to_json
 
 _STDERR_TAIL_LINES = 40
 _PIPELINED_CHUNKS = 2
+_CHUNK_IMAGES = 1000
 _EXIT_GRACE_S = 2.0
 _FAILURES = {
     kind.status: kind for kind in (Crashed, TimedOut, OutOfMemory, NotInstalled, Unsupported)
@@ -265,6 +268,21 @@ def open_sessions(
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
             for each in candidates
         ]
+
+
+def predict_all(
+    session: RemoteSession, dataset: Dataset, batch_size: int, label: str, progress: Progress
+) -> NDArray[np.floating]:
+    """Logits `[N,K]` of the whole data set, `batch_size` images a call; `label` names the bar."""
+    size = max(1, _CHUNK_IMAGES // batch_size) * batch_size
+    progress(label, 0, len(dataset))
+    parts: list[NDArray[np.floating]] = []
+    done = 0
+    for logits in session.predict(dataset.chunks(size), batch_size=batch_size):
+        parts.append(logits)
+        done += len(logits)
+        progress(label, done, len(dataset), "images")
+    return np.concatenate(parts)
 
 
 def _empty_log() -> Path:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from toolkit.candidates import Subject, checkpoint_candidate, find_subject, line_up
+from toolkit.candidates import Subject, find_subject, line_up
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import FailedRun
-from toolkit.parity import Reference, compare, default_gates, noise_floor, not_run
+from toolkit.parity import Reference, compare, default_gates, not_run
 from toolkit.progress import Progress, silent
+from toolkit.reference import ReferenceMaker
 from toolkit.results import start_results
 from toolkit.runtimes import RUNTIMES
 from toolkit.schema import Device, ParityReport, Results, Settings
 from toolkit.settings import check_gates, session_settings
-from toolkit.targets import RemoteSession, open_sessions
-
-_CHUNK_IMAGES = 1000
-_REFERENCE_BATCH_SIZE = 50  # float64 intermediates of 100 images fall out of a small CPU's caches
-_NOISE_IMAGES = 500
-_NOISE_BATCH_SIZES = (1, 7, 100)
+from toolkit.targets import RemoteSession, open_sessions, predict_all
 
 
 def verify(
@@ -98,30 +91,18 @@ class ParityCheck:
         check_gates(self.max_flips, self.max_accuracy_drop)
 
     def reference(self, subject: Subject, dataset: Dataset, settings: Settings) -> Reference:
-        """The checkpoint's float64 logits, and the noise floor of torch's float32 around them.
-
-        Always on the CPU: a device's own arithmetic is what is being judged.
+        """The checkpoint's own logits in float64, computed or kept; see `toolkit.reference`.
 
         Raises:
             FailedRun: the checkpoint cannot be run.
         """
-        settings = replace(settings, device="cpu")
-        exact = checkpoint_candidate(subject, "eager", settings, precision="fp64")
-        with RemoteSession(exact, batch_size=self.batch_size, timeout_s=self.timeout_s) as session:
-            logits = self._predict(session, dataset, "reference fp64", _REFERENCE_BATCH_SIZE)
-        rows = np.linspace(0, len(dataset) - 1, min(_NOISE_IMAGES, len(dataset)), dtype=int)
-        runs = [
-            run
-            for threads in sorted({1, settings.threads})
-            for run in self._float32_runs(
-                subject, dataset.images[rows], replace(settings, threads=threads)
-            )
-        ]
-        return Reference(
-            logits=logits.astype(np.float64, copy=False),
-            labels=dataset.labels,
-            noise_floor=noise_floor(logits[rows], runs),
-        )
+        return ReferenceMaker(
+            subject=subject,
+            dataset=dataset,
+            settings=settings,
+            timeout_s=self.timeout_s,
+            progress=self.progress,
+        ).make()
 
     def report(
         self, session: RemoteSession, dataset: Dataset, reference: Reference
@@ -134,7 +115,9 @@ class ParityCheck:
             max_accuracy_drop=self.max_accuracy_drop,
         )
         try:
-            logits = self._predict(session, dataset, session.candidate.label, self.batch_size)
+            logits = predict_all(
+                session, dataset, self.batch_size, session.candidate.label, self.progress
+            )
             attested = session.load().attestation
         except FailedRun as failure:
             return not_run(
@@ -165,27 +148,3 @@ class ParityCheck:
             for row in RUNTIMES.values()
             if format_name in row.formats
         ]
-
-    def _predict(
-        self, session: RemoteSession, dataset: Dataset, label: str, batch_size: int
-    ) -> NDArray[np.floating]:
-        size = max(1, _CHUNK_IMAGES // batch_size) * batch_size
-        self.progress(label, 0, len(dataset))
-        parts: list[NDArray[np.floating]] = []
-        done = 0
-        for logits in session.predict(dataset.chunks(size), batch_size=batch_size):
-            parts.append(logits)
-            done += len(logits)
-            self.progress(label, done, len(dataset), "images")
-        return np.concatenate(parts)
-
-    def _float32_runs(
-        self, subject: Subject, images: NDArray[np.uint8], settings: Settings
-    ) -> Iterator[NDArray[np.floating]]:
-        """Eager float32 logits of the same images at several batch sizes."""
-        candidate = checkpoint_candidate(subject, "eager", settings)
-        with RemoteSession(
-            candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
-        ) as session:
-            for batch_size in _NOISE_BATCH_SIZES:
-                yield from session.predict([images], batch_size=batch_size)
