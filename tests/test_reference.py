@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from toolkit.checkpoint import import_weights
 from toolkit.data import Dataset, load_dataset
 from toolkit.model import build_model
 from toolkit.parity import Reference
-from toolkit.reference import ReferenceMaker
+from toolkit.reference import ReferenceMaker, keep_reference, read_reference
 from toolkit.schema import InputSpec, ModelSpec, Settings
 
 DATASET = load_dataset("test").head(60)
@@ -61,28 +62,60 @@ def test_the_second_time_the_reference_is_the_kept_one(subject: Subject) -> None
 
 
 def test_other_data_other_threads_and_another_spec_are_other_references(subject: Subject) -> None:
-    make(subject)
-    assert make(subject, DATASET.head(59))[1] is False
-    assert make(subject, threads=2)[1] is False
+    """None of them may find what is kept for another."""
+    maker = ReferenceMaker(
+        subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=60
+    )
     spec = replace(subject.checkpoint.input, mean=(0.5,))
-    other = replace(subject, checkpoint=replace(subject.checkpoint, input=spec))
-    assert make(other)[1] is False
+    others = [
+        replace(maker, dataset=DATASET.head(59)),
+        replace(maker, settings=Settings(threads=2)),
+        replace(
+            maker, subject=replace(subject, checkpoint=replace(subject.checkpoint, input=spec))
+        ),
+    ]
+    assert len({each.path() for each in (maker, *others)}) == 4
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "other count"])
-def test_a_damaged_file_is_computed_again(subject: Subject, empty_cache: Path, damage: str) -> None:
-    reference, _ = make(subject)
-    (path,) = empty_cache.rglob("*.npz")
+KEPT = Reference(
+    logits=np.random.default_rng(0).normal(size=(60, 10)), labels=DATASET.labels, noise_floor=1e-6
+)
+
+
+def test_a_kept_reference_reads_back(tmp_path: Path) -> None:
+    keep_reference(tmp_path / "kept.npz", KEPT)
+    again = read_reference(tmp_path / "kept.npz", DATASET)
+    assert again is not None
+    np.testing.assert_array_equal(again.logits, KEPT.logits)
+    assert (again.noise_floor, again.precision) == (1e-6, "fp64")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "flipped", "other count"])
+def test_a_damaged_file_is_no_reference(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "kept.npz"
+    keep_reference(path, KEPT)
     content = path.read_bytes()
-    if damage == "other count":
-        np.savez(path, logits=np.zeros((3, 10)), noise_floor=1.0, precision="fp64")
+    middle = len(content) // 2
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other count":
+        assert read_reference(path, DATASET.head(59)) is None
+        return
     else:
-        middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         path.write_bytes({"empty": b"", "truncated": content[:middle], "flipped": flipped}[damage])
-    again, kept = make(subject)
-    assert kept is False
-    np.testing.assert_allclose(again.logits, reference.logits, atol=1e-12)
+    assert read_reference(path, DATASET) is None
+
+
+def test_old_references_go_when_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_reference(tmp_path / "0.npz", KEPT)
+    monkeypatch.setattr("toolkit.reference._KEPT_BYTES", 2.5 * (tmp_path / "0.npz").stat().st_size)
+    for number in range(5):
+        keep_reference(tmp_path / f"{number}.npz", KEPT)
+        os.utime(tmp_path / f"{number}.npz", (number, number))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.npz", "4.npz"]
 
 
 def test_kept_logits_that_the_checkpoint_no_longer_gives_are_not_used(

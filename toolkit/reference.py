@@ -57,8 +57,8 @@ class ReferenceMaker:
         Raises:
             FailedRun: the checkpoint cannot be run.
         """
-        path = _cache_folder() / f"{self._key()}.npz"
-        kept = _read(path, self.dataset)
+        path = self.path()
+        kept = read_reference(path, self.dataset)
         if kept is not None and self._still_holds(kept):
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -72,8 +72,24 @@ class ReferenceMaker:
                 reference = self._compute("fp32")
             except Crashed:
                 raise failure from None
-        _keep(path, reference)
+        keep_reference(path, reference)
         return reference
+
+    def path(self) -> Path:
+        """Where this reference is kept: the name is a checksum of all that it depends on."""
+        environment = describe_environment()
+        checkpoint = self.subject.checkpoint
+        parts = {
+            "checkpoint": checkpoint.sha256,
+            "model": to_json(checkpoint.model),
+            "input": to_json(checkpoint.input),
+            "dataset": to_json(self.dataset.record),
+            "versions": environment.versions,
+            "noise": [self.settings.threads, _NOISE_IMAGES, *_NOISE_BATCH_SIZES],
+            "machine": [environment.machine, environment.cpu, *environment.isa],
+        }
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _cache_folder() / f"{key}.npz"
 
     def _compute(self, precision: Precision) -> Reference:
         with self._session(precision, self.settings.threads) as session:
@@ -110,21 +126,6 @@ class ReferenceMaker:
         candidate = checkpoint_candidate(self.subject, "eager", settings, precision=precision)
         return RemoteSession(candidate, batch_size=_BATCH_SIZE, timeout_s=self.timeout_s)
 
-    def _key(self) -> str:
-        environment = describe_environment()
-        checkpoint = self.subject.checkpoint
-        parts = {
-            "checkpoint": checkpoint.sha256,
-            "model": to_json(checkpoint.model),
-            "input": to_json(checkpoint.input),
-            "dataset": to_json(self.dataset.record),
-            "threads": self.settings.threads,  # these four: of the noise floor
-            "cpu": [environment.machine, environment.cpu, *environment.isa],
-            "versions": environment.versions,
-            "noise": [_NOISE_IMAGES, *_NOISE_BATCH_SIZES],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
 
 def _spread(count: int, wanted: int) -> NDArray[np.intp]:
     return np.linspace(0, count - 1, min(wanted, count)).astype(np.intp)
@@ -136,7 +137,7 @@ def _cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "toolkit" / "references"
 
 
-def _read(path: Path, dataset: Dataset) -> Reference | None:
+def read_reference(path: Path, dataset: Dataset) -> Reference | None:
     """The reference kept in `path`; None where there is none, or it is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
@@ -153,7 +154,7 @@ def _read(path: Path, dataset: Dataset) -> Reference | None:
     )
 
 
-def _keep(path: Path, reference: Reference) -> None:
+def keep_reference(path: Path, reference: Reference) -> None:
     """Keep a reference for the next time, and let go of the longest unused ones.
 
     A cache that cannot be written costs time, not the verdict.
