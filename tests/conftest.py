@@ -18,6 +18,7 @@ from toolkit.artifacts import export
 from toolkit.candidates import Subject, find_subject
 from toolkit.cli import commands
 from toolkit.data import load_dataset
+from toolkit.runtimes import RUNTIMES
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
@@ -80,6 +81,17 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_idx(folder / f"{stem}-images-idx3-ubyte", dataset.images[:count, 0])
         write_idx(folder / f"{stem}-labels-idx1-ubyte", dataset.labels[:count].astype(np.uint8))
     return folder
+
+
+def installed_pairs(*formats: str) -> list[tuple[str, str]]:
+    """Runtime and format of the rows that come when no runtime is named, in their order."""
+    return [
+        (row.name, name)
+        for row in RUNTIMES.values()
+        if row.version() is not None and row.name != "null"
+        for name in row.formats
+        if name in formats
+    ]
 
 
 def write_idx(path: Path, values: NDArray[np.uint8]) -> Path:

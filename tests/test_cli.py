@@ -13,12 +13,12 @@ import click
 import jsonschema
 import pytest
 import torch
-from conftest import CHECKPOINT, Cli
+from conftest import CHECKPOINT, Cli, installed_pairs
 
 from toolkit.cli import commands
 from toolkit.formats import FORMATS
 from toolkit.results import SCHEMA
-from toolkit.runtimes import RUNTIMES, Runtime
+from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime
 
 FAULTY = Runtime(
     name="faulty",
@@ -41,12 +41,9 @@ def test_verify_prints_its_record_alone_and_it_fits_the_schema(
     record = json.loads(result.stdout)
     check_schema(record)
     assert result.exit_code == 0
-    assert [(row["runtime"], row["format"], row["status"]) for row in record["parity"]] == [
-        ("eager", "checkpoint", "passed"),
-        ("torchscript", "torchscript", "passed"),
-        ("pt2", "pt2", "passed"),
-        ("onnxruntime", "onnx", "passed"),
-    ]
+    pairs = [(row["runtime"], row["format"]) for row in record["parity"]]
+    assert pairs == installed_pairs(CHECKPOINT_FORMAT, *FORMATS)
+    assert {row["status"] for row in record["parity"]} == {"passed"}
     assert {(row["compared"], row["expected"], row["flips"]) for row in record["parity"]} == {
         (250, 250, 0)
     }
@@ -102,9 +99,9 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     check_schema(record)
     assert result.exit_code == 3
     rows = {row["runtime"]: row for row in record["parity"]}
+    names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, "onnx")]
     assert {name: row["status"] for name, row in rows.items()} == {
-        "eager": "passed",
-        "onnxruntime": "passed",
+        **dict.fromkeys(names, "passed"),
         "faulty": "crashed",
     }
     assert rows["faulty"]["reason"] == "SIGSEGV"

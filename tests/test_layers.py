@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.runtimes import RUNTIMES
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "toolkit"
 
@@ -31,6 +33,8 @@ LAYERS = (
     ("cli",),
     ("__main__",),
 )
+# Beside torch and numpy, which the toolkit itself stands on.
+RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = ("training", "model", "torch_session", "artifacts", "formats.*")
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
@@ -135,7 +139,7 @@ def test_only_the_torch_side_imports_torch_early(name: str) -> None:
     if not any(fnmatch(name, entry) for entry in NEEDS_TORCH):
         assert not roots & {"torch", "torchvision"}
     if not fnmatch(name, "formats.*"):
-        assert not roots & {"onnx", "onnxscript", "onnxruntime", "openvino"}
+        assert not roots & {"onnx", "onnxscript", *RUNTIME_PACKAGES}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "timing"])
@@ -169,7 +173,8 @@ try:
     commands({arguments!r})
 except SystemExit as end:
     assert not end.code, end.code
-heavy = "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "scipy", "execnet"
+heavy = "torch", "torchvision", "onnx", "onnxscript", "numpy", "scipy", "execnet"
+heavy += tuple({RUNTIME_PACKAGES!r})
 print("heavy:", *(name for name in heavy if name in sys.modules))
 """
     assert python(code) == "heavy:"
@@ -185,7 +190,7 @@ def test_every_module_imports_without_any_runtime_installed() -> None:
     wanted = [f"toolkit.{name}" for name in MODULES if name not in ("", "__main__", "formats.onnx")]
     code = f"""
 import importlib, sys
-for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+for name in ("onnx", "onnxscript", *{RUNTIME_PACKAGES!r}):
     sys.modules[name] = None
 for name in {wanted!r}:
     importlib.import_module(name)

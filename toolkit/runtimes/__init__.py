@@ -110,6 +110,14 @@ RUNTIMES = {
             install="pip install onnxruntime",
         ),
         Runtime(
+            name="openvino",
+            module="toolkit.runtimes.openvino",
+            package="openvino",
+            distributions=("openvino",),
+            formats=("onnx",),
+            install="pip install 'toolkit[openvino]'",
+        ),
+        Runtime(
             name="null",
             module="toolkit.runtimes.null",
             package="numpy",
@@ -133,14 +141,14 @@ def find_runtime(name: str) -> Runtime:
 
 
 def import_loader(module: str, package: str, install: str) -> Loader:
-    """Import a runtime's module and the package it stands on.
+    """Import a runtime's module, then the package it stands on, whose import it may prepare.
 
     Raises:
         NotInstalled: the package is missing; says the command that installs it.
     """
+    loader: Loader = importlib.import_module(module)
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise NotInstalled(install) from error
-    loader: Loader = importlib.import_module(module)
     return loader
