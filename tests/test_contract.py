@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -112,6 +114,46 @@ def test_timed_calls_are_counted(session: RemoteSession) -> None:
     samples_s = session.measure(calls=5)
     assert len(samples_s) == 5
     assert min(samples_s) > 0
+
+
+def test_idle_worker_is_idle(session: RemoteSession) -> None:
+    session.prepare(IMAGES[:100])
+    session.measure(calls=5)
+    process = psutil.Process(session.pid)
+    before = sum(process.cpu_times()[:2])
+    threading.Event().wait(1.0)
+    assert sum(process.cpu_times()[:2]) - before <= 0.05
+
+
+REFUSE_NETWORK = """
+import os, sys
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        with open({log!r}, "a") as log:
+            log.write(f"{{event}} {{arguments}}\\n")
+        raise RuntimeError("no network here")
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_nothing_goes_to_a_network_nor_into_the_users_home(
+    subject: Subject, pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user runs it: not in CI, where telemetry may hold back. Child processes count."""
+    log, home, site = tmp_path / "log", tmp_path / "home", tmp_path / "site"
+    home.mkdir()
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(REFUSE_NETWORK.format(log=str(log)))
+    for name in ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+    candidate = candidate_of(subject, *pair, threads=1)
+    with RemoteSession(candidate, batch_size=100, timeout_s=120) as session:
+        logits_of(session, batch_size=100)
+    assert not log.exists(), log.read_text()
+    assert list(home.rglob("*")) == []
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ import psutil
 import pytest
 
 from toolkit.benchmark import RoundPlan
-from toolkit.candidates import Candidate, Subject, checkpoint_candidate, line_up
+from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled
 from toolkit.parity import Reference
@@ -198,19 +197,6 @@ def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
     with session_of(faulty(subject, "nan")) as session:
         report = check.report(session, dataset, reference)
     assert (report.status, report.nan_count) == ("failed", 4)
-
-
-def test_idle_worker_is_idle(subject: Subject) -> None:
-    candidate = next(
-        each for each in line_up(subject, ["onnxruntime"], Settings(threads=2)) if each
-    )
-    with session_of(candidate) as session:
-        session.prepare(IMAGES[:100])
-        session.measure(calls=5)
-        process = psutil.Process(session.pid)
-        before = sum(process.cpu_times()[:2])
-        threading.Event().wait(1.0)
-        assert sum(process.cpu_times()[:2]) - before <= 0.05
 
 
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from toolkit.errors import Unsupported
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
+
+# Else it tells its makers about each session, from a thread of its own (seen in 1.32).
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
