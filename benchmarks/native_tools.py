@@ -1,0 +1,63 @@
+"""The runtimes' own benchmark programs, to hold `toolkit bench` against.
+
+In: an artifact and settings. Out: what the program says of the same work.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_START_S = 120
+_UNITS_S = {"ms": 1e-3, "us": 1e-6}
+
+# The runtime's module keeps OpenVINO from reporting to its makers, here too.
+_BENCHMARK_APP = """
+import toolkit.runtimes.openvino
+from openvino.tools.benchmark.main import main
+main()
+"""
+
+
+def benchmark_app(model: Path, *, batch_size: int, threads: int, seconds: int) -> float:
+    """Median latency of a batch in seconds, as OpenVINO's own benchmark_app measures it.
+
+    It corresponds to `latency_median_s` of `toolkit bench --runtime openvino`: one call at a time,
+    one stream, float32, threads not pinned, the batch fixed. benchmark_app times the inference
+    alone, on one random input that lies ready; the toolkit's call also hands over the input and
+    copies the logits out, through Python.
+
+    Raises:
+        RuntimeError: it failed, ran with other settings, or printed no median.
+    """
+    arguments = {
+        "-m": model,
+        "-d": "CPU",
+        "-hint": "none",  # it wants this where streams, threads or pinning are set by hand
+        "-api": "sync",
+        "-nstreams": 1,
+        "-nthreads": threads,
+        "-pin": "NO",
+        "-infer_precision": "f32",
+        "-layout": "[NCHW]",  # tells `-b` where the batch is
+        "-b": batch_size,
+        "-t": seconds,
+    }
+    command = [sys.executable, "-c", _BENCHMARK_APP]
+    command += [str(part) for pair in arguments.items() for part in pair]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=_START_S + seconds
+    )
+    attested = (
+        f"INFERENCE_NUM_THREADS: {threads}\n",
+        "INFERENCE_PRECISION_HINT: <Type: 'float32'>\n",
+        f"Model batch size: {batch_size}\n",
+    )
+    median = re.search(r"Median: +([\d.]+) (ms|us)\n", done.stdout)
+    if done.returncode or median is None or not all(line in done.stdout for line in attested):
+        raise RuntimeError(
+            f"benchmark_app, exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+    return float(median[1]) * _UNITS_S[median[2]]
