@@ -20,11 +20,14 @@ PACKAGE = ROOT / "toolkit"
 # a place here; a new format or runtime has one already.
 LAYERS = (
     ("schema", "versions", "timing", "stats", "progress", "options", "report"),
-    ("errors", "environment", "preprocessing", "ranking", "samples", "report.summary"),
-    ("files", "settings", "parity", "model", "torch_session", "outcome"),
+    (
+        *("errors", "environment", "fitness", "preprocessing", "ranking", "samples"),
+        *("report.machine", "report.summary"),
+    ),
+    ("files", "interference", "limits", "settings", "parity", "model", "torch_session", "outcome"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown"),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "data.idx"),
-    ("data", "candidates", "artifacts", "worker"),
+    ("data", "candidates", "artifacts", "diagnosis", "worker"),
     ("results", "targets", "training"),
     ("reference",),
     ("benchmark", "verification"),

@@ -8,6 +8,7 @@ The same steps as the command line, typed:
     toolkit.verify([Path("exports")]).exit_code
     toolkit.bench([Path("exports")]).measurements
     toolkit.run(quick=True).folder
+    toolkit.doctor().warnings
 
 Nothing is imported before it is used, so `import toolkit` costs nothing.
 """
@@ -21,15 +22,26 @@ if TYPE_CHECKING:
     from toolkit.artifacts import export
     from toolkit.benchmark import bench
     from toolkit.checkpoint import import_weights, save_checkpoint
+    from toolkit.diagnosis import doctor
     from toolkit.pipeline import run
     from toolkit.training import train
     from toolkit.verification import verify
 
 __version__ = "0.1.0"
-__all__ = ["bench", "export", "import_weights", "run", "save_checkpoint", "train", "verify"]
+__all__ = [
+    "bench",
+    "doctor",
+    "export",
+    "import_weights",
+    "run",
+    "save_checkpoint",
+    "train",
+    "verify",
+]
 
 _HOMES = {
     "bench": "toolkit.benchmark",
+    "doctor": "toolkit.diagnosis",
     "export": "toolkit.artifacts",
     "import_weights": "toolkit.checkpoint",
     "run": "toolkit.pipeline",

@@ -295,6 +295,22 @@ def runtimes(progress: Progress) -> Outcome:
     return Outcome(record=record, text="\n".join(lines))
 
 
+@commands.command()
+@threads_option
+@outcome_of
+def doctor(progress: Progress, *, threads: int | None) -> Outcome:
+    """Is this machine fit to measure on? Facts, load of others, measured limits, warnings.
+
+    A warning names the flag or the action that helps; it is no failure.
+    """
+    import toolkit
+    from toolkit.report.machine import render_diagnosis
+    from toolkit.schema import to_json
+
+    found = toolkit.doctor(threads=threads, progress=progress)
+    return Outcome(record=to_json(found), text=render_diagnosis(found))
+
+
 def _runtime_record(row: Runtime) -> dict[str, Any]:
     return {
         "name": row.name,

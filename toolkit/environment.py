@@ -1,54 +1,164 @@
 """What machine and which versions the numbers come from.
 
-In: the running system. Out: an `Environment` record.
+In: the running system. Out: an `Environment` record; what cannot be read here is None in it.
+
+Functions that take a `root` read Linux's /proc and /sys below it; elsewhere they find nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import math
 import os
 import platform
 import re
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from toolkit.schema import Environment
+from toolkit.schema import Environment, Gpu
 from toolkit.timing import now
-from toolkit.versions import versions_of
+from toolkit.versions import dependency_versions
 
-_ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
-_ARM_FLAGS = ("asimd", "asimddp", "fphp", "i8mm", "bf16", "sve")
-_PACKAGES = ("toolkit", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy")
+_ISA_FLAGS = (
+    *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2", "sme"),
+)
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", "soc_thermal")
+_GPU_QUERY = (
+    *("name", "driver_version", "clocks.sm", "clocks.max.sm"),
+    *("temperature.gpu", "utilization.gpu", "persistence_mode"),
+)
+_PROGRAM_TIMEOUT_S = 10
+_ROOT = Path("/")
+_CPUS = "sys/devices/system/cpu"
 
 
 def describe_environment() -> Environment:
-    """The record of this machine, now."""
+    """The record of this machine, now.
+
+    It takes milliseconds, and what `nvidia-smi` takes where there is one, so every result has it.
+    Take it before the work starts: afterwards `load_average` and `temperature_c` show that work.
+    """
     import psutil
 
-    flags = set(_cpuinfo("flags", "Features").split())
+    memory = psutil.virtual_memory()
+    temperature_c, critical_c = _temperature_c()
+    frequency_hz, max_frequency_hz = _frequency_hz()
     return Environment(
         time=now().isoformat(timespec="seconds"),
         platform=platform.platform(),
         machine=platform.machine(),
-        cpu=_cpuinfo("model name") or platform.processor() or "unknown",
-        isa=tuple(flag for flag in (*_ISA_FLAGS, *_ARM_FLAGS) if flag in flags),
+        cpu=cpu_name(),
+        isa=instruction_sets(),
         cores=usable_cores(),
-        memory_bytes=psutil.virtual_memory().total,
+        physical_cores=physical_cores(),
+        logical_cores=os.cpu_count(),
+        cpu_quota=cpu_quota(),
+        governor=governor(),
+        turbo=turbo(),
+        frequency_hz=frequency_hz,
+        max_frequency_hz=max_frequency_hz,
+        temperature_c=temperature_c,
+        critical_temperature_c=critical_c,
+        on_battery=_on_battery(),
+        memory_bytes=memory.total,
+        available_memory_bytes=memory.available,
+        swap_used_bytes=psutil.swap_memory().used,
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        gpus=gpus(),
         python=platform.python_version(),
-        versions=versions_of(*_PACKAGES),
+        versions=dependency_versions("toolkit"),
     )
 
 
+def usable_cpus() -> list[int]:
+    """Numbers of the logical CPUs that this process may run on."""
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def usable_cores() -> int:
-    """Cores that this process may use: affinity and the cgroup's quota counted in."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(cores, _cgroup_cores()))
+    """Cores that this process may use: affinity and the container's quota counted in."""
+    quota = cpu_quota()
+    return min(len(usable_cpus()), math.ceil(quota) if quota else 1 << 20)
+
+
+def physical_cores(root: Path = _ROOT) -> int | None:
+    """Usable cores with SMT siblings, which share one core's arithmetic units, counted once."""
+    if sys.platform != "linux":
+        import psutil
+
+        return psutil.cpu_count(logical=False)
+    files = (root / _CPUS / f"cpu{n}/topology/thread_siblings_list" for n in usable_cpus())
+    siblings = {_read(file) for file in files}
+    return None if "" in siblings else len(siblings)
+
+
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """A container's limit in cores: the lowest of its cgroup and those above it, v1 or v2."""
+    quotas = (_quota(folder) for folder in _cgroups(root))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def cpu_name(root: Path = _ROOT) -> str:
+    """The processor's name; of an ARM board, whose kernel does not name it, the board's."""
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string").strip() or platform.processor()
+    board = _read(root / "proc/device-tree/model").rstrip("\0\n")
+    return _cpuinfo(root, "model name") or board or platform.processor() or "unknown"
+
+
+def instruction_sets(root: Path = _ROOT) -> tuple[str, ...]:
+    """Vector instruction sets, by the names that Linux gives them (`asimd` is NEON)."""
+    flags = set(_cpuinfo(root, "flags", "Features").split())
+    if not flags and platform.machine() in ("arm64", "aarch64"):
+        return ("asimd",)  # part of every 64-bit ARM
+    return tuple(flag for flag in _ISA_FLAGS if flag in flags)
+
+
+def governor(root: Path = _ROOT) -> str | None:
+    """The frequency governor; several where cores differ."""
+    files = (root / _CPUS / "cpufreq").glob("policy*/scaling_governor")
+    return ", ".join(sorted({_read(file).strip() for file in files} - {""})) or None
+
+
+def turbo(root: Path = _ROOT) -> bool | None:
+    """Whether cores may run above their nominal clock."""
+    no_turbo = _read(root / _CPUS / "intel_pstate/no_turbo").strip()
+    boost = _read(root / _CPUS / "cpufreq/boost").strip()
+    if no_turbo:
+        return no_turbo == "0"
+    return boost == "1" if boost else None
+
+
+def last_level_cache_bytes(root: Path = _ROOT) -> int | None:
+    """All caches of the last level together."""
+    caches: dict[int, dict[str, int]] = {}  # level → the CPUs that share one → its bytes
+    for folder in (root / _CPUS).glob("cpu[0-9]*/cache/index[0-9]*"):
+        level, size = _read(folder / "level").strip(), _read(folder / "size").strip()
+        if level.isdigit() and size.removesuffix("K").isdigit():
+            shared = caches.setdefault(int(level), {})
+            shared[_read(folder / "shared_cpu_list")] = int(size.removesuffix("K")) * 1024
+    return sum(caches[max(caches)].values()) if caches else None
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """NVIDIA GPUs, as `nvidia-smi` describes them; none where that program is missing."""
+    query = f"--query-gpu={','.join(_GPU_QUERY)}"
+    table = _output("nvidia-smi", query, "--format=csv,noheader,nounits")
+    rows = csv.reader(table.splitlines(), skipinitialspace=True)
+    return tuple(_gpu(*row) for row in rows if len(row) == len(_GPU_QUERY))
 
 
 def oom_kills() -> int:
     """Processes that the kernel has killed for want of memory since boot; 0 where unknown."""
-    found = re.search(r"^oom_kill (\d+)$", _read("/proc/vmstat"), re.MULTILINE)
+    found = re.search(r"^oom_kill (\d+)$", _read(_ROOT / "proc/vmstat"), re.MULTILINE)
     return int(found[1]) if found else 0
 
 
@@ -57,7 +167,7 @@ def peak_memory_bytes() -> int:
 
     Linux's `ru_maxrss` also holds what the parent used before exec, so `VmHWM` is read there.
     """
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", _read("/proc/self/status"), re.MULTILINE)
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", _read(_ROOT / "proc/self/status"), re.MULTILINE)
     if found:
         return int(found[1]) * 1024
     import resource
@@ -67,22 +177,103 @@ def peak_memory_bytes() -> int:
     )
 
 
-def _cgroup_cores() -> int:
-    """The cgroup v2 quota in whole cores, rounded up; a large number where there is none."""
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
-    return math.ceil(int(quota) / int(period)) if quota.isdigit() and period.isdigit() else 1 << 20
+def _frequency_hz() -> tuple[float | None, float | None]:
+    """Current and highest clock."""
+    import psutil
+
+    with contextlib.suppress(OSError, RuntimeError):  # psutil's answer where there is none differs
+        found = psutil.cpu_freq()
+        if found is not None:
+            return found.current * 1e6 or None, found.max * 1e6 or None
+    return None, None
 
 
-def _cpuinfo(*keys: str) -> str:
+def _temperature_c() -> tuple[float | None, float | None]:
+    """The hottest sensor of the processor, and where that one becomes critical."""
+    if sys.platform != "linux":
+        return None, None
+    import psutil
+
+    sensors = psutil.sensors_temperatures()
+    readings = [reading for name in _CPU_SENSORS for reading in sensors.get(name, ())]
+    if not readings:
+        return None, None
+    hottest = max(readings, key=lambda reading: reading.current)
+    return hottest.current, hottest.critical or None
+
+
+def _on_battery() -> bool | None:
+    import psutil
+
+    battery = psutil.sensors_battery()
+    return None if battery is None or battery.power_plugged is None else not battery.power_plugged
+
+
+def _gpu(
+    name: str, driver: str, clock: str, most: str, temperature: str, used: str, persistence: str
+) -> Gpu:
+    clock_mhz, max_clock_mhz, percent = _number(clock), _number(most), _number(used)
+    return Gpu(
+        name=name,
+        driver=driver,
+        clock_hz=None if clock_mhz is None else clock_mhz * 1e6,
+        max_clock_hz=None if max_clock_mhz is None else max_clock_mhz * 1e6,
+        temperature_c=_number(temperature),
+        utilization=None if percent is None else percent / 100,
+        persistence_mode={"Enabled": True, "Disabled": False}.get(persistence),
+    )
+
+
+def _number(text: str) -> float | None:
+    """`nvidia-smi` writes `[N/A]` or `[Not Supported]` for what a GPU does not tell."""
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """The folders of this process's cgroup and those above it, where CPU time is limited."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        inside = Path(path.lstrip("/"))
+        yield from (mount / part for part in (inside, *inside.parents) if ".." not in part.parts)
+
+
+def _quota(cgroup: Path) -> float | None:
+    limit = _read(cgroup / "cpu.max").split() or [  # `max 100000` where there is none; v1: -1
+        _read(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+    ]
+    quota, period = limit
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def _cpuinfo(root: Path, *keys: str) -> str:
     for key in keys:
-        found = re.search(rf"^{key}\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
+        found = re.search(rf"^{key}\s*:\s*(.+)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
         if found:
             return found[1]
     return ""
 
 
-def _read(path: str) -> str:
+def _output(program: str, *arguments: str) -> str:
+    """What a program prints; nothing where it is missing or fails."""
+    path = shutil.which(program)
+    if path is None:
+        return ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            [path, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_PROGRAM_TIMEOUT_S,
+            check=True,
+        ).stdout
+    return ""
+
+
+def _read(path: Path) -> str:
     try:
-        return Path(path).read_text()
+        return path.read_text()
     except OSError:
         return ""

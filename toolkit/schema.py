@@ -359,6 +359,17 @@ class MachineWarning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What `toolkit doctor` found. Without `limits`, `failure` says why they were not measured."""
+
+    environment: Environment
+    interference: Interference
+    limits: Limits | None
+    failure: str | None
+    warnings: tuple[MachineWarning, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
     """The checkpoint as results.json names it."""
 

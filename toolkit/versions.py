@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
 
 
@@ -17,3 +18,13 @@ def versions_of(*distributions: str) -> dict[str, str]:
     """Distribution → version, for those that are installed."""
     found = {name: installed_version(name) for name in distributions}
     return {name: version for name, version in found.items() if version is not None}
+
+
+def dependency_versions(distribution: str) -> dict[str, str]:
+    """Versions of a distribution and of all that it depends on, its extras but `test` included."""
+    try:
+        needed = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    wanted = [item for item in needed if not re.search(r"extra == .test.$", item)]
+    return versions_of(distribution, *(re.split(r"[^\w.-]", item)[0] for item in wanted))

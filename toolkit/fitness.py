@@ -1,0 +1,167 @@
+"""Is the machine fit to measure on? Facts → warnings, each with the flag or action that helps.
+
+In: an `Environment`, the threads to measure with, what others took meanwhile. Out: warnings; pure.
+"""
+
+from __future__ import annotations
+
+import math
+
+from toolkit.schema import Environment, Interference, MachineWarning
+
+_OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
+_OTHERS_SHARE = 0.02  # … and on many cores the error that those ticks leave
+_STEAL_SHARE = 0.01
+_NEAR_CRITICAL_C = 10.0
+_CRITICAL_C = 100.0  # where the sensor does not say; most processors throttle at 90 to 105
+_SHORT_MEMORY_SHARE = 0.1
+_SWAP_BYTES = 256e6
+
+
+def judge(
+    facts: Environment, *, threads: int, interference: Interference | None = None
+) -> tuple[MachineWarning, ...]:
+    """What speaks against measuring with `threads` threads, or having measured; the gravest first.
+
+    A fact that is unknown gives no warning.
+    """
+    found = (
+        _others(facts, interference),
+        _steal(interference),
+        _threads(facts, threads),
+        _siblings(facts, threads),
+        _quota(facts),
+        _governor(facts),
+        _battery(facts),
+        _heat(facts),
+        _memory(facts),
+        _swap(facts),
+        _turbo(facts),
+    )
+    return tuple(warning for warning in found if warning is not None)
+
+
+def _others(facts: Environment, interference: Interference | None) -> MachineWarning | None:
+    allowed = max(_OTHERS_CORES, _OTHERS_SHARE * facts.cores)
+    if interference is None or interference.others_cores < allowed:
+        return None
+    return MachineWarning(
+        code="others",
+        message=f"other processes kept {interference.others_cores:.1f} of {facts.cores} cores busy",
+        action="close them, or wait until they are done, and measure again",
+    )
+
+
+def _steal(interference: Interference | None) -> MachineWarning | None:
+    if interference is None or (interference.steal_share or 0.0) <= _STEAL_SHARE:
+        return None
+    return MachineWarning(
+        code="steal",
+        message=f"the hypervisor gave {interference.steal_share:.1%} of the time to other machines",
+        action="measure longer (`--round-time`) and more often (`--rounds`), or on a machine that "
+        "nobody shares",
+    )
+
+
+def _threads(facts: Environment, threads: int) -> MachineWarning | None:
+    if threads <= facts.cores:
+        return None
+    return MachineWarning(
+        code="threads",
+        message=f"{threads} threads on {facts.cores} usable cores wait for each other",
+        action=f"`--threads {facts.cores}`",
+    )
+
+
+def _siblings(facts: Environment, threads: int) -> MachineWarning | None:
+    physical = facts.physical_cores
+    if physical is None or not physical < threads <= facts.cores:
+        return None
+    return MachineWarning(
+        code="siblings",
+        message=f"{threads} threads on {physical} physical cores: SMT siblings share a core's "
+        "arithmetic units",
+        action=f"`--threads {physical}`",
+    )
+
+
+def _quota(facts: Environment) -> MachineWarning | None:
+    quota = facts.cpu_quota
+    if quota is None or quota == int(quota):
+        return None
+    whole = max(1, math.floor(quota))
+    return MachineWarning(
+        code="quota",
+        message=f"the container may use {quota:g} cores: {facts.cores} threads are stopped for a "
+        "part of every period",
+        action=f"`--threads {whole}`, or start the container with whole cores "
+        f"(`docker run --cpus {math.ceil(quota)}`)",
+    )
+
+
+def _governor(facts: Environment) -> MachineWarning | None:
+    if facts.governor in (None, "performance"):
+        return None
+    return MachineWarning(
+        code="governor",
+        message=f"the frequency governor is {facts.governor}: clocks rise only some time after "
+        "work starts",
+        action="`sudo cpupower frequency-set -g performance`",
+    )
+
+
+def _battery(facts: Environment) -> MachineWarning | None:
+    if not facts.on_battery:
+        return None
+    return MachineWarning(
+        code="battery",
+        message="the machine runs on battery, which lowers its clocks",
+        action="plug it in",
+    )
+
+
+def _heat(facts: Environment) -> MachineWarning | None:
+    critical_c = facts.critical_temperature_c or _CRITICAL_C
+    if facts.temperature_c is None or facts.temperature_c < critical_c - _NEAR_CRITICAL_C:
+        return None
+    return MachineWarning(
+        code="heat",
+        message=f"the processor is at {facts.temperature_c:.0f} °C, critical is "
+        f"{critical_c:.0f} °C: it lowers its clocks",
+        action="let it cool, or improve its cooling",
+    )
+
+
+def _memory(facts: Environment) -> MachineWarning | None:
+    available = facts.available_memory_bytes
+    if available is None or available >= _SHORT_MEMORY_SHARE * facts.memory_bytes:
+        return None
+    return MachineWarning(
+        code="memory",
+        message=f"{available / 1e9:.1f} of {facts.memory_bytes / 1e9:.1f} GB of memory are "
+        "available",
+        action="close programs that hold memory",
+    )
+
+
+def _swap(facts: Environment) -> MachineWarning | None:
+    if (facts.swap_used_bytes or 0) < _SWAP_BYTES:
+        return None
+    return MachineWarning(
+        code="swap",
+        message=f"{(facts.swap_used_bytes or 0) / 1e9:.1f} GB lie in swap; reading them back "
+        "lengthens whatever is timed",
+        action="close programs that hold memory, then `sudo swapoff -a && sudo swapon -a`",
+    )
+
+
+def _turbo(facts: Environment) -> MachineWarning | None:
+    if not facts.turbo:
+        return None
+    return MachineWarning(
+        code="turbo",
+        message="turbo is on: clocks sink as the processor warms, so times may drift",
+        action="`echo 1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo` (Intel) or "
+        "`echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost` (others); or accept wider "
+        "intervals",
+    )
