@@ -6,6 +6,7 @@ own: torch and ONNX Runtime are loaded side by side.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,7 @@ def _onnx_product(
     threads: int,
 ) -> Run | None:
     """A model of one product, whose right side is a weight."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in toolkit.runtimes.onnxruntime
     try:
         import onnxruntime
         from onnx import helper, numpy_helper

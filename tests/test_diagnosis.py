@@ -1,0 +1,129 @@
+"""`toolkit doctor`: facts, load, limits and warnings, as record and as text; it always answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from test_fitness import ALONE, QUIET, WORST
+
+from toolkit import diagnosis
+from toolkit.diagnosis import doctor
+from toolkit.environment import usable_cores
+from toolkit.fitness import judge
+from toolkit.report.machine import machine_facts, render_diagnosis
+from toolkit.schema import Diagnosis, Gpu, Limits, from_json
+
+LIMITS = Limits(
+    threads=4, float32_flops_per_s=2.15e11, int8_ops_per_s=8.83e11, copy_bytes_per_s=3.43e10
+)
+HEALTHY = Diagnosis(environment=QUIET, interference=ALONE, limits=LIMITS, failure=None, warnings=())
+
+
+def test_doctor_as_a_user_runs_it(tmp_path: Path) -> None:
+    """The record alone on stdout; nothing is written into the user's home, whatever is loaded."""
+    held = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    variables = {name: value for name, value in os.environ.items() if name not in held}
+    done = subprocess.run(
+        [sys.executable, "-m", "toolkit", "doctor", "--json", "--threads", "1"],
+        env={**variables, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = from_json(Diagnosis, json.loads(done.stdout))
+    assert found.environment.cores == usable_cores()
+    assert found.failure is None
+    assert found.limits is not None
+    assert found.limits.threads == 1
+    assert 0.4 < found.interference.wall_s < 5
+    warnings = judge(found.environment, threads=1, interference=found.interference)
+    assert found.warnings == warnings
+    assert "doctor: 3/3" in done.stderr
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_limits_that_cannot_be_measured_are_no_failure(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "_MEASURE", "raise SystemExit('no torch here')")
+    outcome = cli("doctor")
+    assert outcome.exit_code == 0
+    assert "not measured no torch here" in outcome.stdout
+    monkeypatch.setattr(diagnosis, "_MEASURE", "import os; os._exit(9)")
+    assert doctor().failure == "exit code 9"
+    monkeypatch.setattr(diagnosis, "_MEASURE", "import time; time.sleep(60)")
+    monkeypatch.setattr(diagnosis, "_LIMITS_TIMEOUT_S", 0.5)
+    assert doctor().failure == "no answer within 0.5 s"
+
+
+def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_MEASURE", "raise SystemExit(1)")
+    found = doctor(threads=usable_cores() + 1)
+    assert "threads" in {warning.code for warning in found.warnings}
+
+
+def test_bad_threads_are_one_line(cli: Cli) -> None:
+    outcome = cli("doctor", "--threads", 0)
+    assert outcome.exit_code == 2
+    assert "--threads 0: expected 1 or more" in outcome.stderr
+
+
+def test_text_of_a_healthy_machine() -> None:
+    text = render_diagnosis(HEALTHY)
+    for line in (
+        "processor    a processor, x86_64",
+        "cores        8 usable of 8; 4 physical; no quota",
+        "clock        unknown; governor performance; turbo off",
+        "load         0.10 (mean of the last minute); others use 0.05 cores now, steal 0.0%",
+        "temperature  60 °C, critical at 100 °C",
+        "memory       8.0 of 16.0 GB available, 0.0 GB in swap",
+        "Limits with 4 threads",
+        "float32      215 GFLOP/s (matrix product)",
+        "int8         883 GOP/s (matrix product)",
+        "copy         34.3 GB/s (read and written)",
+        "Fit to measure on: nothing speaks against it.",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_text_of_warnings_names_each_with_its_action_and_keeps_to_the_width() -> None:
+    warnings = judge(WORST, threads=9, interference=replace(ALONE, others_cores=2.0))
+    text = render_diagnosis(replace(HEALTHY, environment=WORST, warnings=warnings))
+    assert f"Warnings: {len(warnings)}" in text
+    assert "Fit to measure on" not in text
+    words = " ".join(text.split())
+    for warning in warnings:
+        assert f"{warning.code} {warning.message} → {warning.action}" in words
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_text_says_what_is_unknown() -> None:
+    facts = replace(QUIET, load_average=None, physical_cores=None, temperature_c=None, isa=())
+    found = machine_facts(facts)
+    assert found["vectors"] == found["load"] == "unknown"
+    assert "SMT unknown" in found["cores"]
+    assert render_diagnosis(replace(HEALTHY, limits=replace(LIMITS, int8_ops_per_s=None)))
+
+
+def test_text_of_a_gpu_and_of_arm() -> None:
+    gpu = Gpu(
+        name="NVIDIA H200",
+        driver="570.86",
+        clock_hz=345e6,
+        max_clock_hz=1980e6,
+        temperature_c=31.0,
+        utilization=0.07,
+        persistence_mode=True,
+    )
+    found = machine_facts(replace(QUIET, gpus=(gpu,), isa=("asimd", "asimddp", "i8mm")))
+    assert found["vectors"] == "NEON, NEON dot product, I8MM"
+    assert found["GPU"] == (
+        "NVIDIA H200, driver 570.86, 0.34 GHz of 1.98 GHz, 31 °C, 7% in use, persistence mode on"
+    )

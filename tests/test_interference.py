@@ -1,0 +1,107 @@
+"""What others take is the machine's busy time without our own; one busy process shows as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from toolkit.environment import describe_environment
+from toolkit.fitness import judge
+from toolkit.interference import CpuTimes, LoadWatch, interference, read_cpu_times
+from toolkit.schema import Interference
+
+START = CpuTimes(busy_s=100.0, total_s=1000.0, steal_s=5.0, own_s=40.0)
+
+
+def after(*, busy: float, own: float, steal: float = 0.0, idle: float = 0.0) -> CpuTimes:
+    return CpuTimes(
+        busy_s=START.busy_s + busy,
+        total_s=START.total_s + busy + idle + steal,
+        steal_s=5.0 + steal,
+        own_s=START.own_s + own,
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "wall_s", "others_cores", "steal_share"),
+    [
+        (after(busy=0, own=0, idle=4), 2.0, 0.0, 0.0),
+        (after(busy=2, own=2, idle=2), 2.0, 0.0, 0.0),
+        (after(busy=4, own=2), 2.0, 1.0, 0.0),
+        (after(busy=3, own=0.5, idle=1), 2.0, 1.25, 0.0),
+        (after(busy=2, own=2.02, idle=2), 2.0, 0.0, 0.0),  # the kernel's ticks are coarse
+        (after(busy=2, own=2, idle=1, steal=1), 2.0, 0.0, 0.25),
+        (replace(after(busy=2, own=1, idle=2), steal_s=None), 2.0, 0.5, None),
+    ],
+)
+def test_arithmetic(
+    end: CpuTimes, wall_s: float, others_cores: float, steal_share: float | None
+) -> None:
+    found = interference(START, end, wall_s=wall_s)
+    expected = Interference(wall_s=wall_s, others_cores=others_cores, steal_share=steal_share)
+    assert found == expected
+
+
+def test_no_time_at_all_has_no_steal() -> None:
+    assert interference(START, START, wall_s=1e-9).steal_share is None
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A process that keeps one core busy and is no descendant of ours: its parent is gone."""
+    loop = f"{sys.executable} -c 'while True: pass' >/dev/null 2>&1 & echo $!"
+    pid = int(subprocess.check_output(["sh", "-c", loop], text=True))
+    try:
+        assert pid not in {child.pid for child in psutil.Process().children(recursive=True)}
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_busy_stranger_shows_and_a_process_that_is_told_to_be_ours_does_not(
+    stranger: int,
+) -> None:
+    """Two watches over the same time, so that whatever else runs here cancels out."""
+    process = psutil.Process(stranger)
+    unaware, aware = LoadWatch(), LoadWatch(pids=[stranger])
+    before_s = sum(process.cpu_times()[:2])
+    threading.Event().wait(2.0)
+    used_s = sum(process.cpu_times()[:2]) - before_s
+    seen, known = unaware.interference(), aware.interference()
+    assert 1.9 < seen.wall_s < 10
+    assert seen.others_cores - known.others_cores == pytest.approx(used_s / seen.wall_s, abs=0.15)
+    assert used_s > 0.5  # the loop did run
+    warnings = judge(describe_environment(), threads=1, interference=seen)
+    assert "others" in {warning.code for warning in warnings}
+
+
+def test_work_of_our_own_and_of_children_that_have_ended_is_our_own() -> None:
+    code = "import os\nwhile sum(os.times()[:2]) < 0.5: pass"
+    before = read_cpu_times()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert 0.45 < read_cpu_times().own_s - before.own_s < 2
+
+
+def test_pids_that_are_gone_are_no_error() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert LoadWatch(pids=[gone.pid]).interference().others_cores >= 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has affinity")
+def test_only_the_usable_cpus_count() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from toolkit.interference import read_cpu_times; print(read_cpu_times().total_s)"
+    )
+    one_s = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    cpus = len(os.sched_getaffinity(0))
+    assert one_s * cpus == pytest.approx(read_cpu_times().total_s, rel=0.05)

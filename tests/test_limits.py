@@ -1,0 +1,116 @@
+"""Limits are rates of what really ran; FLOPs are those of the formula."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from toolkit import limits
+from toolkit.limits import count_flops
+from toolkit.model import ReferenceCNN
+from toolkit.schema import Limits, from_json
+
+MEASURE = """
+import json, sys
+from toolkit.limits import measure_limits
+from toolkit.schema import to_json
+{before}
+print(json.dumps(to_json(measure_limits(1, time_s=0.08))))
+"""
+
+
+def measured(before: str = "") -> Limits:
+    """In a process of its own, as always: torch's threads stay what they are here."""
+    code = MEASURE.format(before=before)
+    answer = subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True)
+    return from_json(Limits, json.loads(answer))
+
+
+def test_limits_of_this_machine_are_of_a_possible_size() -> None:
+    found = measured()
+    assert found.threads == 1
+    assert 1e8 < found.float32_flops_per_s < 1e12  # one core of today reaches 2e11
+    assert found.int8_ops_per_s is not None
+    assert 1e8 < found.int8_ops_per_s < 1e13
+    assert 1e8 < found.copy_bytes_per_s < 1e12
+
+
+def test_without_an_int8_product_that_limit_is_none_and_the_others_stand() -> None:
+    found = measured(
+        "import torch\n"
+        "def refuse(*operands): raise RuntimeError('_int_mm: not on this processor')\n"
+        "torch._int_mm = refuse\n"
+        "sys.modules['onnxruntime'] = None"
+    )
+    assert found.int8_ops_per_s is None
+    assert found.float32_flops_per_s > 1e8
+
+
+def test_a_rate_is_two_operations_a_multiplication_over_the_fastest_call() -> None:
+    waits = iter([0.0, 0.2, 0.02] + [0.2] * 1000)
+
+    def product(size: int, threads: int) -> limits.Run | None:
+        return (lambda: threading.Event().wait(next(waits))) if size == 256 else None
+
+    (rate,) = limits._rates(product, 1, time_s=4.0)
+    assert rate == pytest.approx(2 * 256**3 / 0.02, rel=0.5)
+
+
+def test_a_slow_machine_leaves_out_large_products() -> None:
+    sizes = []
+
+    def product(size: int, threads: int) -> limits.Run:
+        sizes.append(size)
+        return lambda: threading.Event().wait(0.004 * (size / 256) ** 3)
+
+    rates = list(limits._rates(product, 1, time_s=0.4))  # 0.05 s a size; 1024 would take 0.26 s
+    assert sizes == [256, 512]
+    assert len(rates) == 2
+
+
+def test_the_fastest_call_is_found_even_where_one_outlasts_the_time() -> None:
+    calls = []
+    assert limits._fastest_s(lambda: calls.append(threading.Event().wait(0.01)), 0.0) >= 0.01
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("cache_bytes", "copied"), [(None, 4_000_000), (2_000_000, 8_000_000)])
+def test_a_copied_byte_counts_twice_and_no_cache_holds_the_arrays(
+    monkeypatch: pytest.MonkeyPatch, cache_bytes: int | None, copied: int
+) -> None:
+    monkeypatch.setattr(limits, "_COPY_BYTES", 4_000_000)
+    monkeypatch.setattr(limits, "last_level_cache_bytes", lambda: cache_bytes)
+    monkeypatch.setattr(limits, "_fastest_s", lambda run, time_s: 1.0)
+    assert limits._copy_rate(1.0) == 2 * copied
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_flops_of_the_reference_cnn(training: bool) -> None:
+    model = ReferenceCNN().train(training)
+    conv1, conv2 = 26 * 26 * 32 * (1 * 9), 24 * 24 * 64 * (32 * 9)
+    fc1, fc2 = 9216 * 128, 128 * 10
+    assert count_flops(model, (1, 28, 28)) == 2 * (conv1 + conv2 + fc1 + fc2) == 23_984_896
+    assert model.training is training
+
+
+def test_flops_are_counted_in_eval_mode_at_batch_1() -> None:
+    """Batch normalisation refuses one value a channel in training mode."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten())
+    assert count_flops(model, (3, 1, 1)) == 2 * 3 * 4
+    assert model.training
+    assert torch.equal(model[1].running_mean, torch.zeros(4))  # nothing was learned meanwhile
+
+
+def test_threads_are_those_that_were_asked_for() -> None:
+    code = (
+        "import torch; from toolkit.limits import measure_limits;"
+        "print(measure_limits(3, time_s=0.01).threads, torch.get_num_threads())"
+    )
+    answer = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert answer.split() == ["3", "3"]
