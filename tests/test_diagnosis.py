@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from test_fitness import ALONE, QUIET, WORST
+from test_report import ALL
 
 from toolkit import diagnosis
 from toolkit.diagnosis import doctor
 from toolkit.environment import usable_cores
 from toolkit.fitness import judge
 from toolkit.report.machine import machine_facts, render_diagnosis
+from toolkit.report.markdown import render_markdown
 from toolkit.schema import Diagnosis, Gpu, Limits, from_json
 
 LIMITS = Limits(
@@ -122,8 +124,22 @@ def test_text_of_a_gpu_and_of_arm() -> None:
         utilization=0.07,
         persistence_mode=True,
     )
-    found = machine_facts(replace(QUIET, gpus=(gpu,), isa=("asimd", "asimddp", "i8mm")))
-    assert found["vectors"] == "NEON, NEON dot product, I8MM"
+    found = machine_facts(
+        replace(QUIET, gpus=(gpu,), isa=("asimd", "asimddp", "i8mm", "avx512_vnni"))
+    )
+    assert found["vectors"] == "NEON, NEON dot product, I8MM, AVX-512 VNNI"
     assert found["GPU"] == (
         "NVIDIA H200, driver 570.86, 0.34 GHz of 1.98 GHz, 31 °C, 7% in use, persistence mode on"
     )
+
+
+def test_markdown_has_the_machine_in_its_header() -> None:
+    header = render_markdown(replace(ALL, environment=WORST)).partition("\n|")[0].splitlines()
+    for line in (
+        "- Processor: a processor, x86_64",
+        "- Vectors: AVX2",
+        "- Cores: 3 usable of 8; 4 physical, no SMT siblings; quota 2.5",
+        "- Clock: unknown; governor powersave; turbo on",
+        "- GPU: none",
+    ):
+        assert line in header, line

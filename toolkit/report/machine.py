@@ -23,7 +23,7 @@ _SWITCH = {True: "on", False: "off", None: "unknown"}
 
 def machine_facts(facts: Environment) -> dict[str, str]:
     """What a result's header says of the machine: label → text."""
-    names = [_ISA_NAMES.get(flag, flag.upper().replace("_", " ")) for flag in facts.isa]
+    names = [_isa_name(flag) for flag in facts.isa]
     load = facts.load_average
     return {
         "processor": f"{facts.cpu}, {facts.machine}",
@@ -68,6 +68,10 @@ def _entry(label: str, text: str) -> str:
         break_on_hyphens=False,
         break_long_words=False,
     )
+
+
+def _isa_name(flag: str) -> str:
+    return _ISA_NAMES.get(flag) or flag.upper().replace("AVX512", "AVX-512").replace("_", " ")
 
 
 def _cores(facts: Environment) -> str:

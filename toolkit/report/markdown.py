@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.report.machine import machine_facts
 from toolkit.report.summary import filled_columns, notes, summarise
 from toolkit.schema import Results
 
@@ -17,9 +18,11 @@ def render_markdown(results: Results) -> str:
         f"- Checkpoint `{checkpoint.name}`, sha256 `{checkpoint.sha256}`",
         f"- Data: {results.dataset.name}, {results.dataset.split} split, "
         f"{results.dataset.images:,} images",
-        f"- Machine: {environment.cpu}, {environment.cores} cores, {environment.platform}",
         f"- Time: {environment.time}",
-        f"- Versions: {', '.join(f'{k} {v}' for k, v in environment.versions.items())}",
+        *(
+            f"- {label[0].upper() + label[1:]}: {text}"
+            for label, text in machine_facts(environment).items()
+        ),
         "",
         _line([column.heading for column in columns]),
         _line(["---:" if column.numeric else "---" for column in columns]),
