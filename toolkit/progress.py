@@ -5,7 +5,7 @@ A step calls `progress(label, done, total, note)`; each label is one bar.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -51,9 +51,9 @@ def bars() -> Iterator[Progress]:
         yield show
 
 
-def _line_printer(write: object) -> Progress:
+def _line_printer(write: Callable[[str], object]) -> Progress:
     def show(label: str, done: int, total: int, note: str = "", /) -> None:
-        if done == total and callable(write):
+        if done == total:
             write(f"{label}: {done}/{total} {note}".rstrip() + "\n")
 
     return show
