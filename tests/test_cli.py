@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -129,6 +131,49 @@ def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
     not_asked = cli(*arguments)
     assert not_asked.exit_code == 0
     assert "missing" not in {row["runtime"] for row in json.loads(not_asked.stdout)["parity"]}
+
+
+def test_artifact_whose_only_runtime_is_missing_is_exit_code_3(
+    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not pass because nothing compared it."""
+    row = RUNTIMES["onnxruntime"]
+    for name in [name for name, each in RUNTIMES.items() if "onnx" in each.formats]:
+        monkeypatch.delitem(RUNTIMES, name)
+    gone = replace(row, package="no_such_package", distributions=("no-such-package",))
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", gone)
+    result = cli("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
+    assert result.exit_code == 3
+    assert [(row["runtime"], row["status"]) for row in json.loads(result.stdout)["parity"]] == [
+        ("eager", "passed"),
+        ("onnxruntime", "not_installed"),
+    ]
+
+
+def test_two_copies_of_an_artifact_are_one_row_and_it_is_said(
+    cli: Cli, own_exports: Path, small_data: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(own_exports, tmp_path / "copy"))
+    result = cli(
+        *("verify", own_exports / "mnist-cnn.onnx", copy / "mnist-cnn.onnx", "--data", small_data),
+        *("--runtime", "onnxruntime"),
+    )
+    assert result.exit_code == 0
+    assert sum(line.startswith("onnxruntime") for line in result.stdout.splitlines()) == 1
+    assert "Artifacts given twice, as the same bytes, share one row: 1." in result.stdout
+
+
+def test_training_tells_a_plain_reader_its_true_speed(
+    cli: Cli, small_data: Path, tmp_path: Path
+) -> None:
+    result = cli(
+        *("train", "--data", small_data, "--out", tmp_path / "ck", "--epochs", 1, "--json")
+    )
+    line = r"^epoch 1: 6/6 loss \S+, ([\d,]+) images/s$"
+    (shown,) = re.findall(line, result.stderr, re.MULTILINE)
+    recorded = json.loads(result.stdout)["training"]["epochs"][0]["images_per_s"]
+    # The line is written just before the record is made: a little faster, to a whole number.
+    assert recorded - 1 <= float(shown.replace(",", "")) < 3 * recorded
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

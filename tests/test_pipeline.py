@@ -5,22 +5,30 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import numpy as np
 import psutil
 import pytest
-from conftest import CHECKPOINT, installed_pairs
+import torch
+from conftest import CHECKPOINT, Cli, installed_pairs, write_idx
 
 import toolkit
 from toolkit.errors import OutputError
 from toolkit.formats import FORMATS
+from toolkit.pipeline import Run
+from toolkit.progress import Progress
 from toolkit.results import SCHEMA, read_results
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
+from toolkit.schema import InputSpec, ModelSpec
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -41,8 +49,9 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     assert process.returncode == 0, stderr
     record = json.loads(stdout)
     folder = tmp_path / "here"
-    assert json.loads((folder / "results.json").read_text()) == record
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
+    assert record.pop("folder") == "here"
+    assert json.loads((folder / "results.json").read_text()) == record
     names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, *FORMATS)]
     assert [row["runtime"] for row in record["parity"]] == names
     assert [row["runtime"] for row in record["measurements"]] == [*names, "null"]
@@ -143,8 +152,184 @@ def test_every_installed_runtime_runs_by_default(small_data: Path) -> None:
     assert all(row.version() for row in RUNTIMES.values())
 
 
+@pytest.fixture
+def branching(tmp_path: Path) -> Path:
+    """A checkpoint that TorchScript takes and torch.export refuses."""
+    slopes = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
+    weights = {"fc.weight": slopes, "fc.bias": torch.full((10,), 1000.0)}  # one branch: above 0
+    torch.save(weights, tmp_path / "w.pt")
+    toolkit.import_weights(
+        tmp_path / "w.pt",
+        out=tmp_path / "branching",
+        model=ModelSpec(factory="branching:Branching"),
+        input_spec=InputSpec(shape=(1, 28, 28), mean=(0.5,), std=(0.5,)),
+        classes=10,
+    )
+    return tmp_path / "branching"
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracer warns of the branch, rightly
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"formats": ["pt2"]}, [("pt2", "crashed"), ("eager", "passed")]),
+        ({"formats": ["pt2"], "runtimes": ["pt2"]}, [("pt2", "crashed"), ("eager", "passed")]),
+        (
+            {"formats": ["torchscript", "pt2"], "runtimes": ["pt2", "torchscript"]},
+            [("pt2", "crashed"), ("torchscript", "passed")],
+        ),
+        (
+            {"formats": ["torchscript", "pt2"], "runtimes": ["torchscript", "null"]},
+            [("-", "crashed"), ("torchscript", "passed")],
+        ),
+    ],
+    ids=["alone", "its runtime", "its runtime and another", "another runtime"],
+)
+def test_a_lost_export_is_a_row_and_the_run_goes_on(
+    branching: Path,
+    small_data: Path,
+    tmp_path: Path,
+    options: dict[str, list[str]],
+    wanted: list[tuple[str, str]],
+) -> None:
+    done = toolkit.run(
+        checkpoint=branching,
+        model="branching:Branching",
+        quick=True,
+        data=small_data,
+        out=tmp_path / "run",
+        threads=1,
+        **options,
+    )
+    assert [(row.runtime, row.status) for row in done.results.parity] == wanted
+    lost = done.results.parity[0]
+    assert (lost.format, lost.artifact_sha256, lost.compared) == ("pt2", None, 0)
+    assert "cannot export this model" in str(lost.reason)
+    assert [row.runtime for row in done.results.measurements] == [wanted[1][0], "null"]
+    assert done.results.exit_code == 3
+    assert read_results(tmp_path / "run" / "results.json") == done.results
+    assert "crashed: format pt2 cannot export" in (tmp_path / "run" / "results.md").read_text()
+
+
+def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
+    return toolkit.run(checkpoint=CHECKPOINT, quick=True, data=data, out=out, threads=1, **options)
+
+
+def test_a_lost_format_that_no_runtime_loads_is_a_row_too(
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(FORMATS["onnx"], name="orphan", distributions=("no-such-package",))
+    monkeypatch.setitem(FORMATS, "orphan", row)
+    results = run_quickly(small_data, tmp_path / "run", formats=["orphan"]).results
+    rows = [(row.runtime, row.format, row.status) for row in results.parity]
+    assert rows == [("-", "orphan", "not_installed"), ("eager", "checkpoint", "passed")]
+    assert results.exit_code == 3
+
+
+class Stopped(Exception):  # noqa: N818 - no error: it stands for Ctrl-C
+    """Stops a run at a chosen point."""
+
+
+def stop_at(label: str) -> Progress:
+    def progress(found: str, done: int, total: int, note: str = "", /) -> None:
+        if found == label:
+            raise Stopped
+
+    return progress
+
+
+def test_a_lost_export_is_written_before_anything_is_verified(
+    branching: Path, small_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        toolkit.run(
+            checkpoint=branching,
+            model="branching:Branching",
+            data=small_data,
+            out=tmp_path / "run",
+            formats=["pt2"],
+            threads=1,
+            progress=stop_at("eager fp32"),
+        )
+    results = read_results(tmp_path / "run" / "results.json")
+    assert [(row.runtime, row.status) for row in results.parity] == [("pt2", "crashed")]
+
+
+@pytest.mark.parametrize(
+    ("label", "verified"),
+    [("torchscript fp32", ["eager"]), ("rounds", ["eager", "torchscript"])],
+)
+def test_what_was_verified_before_an_interruption_is_kept(
+    small_data: Path, tmp_path: Path, label: str, verified: list[str]
+) -> None:
+    with pytest.raises(Stopped):
+        run_quickly(small_data, tmp_path / "run", formats=["torchscript"], progress=stop_at(label))
+    results = read_results(tmp_path / "run" / "results.json")
+    assert [(row.runtime, row.status) for row in results.parity] == [
+        (name, "passed") for name in verified
+    ]
+    assert results.measurements == ()
+
+
 def test_earlier_results_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("mine")
-    with pytest.raises(OutputError, match="already holds results"):
-        toolkit.run(checkpoint=CHECKPOINT, out=tmp_path)
+    with pytest.raises(OutputError, match=r"already holds results\.json; choose another folder"):
+        run_quickly(None, tmp_path)
     assert (tmp_path / "results.json").read_text() == "mine"
+
+
+def test_artifacts_of_an_earlier_run_are_not_mixed_in(own_exports: Path, tmp_path: Path) -> None:
+    own_exports.rename(tmp_path / "artifacts")
+    with pytest.raises(
+        OutputError, match=r"holds artifacts/manifest\.json; choose another .*--out"
+    ):
+        run_quickly(None, tmp_path)
+
+
+def test_a_run_that_was_cut_off_after_training_says_how_to_go_on(
+    own_checkpoint: Path, tmp_path: Path, cli: Cli
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    trained = own_checkpoint.rename(folder / "mnist-cnn")
+    refused = cli("run", "--out", folder)
+    assert refused.exit_code == 2
+    assert f"{folder} already holds mnist-cnn; choose another folder" in refused.stderr
+    assert f"--checkpoint {trained}" in refused.stderr
+    assert "--force" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--data", "nowhere"), "no folder nowhere"),
+        (("--data", "{test_only}"), "expected one file named *train*"),
+        (("--data", "{coloured}", "--checkpoint", CHECKPOINT), "expects [1, 28, 28]"),
+        (("--checkpoint", "nowhere"), "no nowhere"),
+        (("--runtime", "null"), "--runtime null computes nothing; name one more"),
+        (
+            ("--runtime", "pt2", "--format", "onnx"),
+            "runtime pt2 loads pt2, but --format names onnx; add --format pt2",
+        ),
+    ],
+    ids=["no data", "no training data", "other data", "no checkpoint", "null", "no common format"],
+)
+def test_what_is_refused_leaves_no_folder(
+    cli: Cli,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    says: str,
+) -> None:
+    test_only, coloured = tmp_path / "test_only", tmp_path / "coloured"
+    shutil.copytree(small_data, test_only, ignore=shutil.ignore_patterns("train*"))
+    coloured.mkdir()
+    write_idx(coloured / "test-images-idx4-ubyte", np.zeros((4, 3, 28, 28), np.uint8))
+    write_idx(coloured / "test-labels-idx1-ubyte", np.zeros(4, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    given = [str(item).format(test_only=test_only, coloured=coloured) for item in options]
+    result = cli("run", *given)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not (tmp_path / "runs").exists()

@@ -13,6 +13,7 @@ from toolkit.report.markdown import render_markdown
 from toolkit.report.summary import notes, status_text, summarise
 from toolkit.report.table import render_table
 from toolkit.schema import (
+    Artifact,
     CheckpointRecord,
     DatasetRecord,
     Environment,
@@ -278,6 +279,28 @@ def test_the_null_runtime_shows_the_harness_and_claims_no_throughput() -> None:
     for text in (render_table(results_of(CRASHED)), render_markdown(results_of(MEASURED))):
         assert "null" not in text
         assert "float32" not in text
+
+
+def test_copies_of_an_artifact_are_said_to_share_a_row() -> None:
+    def record(format: str, path: str, sha256: str) -> Artifact:
+        return Artifact(
+            format=format,
+            precision="fp32",
+            path=path,
+            size_bytes=1,
+            sha256=sha256 * 64,
+            checkpoint_sha256="c" * 64,
+            spec_sha256="d" * 64,
+            input_shape=(1, 28, 28),
+            classes=10,
+        )
+
+    one, copy, other = (record("onnx", name, sha) for name, sha in ("1a", "2a", "3b"))
+    twice = replace(results_of(PASSED), artifacts=(one, copy, other))
+    once = replace(results_of(PASSED), artifacts=(one, other))
+    for render in (render_table, render_markdown):
+        assert "the same bytes, share one row: 1." in render(twice)
+        assert "same bytes" not in render(once)
 
 
 def test_csv_parses_back_to_the_raw_values() -> None:

@@ -5,7 +5,7 @@ In: artifacts, a checkpoint, names of runtimes. Out: the list that verify and be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,16 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
             f"{artifacts[0].path.parent / MANIFEST} names the checkpoint folder {folder}, which is "
             "not there; say where it is now with --checkpoint"
         )
+    return subject_of(folder, artifacts, model=model)
+
+
+def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str | None) -> Subject:
+    """The checkpoint in `folder` with artifacts made from it; there may be none.
+
+    Raises:
+        ArtifactError: artifacts of another checkpoint.
+        CheckpointError: the checkpoint is missing or damaged.
+    """
     record = read_checkpoint(folder)
     for stored in artifacts:
         if stored.record.checkpoint_id != record.id:
@@ -71,28 +81,43 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
     return Subject(folder=folder, checkpoint=record, artifacts=tuple(artifacts), model=model)
 
 
-def line_up(subject: Subject, runtimes: Sequence[str], settings: Settings) -> list[Candidate]:
-    """The candidates of a subject: each runtime with each artifact that it loads.
+def choose_runtimes(names: Sequence[str]) -> list[Runtime]:
+    """The runtimes named, none twice.
 
-    No names means all runtimes that are installed, but `null`; and those that are not, where no
-    other loads an artifact.
+    No names means all that are installed, but `null`; and those that are not, where no other
+    loads a format: without them an artifact would pass uncompared, with them there is a row.
+
+    Raises:
+        UnknownNameError: an unknown runtime.
+    """
+    if names:
+        return [find_runtime(name) for name in dict.fromkeys(names)]
+    installed = [row for row in RUNTIMES.values() if row.name != NULL and row.version()]
+    covered = {name for row in installed for name in row.formats}
+    missing = [
+        row
+        for row in RUNTIMES.values()
+        if row.version() is None and not covered.intersection(row.formats)
+    ]
+    return [*installed, *missing]
+
+
+def line_up(
+    subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
+) -> list[Candidate]:
+    """The candidates of a subject: each chosen runtime with each artifact that it loads.
+
+    Artifacts of the same bytes are one candidate, wherever they lie. `lost` names formats that
+    could not be exported: a runtime that was named for one of them may be left without.
 
     Raises:
         UnknownNameError: an unknown runtime.
         SettingError: a runtime that was named loads none of the artifacts.
     """
-    rows = [find_runtime(name) for name in dict.fromkeys(runtimes)]
     candidates = []
-    installed = [row for row in RUNTIMES.values() if row.name != NULL and row.version()]
-    covered = {name for row in installed for name in row.formats}
-    missing = [  # without it an artifact would pass uncompared; with it there is a row
-        row
-        for row in RUNTIMES.values()
-        if row.version() is None and not covered.intersection(row.formats)
-    ]
-    for row in rows or [*installed, *missing]:
+    for row in choose_runtimes(runtimes):
         sources = list(_sources(row, subject))
-        if not sources and rows:
+        if not sources and runtimes and not set(lost).intersection(row.formats):
             formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))
             raise SettingError(
                 f"runtime {row.name} loads {', '.join(row.formats)}, but the artifacts given are "
@@ -117,7 +142,11 @@ def _candidate(row: Runtime, source: Source, settings: Settings, subject: Subjec
 def _sources(row: Runtime, subject: Subject) -> Iterable[Source]:
     if CHECKPOINT_FORMAT in row.formats:
         yield _checkpoint_source(subject, "fp32")
+    distinct: dict[tuple[str, str, str], StoredArtifact] = {}
     for stored in subject.artifacts:
+        record = stored.record
+        distinct.setdefault((record.format, record.precision, record.sha256), stored)
+    for stored in distinct.values():
         if stored.record.format in row.formats:
             yield Source(path=stored.path, artifact=stored.record, model=subject.model)
 

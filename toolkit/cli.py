@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def commands() -> None:
     fast it really is.
 
     Exit codes: 0 done and passed; 1 a verdict failed; 2 wrong usage or bad input; 3 something
-    could not be run.
+    could not be run; 130 interrupted.
     """
 
 
@@ -270,7 +271,12 @@ def run(progress: Progress, **options: Any) -> Outcome:
 
     _trust(options["model"])
     done = toolkit.run(**options, progress=progress)
-    return _results(done.results, footer=f"\n{done.folder}/results.json (.md, .csv)")
+    outcome = _results(done.results)
+    return replace(
+        outcome,
+        record={"folder": str(done.folder), **outcome.record},
+        text=f"{outcome.text}\n{done.folder}/results.json (.md, .csv)",
+    )
 
 
 @commands.command()
@@ -329,13 +335,13 @@ def _format_record(row: Format) -> dict[str, Any]:
     }
 
 
-def _results(results: Results, *, footer: str = "") -> Outcome:
+def _results(results: Results) -> Outcome:
     from toolkit.report.table import render_table, terminal_width
     from toolkit.schema import to_json
 
     return Outcome(
         record=to_json(results),
-        text=render_table(results, width=terminal_width()) + footer,
+        text=render_table(results, width=terminal_width()),
         exit_code=results.exit_code,
     )
 

@@ -6,25 +6,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.artifacts import export
+from toolkit.artifacts import Export, export
 from toolkit.benchmark import RoundPlan, with_null
-from toolkit.candidates import NULL, find_subject, line_up
-from toolkit.data import check_fits, load_dataset
+from toolkit.candidates import (
+    NULL,
+    Candidate,
+    Subject,
+    checkpoint_candidate,
+    choose_runtimes,
+    line_up,
+    subject_of,
+)
+from toolkit.checkpoint import RECORD, read_checkpoint
+from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import OutputError, SettingError
-from toolkit.files import make_folder, write_atomically
-from toolkit.formats import find_format
+from toolkit.files import write_atomically
+from toolkit.formats import FORMATS, find_format
+from toolkit.manifest import MANIFEST, find_artifacts
+from toolkit.parity import default_gates, not_run
 from toolkit.progress import Progress, silent
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
 from toolkit.results import RESULTS, start_results, write_results
-from toolkit.runtimes import find_runtime
-from toolkit.schema import Device, Results
+from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
+from toolkit.schema import Device, ParityReport, Results, Settings
 from toolkit.settings import session_settings
 from toolkit.targets import open_sessions
 from toolkit.timing import now
 from toolkit.training import train
 from toolkit.verification import ParityCheck
 
+ARTIFACTS = "artifacts"
+NO_RUNTIME = "-"  # of a row that no runtime would have loaded
 _QUICK_IMAGES = 10_000
 
 
@@ -54,7 +67,8 @@ def run(
     """Train (or take `checkpoint`), export, verify, bench, and write the results.
 
     Each candidate is verified and measured in the same worker, so that what is verified is what
-    is measured. `results.json` is written after each row.
+    is measured. `results.json` is written after each row. A format that cannot be exported is a
+    row too, and the others go on.
 
     Args:
         checkpoint: A checkpoint folder to use in place of training.
@@ -77,36 +91,24 @@ def run(
     check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
     rounds, round_s = (5, 0.1) if quick else (20, 0.2)
     plan = RoundPlan(batch_size=batch_size, rounds=rounds, round_s=round_s, progress=progress)
-    for name in formats:
-        find_format(name)
-    for name in runtimes:
-        find_runtime(name)
-    if set(runtimes) == {NULL}:
-        raise SettingError("--runtime null computes nothing; name one more runtime to verify")
-    folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
-    if (folder / RESULTS).exists():
-        raise OutputError(f"{folder} already holds {RESULTS}; choose another folder with --out")
-    make_folder(folder)
+    _check_names(formats, runtimes)
     dataset = load_dataset("test", data)
+    folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
+    trained = folder / f"{dataset.record.name}-cnn"
+    _refuse_to_mix(folder, trained if checkpoint is None else None)
     if checkpoint is None:
-        checkpoint = folder / f"{dataset.record.name}-cnn"
-        train(
-            out=checkpoint,
-            data=data,
-            threads=threads,
-            epochs=1 if quick else 3,
-            limit=_QUICK_IMAGES if quick else None,
-            progress=progress,
-        )
-    artifacts = folder / "artifacts"
-    exported = export(checkpoint, out=artifacts, formats=formats, model=model, progress=progress)
-    subject = find_subject([artifacts], checkpoint=checkpoint, model=model)
-    candidates = with_null(line_up(subject, runtimes, settings), subject, settings)
-    check_fits(dataset, subject.checkpoint)
-    lost = [
-        row for item in exported.failures for row in check.lost(item.format, item.failure, dataset)
-    ]
-    results = replace(start_results(subject, dataset), parity=tuple(lost))
+        _train(trained, quick=quick, data=data, threads=threads, progress=progress)
+    checkpoint = checkpoint or trained
+    check_fits(dataset, read_checkpoint(checkpoint))
+    exported = export(
+        checkpoint, out=folder / ARTIFACTS, formats=formats, model=model, progress=progress
+    )
+    artifacts = find_artifacts([exported.folder]) if exported.artifacts else []
+    subject = subject_of(checkpoint, artifacts, model=model)
+    candidates = _candidates(subject, exported, runtimes, settings)
+    lost = _lost_rows(exported, runtimes, dataset)
+    results = replace(start_results(subject, dataset), parity=lost)
+    write_results(folder / RESULTS, results)
     reference = check.reference(subject, dataset, settings)
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions[:-1]:  # the last one is null: nothing to verify
@@ -114,7 +116,75 @@ def run(
             results = replace(results, parity=(*results.parity, report))
             write_results(folder / RESULTS, results)
         measurements = plan.measure(sessions, dataset)
-    results = replace(results, measurements=tuple(measurements))
+    return _finish(folder, replace(results, measurements=tuple(measurements)))
+
+
+def _check_names(formats: Sequence[str], runtimes: Sequence[str]) -> None:
+    """Raise what is wrong with the names before anything is trained."""
+    written = [find_format(name).name for name in formats] or list(FORMATS)
+    for row in map(find_runtime, runtimes):
+        if not {CHECKPOINT_FORMAT, *written}.intersection(row.formats):
+            raise SettingError(
+                f"runtime {row.name} loads {', '.join(row.formats)}, but --format names "
+                f"{', '.join(written)}; add --format {row.formats[0]}"
+            )
+    if set(runtimes) == {NULL}:
+        raise SettingError("--runtime null computes nothing; name one more runtime to verify")
+
+
+def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
+    """A folder holds one run: raise OutputError where it has something of another."""
+    found = [path for path in (folder / RESULTS, folder / ARTIFACTS / MANIFEST) if path.exists()]
+    advice = "choose another folder with --out"
+    if trained is not None and (trained / RECORD).exists():
+        found.append(trained)
+        advice += f", and keep the weights that are there with --checkpoint {trained}"
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise OutputError(f"{folder} already holds {names}; {advice}")
+
+
+def _train(
+    out: Path, *, quick: bool, data: Path | None, threads: int | None, progress: Progress
+) -> None:
+    epochs, limit = (1, _QUICK_IMAGES) if quick else (3, None)
+    train(out=out, data=data, threads=threads, epochs=epochs, limit=limit, progress=progress)
+
+
+def _candidates(
+    subject: Subject, exported: Export, runtimes: Sequence[str], settings: Settings
+) -> list[Candidate]:
+    """What is compared and, last, null. Where no runtime that was named has an artifact left, the
+    checkpoint itself goes on alone."""
+    named = [name for name in runtimes if name != NULL]
+    lost = [item.format for item in exported.failures]
+    found = line_up(subject, named, settings, lost=lost)
+    found = found or [checkpoint_candidate(subject, "eager", settings)]
+    return with_null(found, subject, settings)
+
+
+def _lost_rows(
+    exported: Export, runtimes: Sequence[str], dataset: Dataset
+) -> tuple[ParityReport, ...]:
+    """The rows of formats that could not be exported: one a chosen runtime that would load it, or
+    one without a runtime where none would."""
+    chosen = choose_runtimes(runtimes)
+    return tuple(
+        not_run(
+            item.failure,
+            runtime=name,
+            format=item.format,
+            precision="fp32",
+            artifact_sha256=None,
+            expected=len(dataset),
+            gates=default_gates("fp32"),
+        )
+        for item in exported.failures
+        for name in [row.name for row in chosen if item.format in row.formats] or [NO_RUNTIME]
+    )
+
+
+def _finish(folder: Path, results: Results) -> Run:
     write_results(folder / RESULTS, results)
     write_atomically(folder / "results.md", render_markdown(results))
     write_atomically(folder / "results.csv", render_csv(results))

@@ -93,9 +93,9 @@ def train(
         "threads": check_threads(threads),
     }
     refuse_to_replace(out, force=force)
-    make_folder(out)
     training, test = load_dataset("train", data), load_dataset("test", data)
     checkpoint = _untrained(out, training, test)
+    make_folder(out)
     training = training if limit is None else training.head(limit)
     torch.set_num_threads(check_threads(threads))
     watch = Stopwatch()

@@ -13,7 +13,6 @@ from toolkit.parity import Reference, compare, default_gates, not_run
 from toolkit.progress import Progress, silent
 from toolkit.reference import ReferenceMaker
 from toolkit.results import start_results
-from toolkit.runtimes import RUNTIMES
 from toolkit.schema import Device, ParityReport, Results, Settings
 from toolkit.settings import check_gates, session_settings
 from toolkit.targets import RemoteSession, open_sessions, predict_all
@@ -132,19 +131,3 @@ class ParityCheck:
         return compare(
             reference, logits, runtime=runtime, artifact=artifact, gates=gates, session=attested
         )
-
-    def lost(self, format_name: str, failure: FailedRun, dataset: Dataset) -> list[ParityReport]:
-        """The rows of a format that could not be exported: one a runtime that would load it."""
-        return [
-            not_run(
-                failure,
-                runtime=row.name,
-                format=format_name,
-                precision="fp32",
-                artifact_sha256=None,
-                expected=len(dataset),
-                gates=default_gates("fp32"),
-            )
-            for row in RUNTIMES.values()
-            if format_name in row.formats
-        ]

@@ -80,6 +80,11 @@ def notes(results: Results) -> list[str]:
             f"{judged.noise_floor:.1e} away from it (500 images)."
         )
     lines += [text for row in results.parity if (text := _far_away(row))]
+    copies = len(results.artifacts) - len(
+        {(item.format, item.precision, item.sha256) for item in results.artifacts}
+    )
+    if copies:
+        lines.append(f"Artifacts given twice, as the same bytes, share one row: {copies}.")
     null = next((row for row in results.measurements if row.runtime == "null"), None)
     real = [
         row.latency_median_s

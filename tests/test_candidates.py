@@ -1,0 +1,96 @@
+"""Who is compared: every artifact once, by every runtime that could load it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import CHECKPOINT
+
+from toolkit.candidates import Candidate, Subject, find_subject, line_up, subject_of
+from toolkit.errors import SettingError
+from toolkit.runtimes import RUNTIMES, Runtime
+from toolkit.schema import Settings
+
+ONE_THREAD = Settings(threads=1)
+ALL = [
+    ("eager", "checkpoint"),
+    ("torchscript", "torchscript"),
+    ("pt2", "pt2"),
+    ("onnxruntime", "onnx"),
+]
+
+
+def pairs(candidates: list[Candidate]) -> list[tuple[str, str]]:
+    return [(each.runtime.name, each.source.artifact.format) for each in candidates]
+
+
+def not_installed(row: Runtime, name: str | None = None) -> Runtime:
+    return replace(row, name=name or row.name, distributions=("no-such-package",))
+
+
+@pytest.fixture
+def only_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table without runtimes that some machines have and others lack."""
+    for name in RUNTIMES.keys() - {*dict(ALL), "null"}:
+        monkeypatch.delitem(RUNTIMES, name)
+
+
+@pytest.mark.usefixtures("only_known")
+def test_no_names_are_all_installed_runtimes_with_what_each_loads(subject: Subject) -> None:
+    assert pairs(line_up(subject, [], ONE_THREAD)) == ALL
+
+
+@pytest.mark.usefixtures("only_known")
+def test_a_missing_runtime_stays_where_no_other_loads_the_artifact(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its row the artifact would pass uncompared."""
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", not_installed(RUNTIMES["onnxruntime"]))
+    assert pairs(line_up(subject, [], ONE_THREAD)) == ALL
+
+
+@pytest.mark.usefixtures("only_known")
+def test_a_missing_runtime_goes_where_another_loads_the_artifact(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "other", not_installed(RUNTIMES["onnxruntime"], "other"))
+    assert pairs(line_up(subject, [], ONE_THREAD)) == ALL
+    assert pairs(line_up(subject, ["other"], ONE_THREAD)) == [("other", "onnx")]
+
+
+def test_named_twice_is_lined_up_once(subject: Subject) -> None:
+    assert pairs(line_up(subject, ["pt2", "pt2"], ONE_THREAD)) == [("pt2", "pt2")]
+
+
+def test_artifacts_of_the_same_bytes_are_one_candidate_and_all_recorded(
+    exports: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(exports, tmp_path / "copy"))
+    both = find_subject([exports, copy], checkpoint=CHECKPOINT, model=None)
+    once = find_subject([exports], checkpoint=CHECKPOINT, model=None)
+    assert line_up(both, [], ONE_THREAD) == line_up(once, [], ONE_THREAD)
+    assert both.artifacts[: len(once.artifacts)] == once.artifacts
+    assert len(both.artifacts) == 2 * len(once.artifacts)
+
+
+def test_artifacts_of_other_bytes_are_candidates_of_their_own(subject: Subject) -> None:
+    onnx = next(item for item in subject.artifacts if item.record.format == "onnx")
+    other = replace(onnx, record=replace(onnx.record, sha256="0" * 64))
+    both = subject_of(CHECKPOINT, [onnx, other], model=None)
+    names = [("onnxruntime", "onnx"), ("onnxruntime", "onnx")]
+    assert pairs(line_up(both, ["onnxruntime"], ONE_THREAD)) == names
+
+
+def test_a_checkpoint_without_artifacts_runs_by_itself() -> None:
+    alone = subject_of(CHECKPOINT, [], model=None)
+    assert pairs(line_up(alone, [], ONE_THREAD)) == [("eager", "checkpoint")]
+
+
+def test_a_named_runtime_may_be_left_without_only_where_its_format_was_lost() -> None:
+    alone = subject_of(CHECKPOINT, [], model=None)
+    assert line_up(alone, ["pt2"], ONE_THREAD, lost=["pt2"]) == []
+    with pytest.raises(SettingError, match="runtime pt2 loads pt2"):
+        line_up(alone, ["pt2"], ONE_THREAD, lost=["onnx"])
