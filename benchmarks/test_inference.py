@@ -15,7 +15,7 @@ import pytest
 from conftest import WORKER_CLOCK, WorkerClock
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from toolkit.benchmark import bench, input_images
+from toolkit.benchmark import bench
 from toolkit.candidates import Candidate, Subject, line_up
 from toolkit.data import load_dataset
 from toolkit.environment import usable_cores
@@ -42,7 +42,7 @@ def test_inference(
     """One call on 100 images; the inputs rotate."""
     candidate = _candidate(subject, pair, threads)
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
-        session.prepare(input_images(load_dataset("test"), 5 * BATCH_SIZE))
+        session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE])
         benchmark.pedantic(
             worker_clock.timed_call(session), rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS
         )

@@ -1,6 +1,6 @@
 """What verifying costs beyond the inference itself, and that memory does not grow with images.
 
-pytest benchmarks/test_verification.py                  the cost; about a minute
+pytest benchmarks/test_verification.py -m 'not slow' -s  the cost; about eight minutes
 pytest benchmarks/test_verification.py -m slow -s       10,000 against 1,000,000 images
 """
 
@@ -18,14 +18,13 @@ import numpy as np
 import psutil
 import pytest
 
-from toolkit.benchmark import input_images
 from toolkit.candidates import Subject, line_up
 from toolkit.data import Dataset, load_dataset
 from toolkit.parity import Reference
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession
 from toolkit.timing import Stopwatch
-from toolkit.verification import ParityCheck
+from toolkit.verification import ParityCheck, verify
 
 BATCH_SIZE = 100
 REPEATS = 5
@@ -42,7 +41,7 @@ def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: s
     ratios = []
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
         reference = _as_reference(session, dataset)
-        session.prepare(input_images(dataset, 5 * BATCH_SIZE))
+        session.prepare(dataset.images[: 5 * BATCH_SIZE])
         session.measure(calls=10)
         for _ in range(REPEATS):
             inference_s = sum(session.measure(calls=calls))
@@ -52,6 +51,44 @@ def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: s
             assert report.status == "passed"
     print(f"{runtime}: verify / inference = {statistics.median(ratios):.3f} {sorted(ratios)}")
     assert statistics.median(ratios) <= 1.3
+
+
+@pytest.mark.parametrize("runtime", REAL)
+def test_a_whole_verify_costs_start_up_and_inference(
+    subject: Subject, runtime: str, tmp_path: Path
+) -> None:
+    """`toolkit.verify` from end to end, on 10,000 images and on 100 (which is its start-up), the
+    reference kept from before; their difference against the same calls timed in a worker."""
+    folder = subject.artifacts[0].path.parent
+    few = _repeated_mnist(tmp_path / "few", 100)
+    (candidate,) = line_up(subject, [runtime], Settings(threads=2))
+    calls = len(load_dataset("test")) // BATCH_SIZE
+    cold_s = _verify_s(folder, subject, runtime, None)
+    _verify_s(folder, subject, runtime, few)
+    ratios, start_ups_s = [], []
+    for _ in range(REPEATS):
+        start_up_s = _verify_s(folder, subject, runtime, few)
+        whole_s = _verify_s(folder, subject, runtime, None)
+        with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
+            session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE])
+            session.measure(calls=10)
+            inference_s = sum(session.measure(calls=calls))
+        start_ups_s.append(start_up_s)
+        ratios.append((whole_s - start_up_s) / inference_s)
+    print(
+        f"{runtime}: (verify - start-up) / inference = {statistics.median(ratios):.3f} "
+        f"{sorted(ratios)}; start-up {statistics.median(start_ups_s):.1f} s; with no reference "
+        f"kept {cold_s:.1f} s"
+    )
+    assert statistics.median(ratios) <= 1.3
+
+
+def _verify_s(folder: Path, subject: Subject, runtime: str, data: Path | None) -> float:
+    watch = Stopwatch()
+    results = verify([folder], checkpoint=subject.folder, runtimes=[runtime], data=data, threads=2)
+    elapsed_s = watch.elapsed_s()
+    assert [row.status for row in results.parity] == ["passed"]
+    return elapsed_s
 
 
 @pytest.mark.slow
@@ -80,9 +117,9 @@ def _as_reference(session: RemoteSession, dataset: Dataset) -> Reference:
 
 
 def _repeated_mnist(folder: Path, count: int) -> Path:
-    """IDX files of `count` test images, MNIST's repeated."""
+    """IDX files of `count` test images, MNIST's repeated or cut."""
     folder.mkdir()
-    dataset = load_dataset("test")
+    dataset = load_dataset("test").head(count)
     with (folder / "t10k-images-idx3-ubyte").open("wb") as images:
         images.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28))
         for _ in range(count // len(dataset)):

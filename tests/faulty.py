@@ -40,6 +40,7 @@ class FaultySession:
             runtime="faulty",
             version=THREADS_AT_IMPORT,
             provider="none",
+            device="cuda" if self._fault == "other device" else "cpu",
             precision="fp16" if self._fault == "other precision" else "fp32",
             threads=self._threads + (self._fault == "other threads"),
         )
@@ -78,4 +79,8 @@ class FaultySession:
             return [0.0]  # type: ignore[return-value]
         if self._fault == "nan":
             logits[0, 0] = np.nan
+        if self._fault == "nan later" and self._calls > 8:
+            logits[0, 0] = np.nan
+        if self._fault == "other logits later" and self._calls > 8:
+            logits[0, 0] = 1.0
         return logits

@@ -78,8 +78,9 @@ def _no_child_is_left() -> Iterator[None]:
         ("wrong count", "crashed", "returned float32 [99, 10]"),
         ("wrong dtype", "crashed", "returned float64 [100, 10]"),
         ("not an array", "crashed", "returned list []"),
-        ("other threads", "unsupported", "asked for 1 threads and fp32"),
-        ("other precision", "unsupported", "1 threads and fp16"),
+        ("other threads", "unsupported", "asked for 1 threads, fp32 on cpu"),
+        ("other device", "unsupported", "the session runs 1 threads, fp32 on cuda"),
+        ("other precision", "unsupported", "1 threads, fp16 on cpu"),
     ],
 )
 def test_fault_becomes_a_status_and_a_reason(
@@ -188,6 +189,24 @@ def test_a_worker_killed_between_rounds_keeps_its_samples(subject: Subject) -> N
     assert len(killed.samples_s) == 3 * killed.round_calls
     assert survivor.status == "measured"
     assert len(survivor.samples_s) == 8 * survivor.round_calls
+
+
+@pytest.mark.parametrize("fault", ["nan later", "other logits later"])
+def test_what_is_timed_must_be_what_was_verified(subject: Subject, fault: str) -> None:
+    """Right while it is looked at, wrong while it is timed: the row fails, and so does the run."""
+    candidates = [faulty(subject, fault), null(subject)]
+    plan = RoundPlan(batch_size=50, rounds=8, round_s=0.001)
+    with open_sessions(candidates, batch_size=50, timeout_s=60) as sessions:
+        wrong, right = plan.measure(sessions, load_dataset("test").head(250))
+    assert (wrong.status, right.status) == ("failed", "measured")
+    assert "timed calls gave logits up to" in str(wrong.reason)
+    assert wrong.images_per_s is None
+
+
+def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
+    with session_of(null(subject)) as session:
+        session.prepare(IMAGES[:7])
+        assert len(session.measure(calls=6)) == 6
 
 
 def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from toolkit.candidates import NULL, Candidate, Subject, checkpoint_candidate, find_subject, line_up
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.errors import FailedRun
+from toolkit.errors import FailedRun, SettingError
 from toolkit.progress import Progress, silent
 from toolkit.results import start_results
 from toolkit.schema import Device, Measurement, Results, Settings
 from toolkit.settings import check_positive, session_settings
 from toolkit.stats import quantile, throughput
 from toolkit.targets import RemoteSession, open_sessions
+from toolkit.timing import DISTINCT_BATCHES
 
-_DISTINCT_BATCHES = 5
+_MIN_ROUNDS = 6  # 2 * 0.5**6 < 5 %: fewer rounds cannot carry a 95 % interval
 _MIN_WARMUP_CALLS = 3
 
 
@@ -92,6 +93,11 @@ class RoundPlan:
 
     def __post_init__(self) -> None:
         check_positive("--rounds", self.rounds)
+        if self.rounds < _MIN_ROUNDS:
+            raise SettingError(
+                f"--rounds {self.rounds}: expected {_MIN_ROUNDS} or more; fewer cannot carry a "
+                "95 % interval"
+            )
         check_positive("--round-time", self.round_s)
 
     def measure(self, sessions: Sequence[RemoteSession], dataset: Dataset) -> list[Measurement]:
@@ -99,7 +105,7 @@ class RoundPlan:
 
         A session that fails drops out with the samples it has; the others go on.
         """
-        images = input_images(dataset, self.batch_size * _DISTINCT_BATCHES)
+        images = dataset.images[: self.batch_size * DISTINCT_BATCHES]
         tallies = [_Tally(session) for session in sessions]
         for number, tally in enumerate(tallies, start=1):
             tally.warm_up(images, self.round_s)
@@ -112,11 +118,6 @@ class RoundPlan:
                 tally.round()
             self.progress("rounds", number, self.rounds)
         return [tally.measurement(self.batch_size) for tally in tallies]
-
-
-def input_images(dataset: Dataset, count: int) -> NDArray[np.uint8]:
-    """The first `count` images `[count,C,H,W]`; a smaller data set is repeated."""
-    return dataset.images[np.arange(count) % len(dataset)]
 
 
 @dataclass

@@ -156,6 +156,12 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(_gpu(*row) for row in rows if len(row) == len(_GPU_QUERY))
 
 
+def thread_count() -> int | None:
+    """Threads of this process, as the kernel counts them; None where it does not say."""
+    found = re.search(r"^Threads:\s+(\d+)$", _read(_ROOT / "proc/self/status"), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
 def oom_kills() -> int:
     """Processes that the kernel has killed for want of memory since boot; 0 where unknown."""
     found = re.search(r"^oom_kill (\d+)$", _read(_ROOT / "proc/vmstat"), re.MULTILINE)

@@ -12,6 +12,7 @@
         ├── Crashed              the worker died or the runtime raised
         ├── TimedOut             no answer in time
         ├── OutOfMemory          the worker ran out of memory
+        ├── WrongOutput          timed calls gave other logits than untimed ones (exit code 1)
         ├── NotInstalled         a package is missing; says the command that installs it
         └── Unsupported          the runtime cannot do what was asked (device, precision)
 
@@ -97,6 +98,13 @@ class OutOfMemory(FailedRun):
     """The worker ran out of memory."""
 
     status = "out_of_memory"
+
+
+class WrongOutput(FailedRun):
+    """What was timed did not compute what was verified: a verdict, not an accident."""
+
+    exit_code = 1
+    status = "failed"
 
 
 class NotInstalled(FailedRun):

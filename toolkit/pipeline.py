@@ -89,7 +89,7 @@ def run(
     """
     settings = session_settings(threads, device, batch_size=batch_size, timeout_s=timeout_s)
     check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
-    rounds, round_s = (5, 0.1) if quick else (20, 0.2)
+    rounds, round_s = (6, 0.1) if quick else (20, 0.2)
     plan = RoundPlan(batch_size=batch_size, rounds=rounds, round_s=round_s, progress=progress)
     _check_names(formats, runtimes)
     dataset = load_dataset("test", data)

@@ -181,6 +181,7 @@ class Attestation:
     runtime: str
     version: str
     provider: str
+    device: Device
     precision: Precision
     threads: int
 

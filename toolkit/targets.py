@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 from toolkit.candidates import Candidate
 from toolkit.data import Dataset
 from toolkit.environment import oom_kills
-from toolkit.errors import Crashed, FailedRun, NotInstalled, OutOfMemory, TimedOut, Unsupported
+from toolkit.errors import (
+    Crashed,
+    FailedRun,
+    NotInstalled,
+    OutOfMemory,
+    TimedOut,
+    Unsupported,
+    WrongOutput,
+)
 from toolkit.progress import Progress
 from toolkit.schema import Attestation, from_json, to_json
 
@@ -35,7 +43,8 @@ _PIPELINED_CHUNKS = 2
 _CHUNK_IMAGES = 1000
 _EXIT_GRACE_S = 2.0
 _FAILURES = {
-    kind.status: kind for kind in (Crashed, TimedOut, OutOfMemory, NotInstalled, Unsupported)
+    kind.status: kind
+    for kind in (Crashed, TimedOut, OutOfMemory, WrongOutput, NotInstalled, Unsupported)
 }
 
 # Runs in the worker before anything else, so that thread settings stand before a library loads.
@@ -131,7 +140,8 @@ class RemoteSession:
             yield _logits(self._receive())
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
-        """Give the worker the raw images that its timed calls rotate through."""
+        """Give the worker the raw images that its timed calls rotate through; it repeats them
+        where they are fewer than five batches."""
         self.load()
         self._ask("prepare", **_images(images), batch_size=self._batch_size)
 
@@ -248,12 +258,13 @@ class RemoteSession:
         return Crashed(_signal_name(-code) if code < 0 else f"exit code {code}")
 
     def _check_attestation(self, found: Attestation) -> None:
-        wanted = self.candidate.settings.threads, self.candidate.source.artifact.precision
-        if (found.threads, found.precision) != wanted:
+        settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
+        wanted = settings.threads, precision, settings.device
+        if (found.threads, found.precision, found.device) != wanted:
             raise self._fail(
                 Unsupported(
-                    f"asked for {wanted[0]} threads and {wanted[1]}, "
-                    f"the session runs {found.threads} threads and {found.precision}"
+                    f"asked for {wanted[0]} threads, {wanted[1]} on {wanted[2]}, the session runs "
+                    f"{found.threads} threads, {found.precision} on {found.device}"
                 )
             )
 

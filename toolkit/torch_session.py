@@ -50,10 +50,12 @@ class TorchSession:
         parameters: Iterable[Tensor],
         device: torch.device,
     ) -> None:
+        tensors = list(parameters)
         self._runtime = runtime
         self._model = model
         self._device = device
-        self._dtype = _one_dtype(parameters)
+        self._dtype = _one_dtype(tensors)
+        self._devices = {tensor.device.type for tensor in tensors}
 
     @property
     def attestation(self) -> Attestation:
@@ -63,6 +65,7 @@ class TorchSession:
             runtime=self._runtime,
             version=str(torch.__version__),
             provider=name,
+            device="cuda" if self._devices == {"cuda"} else "cpu",
             precision=_PRECISIONS[self._dtype],
             threads=torch.get_num_threads(),
         )

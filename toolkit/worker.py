@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.environment import peak_memory_bytes
-from toolkit.errors import Crashed, FailedRun, InputError, headline
+from toolkit.errors import Crashed, FailedRun, InputError, WrongOutput, headline
 from toolkit.manifest import check_artifact
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
 from toolkit.schema import Artifact, InputSpec, Settings, from_json, to_json
-from toolkit.timing import Stopwatch, time_calls
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls
 
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -34,6 +34,9 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "bad_alloc",
 )
+
+
+_SAME = 1e-4  # repeat runs agree to the bit, or to the order in which threads add
 
 
 class Channel(Protocol):
@@ -79,6 +82,7 @@ class Worker:
         self._session: CheckedSession | None = None
         self._input: InputSpec | None = None
         self._batches: list[NDArray[np.float32]] = []
+        self._expected: list[NDArray[np.floating]] = []
         self._timed_calls = 0
         self.commands: dict[str, Callable[..., object]] = {
             "load": self.load,
@@ -138,21 +142,22 @@ class Worker:
         return {"logits": logits.tobytes(), "shape": list(logits.shape), "dtype": logits.dtype.str}
 
     def prepare(self, *, images: bytes, shape: list[int], batch_size: int) -> None:
-        """Make the distinct input batches that the timed calls rotate through."""
+        """Make the distinct input batches that the timed calls rotate through, and keep what the
+        session answers to each while nobody times it. Few images are repeated to fill them."""
         session, spec = self._ready()
         pixels = _pixels(images, shape)
-        self._batches = [
-            normalise(pixels[start : start + batch_size], spec)
-            for start in range(0, len(pixels), batch_size)
-        ]
-        for batch in self._batches:
-            session.check_inputs(batch)
+        rows = np.arange(DISTINCT_BATCHES * batch_size) % len(pixels)
+        self._batches = [normalise(pixels[each], spec) for each in rows.reshape(-1, batch_size)]
+        self._expected = [session.run(batch) for batch in self._batches]
 
     def measure(self, *, calls: int) -> list[int]:
         """Wall time in ns of each of `calls` calls.
 
         One untimed call goes before them: since the last round other workers had the caches. The
-        last output is checked, untimed.
+        last output is compared, untimed, with what the same batch gave before.
+
+        Raises:
+            WrongOutput: it differs, or holds NaN.
         """
         session, _ = self._ready()
         if not self._batches:
@@ -163,6 +168,7 @@ class Worker:
         )
         self._timed_calls += calls
         session.check_logits(logits, len(self._batches[0]))
+        _check_same(logits, self._expected[(self._timed_calls - 1) % len(self._batches)])
         return samples_ns
 
     def _ready(self) -> tuple[CheckedSession, InputSpec]:
@@ -213,6 +219,18 @@ class CheckedSession:
                 f"the runtime returned {found[1]} {list(found[0] or ())}, expected {wanted} logits "
                 f"{list(expected)}"
             )
+
+
+def _check_same(timed: NDArray[np.floating], expected: NDArray[np.floating]) -> None:
+    """Raise WrongOutput unless the logits `[N,K]` agree to four digits of the largest; NaN never
+    does."""
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(timed - expected).max())
+    if not difference <= _SAME * max(scale, 1e-30):
+        raise WrongOutput(
+            f"timed calls gave logits up to {difference:.1e} away from those of the same images "
+            f"before (the largest is {scale:.1e})"
+        )
 
 
 def _pixels(images: bytes, shape: list[int]) -> NDArray[np.uint8]:

@@ -11,15 +11,16 @@ from toolkit.schema import Attestation, Settings
 
 def load(source: Source, settings: Settings) -> Session:
     """Nothing is loaded; the record alone says how many logits to answer."""
-    return NullSession(source.artifact.classes, settings.threads)
+    return NullSession(source.artifact.classes, settings)
 
 
 class NullSession:
     """Zeros `[N,K]` for anything."""
 
-    def __init__(self, classes: int, threads: int) -> None:
+    def __init__(self, classes: int, settings: Settings) -> None:
         self._classes = classes
-        self._threads = threads
+        self._threads = settings.threads
+        self._device = settings.device
 
     @property
     def attestation(self) -> Attestation:
@@ -28,6 +29,7 @@ class NullSession:
             runtime="null",
             version=np.__version__,
             provider="none",
+            device=self._device,
             precision="fp32",
             threads=self._threads,
         )

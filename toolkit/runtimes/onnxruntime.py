@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.environment import thread_count
 from toolkit.errors import Unsupported
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
@@ -43,6 +44,7 @@ def load(source: Source, settings: Settings) -> Session:
     providers: list[Any] = [provider]
     if settings.device == "cuda":
         providers = [(provider, {"use_tf32": "0"})]  # fp32 means fp32
+    before = thread_count()
     session = onnxruntime.InferenceSession(
         str(source.path), sess_options=options, providers=providers
     )
@@ -52,26 +54,33 @@ def load(source: Source, settings: Settings) -> Session:
             f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
             "its CUDA libraries may be missing or of another version"
         )
-    return OnnxSession(session, onnxruntime.__version__)
+    after = thread_count()
+    started = None if before is None or after is None else after - before
+    return OnnxSession(session, onnxruntime.__version__, started_threads=started)
 
 
 class OnnxSession:
     """An `InferenceSession` with one input and one output."""
 
-    def __init__(self, session: Any, version: str) -> None:
+    def __init__(self, session: Any, version: str, *, started_threads: int | None) -> None:
+        asked = session.get_session_options().intra_op_num_threads
         self._session = session
         self._version = version
+        # The calling thread works too. A GPU's driver starts threads of its own.
+        on_cpu = session.get_providers()[0] == _PROVIDERS["cpu"]
+        self._threads = asked if started_threads is None or not on_cpu else started_threads + 1
 
     @property
     def attestation(self) -> Attestation:
-        """Provider, threads and input type as the session reports them."""
+        """Provider and input type from the session, threads as the system counts them."""
         precision: dict[str, Precision] = {"tensor(float)": "fp32", "tensor(float16)": "fp16"}
         return Attestation(
             runtime="onnxruntime",
             version=self._version,
             provider=self._session.get_providers()[0],
+            device="cuda" if self._session.get_providers()[0] == _PROVIDERS["cuda"] else "cpu",
             precision=precision[self._session.get_inputs()[0].type],
-            threads=self._session.get_session_options().intra_op_num_threads,
+            threads=self._threads,
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:

@@ -95,6 +95,7 @@ class OpenvinoSession:
         return Attestation(
             runtime="openvino",
             version=self._version,
+            device="cpu",
             provider=",".join(model.get_property("EXECUTION_DEVICES")),
             precision=_PRECISIONS[precision],
             threads=model.get_property("INFERENCE_NUM_THREADS"),
