@@ -261,7 +261,7 @@ def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path)
 
 def checked(subject: Subject) -> CheckedSession:
     artifact = null(subject).source.artifact
-    return CheckedSession(NullSession(artifact.classes, 1), artifact)
+    return CheckedSession(NullSession(artifact.classes, Settings(threads=1)), artifact)
 
 
 @pytest.mark.parametrize(
