@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,13 +16,11 @@ from toolkit.stats import (
     Interval,
     Passes,
     independent_ratio_interval,
-    median_interval,
     precision,
     quantile,
     ratio_interval,
     speed_interval,
     student_t,
-    throughput,
 )
 
 SECONDS = st.floats(min_value=1e-6, max_value=1e3)
@@ -350,57 +348,7 @@ def test_a_slowdown_of_3_percent_is_mostly_seen_with_six_passes() -> None:
     assert seen / trials >= 0.8
 
 
-# Quantiles, and the median of one pass that the engine still takes
-
-
-@given(SAMPLES)
-@settings(deadline=None, max_examples=40)
-def test_the_interval_holds_the_median_and_stays_within_the_values(values: list[float]) -> None:
-    """Up to rounding: scipy interpolates the bounds, which can cost their last bit."""
-    interval = median_interval(values)
-    assert interval.value == statistics.median(values)
-    slack = 1e-12 * max(values)
-    assert min(values) - slack <= interval.low <= interval.value + slack
-    assert interval.value - slack <= interval.high <= max(values) + slack
-
-
-@given(SAMPLES)
-@settings(deadline=None, max_examples=20)
-def test_the_same_values_give_the_same_interval(values: list[float]) -> None:
-    assert median_interval(values) == median_interval(list(values))
-
-
-def test_no_values_have_no_median() -> None:
-    with pytest.raises(ValueError, match="no values"):
-        median_interval([])
-
-
-@given(st.lists(SECONDS, min_size=2, max_size=20), st.sampled_from([0.25, 0.5, 2.0, 8.0]))
-@settings(deadline=None, max_examples=40)
-def test_throughput_is_inverse_in_time(samples_s: list[float], factor: float) -> None:
-    """Powers of two scale floats exactly, so half the time is twice the throughput, to the bit."""
-    before = throughput(samples_s, round_calls=2, batch_size=4)
-    after = throughput([sample * factor for sample in samples_s], round_calls=2, batch_size=4)
-    assert after.value == before.value / factor
-    assert (after.low, after.high) == pytest.approx((before.low / factor, before.high / factor))
-
-
-def test_throughput_is_the_median_over_rounds_of_all_images_of_a_round() -> None:
-    """Rounds of 0.5 s, 1 s and 4 s for 2 calls of 10 images: 40, 20 and 5 images/s."""
-    samples_s = [0.125, 0.375, 0.5, 0.5, 1.0, 3.0]
-    assert throughput(samples_s, round_calls=2, batch_size=10).value == 20.0
-
-
-@pytest.mark.parametrize("rest", [[], [1e3], [1e3, 1e3]])
-def test_a_partial_last_round_is_left_out(rest: Sequence[float]) -> None:
-    whole = [0.5, 0.25, 0.25, 0.25, 0.25, 0.5]
-    expected = throughput(whole, round_calls=3, batch_size=8)
-    assert throughput([*whole, *rest], round_calls=3, batch_size=8) == expected
-
-
-def test_less_than_one_round_has_no_throughput() -> None:
-    with pytest.raises(ValueError, match="no values"):
-        throughput([0.5, 0.5], round_calls=3, batch_size=8)
+# Quantiles
 
 
 @given(SAMPLES, st.floats(0, 1))

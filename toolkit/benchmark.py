@@ -18,7 +18,7 @@ from toolkit.progress import Progress, silent
 from toolkit.results import start_results
 from toolkit.schema import Device, Measurement, Results, Settings
 from toolkit.settings import check_positive, session_settings
-from toolkit.stats import quantile, throughput
+from toolkit.stats import quantile, speed_interval
 from toolkit.targets import RemoteSession, open_sessions
 from toolkit.timing import DISTINCT_BATCHES
 
@@ -157,15 +157,18 @@ class _Tally:
         except FailedRun as failure:
             self.failure = failure
 
+    def _speeds(self, batch_size: int) -> list[float]:
+        """Images/s of each round. Calls of one round share the machine's state of that moment, so
+        rounds, not calls, are the samples."""
+        calls = self.round_calls
+        starts = range(0, len(self.samples_s), calls)
+        return [batch_size * calls / sum(self.samples_s[i : i + calls]) for i in starts]
+
     def measurement(self, batch_size: int) -> Measurement:
         """The row; a failed one keeps its samples and claims nothing."""
         candidate, failure = self.session.candidate, self.failure
         loaded = self.session.loaded
-        speed = (
-            throughput(self.samples_s, round_calls=self.round_calls, batch_size=batch_size)
-            if failure is None
-            else None
-        )
+        speed = speed_interval([self._speeds(batch_size)]) if failure is None else None
         return Measurement(
             runtime=candidate.runtime.name,
             format=candidate.source.artifact.format,

@@ -25,7 +25,6 @@ from statistics import mean, median, stdev, variance
 import numpy as np
 
 CONFIDENCE = 0.95
-_RESAMPLES = 4999
 _MIN_ROUNDS_OF_ONE_PASS = 6  # 2 * 0.5**6 < 5 %: fewer rounds carry no interval for a median
 
 Passes = Sequence[Sequence[float]]
@@ -172,51 +171,3 @@ def quantile(samples: Sequence[float], share: float) -> float:
     if not samples:
         raise ValueError("no samples to take a quantile of")
     return float(np.quantile(np.asarray(samples), share))
-
-
-# The two below serve an engine that measures in one pass, and go with it.
-
-
-def median_interval(values: Sequence[float]) -> Interval:
-    """Median of the values, with a percentile-bootstrap interval (Efron 1979; scipy).
-
-    The resampling is seeded: the same values give the same interval. With one value, or equal
-    values, the interval is that value alone.
-
-    Raises:
-        ValueError: no values.
-    """
-    if not values:
-        raise ValueError("no values to take the median of")
-    middle = float(np.median(values))
-    if min(values) == max(values):
-        return Interval(value=middle, low=middle, high=middle, passes=1)
-    from scipy.stats import bootstrap
-
-    bounds = bootstrap(
-        (np.asarray(values),),
-        np.median,
-        confidence_level=CONFIDENCE,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(
-        value=middle,
-        low=min(float(bounds.low), middle),  # the two may differ in the last bit
-        high=max(float(bounds.high), middle),
-        passes=1,
-    )
-
-
-def throughput(samples_s: Sequence[float], *, round_calls: int, batch_size: int) -> Interval:
-    """Images/s: median over rounds of `round_calls` calls each, with its interval over rounds.
-
-    Calls of one round share the machine's state of that moment, so rounds, not calls, are the
-    independent samples.
-    """
-    rounds = [
-        batch_size * round_calls / sum(samples_s[start : start + round_calls])
-        for start in range(0, len(samples_s) - round_calls + 1, round_calls)
-    ]
-    return median_interval(rounds)

@@ -95,7 +95,8 @@ def notes(results: Results) -> list[str]:
         share = null.latency_median_s / min(real)
         lines.append(
             f"Harness: the null runtime takes {null.latency_median_s * 1e6:.1f} µs a call, "
-            f"{share:.2%} of the fastest real one. Intervals are 95 %, over interleaved rounds."
+            f"{share:.2%} of the fastest real one. Intervals are 95 %, over the "
+            "interleaved rounds of one process each."
         )
     return lines
 
