@@ -69,9 +69,10 @@ def bench(
     candidates = with_null(line_up(subject, runtimes, settings), subject, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
+    results = start_results(subject, dataset)  # before the work: its own load is no fact
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         rows = plan.measure(sessions, dataset)
-    return replace(start_results(subject, dataset), measurements=tuple(rows))
+    return replace(results, measurements=tuple(rows))
 
 
 def with_null(

@@ -67,13 +67,14 @@ def verify(
     candidates = line_up(subject, runtimes, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
+    results = start_results(subject, dataset)  # before the work: its own load is no fact
     reference = check.reference(subject, dataset, settings)
     rows = []
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions:
             with session:  # one worker at a time: each has the machine to itself
                 rows.append(check.report(session, dataset, reference))
-    return replace(start_results(subject, dataset), parity=tuple(rows))
+    return replace(results, parity=tuple(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
