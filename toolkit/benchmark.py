@@ -1,29 +1,47 @@
-"""Benchmark: rounds of all candidates, interleaved → measurements."""
+"""Benchmark: candidates → measurements, each with its interval and its place among the others."""
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from toolkit.candidates import NULL, Candidate, Subject, checkpoint_candidate, find_subject, line_up
+from toolkit.capacity import measure_capacity
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.errors import FailedRun, SettingError
+from toolkit.environment import usable_cores
+from toolkit.errors import SettingError
+from toolkit.fitness import judge, judge_speeds
+from toolkit.interference import combined
+from toolkit.passes import Interrupted, Passes, Tally, distinct_names
+from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
+from toolkit.ranking import rank
+from toolkit.report.folder import refuse_to_mix, write_folder
 from toolkit.results import start_results
-from toolkit.schema import Device, Measurement, Results, Settings
-from toolkit.settings import check_positive, session_settings
-from toolkit.stats import quantile, speed_interval
-from toolkit.targets import RemoteSession, open_sessions
+from toolkit.runtimes import find_runtime
+from toolkit.schema import Device, Interval, Measurement, Rank, Results, Settings, Status
+from toolkit.settings import make_grid, session_settings
+from toolkit.speeds import (
+    call_outliers,
+    latencies,
+    median_of,
+    repeat_ratio,
+    speed_ratio,
+    speeds_of,
+)
+from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES
 
-_MIN_ROUNDS = 6  # 2 * 0.5**6 < 5 %: fewer rounds cannot carry a 95 % interval
-_MIN_WARMUP_CALLS = 3
+EAGER = "eager"
+
+
+class InterruptedBench(KeyboardInterrupt):
+    """Ctrl-C while measuring. `results` has what was measured until then, marked `interrupted`."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__("interrupted; the results hold what was measured until then")
+        self.results = results
 
 
 def bench(
@@ -34,9 +52,12 @@ def bench(
     data: Path | None = None,
     batch_size: int = 100,
     threads: int | None = None,
+    streams: int = 1,
     device: Device = "cpu",
-    rounds: int = 20,
-    round_s: float = 0.2,
+    sweep: Mapping[str, Sequence[int]] | None = None,
+    plan: Plan | None = None,
+    baseline: str | None = None,
+    out: Path | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
@@ -49,30 +70,48 @@ def bench(
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.
         data: Folder of IDX files whose test images are the inputs; None is the bundled MNIST.
         batch_size: Images a call.
-        threads: Intra-op threads of each session; None takes all usable cores.
+        threads: Intra-op threads of each stream; None takes all usable cores.
+        streams: Calls that run at the same time in each candidate.
         device: `cpu` or `cuda`.
-        rounds: Rounds a candidate; their spread makes the interval.
-        round_s: Wanted length of a round in seconds.
+        sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
+            other; it goes before the value given alone.
+        plan: How long to measure; None is `Plan()`.
+        baseline: Runtime that the others are compared with; None is `eager` where it takes part.
+        out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
         timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about warm-up and rounds.
 
     Returns:
-        Results with one measurement a candidate, raw samples included.
+        Results with one measurement a candidate and setting, raw samples included.
 
     Raises:
         ToolkitError: bad input.
+        InterruptedBench: Ctrl-C after the first round; it carries the results so far.
     """
-    settings = session_settings(threads, device, batch_size=batch_size, timeout_s=timeout_s)
-    plan = RoundPlan(batch_size=batch_size, rounds=rounds, round_s=round_s, progress=progress)
+    single = session_settings(
+        threads, device, streams=streams, batch_size=batch_size, timeout_s=timeout_s
+    )
+    grid = make_grid(single, batch_size=batch_size, sweep=sweep or {})
     subject = find_subject(paths, checkpoint=checkpoint, model=model)
-    candidates = with_null(line_up(subject, runtimes, settings), subject, settings)
+    candidates = [
+        candidate
+        for settings in grid.settings
+        for candidate in with_null(line_up(subject, runtimes, settings), subject, settings)
+    ]
+    work = Bench(plan=plan or Plan(), baseline=baseline, timeout_s=timeout_s, progress=progress)
+    work.check_baseline(candidates)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    results = start_results(subject, dataset)  # before the work: its own load is no fact
-    with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
-        rows = plan.measure(sessions, dataset)
-    return replace(results, measurements=tuple(rows))
+    if out is not None:
+        refuse_to_mix(out)
+    started = work.with_capacity(start_results(subject, dataset), candidates, subject)
+    tallies = [
+        Tally(candidate=candidate, batch_size=size)
+        for candidate in candidates
+        for size in grid.batch_sizes
+    ]
+    return work.measure(tallies, dataset, started, out=out)
 
 
 def with_null(
@@ -84,114 +123,176 @@ def with_null(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundPlan:
-    """How rounds are run: their number, their wanted length, and the batch size."""
+class Bench:
+    """How candidates are measured; see `bench` for the fields."""
 
-    batch_size: int
-    rounds: int
-    round_s: float
+    plan: Plan
+    baseline: str | None = None
+    timeout_s: float
     progress: Progress = silent
 
-    def __post_init__(self) -> None:
-        check_positive("--rounds", self.rounds)
-        if self.rounds < _MIN_ROUNDS:
-            raise SettingError(
-                f"--rounds {self.rounds}: expected {_MIN_ROUNDS} or more; fewer cannot carry a "
-                "95 % interval"
-            )
-        check_positive("--round-time", self.round_s)
+    def check_baseline(self, candidates: Sequence[Candidate]) -> None:
+        """Raise UnknownNameError or SettingError unless the baseline takes part."""
+        if self.baseline is None:
+            return
+        name = find_runtime(self.baseline).name
+        known = list(dict.fromkeys(each.runtime.name for each in candidates))
+        if name not in known or name == NULL:
+            others = ", ".join(each for each in known if each != NULL)
+            raise SettingError(f"--baseline {name} does not take part; expected one of {others}")
 
-    def measure(self, sessions: Sequence[RemoteSession], dataset: Dataset) -> list[Measurement]:
-        """Warm every session up, then let them take turns, in an order that changes each round.
+    def with_capacity(
+        self, results: Results, candidates: Sequence[Candidate], subject: Subject
+    ) -> Results:
+        """Results with the limits of this machine and the FLOPs of the model, measured now."""
+        threads = min(_threads(candidates), usable_cores())
+        self.progress("limits", 0, 1)
+        capacity = measure_capacity(threads, checkpoint=subject.folder, model=subject.model)
+        self.progress("limits", 1, 1, capacity.failure or "")
+        return replace(results, limits=capacity.limits, flops_per_image=capacity.flops_per_image)
 
-        A session that fails drops out with the samples it has; the others go on.
+    def measure(
+        self,
+        tallies: Sequence[Tally],
+        dataset: Dataset,
+        results: Results,
+        *,
+        opened: Sequence[RemoteSession] = (),
+        out: Path | None = None,
+    ) -> Results:
+        """Fill the tallies; returns `results` with what follows from them, and writes them to `out`
+        after each pass.
+
+        The sessions `opened`, one a tally, serve in the first pass.
+
+        Raises:
+            InterruptedBench: Ctrl-C after the first round.
         """
-        images = dataset.images[: self.batch_size * DISTINCT_BATCHES]
-        tallies = [_Tally(session) for session in sessions]
-        for number, tally in enumerate(tallies, start=1):
-            tally.warm_up(images, self.round_s)
-            self.progress("warm-up", number, len(tallies), tally.session.candidate.label)
-        order = list(tallies)
-        shuffler = random.Random(0)
-        for number in range(1, self.rounds + 1):
-            shuffler.shuffle(order)
-            for tally in order:
-                tally.round()
-            self.progress("rounds", number, self.rounds)
-        return [tally.measurement(self.batch_size) for tally in tallies]
-
-
-@dataclass
-class _Tally:
-    """What has been timed of one session so far."""
-
-    session: RemoteSession
-    samples_s: list[float] = field(default_factory=list)
-    warmup_calls: int = 0
-    round_calls: int = 1
-    failure: FailedRun | None = None
-    peak_memory_bytes: int | None = None
-
-    def warm_up(self, images: NDArray[np.uint8], round_s: float) -> None:
-        """At least three calls and one round's time; the last calls set the round's length."""
-        try:
-            self.session.prepare(images)
-            samples_s = self.session.measure(calls=_MIN_WARMUP_CALLS)
-            missing = round_s - sum(samples_s)
-            if missing > 0:
-                calls = math.ceil(missing / max(samples_s[-1], 1e-6))
-                samples_s += self.session.measure(calls=min(calls, 100_000))
-        except FailedRun as failure:
-            self.failure = failure
-            return
-        self.warmup_calls = len(samples_s)
-        typical_s = quantile(samples_s[len(samples_s) // 2 :], 0.5)
-        self.round_calls = max(1, min(math.ceil(round_s / max(typical_s, 1e-9)), 1000))
-
-    def round(self) -> None:
-        """One round, and the memory mark after it."""
-        if self.failure is not None:
-            return
-        try:
-            self.samples_s += self.session.measure(calls=self.round_calls)
-            self.peak_memory_bytes = self.session.peak_memory_bytes()
-        except FailedRun as failure:
-            self.failure = failure
-
-    def _speeds(self, batch_size: int) -> list[float]:
-        """Images/s of each round. Calls of one round share the machine's state of that moment, so
-        rounds, not calls, are the samples."""
-        calls = self.round_calls
-        starts = range(0, len(self.samples_s), calls)
-        return [batch_size * calls / sum(self.samples_s[i : i + calls]) for i in starts]
-
-    def measurement(self, batch_size: int) -> Measurement:
-        """The row; a failed one keeps its samples and claims nothing."""
-        candidate, failure = self.session.candidate, self.failure
-        loaded = self.session.loaded
-        speed = speed_interval([self._speeds(batch_size)]) if failure is None else None
-        return Measurement(
-            runtime=candidate.runtime.name,
-            format=candidate.source.artifact.format,
-            precision=candidate.source.artifact.precision,
-            batch_size=batch_size,
-            threads=candidate.settings.threads,
-            status=failure.status if failure else "measured",
-            reason=failure.reason if failure else None,
-            images_per_s=speed.value if speed else None,
-            images_per_s_low=speed.low if speed else None,
-            images_per_s_high=speed.high if speed else None,
-            latency_median_s=quantile(self.samples_s, 0.5) if speed else None,
-            latency_p90_s=quantile(self.samples_s, 0.9) if speed else None,
-            import_s=loaded.import_s if loaded else None,
-            load_s=loaded.load_s if loaded else None,
-            first_inference_s=loaded.first_inference_s if loaded else None,
-            warmup_calls=self.warmup_calls,
-            round_calls=self.round_calls,
-            peak_memory_bytes=self.peak_memory_bytes,
-            artifact_size_bytes=candidate.source.artifact.size_bytes,
-            samples_s=tuple(self.samples_s),
-            artifact_sha256=candidate.source.artifact.sha256,
-            session=loaded.attestation if loaded else None,
-            stderr_tail=failure.stderr_tail if failure else "",
+        largest = max(tally.batch_size for tally in tallies)
+        passes = Passes(
+            tallies=tallies,
+            images=dataset.images[: largest * DISTINCT_BATCHES],
+            plan=self.plan,
+            timeout_s=self.timeout_s,
+            progress=self.progress,
         )
+
+        def write(*, interrupted: bool = False) -> Results:
+            done = replace(self._conclude(results, passes), interrupted=interrupted)
+            if out is not None:
+                write_folder(out, done)
+            return done
+
+        passes.after_pass = write
+        try:
+            passes.run(opened)
+        except Interrupted as stop:
+            raise InterruptedBench(write(interrupted=True)) from stop
+        return write()
+
+    def _conclude(self, results: Results, passes: Passes) -> Results:
+        """What follows from the passes so far."""
+        tallies = passes.tallies
+        names = distinct_names(tallies)
+        rows = tuple(
+            _measurement(name, tally, self._baseline_of(tally, tallies), results)
+            for name, tally in zip(names, tallies, strict=True)
+        )
+        threads = _threads([tally.candidate for tally in tallies])
+        interference = combined(passes.interference)
+        warnings = judge(results.environment, threads=threads, interference=interference)
+        return replace(
+            results,
+            interference=tuple(passes.interference),
+            warnings=(*warnings, *judge_speeds(rows)),
+            measurements=rows,
+            baseline=self._baseline_name(tallies),
+            ranking=_ranking(rows),
+        )
+
+    def _baseline_name(self, tallies: Sequence[Tally]) -> str | None:
+        """The runtime that the others are compared with; None where there is no other."""
+        known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
+        if self.baseline is not None or len(set(known)) < 2:
+            return self.baseline
+        return EAGER if EAGER in known else known[0]
+
+    def _baseline_of(self, tally: Tally, tallies: Sequence[Tally]) -> Tally | None:
+        """What a candidate is compared with: the baseline with its settings and batch size."""
+        name = self._baseline_name(tallies)
+        for other in tallies:
+            if other.candidate.runtime.name == name and _table(other) == _table(tally):
+                return None if other is tally else other
+        return None
+
+
+def _table(tally: Tally) -> tuple[Settings, int]:
+    return tally.candidate.settings, tally.batch_size
+
+
+def _threads(candidates: Sequence[Candidate]) -> int:
+    """The most threads that work at the same time."""
+    return max(each.settings.threads * each.settings.streams for each in candidates)
+
+
+def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Results) -> Measurement:
+    """The row; a failed one keeps its rounds and claims nothing."""
+    candidate, passes, failure = tally.candidate, tally.passes, tally.failure
+    artifact = candidate.source.artifact
+    speed, real = tally.throughput(), candidate.runtime.name != NULL
+    status, reason = _status(tally)
+    compared = baseline is not None and real and speed is not None and not baseline.failure
+    return Measurement(
+        name=name,
+        runtime=candidate.runtime.name,
+        format=artifact.format,
+        precision=artifact.precision,
+        batch_size=tally.batch_size,
+        settings=candidate.settings,
+        status=status,
+        reason=reason,
+        images_per_s=speed,
+        to_baseline=speed_ratio(passes, baseline.passes) if compared and baseline else None,
+        repeat_ratio=repeat_ratio(passes) if speed and real else None,
+        limit_share=_limit_share(speed, results) if real else None,
+        latency_s=() if failure else latencies(passes),
+        outliers=None if failure else call_outliers(passes),
+        import_s=median_of([each.import_s for each in passes]),
+        load_s=median_of([each.load_s for each in passes]),
+        first_inference_s=median_of([each.first_inference_s for each in passes]),
+        peak_memory_bytes=max(
+            (each.peak_memory_bytes for each in passes if each.peak_memory_bytes), default=None
+        ),
+        artifact_size_bytes=artifact.size_bytes,
+        artifact_sha256=artifact.sha256,
+        session=tally.attestation,
+        passes=tuple(passes),
+        stderr_tail=failure.stderr_tail if failure else "",
+    )
+
+
+def _status(tally: Tally) -> tuple[Status, str | None]:
+    if tally.failure is not None:
+        return tally.failure.status, tally.failure.reason
+    if tally.throughput() is None:
+        rounds = sum(len(each.rounds) for each in tally.passes)
+        return "timed_out", (
+            f"{rounds} rounds in {len(tally.passes)} passes carry no interval; raise --max-time"
+        )
+    return "measured", None
+
+
+def _limit_share(speed: Interval | None, results: Results) -> float | None:
+    if speed is None or results.limits is None or results.flops_per_image is None:
+        return None
+    return speed.value * results.flops_per_image / results.limits.float32_flops_per_s
+
+
+def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:
+    """Ranks among those that were measured alike: same batch size, same settings."""
+    real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
+    ranks: list[Rank] = []
+    for table in dict.fromkeys((row.settings, row.batch_size) for row in real):
+        same = [row for row in real if (row.settings, row.batch_size) == table]
+        ranks += rank({row.name: speeds_of(row.passes, row.batch_size) for row in same})
+    return tuple(ranks)

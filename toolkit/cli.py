@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.options import (
+    SweepCommand,
     checkpoint_option,
     data_option,
     force_option,
     formats_option,
     model_option,
     paths_argument,
+    plan_options,
     session_options,
+    sweep_option,
     threads_option,
 )
-from toolkit.outcome import Outcome, outcome_of
+from toolkit.outcome import INTERRUPTED, Outcome, outcome_of
 
 if TYPE_CHECKING:
     from toolkit.formats import Format
@@ -231,29 +234,52 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
     return _results(toolkit.verify(_or_default(paths), **options, progress=progress))
 
 
-@commands.command()
+@commands.command(cls=SweepCommand)
 @paths_argument
 @checkpoint_option
-@click.option("--rounds", type=int, default=20, show_default=True, help="Rounds a candidate.")
+@plan_options
 @click.option(
-    "--round-time",
-    "round_s",
-    type=float,
-    default=0.2,
-    show_default=True,
-    help="Wanted seconds a round.",
+    "--baseline",
+    metavar="RUNTIME",
+    help="Runtime that the others are compared with; default: eager, where it takes part.",
+)
+@click.option("--streams", type=int, default=1, show_default=True, help="Calls at the same time.")
+@sweep_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
 )
 @session_options
 @outcome_of
-def bench(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Outcome:
+def bench(
+    progress: Progress,
+    *,
+    paths: tuple[Path, ...],
+    sweep: tuple[str, ...],
+    min_time_s: float,
+    min_rounds: int,
+    precision: float | None,
+    max_time_s: float,
+    **options: Any,
+) -> Outcome:
     """Measure throughput, latency, load time and memory of artifacts, in interleaved rounds.
 
     Takes export folders or single artifacts; default: the reference CNN's exports.
     """
     import toolkit
+    from toolkit.benchmark import InterruptedBench
+    from toolkit.plan import Plan
 
+    plan = Plan(
+        min_time_s=min_time_s, min_rounds=min_rounds, precision=precision, max_time_s=max_time_s
+    )
     _trust(options["model"])
-    return _results(toolkit.bench(_or_default(paths), **options, progress=progress))
+    try:
+        results = toolkit.bench(
+            _or_default(paths), **options, sweep=_grid(sweep), plan=plan, progress=progress
+        )
+    except InterruptedBench as stop:
+        return replace(_results(stop.results), exit_code=INTERRUPTED)
+    return _results(results)
 
 
 @commands.command()
@@ -268,9 +294,13 @@ def bench(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Out
 def run(progress: Progress, **options: Any) -> Outcome:
     """The whole way: train, export, verify, bench, and one table at the end."""
     import toolkit
+    from toolkit.benchmark import InterruptedBench
 
     _trust(options["model"])
-    done = toolkit.run(**options, progress=progress)
+    try:
+        done = toolkit.run(**options, progress=progress)
+    except InterruptedBench as stop:
+        return replace(_results(stop.results), exit_code=INTERRUPTED)
     outcome = _results(done.results)
     return replace(
         outcome,
@@ -358,6 +388,12 @@ def _trust(model: str | None) -> None:
 def _import_from_here() -> None:
     """Let the user's model factory be imported from the current folder, as `python -m` would."""
     sys.path.insert(0, str(Path.cwd()))
+
+
+def _grid(sweep: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`("batch-size=1,10", "threads=1,2")` as names and values."""
+    pairs = [part.partition("=") for text in sweep for part in text.split()]
+    return {name: _numbers(f"--sweep {name}", values, int) for name, _, values in pairs}
 
 
 def _numbers(flag: str, text: str, kind: type, *, count: int | None = None) -> tuple[Any, ...]:

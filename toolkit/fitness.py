@@ -1,13 +1,16 @@
 """Is the machine fit to measure on? Facts → warnings, each with the flag or action that helps.
 
-In: an `Environment`, the threads to measure with, what others took meanwhile. Out: warnings; pure.
+In: an `Environment`, the threads to measure with, what others took meanwhile; or the speeds that
+were measured. Out: warnings; pure.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from toolkit.schema import Environment, Interference, MachineWarning
+from toolkit.schema import Environment, Interference, MachineWarning, Measurement
+from toolkit.stats import precision
 
 _OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
 _OTHERS_SHARE = 0.02  # … and on many cores the error that those ticks leave
@@ -16,6 +19,8 @@ _NEAR_CRITICAL_C = 10.0
 _CRITICAL_C = 100.0  # where the sensor does not say; most processors throttle at 90 to 105
 _SHORT_MEMORY_SHARE = 0.1
 _SWAP_BYTES = 256e6
+_WIDE = 0.05
+_CACHED = 1.1  # as MLPerf's audit TEST04 has it
 
 
 def judge(
@@ -41,6 +46,63 @@ def judge(
     return tuple(warning for warning in found if warning is not None)
 
 
+def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
+    """What speaks against believing speeds as they were measured; one warning a kind."""
+    real = [row for row in rows if row.runtime != "null" and row.status == "measured"]
+    found = (_wide(real), _unsteady(real), _cached(real))
+    return tuple(warning for warning in found if warning is not None)
+
+
+def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
+    wide = {
+        row.name: precision(row.images_per_s)
+        for row in rows
+        if row.images_per_s is not None and precision(row.images_per_s) > _WIDE
+    }
+    if not wide:
+        return None
+    names = ", ".join(f"{name} ± {share:.0%}" for name, share in wide.items())
+    return MachineWarning(
+        code="wide",
+        message=f"intervals are wide: {names}",
+        action="measure longer (`--precision 2%`), and close what else runs",
+    )
+
+
+def _unsteady(rows: Sequence[Measurement]) -> MachineWarning | None:
+    names = []
+    for row in rows:
+        warmed = [one.warm_up for one in row.passes if one.warm_up is not None]
+        if warmed and sum(not each.steady for each in warmed) > len(warmed) / 2:
+            names.append(row.name)
+    if not names:
+        return None
+    return MachineWarning(
+        code="unsteady",
+        message=f"still changed speed when the warm-up's time was over: {', '.join(names)}",
+        action="close what else runs; measure longer (`--min-time 20`)",
+    )
+
+
+def _cached(rows: Sequence[Measurement]) -> MachineWarning | None:
+    found = {
+        row.name: row.repeat_ratio.value
+        for row in rows
+        if row.repeat_ratio is not None
+        and row.repeat_ratio.value > _CACHED
+        and row.repeat_ratio.low > 1
+    }
+    if not found:
+        return None
+    names = ", ".join(f"{name} {ratio:.2f} times" for name, ratio in found.items())
+    return MachineWarning(
+        code="cached",
+        message=f"a repeated input is answered faster than inputs that rotate: {names}; answers "
+        "may come from a cache",
+        action="switch the runtime's cache off: its speed here is not that on new images",
+    )
+
+
 def _others(facts: Environment, interference: Interference | None) -> MachineWarning | None:
     allowed = max(_OTHERS_CORES, _OTHERS_SHARE * facts.cores)
     if interference is None or interference.others_cores < allowed:
@@ -58,8 +120,7 @@ def _steal(interference: Interference | None) -> MachineWarning | None:
     return MachineWarning(
         code="steal",
         message=f"the hypervisor gave {interference.steal_share:.1%} of the time to other machines",
-        action="measure longer (`--round-time`) and more often (`--rounds`), or on a machine that "
-        "nobody shares",
+        action="measure longer (`bench --min-time 20`), or on a machine that nobody shares",
     )
 
 

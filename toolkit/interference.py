@@ -6,7 +6,7 @@ In: CPU times of the machine and of our own processes, before and after. Out: `I
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -57,6 +57,20 @@ def interference(before: CpuTimes, after: CpuTimes, *, wall_s: float) -> Interfe
         steal_share = (after.steal_s - before.steal_s) / total_s
     return Interference(
         wall_s=wall_s, others_cores=max(0.0, others_s / wall_s), steal_share=steal_share
+    )
+
+
+def combined(parts: Sequence[Interference]) -> Interference | None:
+    """Several spells as one: means over their time; None of nothing."""
+    wall_s = sum(part.wall_s for part in parts)
+    if not parts:
+        return None
+    known = [part for part in parts if part.steal_share is not None]
+    stolen_s = sum(part.wall_s * (part.steal_share or 0.0) for part in known)
+    return Interference(
+        wall_s=wall_s,
+        others_cores=sum(part.wall_s * part.others_cores for part in parts) / wall_s,
+        steal_share=stolen_s / sum(part.wall_s for part in known) if known else None,
     )
 
 

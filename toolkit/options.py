@@ -56,6 +56,73 @@ session_options = together(
     data_option,
     model_option,
 )
+
+
+class Share(click.ParamType[float]):
+    """A share as `1%` or `0.01`, also below zero."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        text = str(value).strip()
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{text!r}: expected a share, as 1% or 0.01", param, ctx)
+
+
+class SweepCommand(click.Command):
+    """Takes `--sweep batch-size=1,10 threads=1,2` as two values of that option, as it reads."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        sweeping = False
+        for arg in args:
+            sweeping = sweeping and "=" in arg and not arg.startswith("-")
+            if sweeping and spread[-1] != "--sweep":
+                spread.append("--sweep")
+            spread.append(arg)
+            sweeping = sweeping or arg == "--sweep"
+        return super().parse_args(ctx, spread)
+
+
+plan_options = together(
+    click.option(
+        "--min-time",
+        "min_time_s",
+        type=float,
+        default=4.0,
+        show_default=True,
+        help="Seconds that each candidate is timed at least.",
+    ),
+    click.option(
+        "--min-rounds",
+        type=int,
+        default=40,
+        show_default=True,
+        help="Rounds of 0.1 s or more that each candidate has at least.",
+    ),
+    click.option(
+        "--precision",
+        type=Share(),
+        metavar="1%",
+        help="Go on until each interval is as narrow as ± this; default: the least is enough.",
+    ),
+    click.option(
+        "--max-time",
+        "max_time_s",
+        type=float,
+        default=300.0,
+        show_default=True,
+        help="Seconds after which measuring ends, whatever is missing.",
+    ),
+)
+sweep_option = click.option(
+    "--sweep",
+    multiple=True,
+    metavar="NAME=N,N...",
+    help="Go through batch-size=1,10,100 threads=1,2 streams=1,2, each with each.",
+)
 paths_argument = click.argument(
     "paths", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR|ARTIFACT]..."
 )

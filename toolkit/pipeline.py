@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from toolkit.artifacts import Export, export
-from toolkit.benchmark import RoundPlan, with_null
+from toolkit.benchmark import Bench, with_null
 from toolkit.candidates import (
     NULL,
     Candidate,
@@ -20,19 +22,18 @@ from toolkit.candidates import (
 from toolkit.checkpoint import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import OutputError, SettingError
-from toolkit.files import write_atomically
 from toolkit.formats import FORMATS, find_format
 from toolkit.manifest import MANIFEST, find_artifacts
 from toolkit.parity import default_gates, not_run
+from toolkit.passes import Tally
+from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
-from toolkit.report.csv import render_csv
-from toolkit.report.markdown import render_markdown
 from toolkit.results import RESULTS, start_results, write_results
 from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
 from toolkit.schema import Device, ParityReport, Results, Settings
 from toolkit.settings import session_settings
 from toolkit.targets import open_sessions
-from toolkit.timing import now
+from toolkit.timing import DISTINCT_BATCHES, now
 from toolkit.training import train
 from toolkit.verification import ParityCheck
 
@@ -67,8 +68,9 @@ def run(
     """Train (or take `checkpoint`), export, verify, bench, and write the results.
 
     Each candidate is verified and measured in the same worker, so that what is verified is what
-    is measured. `results.json` is written after each row. A format that cannot be exported is a
-    row too, and the others go on.
+    is measured: that worker gives the first pass of rounds, fresh ones, which must give the same
+    logits, the others. `results.json` is written after each row and pass. A format that cannot
+    be exported is a row too, and the others go on.
 
     Args:
         checkpoint: A checkpoint folder to use in place of training.
@@ -89,8 +91,8 @@ def run(
     """
     settings = session_settings(threads, device, batch_size=batch_size, timeout_s=timeout_s)
     check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
-    rounds, round_s = (6, 0.1) if quick else (20, 0.2)
-    plan = RoundPlan(batch_size=batch_size, rounds=rounds, round_s=round_s, progress=progress)
+    plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
+    bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
     _check_names(formats, runtimes)
     dataset = load_dataset("test", data)
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
@@ -110,13 +112,17 @@ def run(
     results = replace(start_results(subject, dataset), parity=lost)
     write_results(folder / RESULTS, results)
     reference = check.reference(subject, dataset, settings)
+    tallies = [Tally(candidate=candidate, batch_size=batch_size) for candidate in candidates]
+    rows = np.arange(DISTINCT_BATCHES * batch_size) % len(dataset)
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
-        for session in sessions[:-1]:  # the last one is null: nothing to verify
-            report = check.report(session, dataset, reference)
+        for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
+            report, logits = check.judge(session, dataset, reference)
+            tally.logits = None if logits is None else logits[rows]
             results = replace(results, parity=(*results.parity, report))
             write_results(folder / RESULTS, results)
-        measurements = plan.measure(sessions, dataset)
-    return _finish(folder, replace(results, measurements=tuple(measurements)))
+        results = bench.with_capacity(results, candidates, subject)
+        results = bench.measure(tallies, dataset, results, opened=sessions, out=folder)
+    return Run(folder=folder, results=results)
 
 
 def _check_names(formats: Sequence[str], runtimes: Sequence[str]) -> None:
@@ -182,10 +188,3 @@ def _lost_rows(
         for item in exported.failures
         for name in [row.name for row in chosen if item.format in row.formats] or [NO_RUNTIME]
     )
-
-
-def _finish(folder: Path, results: Results) -> Run:
-    write_results(folder / RESULTS, results)
-    write_atomically(folder / "results.md", render_markdown(results))
-    write_atomically(folder / "results.csv", render_csv(results))
-    return Run(folder=folder, results=results)

@@ -7,31 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from toolkit.schema import Outliers, Percentile
 from toolkit.stats import CONFIDENCE, quantile
 
 _STEADY_HALF = 3
 _STEADY_TOLERANCE = 0.03
-
-
-@dataclass(frozen=True, kw_only=True)
-class Percentile:
-    """A percentile, where the samples can carry it.
-
-    Attributes:
-        share: 0.99 for the 99th percentile.
-        value: In the unit of the samples; None where they are fewer than needed.
-        samples: How many there are.
-        samples_needed: How many would do.
-    """
-
-    share: float
-    value: float | None
-    samples: int
-    samples_needed: int
 
 
 def percentile(samples: Sequence[float], share: float) -> Percentile:
@@ -59,25 +42,6 @@ def samples_needed(share: float) -> int:
     if not 0 < share < 1:
         raise ValueError(f"the share is {share}, expected a number between 0 and 1, as 0.99")
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(max(share, 1 - share)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outliers:
-    """How many samples lie outside of Tukey's fences; mild ones and severe ones apart."""
-
-    samples: int
-    low_severe: int
-    low_mild: int
-    high_mild: int
-    high_severe: int
-
-    @property
-    def low(self) -> int:
-        return self.low_severe + self.low_mild
-
-    @property
-    def high(self) -> int:
-        return self.high_mild + self.high_severe
 
 
 def outliers(samples: Sequence[float]) -> Outliers:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
 from toolkit.environment import usable_cores
 from toolkit.errors import SettingError
 from toolkit.schema import Device, Settings
 
+SWEPT = ("batch-size", "threads", "streams")
 _MOST = 1_000_000_000  # of seconds, rounds, epochs, flips: more is a slip of the keyboard
 _MOST_IMAGES = 1_000_000  # a batch
 _MOST_THREADS = 1024
@@ -46,8 +50,19 @@ def check_threads(threads: int | None) -> int:
     return threads
 
 
+def check_streams(streams: int) -> int:
+    """The number of streams, checked.
+
+    Raises:
+        SettingError: below 1, or more than any machine has use for.
+    """
+    if not 1 <= streams <= _MOST_THREADS:
+        raise SettingError(f"--streams {streams}: expected 1 or more, at most {_MOST_THREADS}")
+    return streams
+
+
 def session_settings(
-    threads: int | None, device: Device, *, batch_size: int, timeout_s: float
+    threads: int | None, device: Device, *, streams: int = 1, batch_size: int, timeout_s: float
 ) -> Settings:
     """The settings of every session of a call, checked.
 
@@ -58,7 +73,40 @@ def session_settings(
     check_positive("--timeout", timeout_s)
     if device not in ("cpu", "cuda"):
         raise SettingError(f"--device {device}: expected cpu or cuda")
-    return Settings(threads=check_threads(threads), device=device)
+    return Settings(threads=check_threads(threads), device=device, streams=check_streams(streams))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Settings and batch sizes to go through, every one with every other."""
+
+    settings: tuple[Settings, ...]
+    batch_sizes: tuple[int, ...]
+
+
+def make_grid(single: Settings, *, batch_size: int, sweep: Mapping[str, Sequence[int]]) -> Grid:
+    """The grid of `sweep`, whose values go before those given alone.
+
+    Raises:
+        SettingError: a name that cannot be swept, no value, or a value out of range.
+    """
+    unknown = sorted(set(sweep) - set(SWEPT))
+    if unknown:
+        raise SettingError(f"--sweep {unknown[0]}: expected one of {', '.join(SWEPT)}")
+    for name, values in sweep.items():
+        if not values:
+            raise SettingError(f"--sweep {name}: expected one value or more, as {name}=1,2")
+    sizes = tuple(dict.fromkeys(sweep.get("batch-size", (batch_size,))))
+    for size in sizes:
+        check_batch_size(size)
+    return Grid(
+        settings=tuple(
+            replace(single, threads=check_threads(threads), streams=check_streams(streams))
+            for threads in dict.fromkeys(sweep.get("threads", (single.threads,)))
+            for streams in dict.fromkeys(sweep.get("streams", (single.streams,)))
+        ),
+        batch_sizes=sizes,
+    )
 
 
 def check_gates(max_flips: int | None, max_accuracy_drop: float | None) -> None:

@@ -19,31 +19,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import mean, median, stdev, variance
 
 import numpy as np
+
+from toolkit.schema import Interval
 
 CONFIDENCE = 0.95
 _MIN_ROUNDS_OF_ONE_PASS = 6  # 2 * 0.5**6 < 5 %: fewer rounds carry no interval for a median
 
 Passes = Sequence[Sequence[float]]
 """Images/s of each round of each pass; an empty pass is one that gave nothing, and is left out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value and the bounds that hold it with 95 % confidence, in the unit of the value.
-
-    Attributes:
-        passes: How many passes are behind it; of two runs, the fewer. With 1, the bounds come from
-            the rounds of that pass, and the spread between processes is not in them.
-    """
-
-    value: float
-    low: float
-    high: float
-    passes: int
 
 
 def speed_interval(passes: Passes) -> Interval:

@@ -36,7 +36,8 @@ from toolkit.errors import (
     WrongOutput,
 )
 from toolkit.progress import Progress
-from toolkit.schema import Attestation, from_json, to_json
+from toolkit.schema import Attestation, Round, from_json, to_json
+from toolkit.worker import pack, unpack
 
 _STDERR_TAIL_LINES = 40
 _PIPELINED_CHUNKS = 2
@@ -135,20 +136,34 @@ class RemoteSession:
             waiting += 1
             if waiting == _PIPELINED_CHUNKS:
                 waiting -= 1
-                yield _logits(self._receive())
+                yield unpack(self._receive())
         for _ in range(waiting):
-            yield _logits(self._receive())
+            yield unpack(self._receive())
 
-    def prepare(self, images: NDArray[np.uint8]) -> None:
+    def prepare(
+        self,
+        images: NDArray[np.uint8],
+        *,
+        batch_size: int,
+        expected: NDArray[np.floating] | None = None,
+    ) -> NDArray[np.floating]:
         """Give the worker the raw images that its timed calls rotate through; it repeats them
-        where they are fewer than five batches."""
-        self.load()
-        self._ask("prepare", **_images(images), batch_size=self._batch_size)
+        where they are fewer than five batches. Returns their logits `[N,K]`, so repeated.
 
-    def measure(self, *, calls: int) -> list[float]:
-        """Wall time in seconds of each of `calls` calls, timed inside the worker."""
+        Raises:
+            FailedRun: `WrongOutput` where they are not those `expected` of the same images.
+        """
         self.load()
-        return [sample_ns / 1e9 for sample_ns in self._ask("measure", calls=calls)]
+        packed = None if expected is None else pack(expected)
+        reply = self._ask("prepare", **_images(images), batch_size=batch_size, expected=packed)
+        return unpack(reply)
+
+    def measure(self, *, calls: int, repeat: bool = False) -> Round:
+        """Wall times of `calls` calls in each stream, timed inside the worker; with `repeat` all of
+        them on one and the same input batch."""
+        self.load()
+        streams = self._ask("measure", calls=calls, repeat=repeat)
+        return Round(samples_s=tuple(tuple(each / 1e9 for each in calls) for calls in streams))
 
     def peak_memory_bytes(self) -> int:
         """The worker's high-water mark of resident memory so far."""
@@ -259,13 +274,11 @@ class RemoteSession:
 
     def _check_attestation(self, found: Attestation) -> None:
         settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
-        wanted = settings.threads, precision, settings.device
-        if (found.threads, found.precision, found.device) != wanted:
+        wanted = settings.threads, precision, settings.device, settings.streams
+        runs = found.threads, found.precision, found.device, found.streams
+        if runs != wanted:
             raise self._fail(
-                Unsupported(
-                    f"asked for {wanted[0]} threads, {wanted[1]} on {wanted[2]}, the session runs "
-                    f"{found.threads} threads, {found.precision} on {found.device}"
-                )
+                Unsupported(f"asked for {_settings(*wanted)}, the session runs {_settings(*runs)}")
             )
 
 
@@ -310,13 +323,13 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def _settings(threads: int, precision: str, device: str, streams: int) -> str:
+    several = f" in {streams} streams" if streams > 1 else ""
+    return f"{threads} threads, {precision} on {device}{several}"
+
+
 def _images(images: NDArray[np.uint8]) -> dict[str, object]:
     return {"images": images.tobytes(), "shape": list(images.shape)}
-
-
-def _logits(reply: dict[str, Any]) -> NDArray[np.floating]:
-    flat: NDArray[np.floating] = np.frombuffer(reply["logits"], np.dtype(reply["dtype"]))
-    return flat.reshape(reply["shape"])
 
 
 def _kill(process: psutil.Process) -> None:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, wait
 from datetime import UTC, datetime
+from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
 DISTINCT_BATCHES = 5  # that timed calls rotate through: a runtime that caches would show
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
+
+
+class ClockError(Exception):
+    """The clock cannot be right: what it gave is no measurement."""
 
 
 class Stopwatch:
@@ -28,21 +34,84 @@ class Stopwatch:
 
 
 def time_calls(
-    run: Callable[[Input], Output], inputs: Sequence[Input], *, calls: int, offset: int = 0
+    run: Callable[[Input], Output],
+    inputs: Sequence[Input],
+    *,
+    calls: int,
+    offset: int = 0,
+    kept: int = 0,
 ) -> tuple[list[int], Output]:
-    """Wall time in ns of each of `calls` calls, and the last output.
+    """Wall time in ns of each of `calls` calls, and the output of call `kept` (from 0).
 
     `run` must return only when its output lies in host memory. The inputs are ready and rotate:
     the first call takes `inputs[offset % len(inputs)]`.
+
+    Raises:
+        ClockError: the clock went backwards, or did not move at all.
     """
     clock = time.perf_counter_ns
     samples_ns = []
-    for call in range(offset, offset + calls):
-        batch = inputs[call % len(inputs)]
+    for call in range(calls):
+        batch = inputs[(offset + call) % len(inputs)]
         start_ns = clock()
         output = run(batch)
         samples_ns.append(clock() - start_ns)
-    return samples_ns, output
+        if call == kept:
+            kept_output = output
+    if min(samples_ns) < 0:
+        raise ClockError(f"the clock went backwards by {-min(samples_ns) / 1e9:g} s; measure again")
+    if sum(samples_ns) == 0:
+        raise ClockError(f"the clock did not move during {calls} calls; use a larger batch size")
+    return samples_ns, kept_output
+
+
+def time_streams(
+    runs: Sequence[Callable[[Input], Output]],
+    inputs: Sequence[Input],
+    pool: Executor,
+    *,
+    calls: int,
+    offset: int = 0,
+    kept: int = 0,
+) -> list[tuple[list[int], Output]]:
+    """`time_calls` of each of `runs` at the same time, each in a thread of `pool`.
+
+    Before its timed calls each makes one more, and all begin together. One that has done its calls
+    goes on untimed until all have, so that each is timed while the others are at work.
+
+    Raises:
+        ClockError: as for `time_calls`; or what a call raised.
+    """
+    start = Barrier(len(runs))
+    done: list[int] = []
+
+    def stream(number: int) -> tuple[list[int], Output]:
+        run, first = runs[number], offset + number
+        try:
+            _or_abort(start, lambda: run(inputs[first % len(inputs)]))
+            start.wait()
+            timed = time_calls(run, inputs, calls=calls, offset=first, kept=kept)
+        finally:
+            done.append(number)
+        while len(done) < len(runs):
+            run(inputs[first % len(inputs)])
+        return timed
+
+    futures = [pool.submit(stream, number) for number in range(len(runs))]
+    wait(futures)
+    broken = [error for each in futures if (error := each.exception()) is not None]
+    for error in sorted(broken, key=lambda each: isinstance(each, BrokenBarrierError)):
+        raise error  # a stream that only waited for one that failed comes last
+    return [future.result() for future in futures]
+
+
+def _or_abort(barrier: Barrier, call: Callable[[], object]) -> None:
+    """Call; where that fails nobody shall wait at the barrier for ever."""
+    try:
+        call()
+    except BaseException:
+        barrier.abort()
+        raise
 
 
 def now() -> datetime:

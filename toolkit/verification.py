@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from toolkit.candidates import Subject, find_subject, line_up
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import FailedRun
@@ -108,6 +111,12 @@ class ParityCheck:
         self, session: RemoteSession, dataset: Dataset, reference: Reference
     ) -> ParityReport:
         """All images through one candidate; a candidate that cannot be run gets its row too."""
+        return self.judge(session, dataset, reference)[0]
+
+    def judge(
+        self, session: RemoteSession, dataset: Dataset, reference: Reference
+    ) -> tuple[ParityReport, NDArray[np.floating] | None]:
+        """The report, and the logits `[N,K]` that it is about; None where there are none."""
         runtime, artifact = session.candidate.runtime.name, session.candidate.source.artifact
         gates = default_gates(
             artifact.precision,
@@ -120,7 +129,7 @@ class ParityCheck:
             )
             attested = session.load().attestation
         except FailedRun as failure:
-            return not_run(
+            lost = not_run(
                 failure,
                 runtime=runtime,
                 format=artifact.format,
@@ -129,6 +138,8 @@ class ParityCheck:
                 expected=len(dataset),
                 gates=gates,
             )
-        return compare(
+            return lost, None
+        report = compare(
             reference, logits, runtime=runtime, artifact=artifact, gates=gates, session=attested
         )
+        return report, logits

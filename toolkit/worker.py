@@ -10,9 +10,13 @@ Before the runtime sees anything the worker checks the artifact's bytes and each
 from __future__ import annotations
 
 import faulthandler
+import os
+import random
 import signal
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.environment import peak_memory_bytes
-from toolkit.errors import Crashed, FailedRun, InputError, WrongOutput, headline
+from toolkit.errors import (
+    Crashed,
+    FailedRun,
+    InputError,
+    Unsupported,
+    WrongOutput,
+    headline,
+)
 from toolkit.manifest import check_artifact
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
-from toolkit.schema import Artifact, InputSpec, Settings, from_json, to_json
-from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls
+from toolkit.schema import Artifact, Attestation, InputSpec, Settings, from_json, to_json
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls, time_streams
 
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -34,9 +45,9 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "bad_alloc",
 )
-
-
 _SAME = 1e-4  # repeat runs agree to the bit, or to the order in which threads add
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 
 class Channel(Protocol):
@@ -48,7 +59,8 @@ class Channel(Protocol):
 
 
 def serve(channel: Channel) -> None:
-    """Answer requests until the driver closes the channel."""
+    """Answer requests until the driver closes the channel; then end, at once: there is nothing to
+    save, and torch alone takes half a second to take itself down."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     faulthandler.enable(all_threads=False)
     worker = Worker()
@@ -56,7 +68,7 @@ def serve(channel: Channel) -> None:
         try:
             command, arguments = channel.receive()
         except EOFError:
-            return
+            os._exit(0)
         try:
             reply: tuple[object, ...] = ("ok", worker.commands[command](**arguments))
         except Exception as error:  # noqa: BLE001 - the worker's boundary: all become a row
@@ -76,14 +88,16 @@ def _failure(error: Exception) -> tuple[str, str, str, str]:
 
 
 class Worker:
-    """Holds the session and the inputs that are ready for timing."""
+    """Holds the session, one copy a stream, and the inputs that are ready for timing."""
 
     def __init__(self) -> None:
-        self._session: CheckedSession | None = None
+        self._sessions: list[CheckedSession] = []
         self._input: InputSpec | None = None
         self._batches: list[NDArray[np.float32]] = []
         self._expected: list[NDArray[np.floating]] = []
         self._timed_calls = 0
+        self._random = random.Random(0)
+        self._pool: ThreadPoolExecutor | None = None
         self.commands: dict[str, Callable[..., object]] = {
             "load": self.load,
             "predict": self.predict,
@@ -105,26 +119,33 @@ class Worker:
         input: dict[str, Any],
         batch_size: int,
     ) -> dict[str, Any]:
-        """Load the artifact; time the import, the load and the first inference apart."""
+        """Load the artifact once a stream; time the import, the first load and the first inference
+        apart."""
         source = Source(path=Path(path), artifact=from_json(Artifact, artifact), model=model)
         if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
             check_artifact(source.path, source.artifact)
         watch = Stopwatch()
         loader = import_loader(module, package, install)
         import_s = watch.elapsed_s()
-        watch = Stopwatch()
-        session = loader.load(source, from_json(Settings, settings))
-        load_s = watch.elapsed_s()
+        wanted = from_json(Settings, settings)
         self._input = from_json(InputSpec, input)
-        self._session = CheckedSession(session, source.artifact)
+        watch = Stopwatch()
+        sessions = [loader.load(source, wanted)]
+        load_s = watch.elapsed_s()
+        self._sessions = [CheckedSession(sessions[0], source.artifact)]
         noise = np.random.default_rng(0).standard_normal(
             (batch_size, *source.artifact.input_shape), np.float32
         )
         watch = Stopwatch()
-        self._session.run(noise)
+        self._sessions[0].run(noise)
         first_inference_s = watch.elapsed_s()
+        for _ in range(wanted.streams - 1):
+            sessions.append(loader.load(source, wanted))
+            self._sessions.append(CheckedSession(sessions[-1], source.artifact))
+            self._sessions[-1].run(noise)
+        self._pool = ThreadPoolExecutor(wanted.streams) if wanted.streams > 1 else None
         return {
-            "attestation": to_json(session.attestation),
+            "attestation": to_json(_attestation(sessions)),
             "import_s": import_s,
             "load_s": load_s,
             "first_inference_s": first_inference_s,
@@ -138,43 +159,89 @@ class Worker:
             session.run(normalise(pixels[start : start + batch_size], spec))
             for start in range(0, len(pixels), batch_size)
         ]
-        logits = np.concatenate(parts)
-        return {"logits": logits.tobytes(), "shape": list(logits.shape), "dtype": logits.dtype.str}
+        return pack(np.concatenate(parts))
 
-    def prepare(self, *, images: bytes, shape: list[int], batch_size: int) -> None:
-        """Make the distinct input batches that the timed calls rotate through, and keep what the
-        session answers to each while nobody times it. Few images are repeated to fill them."""
+    def prepare(
+        self,
+        *,
+        images: bytes,
+        shape: list[int],
+        batch_size: int,
+        expected: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Make the distinct input batches that the timed calls rotate through, and return the
+        logits `[N,K]` of their images, taken while nobody times them. Few images are repeated to
+        fill them.
+
+        Raises:
+            WrongOutput: `expected`, the logits of the same images from before, differ.
+        """
         session, spec = self._ready()
         pixels = _pixels(images, shape)
         rows = np.arange(DISTINCT_BATCHES * batch_size) % len(pixels)
         self._batches = [normalise(pixels[each], spec) for each in rows.reshape(-1, batch_size)]
         self._expected = [session.run(batch) for batch in self._batches]
+        logits = np.concatenate(self._expected)
+        if expected is not None:
+            _check_same(logits, unpack(expected), "this worker gave")
+        return pack(logits)
 
-    def measure(self, *, calls: int) -> list[int]:
-        """Wall time in ns of each of `calls` calls.
+    def measure(self, *, calls: int, repeat: bool) -> list[list[int]]:
+        """Wall time in ns of each of `calls` calls, one list a stream; with `repeat` all of them
+        on one and the same input.
 
         One untimed call goes before them: since the last round other workers had the caches. The
-        last output is compared, untimed, with what the same batch gave before.
+        output of one of them, chosen at random, is compared, untimed, with what the same batch
+        gave before.
 
         Raises:
             WrongOutput: it differs, or holds NaN.
         """
-        session, _ = self._ready()
+        self._ready()
         if not self._batches:
             raise InputError("measure before prepare: no input batches")
-        session.unchecked.run(self._batches[self._timed_calls % len(self._batches)])
-        samples_ns, logits = time_calls(
-            session.unchecked.run, self._batches, calls=calls, offset=self._timed_calls
-        )
+        batches = self._batches[:1] if repeat else self._batches
+        offset, kept = self._timed_calls, self._random.randrange(calls)
+        runs: list[Run] = [session.unchecked.run for session in self._sessions]
+        timed = self._time(runs, batches, calls=calls, offset=offset, kept=kept)
         self._timed_calls += calls
-        session.check_logits(logits, len(self._batches[0]))
-        _check_same(logits, self._expected[(self._timed_calls - 1) % len(self._batches)])
-        return samples_ns
+        for number, (_, logits) in enumerate(timed):
+            self._sessions[number].check_logits(logits, len(batches[0]))
+            expected = self._expected[(offset + number + kept) % len(batches)]
+            _check_same(logits, expected, "timed calls gave")
+        return [samples_ns for samples_ns, _ in timed]
+
+    def _time(
+        self,
+        runs: list[Run],
+        batches: list[NDArray[np.float32]],
+        *,
+        calls: int,
+        offset: int,
+        kept: int,
+    ) -> list[tuple[list[int], NDArray[np.floating]]]:
+        """One stream in this thread, as any caller would have it; several in theirs."""
+        if self._pool is not None:
+            return time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
+        runs[0](batches[offset % len(batches)])
+        return [time_calls(runs[0], batches, calls=calls, offset=offset, kept=kept)]
 
     def _ready(self) -> tuple[CheckedSession, InputSpec]:
-        if self._session is None or self._input is None:
+        if not self._sessions or self._input is None:
             raise InputError("no session is loaded in this worker")
-        return self._session, self._input
+        return self._sessions[0], self._input
+
+
+def _attestation(sessions: list[Session]) -> Attestation:
+    """What all of them say; streams that differ are no streams of one candidate.
+
+    Raises:
+        Unsupported: they differ.
+    """
+    found = [session.attestation for session in sessions]
+    if any(each != found[0] for each in found):
+        raise Unsupported(f"its {len(found)} streams do not run alike: {found}; use --streams 1")
+    return replace(found[0], streams=len(found))
 
 
 class CheckedSession:
@@ -221,16 +288,27 @@ class CheckedSession:
             )
 
 
-def _check_same(timed: NDArray[np.floating], expected: NDArray[np.floating]) -> None:
+def _check_same(found: NDArray[np.floating], expected: NDArray[np.floating], source: str) -> None:
     """Raise WrongOutput unless the logits `[N,K]` agree to four digits of the largest; NaN never
     does."""
     scale = float(np.abs(expected).max())
-    difference = float(np.abs(timed - expected).max())
+    difference = float(np.abs(found - expected).max())
     if not difference <= _SAME * max(scale, 1e-30):
         raise WrongOutput(
-            f"timed calls gave logits up to {difference:.1e} away from those of the same images "
+            f"{source} logits up to {difference:.1e} away from those of the same images "
             f"before (the largest is {scale:.1e})"
         )
+
+
+def pack(logits: NDArray[np.floating]) -> dict[str, Any]:
+    """Logits as plain values for the channel."""
+    return {"logits": logits.tobytes(), "shape": list(logits.shape), "dtype": logits.dtype.str}
+
+
+def unpack(packed: dict[str, Any]) -> NDArray[np.floating]:
+    """The logits of `pack`."""
+    flat: NDArray[np.floating] = np.frombuffer(packed["logits"], np.dtype(packed["dtype"]))
+    return flat.reshape(packed["shape"])
 
 
 def _pixels(images: bytes, shape: list[int]) -> NDArray[np.uint8]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 
 from toolkit.report.summary import summarise
-from toolkit.schema import Results
+from toolkit.schema import Measurement, Results
 
 _PARITY = (
     "status",
@@ -22,26 +23,38 @@ _PARITY = (
     "mean_abs_diff",
     "nan_count",
 )
-_MEASUREMENT = (
-    "status",
-    "reason",
-    "batch_size",
-    "threads",
-    "images_per_s",
-    "images_per_s_low",
-    "images_per_s_high",
-    "latency_median_s",
-    "latency_p90_s",
-    "import_s",
-    "load_s",
-    "first_inference_s",
-    "peak_memory_bytes",
-    "artifact_size_bytes",
-)
+_MEASUREMENT: dict[str, Callable[[Measurement], object]] = {
+    "measurement_status": lambda row: row.status,
+    "measurement_reason": lambda row: row.reason,
+    "batch_size": lambda row: row.batch_size,
+    "threads": lambda row: row.settings.threads,
+    "streams": lambda row: row.settings.streams,
+    "device": lambda row: row.settings.device,
+    "passes": lambda row: len(row.passes),
+    "rounds": lambda row: sum(len(each.rounds) for each in row.passes),
+    "images_per_s": lambda row: row.images_per_s and row.images_per_s.value,
+    "images_per_s_low": lambda row: row.images_per_s and row.images_per_s.low,
+    "images_per_s_high": lambda row: row.images_per_s and row.images_per_s.high,
+    "to_baseline": lambda row: row.to_baseline and row.to_baseline.value,
+    "to_baseline_low": lambda row: row.to_baseline and row.to_baseline.low,
+    "to_baseline_high": lambda row: row.to_baseline and row.to_baseline.high,
+    "limit_share": lambda row: row.limit_share,
+    "latency_median_s": lambda row: _latency_s(row, 0.5),
+    "latency_p90_s": lambda row: _latency_s(row, 0.9),
+    "latency_p99_s": lambda row: _latency_s(row, 0.99),
+    "repeat_ratio": lambda row: row.repeat_ratio and row.repeat_ratio.value,
+    "outliers": lambda row: row.outliers and row.outliers.low + row.outliers.high,
+    "import_s": lambda row: row.import_s,
+    "load_s": lambda row: row.load_s,
+    "first_inference_s": lambda row: row.first_inference_s,
+    "peak_memory_bytes": lambda row: row.peak_memory_bytes,
+    "artifact_size_bytes": lambda row: row.artifact_size_bytes,
+}
 
 
 def render_csv(results: Results) -> str:
-    """A heading line, then a line a candidate; what is not known is empty."""
+    """A heading line, then a line a candidate, batch size and settings; what is not known is
+    empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
@@ -49,8 +62,7 @@ def render_csv(results: Results) -> str:
             *("runtime", "format", "precision", "artifact_sha256"),
             *(f"parity_{name}" for name in _PARITY[:2]),
             *_PARITY[2:],
-            *(f"measurement_{name}" for name in _MEASUREMENT[:2]),
-            *_MEASUREMENT[2:],
+            *_MEASUREMENT,
         ]
     )
     for row in summarise(results):
@@ -58,12 +70,15 @@ def render_csv(results: Results) -> str:
         writer.writerow(
             [
                 *(row.runtime, row.format, row.precision, some.artifact_sha256 if some else ""),
-                *_values(row.parity, _PARITY),
-                *_values(row.measurement, _MEASUREMENT),
+                *(None if row.parity is None else getattr(row.parity, name) for name in _PARITY),
+                *(
+                    None if row.measurement is None else value(row.measurement)
+                    for value in _MEASUREMENT.values()
+                ),
             ]
         )
     return buffer.getvalue()
 
 
-def _values(record: object, names: tuple[str, ...]) -> list[object]:
-    return [None if record is None else getattr(record, name) for name in names]
+def _latency_s(row: Measurement, share: float) -> float | None:
+    return next((each.value for each in row.latency_s if each.share == share), None)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
-from toolkit.schema import Measurement, ParityReport, Results, Status
+from toolkit.schema import Interval, Measurement, ParityReport, Rank, Results, Status
 
 # Winograd convolutions were seen 170 noise floors away; half precision starts at 1,000.
 _FAR_IN_FLOORS = 500
@@ -25,35 +26,63 @@ class SummaryRow:
     precision: str
     parity: ParityReport | None
     measurement: Measurement | None
+    place: str | None = None
+    baseline: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A heading and how a row fills it; columns that no row fills are left out.
 
-    Where a terminal is too narrow, columns of the highest `rank` go first; 0 stays.
+    Where a terminal is too narrow, columns of the highest `rank` go first; 0 stays. One that
+    `varies` is left out where all rows say the same.
     """
 
     heading: str
     cell: Callable[[SummaryRow], str]
     numeric: bool = True
     rank: int = 0
+    varies: bool = False
 
 
 def summarise(results: Results) -> list[SummaryRow]:
-    """Rows in the order of the parity reports, then of measurements that have none."""
+    """The measured candidates, fastest first, those of each batch size and settings together; then
+    the others, in the order of the results."""
     parity = {_key(row): row for row in results.parity}
-    measurements = {_key(row): row for row in results.measurements}
-    return [
+    measured: dict[_Key, list[Measurement]] = {}
+    for row in results.measurements:
+        measured.setdefault(_key(row), []).append(row)
+    places = _places(results.ranking)
+    rows = [
         SummaryRow(
             runtime=key[0],
             format=key[1],
             precision=key[2],
             parity=parity.get(key),
-            measurement=measurements.get(key),
+            measurement=measurement,
+            place=places.get(measurement.name) if measurement else None,
+            baseline=results.baseline,
         )
-        for key in dict.fromkeys([*parity, *measurements])
+        for key in dict.fromkeys([*parity, *measured])
+        for measurement in measured.get(key, [None])
     ]
+    order = {name: number for number, name in enumerate(places)}
+    return sorted(rows, key=lambda row: order.get(_name(row), len(order)))
+
+
+def _name(row: SummaryRow) -> str:
+    return row.measurement.name if row.measurement is not None else ""
+
+
+def _places(ranking: tuple[Rank, ...]) -> dict[str, str]:
+    """`1`, `2`, `2=`: one that is too close to call to the one before it shares its place."""
+    places: dict[str, str] = {}
+    place = count = 0
+    for each in ranking:
+        count = 1 if each.to_faster is None else count + 1
+        place = place if each.too_close else count
+        places[each.name] = f"{place}=" if each.too_close else f"{place}"
+    return places
 
 
 def status_text(status: Status, reason: str | None) -> str:
@@ -63,8 +92,9 @@ def status_text(status: Status, reason: str | None) -> str:
 
 
 def filled_columns(rows: list[SummaryRow]) -> list[Column]:
-    """The columns in which some row has something to say."""
-    return [column for column in COLUMNS if any(column.cell(row) for row in rows)]
+    """The columns in which some row has something to say; settings only where they differ."""
+    found = {column: {column.cell(row) for row in rows} - {""} for column in COLUMNS}
+    return [column for column, cells in found.items() if len(cells) > column.varies]
 
 
 def notes(results: Results) -> list[str]:
@@ -85,20 +115,61 @@ def notes(results: Results) -> list[str]:
     )
     if copies:
         lines.append(f"Artifacts given twice, as the same bytes, share one row: {copies}.")
-    null = next((row for row in results.measurements if row.runtime == "null"), None)
-    real = [
-        row.latency_median_s
-        for row in results.measurements
-        if row.runtime != "null" and row.latency_median_s
-    ]
-    if null is not None and null.latency_median_s is not None and real:
-        share = null.latency_median_s / min(real)
+    lines += _close_calls(results)
+    lines += _about_measuring(results)
+    lines += [f"Warning: {each.message} → {each.action}." for each in results.warnings]
+    if results.interrupted:
+        lines.append("Interrupted: what is here holds, but it is not all that was asked for.")
+    return lines
+
+
+def _close_calls(results: Results) -> list[str]:
+    """Which neighbours are too close to call, and how much longer would tell."""
+    lines = []
+    for faster, each in pairwise(results.ranking):
+        if not each.too_close or each.to_faster is None:
+            continue
+        ratio = each.to_faster
+        more = "more than 100 times as many rounds would be needed"
+        if each.longer is not None:
+            more = f"about {each.longer:.1f} times as many rounds would tell"
         lines.append(
-            f"Harness: the null runtime takes {null.latency_median_s * 1e6:.1f} µs a call, "
-            f"{share:.2%} of the fastest real one. Intervals are 95 %, over the "
-            "interleaved rounds of one process each."
+            f"Too close to call: {each.name} and {faster.name} "
+            f"({ratio.value:.3f} times as fast [{ratio.low:.3f}-{ratio.high:.3f}]); {more}."
         )
     return lines
+
+
+def _about_measuring(results: Results) -> list[str]:
+    """What the intervals are, what the harness costs, how fast the machine could go."""
+    rows = [row for row in results.measurements if row.latency_s]
+    passes = max((len(row.passes) for row in rows), default=0)
+    lines = []
+    null = next((row for row in rows if row.runtime == "null"), None)
+    real = [_share_of(row, 0.5) or 0.0 for row in rows if row.runtime != "null"]
+    if null is not None and real and min(real) > 0:
+        null_s = _share_of(null, 0.5) or 0.0
+        lines.append(
+            f"Harness: the null runtime takes {null_s * 1e6:.1f} µs a call, "
+            f"{null_s / min(real):.2%} of the fastest real one. Intervals are 95 %, over "
+            f"{passes} passes of interleaved rounds, each in fresh processes."
+        )
+    counted = [row.outliers for row in rows if row.outliers is not None and row.runtime != "null"]
+    samples = sum(each.samples for each in counted)
+    if samples:
+        beyond = sum(each.low + each.high for each in counted)
+        lines.append(f"Outliers: {beyond:,} of {samples:,} calls, counted and kept.")
+    if results.limits is not None and results.flops_per_image is not None:
+        lines.append(
+            f"Limit: {results.limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s in float32 matrix "
+            f"products with {results.limits.threads} threads, measured before; the model takes "
+            f"{results.flops_per_image / 1e6:,.1f} MFLOP an image."
+        )
+    return lines
+
+
+def _share_of(row: Measurement, share: float) -> float | None:
+    return next((each.value for each in row.latency_s if each.share == share), None)
 
 
 def _far_away(row: ParityReport) -> str | None:
@@ -138,16 +209,45 @@ def _flips(row: ParityReport) -> str:
 
 
 def _speed(row: Measurement) -> str:
-    if row.images_per_s is None or row.images_per_s_low is None or row.images_per_s_high is None:
-        return status_text(row.status, row.reason)
-    if row.runtime == "null":
+    if row.runtime == "null" and row.status == "measured":
         return "—"  # it computes nothing, so it has no throughput; see its latency
-    low, high = row.images_per_s_low, row.images_per_s_high
-    return f"{row.images_per_s:,.0f} [{low:,.0f}-{high:,.0f}]"
+    if row.images_per_s is None:
+        return status_text(row.status, row.reason)
+    return _interval(row.images_per_s, "{:,.0f}")
 
 
-def _latency(row: Measurement) -> str:
-    return _number(row.latency_median_s, "{:.2f}", scale=1e3)
+def _interval(found: Interval | None, template: str) -> str:
+    if found is None:
+        return ""
+    value, low, high = (template.format(each) for each in (found.value, found.low, found.high))
+    return f"{value} [{low}-{high}]"
+
+
+def _to_baseline(row: SummaryRow) -> str:
+    """`1` for the baseline itself."""
+    if row.measurement is None or row.measurement.images_per_s is None:
+        return ""
+    if row.runtime == row.baseline and row.measurement.to_baseline is None:
+        return "1"
+    return _interval(row.measurement.to_baseline, "{:.2f}")
+
+
+def _latency(share: float) -> Callable[[SummaryRow], str]:
+    """Milliseconds; or how many calls the percentile would need."""
+
+    def text(row: Measurement) -> str:
+        for each in row.latency_s:
+            if each.share == share:
+                needed = f"needs {each.samples_needed:,} calls"
+                return needed if each.value is None else f"{each.value * 1e3:.2f}"
+        return ""
+
+    return _measured(text)
+
+
+def _outliers(row: Measurement) -> str:
+    found = row.outliers
+    return "" if found is None else f"{found.low + found.high:,}/{found.samples:,}"
 
 
 COLUMNS = (
@@ -167,13 +267,31 @@ COLUMNS = (
     Column(
         heading="max diff", rank=1, cell=_parity(lambda row: _number(row.max_abs_diff, "{:.1e}"))
     ),
-    Column(heading="images/s [95 %]", cell=_measured(_speed)),
-    Column(heading="median ms", cell=_measured(_latency)),
+    Column(heading="batch", cell=_measured(lambda row: str(row.batch_size)), rank=1, varies=True),
     Column(
-        heading="p90 ms",
-        rank=5,
-        cell=_measured(lambda row: _number(row.latency_p90_s, "{:.2f}", scale=1e3)),
+        heading="threads",
+        cell=_measured(lambda row: str(row.settings.threads)),
+        rank=1,
+        varies=True,
     ),
+    Column(
+        heading="streams",
+        cell=_measured(lambda row: str(row.settings.streams)),
+        rank=1,
+        varies=True,
+    ),
+    Column(heading="place", cell=lambda row: row.place or "", rank=3),
+    Column(heading="images/s [95 %]", cell=_measured(_speed)),
+    Column(heading="x baseline [95 %]", cell=_to_baseline),
+    Column(
+        heading="% of limit",
+        rank=4,
+        cell=_measured(lambda row: _number(row.limit_share, "{:.0f}", scale=100)),
+    ),
+    Column(heading="median ms", cell=_latency(0.5)),
+    Column(heading="p90 ms", rank=5, cell=_latency(0.9)),
+    Column(heading="p99 ms", rank=5, cell=_latency(0.99)),
+    Column(heading="outliers", rank=7, cell=_measured(_outliers)),
     Column(heading="load s", rank=4, cell=_measured(lambda row: _number(row.load_s, "{:.2f}"))),
     Column(
         heading="first ms",

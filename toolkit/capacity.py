@@ -1,0 +1,71 @@
+"""What this machine can do at most and what a model asks of it, found in a process of its own.
+
+In: threads, a checkpoint. Out: a `Capacity`; what could not be found is None, and it says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.schema import Limits, from_json
+
+_TIMEOUT_S = 120
+
+# In a process of its own: it loads torch, and its threads must not be those of the driver.
+_MEASURE = """
+import json, sys
+from pathlib import Path
+from toolkit.limits import count_flops, measure_limits
+from toolkit.schema import to_json
+threads, folder, model = json.loads(sys.argv[1])
+flops = None
+if folder is not None:
+    from toolkit.checkpoint import load_model
+    module, record = load_model(Path(folder), trusted=model)
+    flops = count_flops(module, record.input.shape)
+print(json.dumps([to_json(measure_limits(threads)), flops]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """Limits of the machine and FLOPs of one image; `failure` says why they are not known."""
+
+    limits: Limits | None
+    flops_per_image: int | None
+    failure: str | None
+
+
+def measure_capacity(
+    threads: int, *, checkpoint: Path | None = None, model: str | None = None
+) -> Capacity:
+    """Measure the machine with `threads` threads, and count the checkpoint's FLOPs, in some 5 s.
+
+    `model` is the factory that the user trusts, where it is not the toolkit's own.
+    """
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    path = os.pathsep.join(filter(None, sys.path))
+    given = json.dumps([threads, None if checkpoint is None else str(checkpoint), model])
+    try:
+        done = subprocess.run(
+            # -P: the child must not import what happens to lie in the current folder.
+            [sys.executable, "-P", "-c", _MEASURE, given],
+            env={**os.environ, **variables, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+        limits, flops = json.loads(done.stdout.splitlines()[-1])
+        return Capacity(limits=from_json(Limits, limits), flops_per_image=flops, failure=None)
+    except subprocess.TimeoutExpired:
+        failure = f"no answer within {_TIMEOUT_S} s"
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        failure = lines[-1] if lines else f"exit code {error.returncode}"
+    return Capacity(limits=None, flops_per_image=None, failure=failure)

@@ -1,0 +1,302 @@
+"""Passes: all candidates take turns in rounds, each in a worker process of its own, and then again
+in fresh processes.
+
+In: candidates with batch sizes, images, a plan. Out: what each of them gave, in its `Tally`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.candidates import NULL, Candidate
+from toolkit.errors import FailedRun
+from toolkit.interference import LoadWatch
+from toolkit.plan import Plan
+from toolkit.progress import Progress, silent
+from toolkit.samples import steady
+from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
+from toolkit.speeds import throughput
+from toolkit.targets import RemoteSession
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch
+
+_WARM_UP_ROUND_S = 0.04
+_WARM_UP_LIMIT_S = 1.5
+_LEAST_WARM_UP_ROUNDS = 3
+_MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than wanted
+_MOST_NULL_CALLS = 1000  # its time is known well enough after half a millisecond
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What one candidate gave so far at one batch size. After a failure it has no further turn.
+
+    `logits` are those of the images that its calls rotate through: from verifying where they were
+    verified, else from its first worker.
+    """
+
+    candidate: Candidate
+    batch_size: int
+    passes: list[Pass] = field(default_factory=list)
+    attestation: Attestation | None = None
+    failure: FailedRun | None = None
+    logits: NDArray[np.floating] | None = None
+
+    def throughput(self) -> Interval | None:
+        """Images/s so far; None where nothing can be said."""
+        return None if self.failure else throughput(self.passes, self.batch_size)
+
+
+def distinct_names(tallies: Sequence[Tally]) -> list[str]:
+    """A name for each: `onnxruntime fp32`, and as much more as tells it apart from the others."""
+    facts = [_facts(tally) for tally in tallies]
+    varying = [len(set(column)) > 1 for column in zip(*(each[2:] for each in facts), strict=True)]
+    names: list[str] = []
+    for each in facts:
+        alike = {other[2] for other in facts if other[:2] == each[:2]}
+        shown = (len(alike) > 1, *varying[1:])
+        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
+        name = ", ".join([" ".join(each[:2]), *extra])
+        count = sum(known.partition(" #")[0] == name for known in names)
+        names.append(f"{name} #{count + 1}" if count else name)
+    return names
+
+
+def _facts(tally: Tally) -> tuple[str, ...]:
+    artifact, settings = tally.candidate.source.artifact, tally.candidate.settings
+    return (
+        tally.candidate.runtime.name,
+        artifact.precision,
+        artifact.format,
+        f"batch {tally.batch_size}",
+        f"{settings.threads} threads",
+        f"{settings.streams} streams",
+    )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while measuring; what was measured until then is in the tallies."""
+
+
+@dataclass(kw_only=True)
+class Passes:
+    """Goes through passes until the plan says that it is enough.
+
+    Attributes:
+        tallies: Filled pass by pass.
+        images: Raw images `[N,C,H,W]` that the inputs are made of.
+        after_pass: Called after each pass, to write down what there is.
+        seed: Of the order in which candidates take turns.
+        interference: What others took during the rounds of each pass.
+        stopped: `--max-time` was over before the plan was fulfilled.
+    """
+
+    tallies: Sequence[Tally]
+    images: NDArray[np.uint8]
+    plan: Plan
+    timeout_s: float
+    progress: Progress = silent
+    after_pass: Callable[[], object] = lambda: None
+    seed: int = 0
+    interference: list[Interference] = field(default_factory=list)
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._watch = Stopwatch()
+        self._random = random.Random(self.seed)
+        self._done = {"warm-up": 0, "rounds": 0}
+
+    def run(self, opened: Sequence[RemoteSession] = ()) -> None:
+        """All passes. The sessions `opened`, one a tally, serve in the first and stay open.
+
+        Raises:
+            Interrupted: Ctrl-C, after at least one round.
+        """
+        done = 0
+        try:
+            while done == 0 or not (self.stopped or self._enough(done)):
+                self._pass(opened if done == 0 else ())
+                done += 1
+                self.after_pass()
+        except KeyboardInterrupt as stop:
+            if any(each.rounds for tally in self.tallies for each in tally.passes):
+                raise Interrupted from stop
+            raise
+
+    def _enough(self, passes: int) -> bool:
+        real = [tally for tally in self.tallies if tally.candidate.runtime.name != NULL]
+        alive = [tally for tally in real or self.tallies if tally.failure is None]
+        speeds = (tally.throughput() for tally in alive)
+        return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
+
+    def _pass(self, opened: Sequence[RemoteSession]) -> None:
+        """One pass: those of the same settings together, one batch size after another."""
+        for group in self._groups():
+            with ExitStack() as stack:
+                if opened:
+                    sessions = dict(zip(map(id, group), opened, strict=True))
+                else:
+                    sessions = self._open(group, stack)
+                for batch_size in dict.fromkeys(tally.batch_size for tally in group):
+                    same = [tally for tally in group if tally.batch_size == batch_size]
+                    self._rounds([_Turn(tally, sessions[id(tally)]) for tally in same])
+
+    def _groups(self) -> Iterator[list[Tally]]:
+        alive = [tally for tally in self.tallies if tally.failure is None]
+        for settings in dict.fromkeys(tally.candidate.settings for tally in alive):
+            yield [tally for tally in alive if tally.candidate.settings == settings]
+
+    def _open(self, group: Sequence[Tally], stack: ExitStack) -> dict[int, RemoteSession]:
+        """A session a candidate, in fresh workers, which start when they are first asked."""
+        by_candidate: dict[int, RemoteSession] = {}
+        for tally in group:
+            key = id(tally.candidate)
+            if key not in by_candidate:
+                session = RemoteSession(
+                    tally.candidate, batch_size=tally.batch_size, timeout_s=self.timeout_s
+                )
+                by_candidate[key] = stack.enter_context(session)
+        return {id(tally): by_candidate[id(tally.candidate)] for tally in group}
+
+    def _rounds(self, turns: Sequence[_Turn]) -> None:
+        """Warm-up one after the other, then rounds in an order that changes, and in the end one
+        more round on a repeated input."""
+        images = self.images[: turns[0].tally.batch_size * DISTINCT_BATCHES]
+        rounds = self.plan.rounds_per_pass
+        try:
+            for turn in turns:
+                if not self._time_is_over():
+                    turn.warm_up(images, self.plan)
+                self._tell("warm-up", len(self.tallies), turn.session.candidate.label)
+            watch = LoadWatch()
+            for number in range(rounds + 1):
+                if self._time_is_over():
+                    break
+                for turn in self._random.sample(turns, len(turns)):
+                    turn.round(repeat=number == rounds)
+                if number < rounds:
+                    self._tell("rounds", rounds * len(self._tables()))
+            self.interference.append(watch.interference())
+            for turn in turns:
+                turn.mark_memory()
+        finally:
+            for turn in turns:
+                turn.finish()
+
+    def _time_is_over(self) -> bool:
+        self.stopped = self.stopped or self._watch.elapsed_s() > self.plan.max_time_s
+        return self.stopped
+
+    def _tables(self) -> set[tuple[Settings, int]]:
+        """Settings and batch sizes: the candidates of each are compared with each other."""
+        return {(tally.candidate.settings, tally.batch_size) for tally in self.tallies}
+
+    def _tell(self, label: str, per_pass: int, note: str = "") -> None:
+        """One step further; precision may take more passes than were planned."""
+        self._done[label] += 1
+        done = self._done[label]
+        passes = max(self.plan.least_passes, math.ceil(done / per_pass))
+        self.progress(label, done, passes * per_pass, note)
+
+
+@dataclass
+class _Turn:
+    """One candidate in one pass at one batch size."""
+
+    tally: Tally
+    session: RemoteSession
+    calls: int = 1
+    warmed: WarmUp | None = None
+    rounds: list[Round] = field(default_factory=list)
+    repeated: Round | None = None
+    peak_memory_bytes: int | None = None
+
+    def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
+        """Short rounds until they are steady, for a second and a half at most; their speed sets
+        the number of calls of a round."""
+        tally, batch_size = self.tally, self.tally.batch_size
+
+        def step() -> None:
+            logits = self.session.prepare(images, batch_size=batch_size, expected=tally.logits)
+            tally.logits = logits if tally.logits is None else tally.logits
+            first = self.session.measure(calls=1)
+            calls, speeds = 1, [first.images_per_s(batch_size)]
+            per_round = max(1, min(_MOST_CALLS, math.ceil(_WARM_UP_ROUND_S / _call_s(first))))
+            watch = Stopwatch()
+            while len(speeds) <= _LEAST_WARM_UP_ROUNDS or not (
+                steady(speeds[1:]) or watch.elapsed_s() > _WARM_UP_LIMIT_S
+            ):
+                last = self.session.measure(calls=per_round)
+                calls += per_round
+                speeds.append(last.images_per_s(batch_size))
+            self.warmed = WarmUp(
+                calls=calls * len(last.samples_s),
+                wall_s=watch.elapsed_s(),
+                steady=steady(speeds[1:]),
+            )
+            streams = len(last.samples_s)
+            call_s = streams * batch_size / median(speeds[len(speeds) // 2 :])
+            most = _MOST_NULL_CALLS if tally.candidate.runtime.name == NULL else _MOST_CALLS
+            self.calls = plan.calls_per_round(call_s, most=most)
+
+        self._try(step)
+
+    def round(self, *, repeat: bool) -> None:
+        """One round; one that warmed up not at all has none."""
+
+        def step() -> None:
+            found = self.session.measure(calls=self.calls, repeat=repeat)
+            if repeat:
+                self.repeated = found
+            else:
+                self.rounds.append(found)
+
+        if self.warmed is not None:
+            self._try(step)
+
+    def mark_memory(self) -> None:
+        """The worker's high-water mark so far."""
+
+        def step() -> None:
+            self.peak_memory_bytes = self.session.peak_memory_bytes()
+
+        self._try(step)
+
+    def finish(self) -> None:
+        """Add the pass to the tally: also one that was cut short."""
+        loaded = self.session.loaded
+        if loaded is None:
+            return
+        self.tally.attestation = loaded.attestation
+        self.tally.passes.append(
+            Pass(
+                import_s=loaded.import_s,
+                load_s=loaded.load_s,
+                first_inference_s=loaded.first_inference_s,
+                warm_up=self.warmed,
+                calls_per_round=self.calls if self.warmed else None,
+                rounds=tuple(self.rounds),
+                repeated=self.repeated,
+                peak_memory_bytes=self.peak_memory_bytes,
+            )
+        )
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """The first failure is the tally's; after it nothing more is asked of the session."""
+        if self.tally.failure is None:
+            try:
+                step()
+            except FailedRun as failure:
+                self.tally.failure = failure
+
+
+def _call_s(found: Round) -> float:
+    """The longest call of any stream."""
+    return max(max(calls) for calls in found.samples_s)

@@ -1,0 +1,76 @@
+"""The records that travel between the steps, frozen, and how they become JSON and come back.
+
+In: nothing. Out: dataclasses. Nothing here imports numpy, torch or a runtime.
+Units are SI and stand in the names; raw samples are kept, the rest is derived.
+"""
+
+from __future__ import annotations
+
+from toolkit.schema.artifact import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
+from toolkit.schema.json import from_json, to_json
+from toolkit.schema.machine import Diagnosis, Environment, Gpu, Interference, Limits, MachineWarning
+from toolkit.schema.measurement import (
+    Interval,
+    Measurement,
+    Outliers,
+    Pass,
+    Percentile,
+    Rank,
+    Round,
+    WarmUp,
+)
+from toolkit.schema.model import (
+    CHECKPOINT_SCHEMA_VERSION,
+    Checkpoint,
+    CheckpointId,
+    DatasetRecord,
+    Epoch,
+    InputSpec,
+    ModelSpec,
+    TrainingRecord,
+)
+from toolkit.schema.parity import Flip, Gates, ParityReport
+from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
+from toolkit.schema.session import Attestation, Settings
+from toolkit.schema.words import Device, Precision, Status
+
+__all__ = [
+    "CHECKPOINT_SCHEMA_VERSION",
+    "MANIFEST_SCHEMA_VERSION",
+    "RESULTS_SCHEMA_VERSION",
+    "Artifact",
+    "Attestation",
+    "Checkpoint",
+    "CheckpointId",
+    "CheckpointRecord",
+    "DatasetRecord",
+    "Device",
+    "Diagnosis",
+    "Environment",
+    "Epoch",
+    "Flip",
+    "Gates",
+    "Gpu",
+    "InputSpec",
+    "Interference",
+    "Interval",
+    "Limits",
+    "MachineWarning",
+    "Manifest",
+    "Measurement",
+    "ModelSpec",
+    "Outliers",
+    "ParityReport",
+    "Pass",
+    "Percentile",
+    "Precision",
+    "Rank",
+    "Results",
+    "Round",
+    "Settings",
+    "Status",
+    "TrainingRecord",
+    "WarmUp",
+    "from_json",
+    "to_json",
+]

@@ -1,0 +1,98 @@
+"""Records of the machine: facts, what others take of it, its limits, warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU, as its driver describes it; `utilization` is a fraction of the last moments."""
+
+    name: str
+    driver: str
+    clock_hz: float | None
+    max_clock_hz: float | None
+    temperature_c: float | None
+    utilization: float | None
+    persistence_mode: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The machine and the versions that the numbers come from; None where it cannot be read.
+
+    `cores` are those that this process may use, `physical_cores` the same with SMT siblings
+    counted once, `logical_cores` all of the machine, `cpu_quota` a container's limit in cores.
+    """
+
+    time: str
+    platform: str
+    machine: str
+    cpu: str
+    isa: tuple[str, ...]
+    cores: int
+    physical_cores: int | None = None
+    logical_cores: int | None = None
+    cpu_quota: float | None = None
+    governor: str | None = None
+    turbo: bool | None = None
+    frequency_hz: float | None = None
+    max_frequency_hz: float | None = None
+    temperature_c: float | None = None
+    critical_temperature_c: float | None = None
+    on_battery: bool | None = None
+    memory_bytes: int
+    available_memory_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    load_average: float | None
+    gpus: tuple[Gpu, ...] = ()
+    python: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interference:
+    """What others took of the usable cores during `wall_s` seconds.
+
+    `others_cores` is the mean number of cores that other processes kept busy; `steal_share` the
+    fraction of the time that the hypervisor gave to other machines.
+    """
+
+    wall_s: float
+    others_cores: float
+    steal_share: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The highest rates that were measured on this machine with `threads` threads.
+
+    A multiplication and the addition after it count as two operations; a copied byte counts
+    twice, as read and as written.
+    """
+
+    threads: int
+    float32_flops_per_s: float
+    int8_ops_per_s: float | None
+    copy_bytes_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineWarning:
+    """Why the machine is not fit to measure on: what was found, and what helps."""
+
+    code: str
+    message: str
+    action: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What `toolkit doctor` found. Without `limits`, `failure` says why they were not measured."""
+
+    environment: Environment
+    interference: Interference
+    limits: Limits | None
+    failure: str | None
+    warnings: tuple[MachineWarning, ...]

@@ -1,0 +1,152 @@
+"""Records of speed: what was timed, and what follows from it.
+
+A candidate is timed in passes, each in a worker process of its own; a pass has rounds; a round has
+calls. Raw times are kept, the rest is derived from them by `toolkit.stats` and `toolkit.samples`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit.schema.session import Attestation, Settings
+from toolkit.schema.words import Precision, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value and the bounds that hold it with 95 % confidence, in the unit of the value.
+
+    `passes` is how many passes are behind it; of two runs, the fewer. With 1, the bounds come from
+    the rounds of that pass, and the spread between processes is not in them.
+    """
+
+    value: float
+    low: float
+    high: float
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile:
+    """A percentile, where the samples can carry it, in their unit.
+
+    `share` is 0.99 for the 99th; `value` is None where `samples` are fewer than `samples_needed`.
+    """
+
+    share: float
+    value: float | None
+    samples: int
+    samples_needed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """How many samples lie outside of Tukey's fences; mild ones and severe ones apart."""
+
+    samples: int
+    low_severe: int
+    low_mild: int
+    high_mild: int
+    high_severe: int
+
+    @property
+    def low(self) -> int:
+        return self.low_severe + self.low_mild
+
+    @property
+    def high(self) -> int:
+        return self.high_mild + self.high_severe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Calls made back to back. `samples_s` holds the wall time of each call, in order, one list a
+    stream; the streams ran at the same time."""
+
+    samples_s: tuple[tuple[float, ...], ...]
+
+    def images_per_s(self, batch_size: int) -> float:
+        """Throughput: the streams' speeds together, each while the others were at work."""
+        return sum(batch_size * len(calls) / sum(calls) for calls in self.samples_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """What went before the first round; `steady` says that it ended because times were steady,
+    not because it had lasted long enough."""
+
+    calls: int
+    wall_s: float
+    steady: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one worker process gave, in seconds and bytes.
+
+    `repeated` is a round on one and the same input batch: faster than the others where answers
+    come from a cache. `peak_memory_bytes` is the worker's own high-water mark, the runtime and the
+    inputs included. None and nothing where the worker had failed by then.
+    """
+
+    import_s: float
+    load_s: float
+    first_inference_s: float
+    warm_up: WarmUp | None = None
+    calls_per_round: int | None = None
+    rounds: tuple[Round, ...] = ()
+    repeated: Round | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How fast one candidate is at one batch size; `name` tells it apart within its results.
+
+    `to_baseline` is its speed over that of the baseline, from rounds side by side, and
+    `repeat_ratio` its speed on a repeated input over that on rotating ones; both are 1.0 where
+    equal. `latency_s` and `outliers` are about single calls, over all passes. `limit_share` is the
+    fraction of this machine's measured float32 limit. Times to load are medians over passes,
+    `peak_memory_bytes` is the highest.
+    """
+
+    name: str
+    runtime: str
+    format: str
+    precision: Precision
+    batch_size: int
+    settings: Settings
+    status: Status
+    reason: str | None
+    images_per_s: Interval | None
+    to_baseline: Interval | None
+    repeat_ratio: Interval | None
+    limit_share: float | None
+    latency_s: tuple[Percentile, ...]
+    outliers: Outliers | None
+    import_s: float | None
+    load_s: float | None
+    first_inference_s: float | None
+    peak_memory_bytes: int | None
+    artifact_size_bytes: int
+    artifact_sha256: str
+    session: Attestation | None
+    passes: tuple[Pass, ...]
+    stderr_tail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One candidate's place among the others of its run.
+
+    `name` is a measurement's. `to_faster` is its speed over that of the one before it, from paired
+    rounds; None for the first. `too_close` says that the one before may be as fast: `to_faster`
+    holds 1. `longer` then says how many times as many passes would tell the two apart; None where
+    more than 100 times as many would be needed, or where it cannot be said.
+    """
+
+    name: str
+    speed: Interval
+    to_faster: Interval | None
+    too_close: bool
+    longer: float | None

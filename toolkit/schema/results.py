@@ -1,0 +1,59 @@
+"""`results.json`: the only thing that reports read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit.schema.artifact import Artifact
+from toolkit.schema.machine import Environment, Interference, Limits, MachineWarning
+from toolkit.schema.measurement import Measurement, Rank
+from toolkit.schema.model import DatasetRecord, TrainingRecord
+from toolkit.schema.parity import ParityReport
+
+RESULTS_SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecord:
+    """The checkpoint as results.json names it."""
+
+    name: str
+    path: str
+    sha256: str
+    accuracy: float | None
+    training: TrainingRecord | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """One call of verify, bench or run. See `results.schema.json`.
+
+    `flops_per_image` are counted from the checkpoint. `interference` has an entry a pass of bench.
+    `baseline` is the name of the runtime that ratios refer to; `ranking` has the measured
+    candidates, fastest first, those of each batch size and settings together. `interrupted` says
+    that the call was stopped before its end: what is there holds, but it is not all.
+    """
+
+    schema_version: int
+    environment: Environment
+    dataset: DatasetRecord
+    checkpoint: CheckpointRecord
+    artifacts: tuple[Artifact, ...] = ()
+    parity: tuple[ParityReport, ...] = ()
+    limits: Limits | None = None
+    flops_per_image: int | None = None
+    interference: tuple[Interference, ...] = ()
+    warnings: tuple[MachineWarning, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    baseline: str | None = None
+    ranking: tuple[Rank, ...] = ()
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all passed; 1 a verdict failed; 3 something could not be run, or nothing was."""
+        statuses = [row.status for row in self.parity]
+        statuses += [row.status for row in self.measurements]
+        if "failed" in statuses:
+            return 1
+        return 0 if statuses and all(status in ("passed", "measured") for status in statuses) else 3

@@ -1,0 +1,18 @@
+"""Words with a fixed set of values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Status = Literal[
+    "passed",
+    "failed",
+    "crashed",
+    "timed_out",
+    "out_of_memory",
+    "not_installed",
+    "unsupported",
+    "measured",
+]
+Precision = Literal["fp64", "fp32", "fp16", "bf16", "int8"]
+Device = Literal["cpu", "cuda"]
