@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.candidates import NULL, Candidate
+from toolkit.environment import usable_cores
 from toolkit.errors import FailedRun
 from toolkit.interference import LoadWatch
 from toolkit.plan import Plan
@@ -27,8 +29,8 @@ from toolkit.speeds import throughput
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 
-_WARM_UP_ROUND_S = 0.04
-_WARM_UP_LIMIT_S = 1.5
+_WARM_UP_ROUND_S = 0.025
+_WARM_UP_LIMIT_S = 0.5
 _LEAST_WARM_UP_ROUNDS = 3
 _MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than wanted
 _MOST_NULL_CALLS = 1000  # its time is known well enough after half a millisecond
@@ -52,33 +54,6 @@ class Tally:
     def throughput(self) -> Interval | None:
         """Images/s so far; None where nothing can be said."""
         return None if self.failure else throughput(self.passes, self.batch_size)
-
-
-def distinct_names(tallies: Sequence[Tally]) -> list[str]:
-    """A name for each: `onnxruntime fp32`, and as much more as tells it apart from the others."""
-    facts = [_facts(tally) for tally in tallies]
-    varying = [len(set(column)) > 1 for column in zip(*(each[2:] for each in facts), strict=True)]
-    names: list[str] = []
-    for each in facts:
-        alike = {other[2] for other in facts if other[:2] == each[:2]}
-        shown = (len(alike) > 1, *varying[1:])
-        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
-        name = ", ".join([" ".join(each[:2]), *extra])
-        count = sum(known.partition(" #")[0] == name for known in names)
-        names.append(f"{name} #{count + 1}" if count else name)
-    return names
-
-
-def _facts(tally: Tally) -> tuple[str, ...]:
-    artifact, settings = tally.candidate.source.artifact, tally.candidate.settings
-    return (
-        tally.candidate.runtime.name,
-        artifact.precision,
-        artifact.format,
-        f"batch {tally.batch_size}",
-        f"{settings.threads} threads",
-        f"{settings.streams} streams",
-    )
 
 
 class Interrupted(KeyboardInterrupt):
@@ -111,6 +86,7 @@ class Passes:
     def __post_init__(self) -> None:
         self._watch = Stopwatch()
         self._random = random.Random(self.seed)
+        self._load_s: dict[int, float] = {}
         self._done = {"warm-up": 0, "rounds": 0}
 
     def run(self, opened: Sequence[RemoteSession] = ()) -> None:
@@ -141,9 +117,11 @@ class Passes:
         for group in self._groups():
             with ExitStack() as stack:
                 if opened:
+                    self._load_s = dict.fromkeys((id(each.candidate) for each in group), 0.0)
                     sessions = dict(zip(map(id, group), opened, strict=True))
                 else:
                     sessions = self._open(group, stack)
+                    self._load(list(sessions.values()))
                 for batch_size in dict.fromkeys(tally.batch_size for tally in group):
                     same = [tally for tally in group if tally.batch_size == batch_size]
                     self._rounds([_Turn(tally, sessions[id(tally)]) for tally in same])
@@ -164,6 +142,23 @@ class Passes:
                 )
                 by_candidate[key] = stack.enter_context(session)
         return {id(tally): by_candidate[id(tally.candidate)] for tally in group}
+
+    def _load(self, sessions: Sequence[RemoteSession]) -> None:
+        """Load them: one by one in the first pass, whose load times are told; as many at a time as
+        there are cores in later ones, the slow ones first. What fails now fails again, and is told,
+        when it is used."""
+        pool = ThreadPoolExecutor(usable_cores() if self._load_s else 1)
+        order = sorted(
+            dict.fromkeys(sessions), key=lambda each: -self._load_s.get(id(each.candidate), 0.0)
+        )
+        try:
+            for session, loading in [(each, pool.submit(each.load)) for each in order]:
+                with suppress(FailedRun):
+                    loaded = loading.result()
+                    total_s = loaded.import_s + loaded.load_s + loaded.first_inference_s
+                    self._load_s[id(session.candidate)] = total_s
+        finally:  # after Ctrl-C the workers are closed, and that ends the threads
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _rounds(self, turns: Sequence[_Turn]) -> None:
         """Warm-up one after the other, then rounds in an order that changes, and in the end one
@@ -219,19 +214,21 @@ class _Turn:
     peak_memory_bytes: int | None = None
 
     def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
-        """Short rounds until they are steady, for a second and a half at most; their speed sets
+        """Short rounds until they are steady, for half a second at most; their speed sets
         the number of calls of a round."""
         tally, batch_size = self.tally, self.tally.batch_size
+        null = tally.candidate.runtime.name == NULL
+        most = _MOST_NULL_CALLS if null else _MOST_CALLS
 
         def step() -> None:
             logits = self.session.prepare(images, batch_size=batch_size, expected=tally.logits)
             tally.logits = logits if tally.logits is None else tally.logits
             first = self.session.measure(calls=1)
             calls, speeds = 1, [first.images_per_s(batch_size)]
-            per_round = max(1, min(_MOST_CALLS, math.ceil(_WARM_UP_ROUND_S / _call_s(first))))
+            per_round = max(1, min(most, math.ceil(_WARM_UP_ROUND_S / _call_s(first))))
             watch = Stopwatch()
             while len(speeds) <= _LEAST_WARM_UP_ROUNDS or not (
-                steady(speeds[1:]) or watch.elapsed_s() > _WARM_UP_LIMIT_S
+                steady(speeds[1:]) or null or watch.elapsed_s() > _WARM_UP_LIMIT_S
             ):
                 last = self.session.measure(calls=per_round)
                 calls += per_round
@@ -243,7 +240,6 @@ class _Turn:
             )
             streams = len(last.samples_s)
             call_s = streams * batch_size / median(speeds[len(speeds) // 2 :])
-            most = _MOST_NULL_CALLS if tally.candidate.runtime.name == NULL else _MOST_CALLS
             self.calls = plan.calls_per_round(call_s, most=most)
 
         self._try(step)

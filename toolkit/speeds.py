@@ -64,8 +64,3 @@ def call_outliers(passes: Sequence[Pass]) -> Outliers | None:
     """Outliers among the calls. They are counted, and kept in everything else."""
     times_s = call_times(passes)
     return outliers(times_s) if times_s else None
-
-
-def median_of(values: Sequence[float]) -> float | None:
-    """The median, or None of nothing."""
-    return median(values) if values else None

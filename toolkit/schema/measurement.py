@@ -106,8 +106,8 @@ class Measurement:
     `to_baseline` is its speed over that of the baseline, from rounds side by side, and
     `repeat_ratio` its speed on a repeated input over that on rotating ones; both are 1.0 where
     equal. `latency_s` and `outliers` are about single calls, over all passes. `limit_share` is the
-    fraction of this machine's measured float32 limit. Times to load are medians over passes,
-    `peak_memory_bytes` is the highest.
+    fraction of this machine's measured float32 limit. Times to load are those of the first
+    pass, in which workers were loaded one by one; `peak_memory_bytes` is the highest of all.
     """
 
     name: str

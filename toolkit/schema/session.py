@@ -16,6 +16,11 @@ class Settings:
     device: Device = "cpu"
     streams: int = 1
 
+    @property
+    def all_threads(self) -> int:
+        """Threads that work at the same time."""
+        return self.threads * self.streams
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attestation:

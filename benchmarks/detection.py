@@ -1,0 +1,163 @@
+"""Does bench find a planted slowdown, and does it find none where there is none?
+
+    python benchmarks/detection.py --slower 0 --slower 0.03 --runs 100 --out found.jsonl
+
+Each run measures the ONNX export of the reference checkpoint against the same file in a runtime
+that is slower by a known share (0: the same), and asks whether the 95 % interval of the ratio
+leaves 1 out. One line a run goes to `--out`; a file that is there already is continued.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit.artifacts import export
+from toolkit.candidates import Candidate, find_subject, line_up
+from toolkit.data import load_dataset
+from toolkit.environment import describe_environment
+from toolkit.fitness import judge
+from toolkit.interference import combined
+from toolkit.options import Share
+from toolkit.passes import Passes, Tally
+from toolkit.plan import Plan
+from toolkit.runtimes import Runtime
+from toolkit.schema import Settings
+from toolkit.speeds import speed_ratio
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch
+
+CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
+BATCH_SIZE = 100
+PLANTED = Runtime(
+    name="planted",
+    module="planted",
+    package="onnxruntime",
+    distributions=("onnxruntime",),
+    formats=("onnx",),
+    install="pip install onnxruntime",
+)
+
+
+def one_run(
+    candidates: Sequence[Candidate], plan: Plan, *, seed: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The ratio of each candidate but the first to the first, and the warnings' codes."""
+    images = load_dataset("test").images[: BATCH_SIZE * DISTINCT_BATCHES]
+    tallies = [Tally(candidate=each, batch_size=BATCH_SIZE) for each in candidates]
+    passes = Passes(tallies=tallies, images=images, plan=plan, timeout_s=60, seed=seed)
+    facts = describe_environment()
+    passes.run()
+    ratios = []
+    for tally in tallies[1:]:
+        ratio = speed_ratio(tally.passes, tallies[0].passes)
+        assert ratio is not None, tally.failure
+        ratios.append(asdict(ratio))
+    threads = candidates[0].settings.threads
+    warnings = judge(facts, threads=threads, interference=combined(passes.interference))
+    return ratios, [each.code for each in warnings]
+
+
+@contextmanager
+def load_of_others(processes: int) -> Iterator[None]:
+    """So many processes that keep a core busy each."""
+    busy = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(processes)]
+    for each in busy:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+
+
+def _spin() -> None:
+    while True:
+        sum(range(10_000))
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> str:
+    """What was found, for each planted slowdown."""
+    text = [f"{len(lines)} runs, median {statistics.median(x['wall_s'] for x in lines):.1f} s"]
+    for number, slower in enumerate(lines[0]["slower"][1:]):
+        ratios = [line["ratios"][number] for line in lines]
+        slow = sum(each["high"] < 1 for each in ratios)
+        fast = sum(each["low"] > 1 for each in ratios)
+        widths = [(each["high"] - each["low"]) / 2 for each in ratios]
+        text.append(
+            f"planted {slower:.0%}: called slower {slow}, faster {fast}, too close "
+            f"{len(ratios) - slow - fast}; median ratio "
+            f"{statistics.median(each['value'] for each in ratios):.4f}, median interval "
+            f"± {statistics.median(widths):.2%}"
+        )
+    warned = sum(bool(line["warnings"]) for line in lines)
+    return "\n".join([*text, f"runs with a warning about the machine: {warned}"])
+
+
+@click.command()
+@click.option("--slower", type=Share(), multiple=True, required=True, help="Planted slowdowns.")
+@click.option("--runs", type=int, default=100, show_default=True)
+@click.option("--threads", type=int, default=1, show_default=True)
+@click.option("--min-rounds", type=int, default=32, show_default=True)
+@click.option("--passes", type=int, default=8, show_default=True)
+@click.option("--precision", type=Share())
+@click.option("--max-time", type=float, default=60.0, show_default=True)
+@click.option("--busy", type=int, default=0, show_default=True, help="Processes that disturb.")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(
+    slower: tuple[float, ...],
+    runs: int,
+    threads: int,
+    min_rounds: int,
+    passes: int,
+    precision: float | None,
+    max_time: float,
+    busy: int,
+    out: Path,
+) -> None:
+    """Measure `runs` times, and say how often a difference was found."""
+    plan = Plan(
+        min_time_s=0.1 * min_rounds,
+        min_rounds=min_rounds,
+        passes=passes,
+        precision=precision,
+        max_time_s=max_time,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        export(CHECKPOINT, out=Path(folder), formats=["onnx"])
+        subject = find_subject([Path(folder)], checkpoint=CHECKPOINT, model=None)
+        (plain,) = line_up(subject, ["onnxruntime"], Settings(threads=threads))
+        candidates = [
+            replace(plain, runtime=PLANTED, source=replace(plain.source, model=str(share)))
+            for share in (0.0, *slower)
+        ]
+        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        with load_of_others(busy), out.open("a") as file:
+            for number in range(len(lines), runs):
+                watch = Stopwatch()
+                ratios, warnings = one_run(candidates, plan, seed=number)
+                lines.append(
+                    {
+                        "slower": [0.0, *slower],
+                        "wall_s": round(watch.elapsed_s(), 2),
+                        "ratios": ratios,
+                        "warnings": warnings,
+                    }
+                )
+                file.write(json.dumps(lines[-1]) + "\n")
+                file.flush()
+                print(number + 1, [round(each["value"], 4) for each in ratios], file=sys.stderr)
+    print(summary(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What passes gave → rows of the results: speeds, ratios, ranks, warnings.
+
+In: tallies as they stand, after any pass. Out: `Results` with what follows from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from toolkit.candidates import NULL
+from toolkit.fitness import judge, judge_speeds
+from toolkit.interference import combined
+from toolkit.passes import Passes, Tally
+from toolkit.ranking import rank
+from toolkit.schema import Interval, Measurement, Rank, Results, Settings, Status
+from toolkit.speeds import call_outliers, latencies, repeat_ratio, speed_ratio, speeds_of
+
+_EAGER = "eager"
+
+
+def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
+    """`results` with the measurements so far. `baseline` is the runtime that the others are compared
+    with; None is eager where it takes part, else the first."""
+    tallies = passes.tallies
+    baseline = baseline or _default_baseline(tallies)
+    rows = tuple(
+        _measurement(name, tally, _baseline_of(tally, tallies, baseline), results)
+        for name, tally in zip(distinct_names(tallies), tallies, strict=True)
+    )
+    threads = max(each.candidate.settings.all_threads for each in tallies)
+    interference = combined(passes.interference)
+    warnings = judge(results.environment, threads=threads, interference=interference)
+    return replace(
+        results,
+        interference=tuple(passes.interference),
+        warnings=(*warnings, *judge_speeds(rows)),
+        measurements=rows,
+        baseline=baseline,
+        ranking=_ranking(rows),
+    )
+
+
+def distinct_names(tallies: Sequence[Tally]) -> list[str]:
+    """A name for each: `onnxruntime fp32`, and as much more as tells it apart from the others."""
+    facts = [_facts(tally) for tally in tallies]
+    varying = [len(set(column)) > 1 for column in zip(*(each[2:] for each in facts), strict=True)]
+    names: list[str] = []
+    for each in facts:
+        alike = {other[2] for other in facts if other[:2] == each[:2]}
+        shown = (len(alike) > 1, *varying[1:])
+        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
+        name = ", ".join([" ".join(each[:2]), *extra])
+        count = sum(known.partition(" #")[0] == name for known in names)
+        names.append(f"{name} #{count + 1}" if count else name)
+    return names
+
+
+def _facts(tally: Tally) -> tuple[str, ...]:
+    artifact, settings = tally.candidate.source.artifact, tally.candidate.settings
+    return (
+        tally.candidate.runtime.name,
+        artifact.precision,
+        artifact.format,
+        f"batch {tally.batch_size}",
+        f"{settings.threads} threads",
+        f"{settings.streams} streams",
+    )
+
+
+def _default_baseline(tallies: Sequence[Tally]) -> str | None:
+    """None where there is no other runtime to compare with."""
+    known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
+    if len(set(known)) < 2:
+        return None
+    return _EAGER if _EAGER in known else known[0]
+
+
+def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -> Tally | None:
+    """What a candidate is compared with: the baseline with its settings and batch size."""
+    for other in tallies:
+        if other.candidate.runtime.name == baseline and _table(other) == _table(tally):
+            return None if other is tally else other
+    return None
+
+
+def _table(tally: Tally) -> tuple[Settings, int]:
+    return tally.candidate.settings, tally.batch_size
+
+
+def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Results) -> Measurement:
+    """The row; a failed one keeps its rounds and claims nothing."""
+    candidate, passes, failure = tally.candidate, tally.passes, tally.failure
+    artifact = candidate.source.artifact
+    speed, real = tally.throughput(), candidate.runtime.name != NULL
+    status, reason = _status(tally)
+    compared = baseline is not None and real and speed is not None and not baseline.failure
+    return Measurement(
+        name=name,
+        runtime=candidate.runtime.name,
+        format=artifact.format,
+        precision=artifact.precision,
+        batch_size=tally.batch_size,
+        settings=candidate.settings,
+        status=status,
+        reason=reason,
+        images_per_s=speed,
+        to_baseline=speed_ratio(passes, baseline.passes) if compared and baseline else None,
+        repeat_ratio=repeat_ratio(passes) if speed and real else None,
+        limit_share=_limit_share(speed, results) if real else None,
+        latency_s=() if failure else latencies(passes),
+        outliers=None if failure else call_outliers(passes),
+        import_s=passes[0].import_s if passes else None,
+        load_s=passes[0].load_s if passes else None,
+        first_inference_s=passes[0].first_inference_s if passes else None,
+        peak_memory_bytes=max(
+            (each.peak_memory_bytes for each in passes if each.peak_memory_bytes), default=None
+        ),
+        artifact_size_bytes=artifact.size_bytes,
+        artifact_sha256=artifact.sha256,
+        session=tally.attestation,
+        passes=tuple(passes),
+        stderr_tail=failure.stderr_tail if failure else "",
+    )
+
+
+def _status(tally: Tally) -> tuple[Status, str | None]:
+    if tally.failure is not None:
+        return tally.failure.status, tally.failure.reason
+    if tally.throughput() is None:
+        rounds = sum(len(each.rounds) for each in tally.passes)
+        return "timed_out", (
+            f"{rounds} rounds in {len(tally.passes)} passes carry no interval; raise --max-time"
+        )
+    return "measured", None
+
+
+def _limit_share(speed: Interval | None, results: Results) -> float | None:
+    if speed is None or results.limits is None or results.flops_per_image is None:
+        return None
+    return speed.value * results.flops_per_image / results.limits.float32_flops_per_s
+
+
+def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:
+    """Ranks among those that were measured alike: same batch size, same settings."""
+    real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
+    ranks: list[Rank] = []
+    for table in dict.fromkeys((row.settings, row.batch_size) for row in real):
+        same = [row for row in real if (row.settings, row.batch_size) == table]
+        ranks += rank({row.name: speeds_of(row.passes, row.batch_size) for row in same})
+    return tuple(ranks)
