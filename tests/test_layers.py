@@ -19,18 +19,21 @@ PACKAGE = ROOT / "toolkit"
 # From the bottom to the top. A module imports from layers below its own only. A new module gets
 # a place here; a new format or runtime has one already.
 LAYERS = (
-    ("schema", "versions", "timing", "stats", "progress", "options", "report"),
-    (
-        *("errors", "environment", "fitness", "preprocessing", "ranking", "samples"),
-        *("report.machine", "report.summary"),
-    ),
-    ("files", "interference", "limits", "settings", "parity", "model", "torch_session", "outcome"),
+    ("schema.words", "schema.json", "schema.model", "schema.machine"),
+    ("schema.artifact", "schema.session"),
+    ("schema.parity", "schema.measurement"),
+    ("schema.results",),
+    ("schema", "versions", "timing", "progress", "options", "report"),
+    ("errors", "environment", "stats", "preprocessing", "report.machine", "report.summary"),
+    ("samples", "fitness", "ranking", "files", "interference", "limits", "settings", "model"),
+    ("parity", "torch_session", "outcome", "speeds", "capacity", "plan"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown"),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "data.idx"),
     ("data", "candidates", "artifacts", "diagnosis", "worker"),
     ("results", "targets", "training"),
-    ("reference",),
-    ("benchmark", "verification"),
+    ("reference", "passes", "report.folder"),
+    ("conclusions", "verification"),
+    ("benchmark",),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name
     ("cli",),

@@ -166,9 +166,8 @@ class Bench:
         )
 
         def write(*, interrupted: bool = False) -> Results:
-            done = replace(
-                conclude(results, passes, baseline=self.baseline), interrupted=interrupted
-            )
+            done = conclude(results, passes, baseline=self.baseline)
+            done = replace(done, interrupted=interrupted)
             if out is not None:
                 write_folder(out, done)
             return done

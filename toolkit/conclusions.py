@@ -20,8 +20,11 @@ _EAGER = "eager"
 
 
 def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
-    """`results` with the measurements so far. `baseline` is the runtime that the others are compared
-    with; None is eager where it takes part, else the first."""
+    """`results` with the measurements so far.
+
+    `baseline` is the runtime that the others are compared with; None is eager where it takes part,
+    else the first.
+    """
     tallies = passes.tallies
     baseline = baseline or _default_baseline(tallies)
     rows = tuple(
@@ -69,9 +72,9 @@ def _facts(tally: Tally) -> tuple[str, ...]:
 
 
 def _default_baseline(tallies: Sequence[Tally]) -> str | None:
-    """None where there is no other runtime to compare with."""
+    """None where there is nothing to compare."""
     known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
-    if len(set(known)) < 2:
+    if len(known) < 2:
         return None
     return _EAGER if _EAGER in known else known[0]
 
