@@ -42,7 +42,7 @@ def test_inference(
     """One call on 100 images; the inputs rotate."""
     candidate = _candidate(subject, pair, threads)
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
-        session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE])
+        session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE], batch_size=BATCH_SIZE)
         benchmark.pedantic(
             worker_clock.timed_call(session), rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS
         )

@@ -41,10 +41,10 @@ def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: s
     ratios = []
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
         reference = _as_reference(session, dataset)
-        session.prepare(dataset.images[: 5 * BATCH_SIZE])
+        session.prepare(dataset.images[: 5 * BATCH_SIZE], batch_size=BATCH_SIZE)
         session.measure(calls=10)
         for _ in range(REPEATS):
-            inference_s = sum(session.measure(calls=calls))
+            inference_s = sum(session.measure(calls=calls).samples_s[0])
             watch = Stopwatch()
             report = check.report(session, dataset, reference)
             ratios.append(watch.elapsed_s() / inference_s)
@@ -70,9 +70,9 @@ def test_a_whole_verify_costs_start_up_and_inference(
         start_up_s = _verify_s(folder, subject, runtime, few)
         whole_s = _verify_s(folder, subject, runtime, None)
         with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
-            session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE])
+            session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE], batch_size=BATCH_SIZE)
             session.measure(calls=10)
-            inference_s = sum(session.measure(calls=calls))
+            inference_s = sum(session.measure(calls=calls).samples_s[0])
         start_ups_s.append(start_up_s)
         ratios.append((whole_s - start_up_s) / inference_s)
     print(

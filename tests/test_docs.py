@@ -13,6 +13,7 @@ import pytest
 from conftest import REPOSITORY
 
 from toolkit.formats import FORMATS
+from toolkit.results import SCHEMA
 from toolkit.runtimes import RUNTIMES
 
 README = (REPOSITORY / "README.md").read_text()
@@ -24,13 +25,14 @@ PAGES = [
 ]
 
 
-def test_commands_page_is_what_the_commands_say() -> None:
+def test_generated_pages_are_what_the_commands_and_records_say() -> None:
     loader = SourceFileLoader("make_docs", str(REPOSITORY / "scripts" / "make-docs"))
     spec = spec_from_loader("make_docs", loader)
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
     assert (REPOSITORY / "docs" / "commands.md").read_text() == module.page()
+    assert SCHEMA.read_text() == module.schema()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
