@@ -14,7 +14,7 @@ from conftest import Cli
 from test_fitness import ALONE, QUIET, WORST
 from test_report import ALL
 
-from toolkit import diagnosis
+from toolkit import capacity
 from toolkit.diagnosis import doctor
 from toolkit.environment import usable_cores
 from toolkit.fitness import judge
@@ -54,19 +54,19 @@ def test_doctor_as_a_user_runs_it(tmp_path: Path) -> None:
 def test_limits_that_cannot_be_measured_are_no_failure(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diagnosis, "_MEASURE", "raise SystemExit('no torch here')")
+    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('no torch here')")
     outcome = cli("doctor")
     assert outcome.exit_code == 0
     assert "not measured no torch here" in outcome.stdout
-    monkeypatch.setattr(diagnosis, "_MEASURE", "import os; os._exit(9)")
+    monkeypatch.setattr(capacity, "_MEASURE", "import os; os._exit(9)")
     assert doctor().failure == "exit code 9"
-    monkeypatch.setattr(diagnosis, "_MEASURE", "import time; time.sleep(60)")
-    monkeypatch.setattr(diagnosis, "_LIMITS_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(capacity, "_MEASURE", "import time; time.sleep(60)")
+    monkeypatch.setattr(capacity, "_TIMEOUT_S", 0.5)
     assert doctor().failure == "no answer within 0.5 s"
 
 
 def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "_MEASURE", "raise SystemExit(1)")
+    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit(1)")
     found = doctor(threads=usable_cores() + 1)
     assert "threads" in {warning.code for warning in found.warnings}
 

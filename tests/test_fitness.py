@@ -7,10 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from test_report import MEASURED
 
 from toolkit.cli import commands
-from toolkit.fitness import judge
-from toolkit.schema import Environment, Interference, MachineWarning
+from toolkit.fitness import judge, judge_speeds
+from toolkit.schema import (
+    Environment,
+    Interference,
+    Interval,
+    MachineWarning,
+    Measurement,
+    Pass,
+    WarmUp,
+)
 
 QUIET = Environment(
     time="2026-01-02T03:04:05+00:00",
@@ -73,7 +82,7 @@ def test_what_is_unknown_gives_no_warning() -> None:
     ("changes", "code", "action"),
     [
         ({"others": 1.0}, "others", "close them"),
-        ({"steal": 0.02}, "steal", "`--"),
+        ({"steal": 0.02}, "steal", "`bench --min-time 20`"),
         ({"threads": 9}, "threads", "`--threads 8`"),
         ({"threads": 8}, "siblings", "`--threads 4`"),
         ({"threads": 5}, "siblings", "`--threads 4`"),
@@ -133,7 +142,63 @@ def test_the_worst_machine_gets_every_warning_and_the_gravest_first() -> None:
     }
 
 
+def warmed(*steady: bool) -> tuple[Pass, ...]:
+    return tuple(
+        Pass(
+            import_s=0.1,
+            load_s=0.1,
+            first_inference_s=0.1,
+            warm_up=WarmUp(calls=4, wall_s=0.1, steady=each),
+        )
+        for each in steady
+    )
+
+
+def row(**changes: Any) -> Measurement:
+    calm = replace(
+        MEASURED,
+        images_per_s=Interval(value=100.0, low=99.0, high=101.0, passes=4),
+        repeat_ratio=Interval(value=1.0, low=0.98, high=1.02, passes=4),
+        passes=warmed(True, True, True),
+    )
+    return replace(calm, **changes)
+
+
+WIDE = {"images_per_s": Interval(value=100.0, low=94.0, high=103.0, passes=4)}
+CACHED = {"repeat_ratio": Interval(value=1.2, low=1.05, high=1.4, passes=4)}
+UNSTEADY = {"passes": warmed(True, False, False)}
+SUSPECT = [row(name="w", **WIDE), row(name="u", **UNSTEADY), row(name="c", **CACHED)]
+
+
+def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None:
+    wide, unsteady, cached = judge_speeds(SUSPECT)
+    assert (wide.code, unsteady.code, cached.code) == ("wide", "unsteady", "cached")
+    assert wide.message == "intervals are wide: w ± 6%"
+    assert unsteady.message.endswith(": u")
+    assert "c 1.20 times" in cached.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"images_per_s": Interval(value=100.0, low=95.5, high=104.5, passes=4)},
+        {"images_per_s": None},
+        {"repeat_ratio": Interval(value=1.09, low=1.05, high=1.12, passes=4)},
+        {"repeat_ratio": Interval(value=1.5, low=0.9, high=2.5, passes=4)},
+        {"repeat_ratio": None},
+        {"passes": warmed(True, False)},
+        {"passes": ()},
+        {**WIDE, **CACHED, **UNSTEADY, "runtime": "null"},
+        {**WIDE, **CACHED, **UNSTEADY, "status": "crashed"},
+    ],
+)
+def test_a_speed_like_this_is_not_suspicious(changes: dict[str, Any]) -> None:
+    assert judge_speeds([row(**changes)]) == ()
+
+
 def test_every_flag_that_a_warning_names_is_one_of_bench() -> None:
     options = {flag for option in commands.commands["bench"].params for flag in option.opts}
-    named = {flag for each in everything() for flag in re.findall(r"`(--[a-z-]+)", each.action)}
-    assert {"--threads"} < named <= options
+    actions = " ".join(each.action for each in (*everything(), *judge_speeds(SUSPECT)))
+    named = set(re.findall(r"`(?:bench )?(--[a-z-]+)", actions))
+    assert {"--threads", "--min-time", "--precision"} <= named <= options

@@ -27,23 +27,11 @@ def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> N
     first, second, third = rank({"slow": SLOW, "fast": FAST, "close": CLOSE})
     assert [first.name, second.name, third.name] == ["fast", "slow", "close"]
     assert first.speed == speed_interval(FAST)
-    assert (first.to_faster, first.to_baseline, first.too_close) == (None, None, False)
-    assert second.to_faster == second.to_baseline == ratio_interval(SLOW, FAST)
+    assert (first.to_faster, first.too_close) == (None, False)
+    assert second.to_faster == ratio_interval(SLOW, FAST)
     assert (second.too_close, second.longer) == (False, None)
     assert third.to_faster == ratio_interval(CLOSE, SLOW)
-    assert third.to_baseline == ratio_interval(CLOSE, FAST)
     assert third.too_close
-
-
-def test_a_baseline_is_compared_with_all_others() -> None:
-    ranks = {each.name: each for each in rank({"slow": SLOW, "fast": FAST}, baseline="slow")}
-    assert ranks["fast"].to_baseline == ratio_interval(FAST, SLOW)
-    assert ranks["slow"].to_baseline is None
-
-
-def test_the_baseline_is_one_of_them() -> None:
-    with pytest.raises(ValueError, match=r"the baseline is 'none', expected one of \['slow'\]"):
-        rank({"slow": SLOW}, baseline="none")
 
 
 def test_nothing_to_rank_and_one_to_rank() -> None:

@@ -13,15 +13,26 @@ from toolkit.report.markdown import render_markdown
 from toolkit.report.summary import notes, status_text, summarise
 from toolkit.report.table import render_table
 from toolkit.schema import (
+    RESULTS_SCHEMA_VERSION,
     Artifact,
     CheckpointRecord,
     DatasetRecord,
     Environment,
     Gates,
+    Interval,
+    Limits,
+    MachineWarning,
     Measurement,
+    Outliers,
     ParityReport,
+    Pass,
+    Percentile,
+    Rank,
     Results,
+    Round,
+    Settings,
     Status,
+    WarmUp,
 )
 
 PASSED = ParityReport(
@@ -58,47 +69,68 @@ CRASHED = replace(
     **dict.fromkeys(("flips", "benign_flips", "max_abs_diff", "mean_abs_diff", "nan_count")),
     stderr_tail="boom",
 )
+PASS = Pass(
+    import_s=0.1,
+    load_s=0.25,
+    first_inference_s=0.012,
+    warm_up=WarmUp(calls=9, wall_s=0.1, steady=True),
+    calls_per_round=2,
+    rounds=(Round(samples_s=((0.008, 0.0082),)),) * 10,
+    peak_memory_bytes=123_456_789,
+)
 MEASURED = Measurement(
+    name="onnxruntime fp32",
     runtime="onnxruntime",
     format="onnx",
     precision="fp32",
     batch_size=100,
-    threads=2,
+    settings=Settings(threads=2),
     status="measured",
     reason=None,
-    images_per_s=12345.678901,
-    images_per_s_low=12000.25,
-    images_per_s_high=13000.75,
-    latency_median_s=0.0081,
-    latency_p90_s=0.0093,
+    images_per_s=Interval(value=12345.678901, low=12000.25, high=13000.75, passes=2),
+    to_baseline=Interval(value=2.5, low=2.375, high=2.625, passes=2),
+    repeat_ratio=Interval(value=1.01, low=0.99, high=1.03, passes=2),
+    limit_share=0.4375,
+    latency_s=(
+        Percentile(share=0.5, value=0.0081, samples=40, samples_needed=5),
+        Percentile(share=0.9, value=0.0093, samples=40, samples_needed=29),
+        Percentile(share=0.99, value=None, samples=40, samples_needed=299),
+    ),
+    outliers=Outliers(samples=40, low_severe=0, low_mild=0, high_mild=2, high_severe=1),
     import_s=0.1,
     load_s=0.25,
     first_inference_s=0.012,
-    warmup_calls=3,
-    round_calls=20,
     peak_memory_bytes=123_456_789,
     artifact_size_bytes=4_800_000,
-    samples_s=(0.008, 0.0082),
     artifact_sha256="a" * 64,
     session=None,
+    passes=(PASS, PASS),
     stderr_tail="",
 )
 UNMEASURED = replace(
     MEASURED,
+    name="ncnn fp32",
     runtime="ncnn",
     status="timed_out",
     reason="after 60 s",
-    **dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high")),
-    **dict.fromkeys(("latency_median_s", "latency_p90_s", "import_s", "load_s")),
-    **dict.fromkeys(("first_inference_s", "peak_memory_bytes")),
-    samples_s=(),
+    **dict.fromkeys(("images_per_s", "to_baseline", "repeat_ratio", "limit_share", "outliers")),
+    **dict.fromkeys(("import_s", "load_s", "first_inference_s", "peak_memory_bytes")),
+    latency_s=(),
+    passes=(),
 )
-NULL = replace(MEASURED, runtime="null", format="checkpoint", latency_median_s=0.0000081)
+NULL = replace(
+    MEASURED,
+    name="null fp32",
+    runtime="null",
+    format="checkpoint",
+    **dict.fromkeys(("to_baseline", "repeat_ratio", "limit_share")),
+    latency_s=(Percentile(share=0.5, value=0.0000081, samples=40, samples_needed=5),),
+)
 
 
 def results_of(*rows: ParityReport | Measurement) -> Results:
     return Results(
-        schema_version=1,
+        schema_version=RESULTS_SCHEMA_VERSION,
         environment=Environment(
             time="2026-01-02T03:04:05+00:00",
             platform="Linux",
@@ -204,7 +236,7 @@ def test_the_table_prints_colons_as_they_are() -> None:
     assert reason in render_table(results_of(replace(CRASHED, reason=reason)))
 
 
-@pytest.mark.parametrize("width", range(60, 240, 7))
+@pytest.mark.parametrize("width", range(60, 300, 9))
 def test_a_narrow_table_leaves_out_columns_and_names_them(width: int) -> None:
     """What decides stays at any width: the runtime, the verdict and the speed."""
     shown = render_table(ALL, width=width)
@@ -219,7 +251,7 @@ def test_a_narrow_table_leaves_out_columns_and_names_them(width: int) -> None:
 
 
 def test_a_table_that_fits_leaves_out_nothing() -> None:
-    assert render_table(ALL, width=240) == render_table(ALL)
+    assert render_table(ALL, width=300) == render_table(ALL)
     assert "Not shown" not in render_table(ALL)
 
 
@@ -305,22 +337,39 @@ def test_copies_of_an_artifact_are_said_to_share_a_row() -> None:
 
 def test_csv_parses_back_to_the_raw_values() -> None:
     """Nothing is rounded or scaled on the way; what is not known is empty."""
-    rows = csv_rows(ALL)
-    pairs = zip(rows, [PASSED, CRASHED, None], [MEASURED, UNMEASURED, NULL], strict=True)
-    for row, parity, measurement in pairs:
-        for name, text in row.items():
-            prefix, _, field = name.partition("_")
-            if prefix in ("parity", "measurement"):
-                record: object = parity if prefix == "parity" else measurement
-            else:
-                field = name
-                record = parity if hasattr(PASSED, name) else measurement
-            if name in ("runtime", "format", "precision", "artifact_sha256"):
-                record = measurement
-            value = getattr(record, field) if record is not None else None
-            assert text == ("" if value is None else str(value)), name
-    assert float(rows[0]["mean_abs_diff"]) == PASSED.mean_abs_diff
-    assert float(rows[0]["images_per_s"]) == MEASURED.images_per_s
+    passed, crashed, null = csv_rows(ALL)
+    wanted = {
+        "runtime": "onnxruntime",
+        "format": "onnx",
+        "precision": "fp32",
+        "artifact_sha256": "a" * 64,
+        "parity_status": "passed",
+        "parity_reason": None,
+        **{name: getattr(PASSED, name) for name in ("compared", "expected", "accuracy")},
+        **{name: getattr(PASSED, name) for name in ("reference_accuracy", "argmax_agreement")},
+        **{name: getattr(PASSED, name) for name in ("flips", "benign_flips", "nan_count")},
+        **{name: getattr(PASSED, name) for name in ("max_abs_diff", "mean_abs_diff")},
+        "measurement_status": "measured",
+        "measurement_reason": None,
+        **{"batch_size": 100, "threads": 2, "streams": 1, "device": "cpu"},
+        **{"passes": 2, "rounds": 20, "outliers": 3},
+        **{"images_per_s": 12345.678901, "images_per_s_low": 12000.25},
+        **{"images_per_s_high": 13000.75, "to_baseline": 2.5, "to_baseline_low": 2.375},
+        **{"to_baseline_high": 2.625, "limit_share": 0.4375, "repeat_ratio": 1.01},
+        **{"latency_median_s": 0.0081, "latency_p90_s": 0.0093, "latency_p99_s": None},
+        **{"import_s": 0.1, "load_s": 0.25, "first_inference_s": 0.012},
+        **{"peak_memory_bytes": 123_456_789, "artifact_size_bytes": 4_800_000},
+    }
+    assert passed == {name: "" if each is None else str(each) for name, each in wanted.items()}
+    known = {name for name, text in crashed.items() if text}
+    assert known == {
+        *("runtime", "format", "precision", "artifact_sha256", "parity_status", "parity_reason"),
+        *("compared", "expected", "measurement_status", "measurement_reason", "batch_size"),
+        *("threads", "streams", "device", "passes", "rounds", "artifact_size_bytes"),
+    }
+    assert (crashed["rounds"], null["parity_status"], null["latency_median_s"]) == (
+        *("0", "", "8.1e-06"),
+    )
 
 
 @pytest.mark.parametrize("reason", ['say "no", twice', "two\nlines", "a | b", "; ' ,,"])
@@ -334,3 +383,142 @@ def test_csv_has_the_same_columns_whatever_the_rows() -> None:
     headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NULL))}
     assert len(headings) == 1
     assert csv_rows(results_of()) == []
+
+
+def interval(value: float, *, passes: int = 4) -> Interval:
+    return Interval(value=value, low=0.9 * value, high=1.1 * value, passes=passes)
+
+
+def measured(name: str, **changes: object) -> Measurement:
+    found = replace(MEASURED, name=name, runtime=name.partition(" ")[0])
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def ranked(*places: tuple[str, bool]) -> tuple[Rank, ...]:
+    """Names, fastest first, and whether each is too close to the one before; each heads a table
+    of its own where its name starts anew with a `|`."""
+    ranks = []
+    for number, (name, close) in enumerate(places):
+        first = number == 0 or name.startswith("|")
+        rank = Rank(
+            name=name.removeprefix("|"),
+            speed=interval(100 - number),
+            to_faster=None if first else Interval(value=0.99, low=0.97, high=1.01, passes=4),
+            too_close=close,
+            longer=2.5 if close else None,
+        )
+        ranks.append(rank)
+    return tuple(ranks)
+
+
+def column(results: Results, heading: str) -> list[str]:
+    headings, *rows = markdown_table(results)
+    return [row[headings.index(heading)] for row in rows]
+
+
+def test_rows_come_fastest_first_and_equals_share_a_place() -> None:
+    rows = [measured(name) for name in ("a", "b", "c", "d")]
+    ranking = ranked(("d", False), ("b", True), ("a", False), ("c", True))
+    results = replace(results_of(*rows), ranking=ranking)
+    assert column(results, "runtime") == ["d", "b", "a", "c"]
+    assert column(results, "place") == ["1", "1=", "3", "3="]
+
+
+def test_places_start_anew_with_each_setting() -> None:
+    rows = [measured("a"), measured("b"), measured("a one", batch_size=1)]
+    results = results_of(*rows, measured("b one", batch_size=1))
+    ranking = ranked(("a", False), ("b", False), ("|b one", False), ("a one", False))
+    results = replace(results, ranking=ranking)
+    assert column(results, "place") == ["1", "2", "1", "2"]
+    assert column(results, "batch") == ["100", "100", "1", "1"]
+
+
+def test_what_was_not_measured_comes_last_and_has_no_place() -> None:
+    rows = [replace(UNMEASURED, name="ncnn"), measured("a")]
+    results = replace(results_of(*rows), ranking=ranked(("a", False)))
+    assert column(results, "runtime") == ["a", "ncnn"]
+    assert column(results, "place") == ["1", ""]
+
+
+def test_a_close_call_is_told_with_what_would_decide_it() -> None:
+    results = replace(results_of(MEASURED), ranking=ranked(("a", False), ("b", True)))
+    wanted = (
+        "Too close to call: b and a (0.990 times as fast [0.970-1.010]); "
+        "about 2.5 times as many rounds would tell."
+    )
+    assert wanted in notes(results)
+    hopeless = tuple(replace(each, longer=None) for each in results.ranking)
+    assert "more than 100 times as many rounds" in " ".join(
+        notes(replace(results, ranking=hopeless))
+    )
+    assert "Too close" not in " ".join(
+        notes(replace(results, ranking=ranked(("a", False), ("b", False))))
+    )
+
+
+@pytest.mark.parametrize(
+    ("heading", "changes", "texts"),
+    [
+        ("batch", {"batch_size": 1}, ["100", "1"]),
+        ("threads", {"settings": Settings(threads=1)}, ["2", "1"]),
+        ("streams", {"settings": Settings(threads=2, streams=4)}, ["1", "4"]),
+    ],
+)
+def test_a_setting_is_a_column_only_where_it_varies(
+    heading: str, changes: dict[str, object], texts: list[str]
+) -> None:
+    one, other = measured("a"), measured("a again", **changes)
+    assert column(results_of(one, other), heading) == texts
+    assert {"batch", "threads", "streams"} & set(markdown_table(results_of(one, other))[0]) == {
+        heading
+    }
+    assert {"batch", "threads", "streams"}.isdisjoint(markdown_table(results_of(one))[0])
+
+
+def test_one_candidate_at_two_batch_sizes_is_two_rows_with_one_verdict() -> None:
+    rows = summarise(results_of(PASSED, MEASURED, replace(MEASURED, name="b", batch_size=1)))
+    assert [row.parity for row in rows] == [PASSED, PASSED]
+    assert [row.measurement.batch_size for row in rows if row.measurement] == [100, 1]
+
+
+def test_the_baseline_reads_1_and_the_others_their_ratio() -> None:
+    base = measured("eager", to_baseline=None)
+    results = replace(results_of(base, MEASURED, UNMEASURED, NULL), baseline="eager")
+    assert column(results, "x baseline [95 %]") == ["1", "2.50 [2.38-2.62]", "", ""]
+
+
+def test_a_percentile_that_is_not_carried_says_what_it_needs() -> None:
+    assert column(results_of(MEASURED), "p99 ms") == ["needs 299 calls"]
+    assert column(results_of(MEASURED), "p90 ms") == ["9.30"]
+
+
+def test_the_share_of_the_limit_and_the_limit_are_told() -> None:
+    limits = Limits(threads=2, float32_flops_per_s=2e11, int8_ops_per_s=None, copy_bytes_per_s=1e10)
+    results = replace(results_of(MEASURED), limits=limits, flops_per_image=24_000_000)
+    assert column(results, "% of limit") == ["44"]
+    text = " ".join(notes(results))
+    assert "Limit: 200 GFLOP/s in float32 matrix products with 2 threads" in text
+    assert "24.0 MFLOP an image" in text
+    assert "Limit:" not in " ".join(notes(replace(results, flops_per_image=None)))
+
+
+def test_outliers_are_counted_without_those_of_null() -> None:
+    assert "Outliers: 3 of 40 calls, counted and kept." in notes(results_of(MEASURED, NULL))
+    assert "Outliers" not in " ".join(notes(results_of(PASSED)))
+
+
+def test_intervals_say_over_how_many_passes() -> None:
+    assert "over 2 passes of interleaved rounds" in " ".join(notes(results_of(MEASURED, NULL)))
+
+
+def test_warnings_are_told_with_what_helps() -> None:
+    warning = MachineWarning(code="wide", message="intervals are wide", action="measure longer")
+    results = replace(results_of(MEASURED), warnings=(warning,))
+    for text in (render_table(results), render_markdown(results)):
+        assert "Warning: intervals are wide → measure longer." in text
+
+
+def test_an_interruption_is_told() -> None:
+    for render in (render_table, render_markdown):
+        assert "Interrupted" not in render(ALL)
+        assert "Interrupted: what is here holds" in render(replace(ALL, interrupted=True))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from toolkit import schema
 from toolkit.schema import (
+    RESULTS_SCHEMA_VERSION,
     CheckpointRecord,
     DatasetRecord,
     Environment,
@@ -181,14 +182,15 @@ PARITY = ParityReport(
     **dict.fromkeys(typing.get_type_hints(ParityReport)) | {"flipped": (), "stderr_tail": ""}
 )
 MEASUREMENT = Measurement(
-    **dict.fromkeys(typing.get_type_hints(Measurement)) | {"samples_s": (), "stderr_tail": ""}
+    **dict.fromkeys(typing.get_type_hints(Measurement))
+    | {"latency_s": (), "passes": (), "stderr_tail": ""}
 )
 
 
 def exit_code(parity: list[Status], measured: list[Status]) -> int:
     environment = Environment(**dict.fromkeys(typing.get_type_hints(Environment)))
     return Results(
-        schema_version=1,
+        schema_version=RESULTS_SCHEMA_VERSION,
         environment=environment,
         dataset=DatasetRecord(name="mnist", split="test", images=1, sha256={}),
         checkpoint=CheckpointRecord(name="", path="", sha256="", accuracy=None, training=None),
