@@ -1,0 +1,65 @@
+"""What the harness itself costs: a call of nothing, and the driver while a worker is timed.
+
+pytest benchmarks/test_overhead.py -s
+"""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from toolkit.benchmark import bench, with_null
+from toolkit.candidates import Subject, line_up
+from toolkit.data import load_dataset
+from toolkit.passes import Passes, Tally
+from toolkit.plan import Plan
+from toolkit.progress import bars
+from toolkit.schema import Settings
+from toolkit.timing import Stopwatch
+
+BATCH_SIZE = 100
+NULL_LIMIT_S = 1e-4
+DRIVER_LIMIT = 0.01
+
+
+def test_a_call_of_nothing_takes_next_to_no_time(subject: Subject) -> None:
+    """The null runtime's batch-100 call: below 0.1 ms, and below 1 % of the fastest real one."""
+    folder = subject.artifacts[0].path.parent
+    plan = Plan(min_time_s=1, min_rounds=10, passes=2)
+    results = bench([folder], checkpoint=subject.folder, runtimes=["onnxruntime"], plan=plan)
+    times = {row.runtime: row.latency_s[0].value for row in results.measurements}
+    null_s, real_s = times["null"], times["onnxruntime"]
+    assert null_s is not None
+    assert real_s is not None
+    print(f"null {null_s * 1e6:.2f} µs, onnxruntime {real_s * 1e3:.2f} ms: {null_s / real_s:.4%}")
+    assert null_s < NULL_LIMIT_S
+    assert null_s < 0.01 * real_s
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["plain", "bars"])
+def test_the_driver_is_idle_while_a_worker_is_timed(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    """CPU time of this process over wall time, while rounds are timed in the workers."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    settings = Settings(threads=1)
+    candidates = with_null(line_up(subject, ["onnxruntime"], settings), subject, settings)
+    tallies = [Tally(candidate=each, batch_size=BATCH_SIZE) for each in candidates]
+    driver = psutil.Process()
+    marks: list[tuple[float, float]] = []
+    watch = Stopwatch()
+    with bars() as show:
+
+        def progress(label: str, done: int, total: int, note: str = "", /) -> None:
+            show(label, done, total, note)
+            if label == "rounds":
+                times = driver.cpu_times()
+                marks.append((watch.elapsed_s(), times.user + times.system))
+
+        plan = Plan(min_time_s=10, min_rounds=20, passes=1, round_s=0.5)
+        images = load_dataset("test").images[: 5 * BATCH_SIZE]
+        Passes(tallies=tallies, images=images, plan=plan, timeout_s=60, progress=progress).run()
+    first, last = marks[0], marks[19]  # of the first pass: no worker starts in between
+    share = (last[1] - first[1]) / (last[0] - first[0])
+    print(f"driver: {share:.2%} of one core over {last[0] - first[0]:.1f} s")
+    assert share < DRIVER_LIMIT
