@@ -110,14 +110,29 @@ def test_peak_memory_is_the_workers_own(session: RemoteSession) -> None:
 
 
 def test_timed_calls_are_counted(session: RemoteSession) -> None:
-    session.prepare(IMAGES[:200])
-    samples_s = session.measure(calls=5)
+    session.prepare(IMAGES[:200], batch_size=100)
+    (samples_s,) = session.measure(calls=5).samples_s
     assert len(samples_s) == 5
     assert min(samples_s) > 0
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+def test_streams_run_at_the_same_time_and_say_the_same_as_one(
+    subject: Subject, pair: tuple[str, str]
+) -> None:
+    """Each stream's outputs are compared with the first one's inside the worker."""
+    alone = candidate_of(subject, *pair, threads=1)
+    candidate = replace(alone, settings=Settings(threads=1, streams=2))
+    with RemoteSession(candidate, batch_size=50, timeout_s=120) as opened:
+        opened.prepare(IMAGES, batch_size=50)
+        for repeat in (False, True):
+            found = opened.measure(calls=6, repeat=repeat)
+            assert [len(calls) for calls in found.samples_s] == [6, 6]
+        assert opened.load().attestation.streams == 2
+
+
 def test_idle_worker_is_idle(session: RemoteSession) -> None:
-    session.prepare(IMAGES[:100])
+    session.prepare(IMAGES[:100], batch_size=100)
     session.measure(calls=5)
     process = psutil.Process(session.pid)
     before = sum(process.cpu_times()[:2])

@@ -34,7 +34,8 @@ def prepare_torch(settings: Settings) -> torch.device:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported(f"torch {torch.__version__} finds no CUDA device here; use --device cpu")
     torch.set_num_threads(settings.threads)
-    torch.set_num_interop_threads(1)
+    if torch.get_num_interop_threads() != 1:  # torch takes it once, and not after work has begun
+        torch.set_num_interop_threads(1)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     return torch.device(settings.device)
