@@ -7,6 +7,7 @@ The same steps as the command line, typed:
     toolkit.export(Path("models/mine"), out=Path("exports"))
     toolkit.verify([Path("exports")]).exit_code
     toolkit.bench([Path("exports")]).measurements
+    toolkit.compare(toolkit.read_results(Path("old.json")), new).regressions
     toolkit.run(quick=True).folder
     toolkit.doctor().warnings
 
@@ -22,17 +23,21 @@ if TYPE_CHECKING:
     from toolkit.artifacts import export
     from toolkit.benchmark import bench
     from toolkit.checkpoint import import_weights, save_checkpoint
+    from toolkit.comparison import compare
     from toolkit.diagnosis import doctor
     from toolkit.pipeline import run
+    from toolkit.results import read_results
     from toolkit.training import train
     from toolkit.verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
     "bench",
+    "compare",
     "doctor",
     "export",
     "import_weights",
+    "read_results",
     "run",
     "save_checkpoint",
     "train",
@@ -41,9 +46,11 @@ __all__ = [
 
 _HOMES = {
     "bench": "toolkit.benchmark",
+    "compare": "toolkit.comparison",
     "doctor": "toolkit.diagnosis",
     "export": "toolkit.artifacts",
     "import_weights": "toolkit.checkpoint",
+    "read_results": "toolkit.results",
     "run": "toolkit.pipeline",
     "save_checkpoint": "toolkit.checkpoint",
     "train": "toolkit.training",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 from toolkit.candidates import Subject
@@ -19,6 +20,7 @@ from toolkit.schema import (
 )
 
 RESULTS = "results.json"
+_LONGEST_ERROR = 300  # a damaged list has one a value
 SCHEMA = Path(__file__).parent / "results.schema.json"
 
 
@@ -46,14 +48,22 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Read `results.json`.
+    """Read `results.json`; `path` is that file, or the folder that holds it.
 
     Raises:
-        ToolkitError: missing, not results, or of another schema version.
+        ToolkitError: missing, damaged, not results, or of another schema version.
     """
+    file = path / RESULTS if path.is_dir() else path
     try:
-        return from_json(Results, json.loads(path.read_bytes()), version=RESULTS_SCHEMA_VERSION)
+        return from_json(Results, json.loads(file.read_bytes()), version=RESULTS_SCHEMA_VERSION)
     except OSError as error:
-        raise ToolkitError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ToolkitError(
+            f"cannot read {file}: {error.strerror or error}; expected {RESULTS} of bench, verify "
+            "or run, or the folder that holds it"
+        ) from error
     except ValueError as error:
-        raise ToolkitError(f"{path}: not a results file of this version: {error}") from error
+        found = textwrap.shorten(str(error), _LONGEST_ERROR, placeholder=" ...")
+        raise ToolkitError(
+            f"{file}: not a results file of this version: {found}; measure again: "
+            "toolkit bench --out DIR"
+        ) from error

@@ -7,6 +7,7 @@ Units are SI and stand in the names; raw samples are kept, the rest is derived.
 from __future__ import annotations
 
 from toolkit.schema.artifact import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
+from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
 from toolkit.schema.json import from_json, to_json
 from toolkit.schema.machine import Diagnosis, Environment, Gpu, Interference, Limits, MachineWarning
 from toolkit.schema.measurement import (
@@ -43,6 +44,8 @@ __all__ = [
     "Checkpoint",
     "CheckpointId",
     "CheckpointRecord",
+    "ComparedRow",
+    "Comparison",
     "DatasetRecord",
     "Device",
     "Diagnosis",
@@ -70,6 +73,7 @@ __all__ = [
     "Settings",
     "Status",
     "TrainingRecord",
+    "Verdict",
     "WarmUp",
     "from_json",
     "to_json",

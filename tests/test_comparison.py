@@ -1,0 +1,560 @@
+"""Two runs compared: verdicts and their mirror, what is no comparison, the command, a real run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CHECKPOINT, Cli
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import toolkit
+from toolkit.comparison import compare
+from toolkit.errors import SettingError, ToolkitError
+from toolkit.plan import Plan
+from toolkit.report.comparison import render_comparison
+from toolkit.results import read_results, write_results
+from toolkit.schema import (
+    CheckpointRecord,
+    ComparedRow,
+    Comparison,
+    DatasetRecord,
+    Environment,
+    Gpu,
+    Limits,
+    MachineWarning,
+    Measurement,
+    Pass,
+    Results,
+    Round,
+    Settings,
+    from_json,
+    to_json,
+)
+from toolkit.speeds import throughput
+
+MIRRORED = {
+    "faster": "slower",
+    "slower": "faster",
+    "failed now": "failed then",
+    "failed then": "failed now",
+    "only in old": "only in new",
+    "only in new": "only in old",
+}
+STEADY = ((1000, 1010, 990), (1005, 995, 1001), (998, 1002, 1000), (1004, 1003, 996))
+
+GPU = Gpu(
+    name="H100",
+    driver="1",
+    **dict.fromkeys(("clock_hz", "max_clock_hz", "temperature_c", "utilization")),
+    persistence_mode=None,
+)
+
+Speeds = Sequence[Sequence[float]]
+
+
+def passes_of(speeds: Speeds, batch_size: int) -> tuple[Pass, ...]:
+    """A call a round, as long as the speed says."""
+    rounds = [[Round(samples_s=((batch_size / speed,),)) for speed in each] for each in speeds]
+    return tuple(
+        Pass(import_s=0.1, load_s=0.1, first_inference_s=0.01, rounds=tuple(each))
+        for each in rounds
+    )
+
+
+def measured(
+    speeds: Speeds = STEADY, runtime: str = "onnxruntime", *, batch_size: int = 100, **changes: Any
+) -> Measurement:
+    """A measurement whose rounds ran at these images/s."""
+    passes = passes_of(speeds, batch_size)
+    row = Measurement(
+        name=f"{runtime} fp32",
+        runtime=runtime,
+        format="onnx",
+        precision="fp32",
+        batch_size=batch_size,
+        settings=Settings(threads=1),
+        status="measured",
+        reason=None,
+        images_per_s=throughput(passes, batch_size),
+        to_baseline=None,
+        repeat_ratio=None,
+        limit_share=None,
+        latency_s=(),
+        outliers=None,
+        import_s=0.1,
+        load_s=0.1,
+        first_inference_s=0.01,
+        peak_memory_bytes=100_000_000,
+        artifact_size_bytes=4_800_000,
+        artifact_sha256="a" * 64,
+        session=None,
+        passes=passes,
+        stderr_tail="",
+    )
+    return replace(row, **changes)
+
+
+def crashed(runtime: str = "onnxruntime") -> Measurement:
+    return measured((), runtime, status="crashed", reason="SIGSEGV")
+
+
+def results_of(*rows: Measurement, **changes: Any) -> Results:
+    results = Results(
+        schema_version=2,
+        environment=Environment(
+            time="2026-01-02T03:04:05+00:00",
+            platform="Linux",
+            machine="x86_64",
+            cpu="a processor",
+            isa=("avx2", "fma"),
+            cores=2,
+            memory_bytes=8_000_000_000,
+            load_average=0.5,
+            python="3.11.7",
+            versions={"onnxruntime": "1.31.0", "numpy": "2.0.0"},
+        ),
+        dataset=DatasetRecord(name="mnist", split="test", images=10_000, sha256={"a": "b"}),
+        checkpoint=CheckpointRecord(
+            name="mnist-cnn", path="models/mnist-cnn", sha256="c" * 64, accuracy=None, training=None
+        ),
+        measurements=rows,
+    )
+    return replace(results, **changes)
+
+
+def scaled(speeds: Speeds, factor: float) -> list[list[float]]:
+    return [[value * factor for value in rounds] for rounds in speeds]
+
+
+def only(comparison: Comparison) -> ComparedRow:
+    assert len(comparison.rows) == 1
+    return comparison.rows[0]
+
+
+def of_speeds(old: Speeds, new: Speeds, **options: Any) -> ComparedRow:
+    return only(compare(results_of(measured(old)), results_of(measured(new)), **options))
+
+
+def elsewhere(results: Results, **facts: Any) -> Results:
+    return replace(results, environment=replace(results.environment, **facts))
+
+
+# Properties
+
+LEVELS = st.integers(100, 10_000).map(float)
+ANY = st.lists(st.lists(LEVELS, max_size=4), min_size=1, max_size=5).filter(any)
+CALM = st.lists(  # rounds within 1 % of each other, in 4 passes or more
+    st.lists(st.floats(995, 1005), min_size=1, max_size=5), min_size=4, max_size=8
+)
+
+
+@st.composite
+def runs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Results:
+    """Some candidates, some of them failed, some of them of other bytes."""
+    rows = []
+    for runtime in draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=4)):
+        sha256 = draw(st.sampled_from(("d" * 64, "e" * 64)))
+        size = draw(st.sampled_from((1, 10)))
+        row = measured(draw(ANY), runtime, batch_size=size, artifact_sha256=sha256)
+        failed = draw(st.booleans()) and draw(st.booleans())
+        rows.append(replace(row, status="crashed", reason="SIGSEGV") if failed else row)
+    return results_of(*rows)
+
+
+@given(runs(), runs())
+@settings(deadline=None)
+def test_the_other_way_round_the_verdicts_are_mirrored(old: Results, new: Results) -> None:
+    common = results_of(measured(runtime="common"))  # so that something pairs
+    old = replace(old, measurements=(*old.measurements, *common.measurements))
+    new = replace(new, measurements=(*new.measurements, *common.measurements))
+    there, back = compare(old, new), compare(new, old)
+    assert sorted((row.name, MIRRORED.get(row.verdict, row.verdict)) for row in there.rows) == (
+        sorted((row.name, row.verdict) for row in back.rows)
+    )
+    assert len({row.name for row in there.rows}) == len(there.rows)
+    assert len(old.measurements) == sum(row.old_status is not None for row in there.rows)
+    assert len(new.measurements) == sum(row.new_status is not None for row in there.rows)
+
+
+@given(runs())
+@settings(deadline=None)
+def test_a_run_is_no_regression_of_itself(run: Results) -> None:
+    found = compare(run, run)
+    assert not found.regressions
+    assert {row.verdict for row in found.rows} <= {
+        "too close to call",
+        "no interval",
+        "failed in both",
+    }
+    assert all(row.same_artifact for row in found.rows)
+
+
+@given(CALM, st.floats(0.5, 0.95))
+@settings(deadline=None)
+def test_what_slows_all_rounds_alike_is_found(speeds: Speeds, factor: float) -> None:
+    """Also with --fail-below -3%; and the other way round it is no regression."""
+    slower = of_speeds(speeds, scaled(speeds, factor), fail_below=-0.03)
+    assert (slower.verdict, slower.regression) == ("slower", True)
+    assert slower.ratio is not None
+    assert slower.ratio.value == pytest.approx(factor)
+    faster = of_speeds(scaled(speeds, factor), speeds)
+    assert (faster.verdict, faster.regression) == ("faster", False)
+
+
+@given(ANY, ANY, st.floats(-0.9, 0))
+@settings(deadline=None)
+def test_a_regression_is_significant_and_beyond_the_limit(
+    old: Speeds, new: Speeds, limit: float
+) -> None:
+    row = of_speeds(old, new, fail_below=limit)
+    significant = row.ratio is not None and row.ratio.high < 1
+    assert row.regression == (significant and row.ratio.value < 1 + limit)  # type: ignore[union-attr]
+    assert (row.verdict == "slower") == significant
+    assert (row.ratio is None) == (row.verdict == "no interval") == bool(row.reason)
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("factor", "limit", "verdict", "regression"),
+    [
+        (0.9, 0.0, "slower", True),
+        (0.9, -0.03, "slower", True),
+        (0.98, -0.03, "slower", False),
+        (0.98, 0.0, "slower", True),
+        (0.999, 0.0, "too close to call", False),
+        (1.1, 0.0, "faster", False),
+    ],
+)
+def test_a_loss_counts_beyond_the_limit(
+    factor: float, limit: float, verdict: str, regression: bool
+) -> None:
+    row = of_speeds(STEADY, scaled(STEADY, factor), fail_below=limit)
+    assert (row.verdict, row.regression) == (verdict, regression)
+
+
+def test_a_large_loss_that_is_not_significant_is_no_regression() -> None:
+    row = of_speeds([[1000], [1300], [900]], [[900], [1200], [800]])
+    assert (row.verdict, row.regression) == ("too close to call", False)
+    assert row.ratio is not None
+    assert row.ratio.value < 0.95
+
+
+def test_one_pass_has_no_interval_and_says_so() -> None:
+    row = of_speeds([[1000.0] * 8], STEADY)
+    assert (row.verdict, row.regression) == ("no interval", False)
+    assert row.reason == "the old run has 1 pass, expected at least 2 to compare runs"
+
+
+@pytest.mark.parametrize("call_s", [0.0, float("nan"), -1.0, 1e-320])
+def test_times_that_cannot_be_have_no_interval(call_s: float) -> None:
+    row = measured()
+    bad = replace(row.passes[1], rounds=(Round(samples_s=((call_s,),)),))
+    damaged = replace(row, passes=(row.passes[0], bad, *row.passes[2:]))
+    found = only(compare(results_of(row), results_of(damaged)))
+    assert found.verdict == "no interval"
+    assert found.reason
+
+
+def test_failing_is_a_regression_of_what_was_measured() -> None:
+    old = results_of(measured(), crashed("b"), crashed("c"), measured(runtime="d"))
+    new = results_of(crashed(), measured(runtime="b"), crashed("c"), measured(runtime="d"))
+    found = compare(old, new)
+    assert [row.verdict for row in found.rows] == [
+        *("failed now", "failed then", "failed in both", "too close to call")
+    ]
+    assert [row.regression for row in found.rows] == [True, False, False, False]
+    assert found.rows[0].reason == "SIGSEGV"
+    assert found.exit_code == 1
+
+
+def test_what_only_one_run_has_is_told_and_no_regression() -> None:
+    old = results_of(measured(), measured(runtime="gone"))
+    new = results_of(measured(runtime="fresh"), measured())
+    found = compare(old, new)
+    assert [(row.name, row.verdict) for row in found.rows] == [
+        ("onnxruntime fp32", "too close to call"),
+        ("gone fp32", "only in old"),
+        ("fresh fp32", "only in new"),
+    ]
+    assert found.exit_code == 0
+
+
+def test_null_takes_no_part() -> None:
+    slow = measured(scaled(STEADY, 0.1), "null", format="checkpoint")
+    fast = measured(runtime="null", format="checkpoint")
+    assert only(compare(results_of(measured(), fast), results_of(measured(), slow))).runtime == (
+        "onnxruntime"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"runtime": "openvino"},
+        {"format": "pt2"},
+        {"precision": "int8"},
+        {"batch_size": 1},
+        {"settings": Settings(threads=2)},
+        {"settings": Settings(threads=1, streams=2)},
+        {"settings": Settings(threads=1, device="cuda")},
+    ],
+)
+def test_only_the_same_is_paired(changes: dict[str, Any]) -> None:
+    other = replace(measured(), **changes)
+    found = compare(results_of(measured()), results_of(other, measured()))
+    assert [row.verdict for row in found.rows] == ["too close to call", "only in new"]
+    assert len({row.name for row in found.rows}) == 2
+    with pytest.raises(ToolkitError, match=r"nothing in common: old has .*; new has .*onnx"):
+        compare(results_of(measured()), results_of(other))
+
+
+def test_other_bytes_are_paired_and_told() -> None:
+    """The same bytes find each other first, whatever the order; what is left follows it."""
+    rows = [measured(artifact_sha256=letter * 64) for letter in "abc"]
+    found = compare(results_of(rows[0], rows[1]), results_of(rows[2], rows[0]))
+    assert [row.same_artifact for row in found.rows] == [True, False]
+    assert [row.name for row in found.rows] == ["onnxruntime fp32", "onnxruntime fp32 #2"]
+    assert "too close to call; other artifact (sha256)" in render_comparison(found)
+
+
+# What is compared with what
+
+
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"cpu": "another"}, "cpu: a processor → another"),
+        ({"machine": "aarch64"}, "machine: x86_64 → aarch64"),
+        ({"cores": 4}, "cores: 2 → 4"),
+        ({"isa": ("avx2",)}, "isa: avx2 fma → avx2"),
+        ({"memory_bytes": 16_000_000_000}, "memory: 8.0 GB → 16.0 GB"),
+        ({"memory_bytes": 7_500_000_000}, "memory: 8.0 GB → 7.5 GB"),
+        ({"gpus": (GPU,)}, "GPU: none → H100"),
+    ],
+)
+def test_two_machines_are_refused_unless_anyway(facts: dict[str, Any], named: str) -> None:
+    old = results_of(measured())
+    new = elsewhere(old, **facts)
+    with pytest.raises(ToolkitError, match="--anyway") as refused:
+        compare(old, new)
+    assert f"({named})" in str(refused.value)
+    found = compare(old, new, anyway=True)
+    assert found.machine == (named,)
+    assert f"Warning: two machines, compared all the same: {named}." in render_comparison(found)
+
+
+def test_a_little_memory_less_and_another_order_are_the_same_machine() -> None:
+    old = results_of(measured())
+    new = elsewhere(old, memory_bytes=7_700_000_000, isa=("fma", "avx2"), load_average=9.0)
+    assert compare(old, new).machine == ()
+
+
+def test_what_else_changed_is_told() -> None:
+    old = results_of(measured(), limits=limits(100e9))
+    new = replace(
+        elsewhere(
+            old,
+            python="3.12.0",
+            governor="powersave",
+            versions={"onnxruntime": "1.32.0", "openvino": "2025.0"},
+        ),
+        dataset=DatasetRecord(name="mnist", split="test", images=500, sha256={"a": "c"}),
+        checkpoint=replace(old.checkpoint, sha256="d" * 64),
+        limits=limits(80e9),
+        warnings=(MachineWarning(code="busy", message="", action=""),),
+        interrupted=True,
+    )
+    assert compare(old, new).changes == (
+        "python 3.11.7 → 3.12.0",
+        "governor unknown → powersave",
+        "images 10000 → 500",
+        "weights cccccccccccc → dddddddddddd",
+        "the data's files are other bytes",
+        "numpy 2.0.0 → absent",
+        "onnxruntime 1.31.0 → 1.32.0",
+        "openvino absent → 2025.0",
+        "the machine's own float32 limit 100 → 80 GFLOP/s",
+        "the new run was measured under warnings (busy)",
+        "the new run was interrupted",
+    )
+    assert compare(old, old).changes == ()
+
+
+def limits(flops_per_s: float) -> Limits:
+    return Limits(
+        threads=1, float32_flops_per_s=flops_per_s, int8_ops_per_s=None, copy_bytes_per_s=1e9
+    )
+
+
+@pytest.mark.parametrize("limit", [0.03, 1e-9, -1.0, -3.0, float("nan"), float("inf")])
+def test_a_limit_out_of_range_is_refused(limit: float) -> None:
+    run = results_of(measured())
+    with pytest.raises(SettingError, match=r"--fail-below .*: expected a loss, .* as -3% or -0.03"):
+        compare(run, run, fail_below=limit)
+
+
+@pytest.mark.parametrize("rows", [(), (measured(runtime="null"),)])
+def test_results_without_measurements_are_refused(rows: tuple[Measurement, ...]) -> None:
+    full, empty = results_of(measured()), results_of(*rows)
+    with pytest.raises(ToolkitError, match="the new results hold no measurements"):
+        compare(full, empty)
+    with pytest.raises(ToolkitError, match=r"the old results .* toolkit bench --out DIR"):
+        compare(empty, full)
+
+
+def test_where_nothing_can_be_judged_nothing_passes() -> None:
+    run = results_of(measured([[1000.0] * 8]))
+    found = compare(run, run)
+    assert found.exit_code == 2
+    assert render_comparison(found).splitlines()[-1].startswith("nothing could be judged")
+
+
+# As text
+
+
+def test_the_table_the_notes_and_the_last_line() -> None:
+    old = results_of(measured(), measured(runtime="b"), measured(runtime="c"))
+    new = results_of(measured(scaled(STEADY, 0.9)), measured(runtime="b"), crashed("c"))
+    lines = render_comparison(compare(old, new)).splitlines()
+    assert lines[0].split("  ")[0] == "candidate"
+    assert "1,001 [999-1,003]" in lines[2]
+    assert "0.900 [0.898-0.902]   slower" in lines[2]
+    assert "1.000 [0.998-1.002]   too close to call" in lines[3]
+    assert lines[4].endswith("   failed now: crashed: SIGSEGV")
+    assert any("how days differ is not in the intervals" in line for line in lines)
+    assert lines[-1] == (
+        "2 regressions: onnxruntime fp32 (-10.0%), c fp32 (failed now: crashed: SIGSEGV)"
+    )
+
+
+def test_the_last_line_without_a_regression() -> None:
+    run = results_of(measured())
+    assert render_comparison(compare(run, run)).splitlines()[-1] == "no regression"
+    more = results_of(measured(), measured(runtime="b"))
+    text = render_comparison(compare(run, more, fail_below=-0.03))
+    assert text.splitlines()[-1] == "no regression beyond -3%; 1 of 2 could not be judged"
+
+
+# The command
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """OLD, and a NEW that is 2 % slower."""
+    paths = tmp_path / "old.json", tmp_path / "new.json"
+    write_results(paths[0], results_of(measured()))
+    write_results(paths[1], results_of(measured(scaled(STEADY, 0.98))))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 1),
+        (["--fail-below", "-3%"], 0),
+        (["--fail-below", "-0.03"], 0),
+        (["--fail-below=-3%"], 0),
+        (["--fail-below", "-1%"], 1),
+        (["--fail-below", "0"], 1),
+        (["--fail-below", "3%"], 2),
+        (["--fail-below", "-three"], 2),
+    ],
+)
+def test_the_exit_code_follows_the_limit(
+    cli: Cli, files: tuple[Path, Path], options: list[str], code: int
+) -> None:
+    assert cli("compare", *files, *options).exit_code == code
+
+
+def test_the_other_way_round_passes(cli: Cli, files: tuple[Path, Path]) -> None:
+    done = cli("compare", *reversed(files))
+    assert done.exit_code == 0
+    assert "faster" in done.stdout
+    assert done.stdout.splitlines()[-1] == "no regression"
+
+
+def test_json_is_the_record(cli: Cli, files: tuple[Path, Path]) -> None:
+    done = cli("compare", *files, "--json")
+    found = compare(*map(read_results, files))
+    assert from_json(Comparison, json.loads(done.stdout)) == found
+    assert done.exit_code == found.exit_code == 1
+
+
+def test_a_folder_stands_for_its_results(cli: Cli, files: tuple[Path, Path]) -> None:
+    folder = files[0].parent / "folder"
+    write_results(folder / "results.json", read_results(files[0]))
+    assert cli("compare", folder, files[0]).exit_code == 0
+
+
+def test_two_machines_are_an_error_of_one_line(cli: Cli, files: tuple[Path, Path]) -> None:
+    write_results(files[1], elsewhere(read_results(files[1]), cores=8))
+    done = cli("compare", *files)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [done.stderr.strip()]
+    assert "cores: 2 → 8" in done.stderr
+    assert cli("compare", *files, "--anyway", "--fail-below", "-3%").exit_code == 0
+
+
+def of_version(version: int) -> bytes:
+    return json.dumps({**to_json(results_of(measured())), "schema_version": version}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (of_version(1), "schema_version 1, expected 2; measure again: toolkit bench --out DIR"),
+        (of_version(2)[:-100], "not a results file of this version: "),
+        (b"\xff\xfe{}", "not a results file of this version: "),
+        (b"[]", "not a results file of this version: "),
+        (b'{"schema_version": 2}', "record.environment"),
+        (of_version(2).replace(b'"import_s": 0.1', b'"import_s": "x"'), "expected float"),
+        (None, "cannot read "),
+    ],
+)
+def test_a_file_that_is_none_is_an_error_of_one_line(
+    cli: Cli, files: tuple[Path, Path], content: bytes | None, named: str
+) -> None:
+    files[1].unlink() if content is None else files[1].write_bytes(content)
+    done = cli("compare", *files)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [done.stderr.strip()]
+    assert str(files[1]) in done.stderr
+    assert named in done.stderr
+    assert len(done.stderr) < 600
+
+
+# For real
+
+
+def test_two_real_runs_are_compared(
+    exports: Path, small_data: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """No speed is asserted, but that the exit code is the verdict's."""
+    for name in ("old", "new"):
+        toolkit.bench(
+            [exports],
+            runtimes=["onnxruntime"],
+            checkpoint=CHECKPOINT,
+            data=small_data,
+            threads=1,
+            plan=Plan(min_time_s=0.3, min_rounds=6, passes=2),
+            out=tmp_path / name,
+        )
+    found = toolkit.compare(*(toolkit.read_results(tmp_path / name) for name in ("old", "new")))
+    row = only(found)
+    assert row.ratio is not None
+    assert row.ratio.low <= row.ratio.value <= row.ratio.high
+    assert row.ratio.passes == 2
+    assert (row.same_artifact, row.old_status, row.new_status) == (True, "measured", "measured")
+    done = cli("compare", tmp_path / "old", tmp_path / "new" / "results.json")
+    assert done.exit_code == found.exit_code == (1 if row.verdict == "slower" else 0)
+    assert row.verdict in done.stdout
+    assert cli("compare", tmp_path / "old", tmp_path / "old").exit_code == 0

@@ -1,0 +1,82 @@
+"""What differs between two runs beside their speeds: machine, software, data, model. Pure.
+
+In: what two `Results` say of themselves. Out: texts, `fact: old → new`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from toolkit.schema import Environment, Results
+
+_MEMORY_TOLERANCE = 1.05  # a kernel or a firmware update takes some of it
+
+
+def machine_changes(old: Environment, new: Environment) -> list[str]:
+    """What differs between the machines, so that their speeds are no matter of the software."""
+    facts = [
+        ("cpu", old.cpu, new.cpu),
+        ("machine", old.machine, new.machine),
+        ("cores", old.cores, new.cores),
+        ("isa", *(" ".join(sorted(each.isa)) or "none" for each in (old, new))),
+        ("GPU", *(", ".join(gpu.name for gpu in each.gpus) or "none" for each in (old, new))),
+    ]
+    sizes = sorted((old.memory_bytes, new.memory_bytes))
+    if sizes[1] > sizes[0] * _MEMORY_TOLERANCE:
+        facts.append(("memory", *(f"{each.memory_bytes / 1e9:.1f} GB" for each in (old, new))))
+    return [f"{name}: {was} → {now}" for name, was, now in facts if was != now]
+
+
+def other_changes(old: Results, new: Results) -> list[str]:
+    """What else differs between the runs: software, data, checkpoint, how the machine was set."""
+    was, now = old.environment, new.environment
+    pairs = {
+        "python": (was.python, now.python),
+        "platform": (was.platform, now.platform),
+        "governor": (was.governor, now.governor),
+        "turbo": (was.turbo, now.turbo),
+        "CPU quota": (was.cpu_quota, now.cpu_quota),
+        "data": tuple(f"{run.dataset.name} {run.dataset.split}" for run in (old, new)),
+        "images": (old.dataset.images, new.dataset.images),
+        "checkpoint": (old.checkpoint.name, new.checkpoint.name),
+        "weights": (old.checkpoint.sha256[:12], new.checkpoint.sha256[:12]),
+    }
+    changes = [f"{name} {_word(a)} → {_word(b)}" for name, (a, b) in pairs.items() if a != b]
+    if old.dataset.sha256 != new.dataset.sha256:
+        changes.append("the data's files are other bytes")
+    changes += _version_changes(was.versions, now.versions)
+    changes += _limit_changes(old, new)
+    for which, run in (("old", old), ("new", new)):
+        if run.warnings:
+            codes = dict.fromkeys(each.code for each in run.warnings)
+            changes.append(f"the {which} run was measured under warnings ({', '.join(codes)})")
+        if run.interrupted:
+            changes.append(f"the {which} run was interrupted")
+    return changes
+
+
+def _word(value: object) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} {old.get(name, 'absent')} → {new.get(name, 'absent')}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _limit_changes(old: Results, new: Results) -> list[str]:
+    """How fast the machine itself was on both days: the one thing measured of that."""
+    was, now = old.limits, new.limits
+    if was is None or now is None or was.threads != now.threads:
+        return []
+    flops = [each.float32_flops_per_s for each in (was, now)]
+    if flops[0] == flops[1]:
+        return []
+    return [
+        "the machine's own float32 limit {:,.0f} → {:,.0f} GFLOP/s".format(
+            *(each / 1e9 for each in flops)
+        )
+    ]
