@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from toolkit.artifacts import export
-from toolkit.candidates import Subject, find_subject
+from toolkit.candidates import Candidate, Subject, find_subject
 from toolkit.cli import commands
 from toolkit.data import load_dataset
-from toolkit.runtimes import RUNTIMES
+from toolkit.runtimes import RUNTIMES, Runtime, Source
+from toolkit.schema import Settings
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
@@ -62,6 +64,41 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def subject(exports: Path) -> Subject:
     """The reference checkpoint and its exports."""
     return find_subject([exports], checkpoint=CHECKPOINT, model=None)
+
+
+def faulty(
+    subject: Subject,
+    fault: str,
+    *,
+    name: str = "faulty",
+    package: str = "numpy",
+    threads: int = 1,
+    streams: int = 1,
+) -> Candidate:
+    """A candidate that goes wrong as `fault` says; tests/faulty.py knows how."""
+    onnx = next(stored for stored in subject.artifacts if stored.record.format == "onnx")
+    return Candidate(
+        runtime=Runtime(
+            name=name,
+            module="faulty",
+            package=package,
+            distributions=("numpy",),
+            formats=("onnx",),
+            install="pip install 'toolkit[faulty]'",
+        ),
+        source=Source(path=onnx.path, artifact=onnx.record, model=fault),
+        settings=Settings(threads=threads, streams=streams),
+        input=subject.checkpoint.input,
+    )
+
+
+@pytest.fixture
+def no_child_is_left() -> Iterator[None]:
+    """Whatever goes wrong, the workers are gone afterwards."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    after = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert after <= before
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
-"""A runtime that goes wrong in the way its source's `model` names; loaded only inside workers."""
+"""A runtime that goes wrong in the way its source's `model` names; loaded only inside workers.
+
+`slow` and `segfault after 40 calls` take 30 ms a call, so that a short round is one call.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import resource
 import sys
@@ -16,6 +20,8 @@ from toolkit.schema import Attestation, Settings
 
 THREADS_AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "not set")
 _CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more go well
+_CALL_S = 0.03
+_NUMBERS = itertools.count(1)  # of the sessions in this process
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -33,13 +39,16 @@ class FaultySession:
         self._classes = classes
         self._threads = threads
         self._calls = 0
+        self._number = next(_NUMBERS)
+        self._last_input = b""
 
     @property
     def attestation(self) -> Attestation:
         return Attestation(
             runtime="faulty",
             version=THREADS_AT_IMPORT,
-            provider="none",
+            provider=f"{os.getpid()}"
+            + f" number {self._number}" * (self._fault == "other streams"),
             device="cuda" if self._fault == "other device" else "cpu",
             precision="fp16" if self._fault == "other precision" else "fp32",
             threads=self._threads + (self._fault == "other threads"),
@@ -48,8 +57,19 @@ class FaultySession:
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         self._calls += 1
         logits = np.zeros((len(inputs), self._classes), np.float32)
+        if self._fault == "other logits in each process":
+            logits[0, 0] = 1 + os.getpid()
+        if self._fault == "cache":
+            return self._from_cache(inputs, logits)
+        if self._fault.startswith(("slow", "segfault after")):
+            time.sleep(_CALL_S)
         if self._calls <= _CALLS_BEFORE_THE_FAULT:
             return logits
+        if self._fault.startswith("segfault after") and self._calls > int(self._fault.split()[2]):
+            ctypes.string_at(0)
+        if self._fault == "clock goes backwards":
+            readings = itertools.count(0, -1)
+            time.perf_counter_ns = lambda: next(readings)
         if self._fault == "segfault":
             print("about to fault", file=sys.stderr, flush=True)
             ctypes.string_at(0)
@@ -79,8 +99,21 @@ class FaultySession:
             return [0.0]  # type: ignore[return-value]
         if self._fault == "nan":
             logits[0, 0] = np.nan
+        if self._fault == "wrong shape later" and self._calls > 8:
+            return logits[:, :-1]
         if self._fault == "nan later" and self._calls > 8:
             logits[0, 0] = np.nan
         if self._fault == "other logits later" and self._calls > 8:
             logits[0, 0] = 1.0
+        return logits
+
+    def _from_cache(
+        self, inputs: NDArray[np.float32], logits: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        """Remembers the last input, and is busy for a while with any other."""
+        given = inputs.tobytes()
+        if given != self._last_input:
+            self._last_input = given
+            for _ in range(100):
+                inputs = np.sqrt(inputs * inputs + 1)
         return logits

@@ -5,46 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from conftest import faulty
 
-from toolkit.benchmark import RoundPlan
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import Dataset, load_dataset
-from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled
+from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled, Unsupported, WrongOutput
 from toolkit.parity import Reference
-from toolkit.runtimes import Runtime, Source
 from toolkit.runtimes.null import NullSession
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession, open_sessions
 from toolkit.verification import ParityCheck
 from toolkit.worker import CheckedSession
 
+pytestmark = pytest.mark.usefixtures("no_child_is_left")
+
 IMAGES = load_dataset("test").images[:250]
 ONE_THREAD = Settings(threads=1)
-
-
-def faulty(subject: Subject, fault: str, *, package: str = "numpy") -> Candidate:
-    """A candidate whose third call goes wrong."""
-    onnx = next(stored for stored in subject.artifacts if stored.record.format == "onnx")
-    return Candidate(
-        runtime=Runtime(
-            name="faulty",
-            module="faulty",
-            package=package,
-            distributions=("numpy",),
-            formats=("onnx",),
-            install="pip install 'toolkit[faulty]'",
-        ),
-        source=Source(path=onnx.path, artifact=onnx.record, model=fault),
-        settings=ONE_THREAD,
-        input=subject.checkpoint.input,
-    )
 
 
 def session_of(candidate: Candidate, *, timeout_s: float = 60.0) -> RemoteSession:
@@ -53,14 +34,6 @@ def session_of(candidate: Candidate, *, timeout_s: float = 60.0) -> RemoteSessio
 
 def null(subject: Subject) -> Candidate:
     return checkpoint_candidate(subject, "null", ONE_THREAD)
-
-
-@pytest.fixture(autouse=True)
-def _no_child_is_left() -> Iterator[None]:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    yield
-    after = {child.pid for child in psutil.Process().children(recursive=True)}
-    assert after <= before
 
 
 @pytest.mark.parametrize(
@@ -173,40 +146,38 @@ def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subjec
     assert [report.compared for report in reports] == [250, 0, 250]
 
 
-def test_a_worker_killed_between_rounds_keeps_its_samples(subject: Subject) -> None:
-    dataset = load_dataset("test").head(250)
-    plan = RoundPlan(batch_size=50, rounds=8, round_s=0.001, progress=lambda *_: None)
-    candidates = [faulty(subject, ""), null(subject)]
-    with open_sessions(candidates, batch_size=50, timeout_s=60) as sessions:
-
-        def kill_after_three_rounds(label: str, done: int, total: int, note: str = "") -> None:
-            if (label, done) == ("rounds", 3) and sessions[0].pid is not None:
-                os.kill(sessions[0].pid, signal.SIGSEGV)
-
-        plan = RoundPlan(batch_size=50, rounds=8, round_s=0.001, progress=kill_after_three_rounds)
-        killed, survivor = plan.measure(sessions, dataset)
-    assert (killed.status, killed.reason, killed.images_per_s) == ("crashed", "SIGSEGV", None)
-    assert len(killed.samples_s) == 3 * killed.round_calls
-    assert survivor.status == "measured"
-    assert len(survivor.samples_s) == 8 * survivor.round_calls
-
-
-@pytest.mark.parametrize("fault", ["nan later", "other logits later"])
-def test_what_is_timed_must_be_what_was_verified(subject: Subject, fault: str) -> None:
-    """Right while it is looked at, wrong while it is timed: the row fails, and so does the run."""
-    candidates = [faulty(subject, fault), null(subject)]
-    plan = RoundPlan(batch_size=50, rounds=8, round_s=0.001)
-    with open_sessions(candidates, batch_size=50, timeout_s=60) as sessions:
-        wrong, right = plan.measure(sessions, load_dataset("test").head(250))
-    assert (wrong.status, right.status) == ("failed", "measured")
-    assert "timed calls gave logits up to" in str(wrong.reason)
-    assert wrong.images_per_s is None
-
-
 def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
     with session_of(null(subject)) as session:
-        session.prepare(IMAGES[:7])
-        assert len(session.measure(calls=6)) == 6
+        logits = session.prepare(IMAGES[:7], batch_size=3)
+        assert logits.shape == (15, 10)
+        assert [len(calls) for calls in session.measure(calls=6).samples_s] == [6]
+
+
+def test_measure_before_prepare_is_said(subject: Subject) -> None:
+    with session_of(null(subject)) as session:
+        session.load()
+        with pytest.raises(Crashed, match="measure before prepare: no input batches"):
+            session.measure(calls=1)
+
+
+def test_logits_other_than_expected_are_a_failed_row(subject: Subject) -> None:
+    """As of a fresh worker that computes something else than the one that was verified."""
+    with session_of(null(subject)) as session:
+        with pytest.raises(WrongOutput, match="this worker gave logits up to 1"):
+            session.prepare(IMAGES, batch_size=50, expected=np.ones((250, 10), np.float32))
+        with pytest.raises(WrongOutput):
+            session.measure(calls=1)
+
+
+def test_streams_that_run_otherwise_than_the_first_are_refused(subject: Subject) -> None:
+    with (
+        session_of(faulty(subject, "other streams", streams=2)) as session,
+        pytest.raises(Unsupported, match="its 2 streams do not run alike") as caught,
+    ):
+        session.load()
+    assert "use --streams 1" in caught.value.reason
+    with session_of(faulty(subject, "other streams")) as session:
+        assert session.load().attestation.streams == 1
 
 
 def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
@@ -219,7 +190,7 @@ def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
 
 
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
-    candidate = replace(faulty(subject, ""), settings=Settings(threads=2))
+    candidate = faulty(subject, "", threads=2)
     with session_of(candidate) as session:
         assert session.load().attestation.version == "2"  # what its module saw when imported
 
