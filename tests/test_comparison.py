@@ -296,22 +296,22 @@ def test_null_takes_no_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "name"),
     [
-        {"runtime": "openvino"},
-        {"format": "pt2"},
-        {"precision": "int8"},
-        {"batch_size": 1},
-        {"settings": Settings(threads=2)},
-        {"settings": Settings(threads=1, streams=2)},
-        {"settings": Settings(threads=1, device="cuda")},
+        ({"runtime": "openvino"}, "openvino fp32"),
+        ({"format": "pt2"}, "onnxruntime fp32, pt2"),
+        ({"precision": "int8"}, "onnxruntime int8"),
+        ({"batch_size": 1}, "onnxruntime fp32, batch 1"),
+        ({"settings": Settings(threads=2)}, "onnxruntime fp32, 2 threads"),
+        ({"settings": Settings(threads=1, streams=2)}, "onnxruntime fp32, 2 streams"),
+        ({"settings": Settings(threads=1, device="cuda")}, "onnxruntime fp32, cuda"),
     ],
 )
-def test_only_the_same_is_paired(changes: dict[str, Any]) -> None:
+def test_only_the_same_is_paired(changes: dict[str, Any], name: str) -> None:
     other = replace(measured(), **changes)
     found = compare(results_of(measured()), results_of(other, measured()))
     assert [row.verdict for row in found.rows] == ["too close to call", "only in new"]
-    assert len({row.name for row in found.rows}) == 2
+    assert found.rows[1].name == name != found.rows[0].name
     with pytest.raises(ToolkitError, match=r"nothing in common: old has .*; new has .*onnx"):
         compare(results_of(measured()), results_of(other))
 
@@ -507,9 +507,13 @@ def of_version(version: int) -> bytes:
     return json.dumps({**to_json(results_of(measured())), "schema_version": version}).encode()
 
 
+LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
+        (LONG.replace(b"[[0.1]]", b'[["x"]]'), " ...; measure again"),
         (of_version(1), "schema_version 1, expected 2; measure again: toolkit bench --out DIR"),
         (of_version(2)[:-100], "not a results file of this version: "),
         (b"\xff\xfe{}", "not a results file of this version: "),
