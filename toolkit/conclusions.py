@@ -133,7 +133,7 @@ def _status(tally: Tally) -> tuple[Status, str | None]:
     if tally.throughput() is None:
         rounds = sum(len(each.rounds) for each in tally.passes)
         return "timed_out", (
-            f"{rounds} rounds in {len(tally.passes)} passes carry no interval; raise --max-time"
+            f"{rounds} rounds carry no interval; give them more time, with --max-time"
         )
     return "measured", None
 

@@ -107,9 +107,9 @@ class Passes:
             raise
 
     def _enough(self, passes: int) -> bool:
-        real = [tally for tally in self.tallies if tally.candidate.runtime.name != NULL]
-        alive = [tally for tally in real or self.tallies if tally.failure is None]
-        speeds = (tally.throughput() for tally in alive)
+        alive = [tally for tally in self.tallies if tally.failure is None]
+        real = [tally for tally in alive if tally.candidate.runtime.name != NULL]
+        speeds = (tally.throughput() for tally in real)
         return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
 
     def _pass(self, opened: Sequence[RemoteSession]) -> None:

@@ -76,7 +76,7 @@ def time_streams(
 ) -> list[tuple[list[int], Output]]:
     """`time_calls` of each of `runs` at the same time, each in a thread of `pool`.
 
-    Before its timed calls each makes one more, and all begin together. One that has done its calls
+    Before its timed calls each makes one more, on another input, and all begin together. One that has done its calls
     goes on untimed until all have, so that each is timed while the others are at work.
 
     Raises:
@@ -88,7 +88,7 @@ def time_streams(
     def stream(number: int) -> tuple[list[int], Output]:
         run, first = runs[number], offset + number
         try:
-            _or_abort(start, lambda: run(inputs[first % len(inputs)]))
+            _or_abort(start, lambda: run(inputs[(first - 1) % len(inputs)]))
             start.wait()
             timed = time_calls(run, inputs, calls=calls, offset=first, kept=kept)
         finally:

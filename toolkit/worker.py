@@ -223,7 +223,7 @@ class Worker:
         """One stream in this thread, as any caller would have it; several in theirs."""
         if self._pool is not None:
             return time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
-        runs[0](batches[offset % len(batches)])
+        runs[0](batches[(offset - 1) % len(batches)])  # not the one that is timed next
         return [time_calls(runs[0], batches, calls=calls, offset=offset, kept=kept)]
 
     def _ready(self) -> tuple[CheckedSession, InputSpec]:

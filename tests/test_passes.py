@@ -1,0 +1,298 @@
+"""Passes with planted faults in real workers: what is kept, what is said, who goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from conftest import faulty
+
+from toolkit import passes as passes_module
+from toolkit.benchmark import Bench, InterruptedBench
+from toolkit.candidates import Candidate, Subject, checkpoint_candidate
+from toolkit.conclusions import conclude
+from toolkit.data import load_dataset
+from toolkit.errors import WrongOutput
+from toolkit.passes import Interrupted, Passes, Tally
+from toolkit.plan import Plan
+from toolkit.progress import Progress, silent
+from toolkit.results import read_results, start_results
+from toolkit.schema import Measurement, Results, Round, Settings
+from toolkit.targets import RemoteSession, open_sessions
+
+pytestmark = pytest.mark.usefixtures("no_child_is_left")
+
+BATCH = 50
+DATASET = load_dataset("test").head(5 * BATCH)
+SHORT = Plan(min_time_s=0.001, min_rounds=6, round_s=0.001, passes=2)
+
+
+def null(subject: Subject) -> Candidate:
+    return checkpoint_candidate(subject, "null", Settings(threads=1))
+
+
+def passes_of(
+    candidates: Sequence[Candidate],
+    *,
+    plan: Plan = SHORT,
+    progress: Progress = silent,
+    seed: int = 0,
+    after_pass: Callable[[], object] = lambda: None,
+) -> Passes:
+    """Passes of these candidates, ready to run."""
+    return Passes(
+        tallies=[Tally(candidate=each, batch_size=BATCH) for each in candidates],
+        images=DATASET.images,
+        plan=plan,
+        timeout_s=60,
+        progress=progress,
+        seed=seed,
+        after_pass=after_pass,
+    )
+
+
+def concluded(subject: Subject, passes: Passes) -> Results:
+    return conclude(start_results(subject, DATASET), passes, baseline=None)
+
+
+def rounds_of(row: Measurement) -> list[int]:
+    return [len(each.rounds) for each in row.passes]
+
+
+def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) -> None:
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        attested = [tally.attestation for tally in passes.tallies]
+        seen.append([each.provider for each in attested if each is not None])
+
+    passes = passes_of(
+        [faulty(subject, "", name="a"), faulty(subject, "", name="b")], after_pass=look
+    )
+    passes.run()
+    assert [len(pids) for pids in seen] == [2, 2]
+    assert len({pid for pids in seen for pid in pids}) == 4
+    for tally in passes.tallies:
+        assert [len(each.rounds) for each in tally.passes] == [3, 3]
+        for each in tally.passes:
+            assert each.calls_per_round is not None
+            assert {len(each.samples_s) for each in each.rounds} == {1}
+            assert {len(one.samples_s[0]) for one in each.rounds} == {each.calls_per_round}
+            assert each.repeated is not None
+            assert each.warm_up is not None
+            assert each.warm_up.calls >= 1 + 3
+            assert (each.peak_memory_bytes or 0) > 1e6
+            assert min(each.import_s, each.load_s, each.first_inference_s) > 0
+    assert len(passes.interference) == 2
+    assert not passes.stopped
+
+
+def test_a_candidate_that_crashes_in_a_round_keeps_its_rounds_and_the_others_go_on(
+    subject: Subject,
+) -> None:
+    plan = replace(SHORT, min_rounds=24)
+    passes = passes_of([faulty(subject, "segfault after 40 calls"), null(subject)], plan=plan)
+    passes.run()
+    crashed, other = concluded(subject, passes).measurements
+    assert (crashed.status, crashed.reason, crashed.images_per_s) == ("crashed", "SIGSEGV", None)
+    assert "Segmentation fault" in crashed.stderr_tail
+    assert len(crashed.passes) == 1
+    assert 1 <= rounds_of(crashed)[0] < 12
+    assert crashed.latency_s == ()
+    assert other.status == "measured"
+    assert rounds_of(other) == [12, 12]
+
+
+def test_a_worker_killed_between_rounds_keeps_its_rounds(subject: Subject) -> None:
+    plan = Plan(min_time_s=0.001, min_rounds=8, round_s=0.001, passes=1)
+    candidates = [faulty(subject, ""), null(subject)]
+    with open_sessions(candidates, batch_size=BATCH, timeout_s=60) as sessions:
+
+        def kill_after_three_rounds(label: str, done: int, total: int, note: str = "", /) -> None:
+            if (label, done) == ("rounds", 3) and sessions[0].pid is not None:
+                os.kill(sessions[0].pid, signal.SIGSEGV)
+
+        passes = passes_of(candidates, plan=plan, progress=kill_after_three_rounds)
+        passes.run(sessions)
+    killed, survivor = concluded(subject, passes).measurements
+    assert (killed.status, killed.reason, killed.images_per_s) == ("crashed", "SIGSEGV", None)
+    assert rounds_of(killed) == [3]
+    assert survivor.status == "measured"
+    assert rounds_of(survivor) == [8]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason"),
+    [
+        ("nan later", "failed", "timed calls gave logits up to nan"),
+        ("other logits later", "failed", "timed calls gave logits up to 1"),
+        ("wrong shape later", "crashed", "returned float32 [50, 9], expected float32 logits"),
+        ("clock goes backwards", "crashed", "ClockError: the clock went backwards"),
+        ("raise at load", "crashed", "RuntimeError: cannot load this"),
+    ],
+)
+def test_what_goes_wrong_while_it_is_timed_is_a_row(
+    subject: Subject, fault: str, status: str, reason: str
+) -> None:
+    """Right while it is looked at, wrong while it is timed."""
+    passes = passes_of([faulty(subject, fault), null(subject)])
+    passes.run()
+    results = concluded(subject, passes)
+    wrong, right = results.measurements
+    assert (wrong.status, right.status) == (status, "measured")
+    assert reason in str(wrong.reason)
+    assert (wrong.images_per_s, wrong.repeat_ratio) == (None, None)
+    assert results.exit_code == (1 if status == "failed" else 3)
+    assert results.ranking == ()
+
+
+def test_a_later_process_that_computes_something_else_fails(subject: Subject) -> None:
+    passes = passes_of([faulty(subject, "other logits in each process"), null(subject)])
+    passes.run()
+    failure = passes.tallies[0].failure
+    assert isinstance(failure, WrongOutput)
+    assert "this worker gave logits up to" in failure.reason
+    assert [len(each.rounds) for each in passes.tallies[0].passes] == [3, 0]
+
+
+def test_a_runtime_that_answers_from_a_cache_is_warned_of(subject: Subject) -> None:
+    plan = replace(SHORT, passes=3, min_rounds=9, round_s=0.01)
+    passes = passes_of(
+        [faulty(subject, "cache"), faulty(subject, "slow", name="honest")], plan=plan
+    )
+    passes.run()
+    results = concluded(subject, passes)
+    cached, honest = results.measurements
+    assert cached.repeat_ratio is not None
+    assert cached.repeat_ratio.low > 1.1
+    assert honest.repeat_ratio is not None
+    assert honest.repeat_ratio.low < 1.1
+    (warning,) = (each for each in results.warnings if each.code == "cached")
+    assert cached.name in warning.message
+    assert honest.name not in warning.message
+
+
+def interrupt_at(number: int) -> Progress:
+    """Ctrl-C in the round of this number, counted over all passes."""
+
+    def progress(label: str, done: int, total: int, note: str = "", /) -> None:
+        if (label, done) == ("rounds", number):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_ctrl_c_in_a_later_pass_keeps_what_was_measured(subject: Subject, tmp_path: Path) -> None:
+    work = Bench(plan=SHORT, timeout_s=60, progress=interrupt_at(5))
+    tallies = [Tally(candidate=each, batch_size=BATCH) for each in (faulty(subject, ""),)]
+    with pytest.raises(InterruptedBench) as caught:
+        work.measure(tallies, DATASET, start_results(subject, DATASET), out=tmp_path)
+    results = caught.value.results
+    assert results.interrupted
+    assert [rounds_of(row) for row in results.measurements] == [[3, 2]]
+    assert read_results(tmp_path / "results.json") == results
+    assert "Interrupted" in (tmp_path / "results.md").read_text()
+
+
+def test_ctrl_c_before_the_first_round_has_nothing_to_keep(subject: Subject) -> None:
+    def progress(label: str, done: int, total: int, note: str = "", /) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        passes_of([null(subject)], progress=progress).run()
+    assert not isinstance(caught.value, Interrupted)
+
+
+def test_no_time_left_is_said(subject: Subject) -> None:
+    passes = passes_of([null(subject)], plan=replace(SHORT, max_time_s=0.001))
+    passes.run()
+    assert passes.stopped
+    (row,) = concluded(subject, passes).measurements
+    assert (row.status, row.images_per_s) == ("timed_out", None)
+    assert "0 rounds carry no interval; give them more time, with --max-time" in str(row.reason)
+
+
+class Recorded(RemoteSession):
+    """A session that writes down who is timed."""
+
+    log: list[str]
+
+    def measure(self, *, calls: int, repeat: bool = False) -> Round:
+        self.log.append(self.candidate.runtime.name)
+        return super().measure(calls=calls, repeat=repeat)
+
+
+def order_of(subject: Subject, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Who was timed in which order, in each round of two passes."""
+    log: list[str] = []
+    monkeypatch.setattr(Recorded, "log", log, raising=False)
+    monkeypatch.setattr(passes_module, "RemoteSession", Recorded)
+
+    def mark(label: str, done: int, total: int, note: str = "", /) -> None:
+        log.append("|")
+
+    candidates = [faulty(subject, "", name=name) for name in "abc"]
+    passes_of(candidates, seed=seed, progress=mark).run()
+    pieces = [piece.split() for piece in " ".join(log).split("|")]
+    timed = [piece for piece in pieces if len(set(piece)) == len(piece) == 3]
+    return timed[:-1]  # the round on a repeated input comes last and is not told
+
+
+def test_the_order_changes_from_round_to_round_and_is_the_seeds(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, again, other = (order_of(subject, seed, monkeypatch) for seed in (1, 1, 2))
+    assert len(first) == 6
+    assert first == again != other
+    assert any(one != next_one for one, next_one in pairwise(first))
+
+
+def test_streams_are_timed_each_for_itself_and_attested(subject: Subject) -> None:
+    passes = passes_of([faulty(subject, "", streams=2)])
+    passes.run()
+    (row,) = concluded(subject, passes).measurements
+    assert row.session is not None
+    assert row.session.streams == 2
+    for each in row.passes:
+        for one in each.rounds:
+            assert [len(calls) for calls in one.samples_s] == [each.calls_per_round] * 2
+
+
+def test_streams_that_differ_are_an_unsupported_row(subject: Subject) -> None:
+    passes = passes_of([faulty(subject, "other streams", streams=2), null(subject)])
+    passes.run()
+    unlike, other = concluded(subject, passes).measurements
+    assert (unlike.status, other.status) == ("unsupported", "measured")
+    assert "do not run alike" in str(unlike.reason)
+    assert unlike.passes == ()
+
+
+def test_more_threads_than_cores_warn_and_go_on(subject: Subject) -> None:
+    from toolkit.environment import usable_cores
+
+    passes = passes_of([faulty(subject, "", threads=usable_cores() + 1)])
+    passes.run()
+    results = concluded(subject, passes)
+    assert [row.status for row in results.measurements] == ["measured"]
+    assert "threads" in {each.code for each in results.warnings}
+
+
+def test_precision_that_is_not_reached_goes_on_until_the_time_is_over(subject: Subject) -> None:
+    plan = replace(SHORT, precision=1e-9, max_time_s=4.0)
+    passes = passes_of([null(subject), faulty(subject, "")], plan=plan)
+    passes.run()
+    assert passes.stopped
+    assert all(len(tally.passes) > 2 for tally in passes.tallies)
+    assert {row.status for row in concluded(subject, passes).measurements} == {"measured"}
+
+
+def test_it_ends_when_all_have_failed(subject: Subject) -> None:
+    plan = replace(SHORT, passes=50)
+    passes = passes_of([faulty(subject, "raise at load"), faulty(subject, "nan later")], plan=plan)
+    passes.run()
+    assert [len(tally.passes) for tally in passes.tallies] == [0, 1]
