@@ -1,0 +1,114 @@
+"""Do other tools measure the same? OpenVINO's benchmark_app, pytest-benchmark and toolkit bench on
+one artifact with the same threads, in alternating runs.
+
+    python benchmarks/agreement.py --runs 10 --out agreement.jsonl
+
+One line a run goes to `--out`; a file that is there already is continued.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from native_tools import benchmark_app
+
+from toolkit.artifacts import export
+from toolkit.benchmark import bench
+from toolkit.plan import Plan
+
+HERE = Path(__file__).parent
+CHECKPOINT = HERE.parent / "models" / "mnist-cnn"
+BATCH_SIZE = 100
+RUNTIMES = ("openvino", "onnxruntime")
+SECONDS = 4
+
+Reading = Callable[[], float]
+
+
+def bench_s(model: Path, runtime: str, threads: int) -> float:
+    """Median latency of a batch in seconds by `toolkit bench`, alone."""
+    results = bench(
+        [model],
+        checkpoint=CHECKPOINT,
+        runtimes=[runtime],
+        threads=threads,
+        plan=Plan(min_time_s=SECONDS, min_rounds=10, passes=2),
+    )
+    row = next(row for row in results.measurements if row.runtime == runtime)
+    value = row.latency_s[0].value
+    assert value is not None, row.reason
+    return value
+
+
+def pytest_benchmark_s(runtime: str, threads: int) -> float:
+    """Median latency of a batch in seconds by pytest-benchmark, as it writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        name = f"test_inference[{runtime}-onnx-{threads}]"
+        command = [sys.executable, "-m", "pytest", "-q", f"{HERE / 'test_inference.py'}::{name}"]
+        subprocess.run(
+            [*command, f"--benchmark-json={found}"], check=True, capture_output=True, text=True
+        )
+        return float(json.loads(found.read_text())["benchmarks"][0]["stats"]["median"])
+
+
+def readings(model: Path, runtime: str, threads: int) -> dict[str, Reading]:
+    """Each tool that can measure this runtime."""
+    found: dict[str, Reading] = {
+        "toolkit bench": lambda: bench_s(model, runtime, threads),
+        "pytest-benchmark": lambda: pytest_benchmark_s(runtime, threads),
+    }
+    if runtime == "openvino":
+        found["benchmark_app"] = lambda: benchmark_app(
+            model, batch_size=BATCH_SIZE, threads=threads, seconds=SECONDS
+        )
+    return found
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> str:
+    """Median over runs of each tool's time over that of bench in the same run."""
+    text = []
+    for runtime in RUNTIMES:
+        of_runtime = [line["median_s"] for line in lines if line["runtime"] == runtime]
+        for tool in (name for name in of_runtime[0] if name != "toolkit bench"):
+            ratios = sorted(each[tool] / each["toolkit bench"] for each in of_runtime)
+            text.append(
+                f"{runtime}: {tool} / toolkit bench = {statistics.median(ratios):.3f} "
+                f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} runs)"
+            )
+    return "\n".join(text)
+
+
+@click.command()
+@click.option("--runs", type=int, default=10, show_default=True)
+@click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(runs: int, threads: int, out: Path) -> None:
+    """Alternate the tools `runs` times, and say how their medians compare."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        export(CHECKPOINT, out=Path(folder), formats=["onnx"])
+        model = next(Path(folder).glob("*.onnx"))
+        with out.open("a") as file:
+            for number in range(len(lines), runs * len(RUNTIMES)):
+                runtime = RUNTIMES[number % len(RUNTIMES)]
+                tools = list(readings(model, runtime, threads).items())
+                turn = number // len(RUNTIMES) % len(tools)  # who goes first changes
+                found = {name: read() for name, read in tools[turn:] + tools[:turn]}
+                lines.append({"runtime": runtime, "threads": threads, "median_s": found})
+                file.write(json.dumps(lines[-1]) + "\n")
+                file.flush()
+                print(number + 1, runtime, found, file=sys.stderr)
+    print(summary(lines))
+
+
+if __name__ == "__main__":
+    main()
