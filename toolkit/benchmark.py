@@ -18,7 +18,13 @@ from toolkit.progress import Progress, silent
 from toolkit.report.folder import refuse_to_mix, write_folder
 from toolkit.results import start_results
 from toolkit.runtimes import find_runtime
-from toolkit.schema import Device, Results, Settings
+from toolkit.scenarios import (
+    InterruptedScenarios,
+    Scenarios,
+    check_scenario,
+    scenario_settings,
+)
+from toolkit.schema import Device, Results, ScenarioName, Settings
 from toolkit.settings import make_grid, session_settings
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES
@@ -45,6 +51,9 @@ def bench(
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
     baseline: str | None = None,
+    scenario: ScenarioName | None = None,
+    target_qps: float | None = None,
+    latency_bound_s: float | None = None,
     out: Path | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
@@ -65,13 +74,18 @@ def bench(
             other; it goes before the value given alone.
         plan: How long to measure; None is `Plan()`.
         baseline: Runtime that the others are compared with; None is `eager` where it takes part.
+        scenario: One of MLPerf's: LoadGen then times and judges each candidate, one after another,
+            in place of the rounds. The plan's durations hold for each; None is 10 s.
+        target_qps: Of `server`: mean number of queries a second, as a Poisson process.
+        latency_bound_s: Of `server`: what 99 % of the queries must keep.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
         timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about warm-up and rounds.
 
     Returns:
-        Results with one measurement a candidate and setting, raw samples included.
+        Results with one measurement a candidate and setting, raw samples included; or one
+        scenario report a candidate.
 
     Raises:
         ToolkitError: bad input.
@@ -80,8 +94,28 @@ def bench(
     single = session_settings(
         threads, device, streams=streams, batch_size=batch_size, timeout_s=timeout_s
     )
+    unfit = {
+        "--sweep": sweep,
+        "--baseline": baseline,
+        "--precision": plan.precision if plan else None,
+    }
+    check_scenario(
+        scenario,
+        target_qps=target_qps,
+        latency_bound_s=latency_bound_s,
+        streams=streams,
+        unfit=[flag for flag, value in unfit.items() if value],
+    )
     grid = make_grid(single, batch_size=batch_size, sweep=sweep or {})
     subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    if scenario is not None:
+        wanted = scenario_settings(
+            scenario, plan, target_qps=target_qps, latency_bound_s=latency_bound_s
+        )
+        load = Scenarios(
+            wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress
+        )
+        return _under_load(load, line_up(subject, runtimes, single), subject, data=data, out=out)
     candidates = [
         candidate
         for settings in grid.settings
@@ -100,6 +134,25 @@ def bench(
         for size in grid.batch_sizes
     ]
     return work.measure(tallies, dataset, started, out=out)
+
+
+def _under_load(
+    load: Scenarios,
+    candidates: Sequence[Candidate],
+    subject: Subject,
+    *,
+    data: Path | None,
+    out: Path | None,
+) -> Results:
+    """All candidates under one of MLPerf's scenarios, on the data set's test images."""
+    dataset = load_dataset("test", data)
+    check_fits(dataset, subject.checkpoint)
+    if out is not None:
+        refuse_to_mix(out)
+    try:
+        return load.run(candidates, dataset.images, start_results(subject, dataset), out=out)
+    except InterruptedScenarios as stop:
+        raise InterruptedBench(stop.results) from stop
 
 
 def with_null(

@@ -24,6 +24,7 @@ from toolkit.options import (
     model_option,
     paths_argument,
     plan_options,
+    scenario_options,
     session_options,
     sweep_option,
     threads_option,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from toolkit.formats import Format
     from toolkit.progress import Progress
     from toolkit.runtimes import Runtime
-    from toolkit.schema import Results
+    from toolkit.schema import Results, ScenarioName
 
 REFERENCE = Path("models/mnist-cnn")
 EXPORTS = Path("models/exports")
@@ -246,6 +247,7 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
 )
 @click.option("--streams", type=int, default=1, show_default=True, help="Calls at the same time.")
 @sweep_option
+@scenario_options
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
 )
@@ -256,7 +258,9 @@ def bench(
     *,
     paths: tuple[Path, ...],
     sweep: tuple[str, ...],
-    min_time_s: float,
+    scenario: ScenarioName | None,
+    latency_bound_ms: float | None,
+    min_time_s: float | None,
     min_rounds: int,
     precision: float | None,
     max_time_s: float,
@@ -268,15 +272,23 @@ def bench(
     """
     import toolkit
     from toolkit.benchmark import InterruptedBench
-    from toolkit.plan import Plan
+    from toolkit.plan import DEFAULT_TIME_S, SCENARIO_TIME_S, Plan
 
+    if min_time_s is None:
+        min_time_s = DEFAULT_TIME_S if scenario is None else SCENARIO_TIME_S
     plan = Plan(
         min_time_s=min_time_s, min_rounds=min_rounds, precision=precision, max_time_s=max_time_s
     )
     _trust(options["model"])
     try:
         results = toolkit.bench(
-            _or_default(paths), **options, sweep=_grid(sweep), plan=plan, progress=progress
+            _or_default(paths),
+            **options,
+            sweep=_grid(sweep),
+            plan=plan,
+            scenario=scenario,
+            latency_bound_s=None if latency_bound_ms is None else latency_bound_ms / 1e3,
+            progress=progress,
         )
     except InterruptedBench as stop:
         return replace(_results(stop.results), exit_code=INTERRUPTED)

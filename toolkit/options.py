@@ -91,9 +91,7 @@ plan_options = together(
         "--min-time",
         "min_time_s",
         type=float,
-        default=3.0,
-        show_default=True,
-        help="Seconds that each candidate is timed at least.",
+        help="Seconds that each candidate is timed at least; default: 3, with --scenario 10.",
     ),
     click.option(
         "--min-rounds",
@@ -122,6 +120,26 @@ sweep_option = click.option(
     multiple=True,
     metavar="NAME=N,N...",
     help="Go through batch-size=1,10,100 threads=1,2 streams=1,2, each with each.",
+)
+scenario_options = together(
+    click.option(
+        "--scenario",
+        type=click.Choice(["offline", "single-stream", "server"]),
+        help="Let MLPerf's LoadGen time and judge, by its rules; in place of the rounds.",
+    ),
+    click.option(
+        "--target-qps",
+        type=float,
+        metavar="N",
+        help="Queries a second that --scenario server sends, at random times.",
+    ),
+    click.option(
+        "--latency-bound",
+        "latency_bound_ms",
+        type=float,
+        metavar="MS",
+        help="Milliseconds that 99 % of the queries of --scenario server must keep.",
+    ),
 )
 paths_argument = click.argument(
     "paths", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR|ARTIFACT]..."

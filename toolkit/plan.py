@@ -14,6 +14,8 @@ from toolkit.schema import Interval
 from toolkit.settings import check_positive
 from toolkit.stats import precision as precision_of
 
+DEFAULT_TIME_S = 3.0
+SCENARIO_TIME_S = 10.0  # with LoadGen: what a person waits for; MLPerf asks for 600 s
 PASSES = 8  # fresh processes: 8 give one a third narrower than 5
 _MOST_ROUNDS_A_PASS = 20  # after that a fresh process tells more than another round
 _LEAST_ROUNDS = 6
@@ -31,7 +33,7 @@ class Plan:
         SettingError: a value out of range.
     """
 
-    min_time_s: float = 3.0
+    min_time_s: float = DEFAULT_TIME_S
     min_rounds: int = 32
     precision: float | None = None
     max_time_s: float = 300.0

@@ -35,8 +35,9 @@ from toolkit.errors import (
     Unsupported,
     WrongOutput,
 )
+from toolkit.loadgen import LoadResult
 from toolkit.progress import Progress
-from toolkit.schema import Attestation, Round, from_json, to_json
+from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.worker import pack, unpack
 
 _STDERR_TAIL_LINES = 40
@@ -165,6 +166,28 @@ class RemoteSession:
         streams = self._ask("measure", calls=calls, repeat=repeat)
         return Round(samples_s=tuple(tuple(each / 1e9 for each in calls) for calls in streams))
 
+    def loadgen(
+        self, images: NDArray[np.uint8], *, batch_size: int, wanted: ScenarioSettings
+    ) -> LoadResult:
+        """Let MLPerf's LoadGen query the session for these raw images `[N,C,H,W]`.
+
+        The worker may be silent for twice the time asked for besides the usual: LoadGen goes on
+        until its last query is answered.
+
+        Raises:
+            FailedRun: `WrongOutput` where timed answers differ from untimed ones.
+        """
+        self.load()
+        with tempfile.TemporaryDirectory(prefix="toolkit-loadgen-") as folder:
+            self._send(
+                "loadgen",
+                **_images(images),
+                batch_size=batch_size,
+                wanted=to_json(wanted),
+                out=folder,
+            )
+            return from_json(LoadResult, self._receive(extra_s=2 * wanted.min_duration_s))
+
     def peak_memory_bytes(self) -> int:
         """The worker's high-water mark of resident memory so far."""
         return int(self._ask("peak_memory"))
@@ -235,13 +258,14 @@ class RemoteSession:
         if self._process is not None:
             _kill(self._process)
 
-    def _receive(self) -> Any:
+    def _receive(self, *, extra_s: float = 0.0) -> Any:
+        timeout_s = self._timeout_s + extra_s
         try:
-            reply = self._channel.receive(self._timeout_s)
+            reply = self._channel.receive(timeout_s)
         except EOFError as error:
             raise self._fail(self._post_mortem()) from error
         except execnet.TimeoutError as error:
-            raise self._fail(TimedOut(f"after {self._timeout_s:g} s")) from error
+            raise self._fail(TimedOut(f"after {timeout_s:g} s")) from error
         except execnet.RemoteError as error:  # the worker's own code failed, not its session
             raise self._fail(Crashed("the worker failed", stderr_tail=str(error))) from error
         if reply[0] == "ok":

@@ -32,10 +32,19 @@ from toolkit.errors import (
     WrongOutput,
     headline,
 )
+from toolkit.loadgen import run_scenario
 from toolkit.manifest import check_artifact
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
-from toolkit.schema import Artifact, Attestation, InputSpec, Settings, from_json, to_json
+from toolkit.schema import (
+    Artifact,
+    Attestation,
+    InputSpec,
+    ScenarioSettings,
+    Settings,
+    from_json,
+    to_json,
+)
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls, time_streams
 
 _OUT_OF_MEMORY = (
@@ -103,6 +112,7 @@ class Worker:
             "predict": self.predict,
             "prepare": self.prepare,
             "measure": self.measure,
+            "loadgen": self.loadgen,
             "peak_memory": peak_memory_bytes,
         }
 
@@ -210,6 +220,34 @@ class Worker:
             expected = self._expected[(offset + number + kept) % len(batches)]
             _check_same(logits, expected, "timed calls gave")
         return [samples_ns for samples_ns, _ in timed]
+
+    def loadgen(
+        self, *, images: bytes, shape: list[int], batch_size: int, wanted: dict[str, Any], out: str
+    ) -> dict[str, Any]:
+        """Let LoadGen query the sessions for these raw images `[N,C,H,W]`; its files go to `out`.
+
+        A random part of the answers is compared, untimed, with what the first session gave for the
+        same images before.
+
+        Raises:
+            WrongOutput: they differ, or hold NaN.
+        """
+        session, spec = self._ready()
+        library = normalise(_pixels(images, shape), spec)
+        starts = range(0, len(library), batch_size)
+        expected = np.concatenate([session.run(library[at : at + batch_size]) for at in starts])
+        result, kept = run_scenario(
+            [each.unchecked.run for each in self._sessions],
+            library,
+            from_json(ScenarioSettings, wanted),
+            batch_size=batch_size,
+            folder=Path(out),
+        )
+        for each in kept:
+            session.check_logits(each.logits, len(each.indices))
+        logits = np.concatenate([each.logits for each in kept])
+        _check_same(logits, expected[[at for each in kept for at in each.indices]], "LoadGen got")
+        return {**to_json(result), "checked": len(logits)}
 
     def _time(
         self,

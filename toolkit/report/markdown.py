@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.report.machine import machine_facts
-from toolkit.report.summary import filled_columns, notes, summarise
+from toolkit.report.scenario import ScenarioColumn, scenario_cells, scenario_notes
+from toolkit.report.summary import Column, filled_columns, notes, summarise
 from toolkit.schema import Results
 
 
@@ -24,13 +27,26 @@ def render_markdown(results: Results) -> str:
             for label, text in machine_facts(environment).items()
         ),
         "",
-        _line([column.heading for column in columns]),
-        _line(["---:" if column.numeric else "---" for column in columns]),
-        *(_line([column.cell(row) for column in columns]) for row in rows),
-        "",
+        *(_table(columns, [[column.cell(row) for column in columns] for row in rows])),
+        *(_table(*scenario_cells(results))),
+        *scenario_notes(results),
         *notes(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _table(
+    columns: Sequence[Column] | Sequence[ScenarioColumn], cells: list[list[str]]
+) -> list[str]:
+    """The lines of a table and the empty one after it; none without rows."""
+    if not cells:
+        return []
+    return [
+        _line([column.heading for column in columns]),
+        _line(["---:" if column.numeric else "---" for column in columns]),
+        *(_line(row) for row in cells),
+        "",
+    ]
 
 
 def _line(cells: list[str]) -> str:

@@ -6,6 +6,7 @@ import io
 import shutil
 import sys
 
+from toolkit.report.scenario import scenario_cells, scenario_notes
 from toolkit.report.summary import Column, SummaryRow, filled_columns, notes, summarise
 from toolkit.schema import Results
 
@@ -17,6 +18,8 @@ def render_table(results: Results, *, width: int | None = None) -> str:
     """Results as aligned text, not wider than `width` columns (None: no limit) if that can be:
     the least important columns are left out, and named below."""
     rows = summarise(results)
+    if results.scenarios and not rows:
+        return "\n".join([_scenario_table(results), *scenario_notes(results), *notes(results)])
     columns = filled_columns(rows)
     dropped = []
     while width is not None and _width(columns, rows) > width and max(c.rank for c in columns) > 0:
@@ -30,6 +33,12 @@ def render_table(results: Results, *, width: int | None = None) -> str:
     )
     hint = [f"Not shown for want of width: {', '.join(dropped)}; see --json."] if dropped else []
     return "\n".join([text, *notes(results), *hint])
+
+
+def _scenario_table(results: Results) -> str:
+    columns, cells = scenario_cells(results)
+    headings = [column.heading for column in columns]
+    return aligned(headings, cells, numeric=[column.numeric for column in columns])
 
 
 def terminal_width() -> int | None:

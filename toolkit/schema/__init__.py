@@ -32,6 +32,7 @@ from toolkit.schema.model import (
 )
 from toolkit.schema.parity import Flip, Gates, ParityReport
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
+from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import Attestation, Settings
 from toolkit.schema.words import Device, Precision, Status
 
@@ -70,6 +71,9 @@ __all__ = [
     "Rank",
     "Results",
     "Round",
+    "ScenarioName",
+    "ScenarioReport",
+    "ScenarioSettings",
     "Settings",
     "Status",
     "TrainingRecord",

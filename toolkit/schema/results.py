@@ -9,6 +9,7 @@ from toolkit.schema.machine import Environment, Interference, Limits, MachineWar
 from toolkit.schema.measurement import Measurement, Rank
 from toolkit.schema.model import DatasetRecord, TrainingRecord
 from toolkit.schema.parity import ParityReport
+from toolkit.schema.scenario import ScenarioReport
 
 RESULTS_SCHEMA_VERSION = 2
 
@@ -30,7 +31,8 @@ class Results:
 
     `flops_per_image` are counted from the checkpoint. `interference` has an entry a pass of bench.
     `baseline` is the name of the runtime that ratios refer to; `ranking` has the measured
-    candidates, fastest first, those of each batch size and settings together. `interrupted` says
+    candidates, fastest first, those of each batch size and settings together. `scenarios` has the
+    rows of bench with a scenario of MLPerf's, in place of measurements. `interrupted` says
     that the call was stopped before its end: what is there holds, but it is not all.
     """
 
@@ -45,6 +47,7 @@ class Results:
     interference: tuple[Interference, ...] = ()
     warnings: tuple[MachineWarning, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    scenarios: tuple[ScenarioReport, ...] = ()
     baseline: str | None = None
     ranking: tuple[Rank, ...] = ()
     interrupted: bool = False
@@ -54,6 +57,7 @@ class Results:
         """0 all passed; 1 a verdict failed; 3 something could not be run, or nothing was."""
         statuses = [row.status for row in self.parity]
         statuses += [row.status for row in self.measurements]
+        statuses += [row.status for row in self.scenarios]
         if "failed" in statuses:
             return 1
         return 0 if statuses and all(status in ("passed", "measured") for status in statuses) else 3
