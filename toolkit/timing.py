@@ -76,8 +76,9 @@ def time_streams(
 ) -> list[tuple[list[int], Output]]:
     """`time_calls` of each of `runs` at the same time, each in a thread of `pool`.
 
-    Before its timed calls each makes one more, on another input, and all begin together. One that has done its calls
-    goes on untimed until all have, so that each is timed while the others are at work.
+    Before its timed calls each makes one more, on another input, and all begin together. One that
+    has done its calls goes on untimed until all have, so that each is timed while the others are at
+    work.
 
     Raises:
         ClockError: as for `time_calls`; or what a call raised.
