@@ -179,7 +179,7 @@ class Scenarios:
             checked=found.checked if found else None,
             duration_s=found.duration_s if found else None,
             min_duration_s=wanted.min_duration_s,
-            submission_length=found is not None and _is_submission_length(wanted, found),
+            submission_length=found is not None and is_submission_length(wanted, found),
             samples_per_s=found.samples_per_s if found else None,
             latency_s=found.latency_s if found else (),
             mlperf_latency_s=found.mlperf_latency_s if found else None,
@@ -226,6 +226,7 @@ def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images[: max(1, min(_MOST_IMAGES, _MOST_BYTES // image_bytes))]
 
 
-def _is_submission_length(wanted: ScenarioSettings, found: LoadResult) -> bool:
+def is_submission_length(wanted: ScenarioSettings, found: LoadResult) -> bool:
+    """Whether it was asked for, and got, what MLPerf's rules ask of a submission at least."""
     enough = wanted.scenario != "offline" or found.samples >= _SUBMISSION_SAMPLES
     return wanted.min_duration_s >= _SUBMISSION_S and enough
