@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.ranking import longer, rank, too_close
-from toolkit.stats import Interval, ratio_interval, speed_interval
+from toolkit.stats import Interval, ratio_interval, speed_interval, student_t
 
 
 def passes_at(speed: float, *spread: float) -> list[list[float]]:
@@ -55,10 +56,10 @@ def test_too_close_is_an_interval_that_holds_1(low: float, high: float, expected
 
 
 def ratio_of(difference: float, *, spread: float, passes: int) -> Interval:
-    """The ratio that passes give whose logarithms have this mean and standard deviation."""
-    logs = np.random.default_rng(0).normal(size=passes)
-    logs = difference + spread * (logs - logs.mean()) / logs.std(ddof=1)
-    return ratio_interval([[value] for value in np.exp(logs)], [[1.0]] * passes)
+    """Student's interval of passes whose logarithms have this mean and standard deviation."""
+    half_width = student_t(passes - 1) * spread / math.sqrt(passes)
+    low, value, high = (math.exp(difference + side * half_width) for side in (-1, 0, 1))
+    return Interval(value=value, low=low, high=high, passes=passes)
 
 
 @pytest.mark.parametrize("passes", [2, 4, 6])

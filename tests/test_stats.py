@@ -83,13 +83,27 @@ def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
     assert found.passes == 4
 
 
-def test_the_ratio_is_students_interval_over_paired_passes() -> None:
+def test_the_ratio_of_few_passes_is_students_interval_over_pairs() -> None:
     """With one round a pass, the paired t interval of scipy on logarithms."""
     random = np.random.default_rng(3)
-    new, old = random.uniform(90, 110, 7), random.uniform(90, 110, 7)
+    new, old = random.uniform(90, 110, 5), random.uniform(90, 110, 5)
     found = ratio_interval(new[:, None].tolist(), old[:, None].tolist())
     expected = scipy_stats.ttest_rel(np.log(new), np.log(old)).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
+
+
+@given(st.lists(st.integers(-9999, 9999).filter(bool), min_size=6, max_size=20, unique_by=abs))
+@settings(deadline=None)
+def test_the_ratio_of_six_passes_leaves_1_out_where_the_signed_rank_test_does(
+    parts: list[int],
+) -> None:
+    """scipy's exact test at 5 %, two-sided, says the same of the same passes."""
+    logs = [(part + 0.1 * number / len(parts)) / 5e4 for number, part in enumerate(parts)]
+    found = ratio_interval([[math.exp(log)] for log in logs], [[1.0]] * len(logs))
+    pvalue = scipy_stats.wilcoxon(logs, method="exact").pvalue
+    assert (not found.low <= 1 <= found.high) == (pvalue <= 0.05)
+    halves = [(one + other) / 2 for i, one in enumerate(logs) for other in logs[i:]]
+    assert found.value == pytest.approx(math.exp(statistics.median(halves)))
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
@@ -294,13 +308,32 @@ def test_one_pass_cannot_be_compared_with_another_run() -> None:
 
 @pytest.mark.parametrize(("passes", "rounds"), COUNTS)
 def test_equals_are_called_different_in_about_5_of_100_runs(passes: int, rounds: int) -> None:
+    """From six passes on the rate is that of the signed-rank test, exactly, and at most 5 %."""
     random, trials = np.random.default_rng(6), 1000
-    low, high = binomial_bounds(trials, 0.05)
+    low, high = binomial_bounds(trials, {6: 2 / 64, 10: 50 / 1024}.get(passes, 0.05))
     alarms = 0
     for _ in range(trials):
         ratio = ratio_interval(*(simulated(random, passes, rounds) for _ in range(2)))
         alarms += not ratio.low <= 1 <= ratio.high
     assert low <= alarms / trials <= high
+
+
+def test_passes_in_which_something_else_ran_widen_the_ratio_little() -> None:
+    """One pass in six is off by some 6 %: the false alarms stay, 3 % are seen more often than by
+    Student's t over the same passes."""
+    random, trials = np.random.default_rng(11), 400
+    alarms = seen = seen_by_student = 0
+    for _ in range(trials):
+        log = random.normal(0, 0.01, 12) + (random.random(12) < 1 / 6) * random.normal(0, 0.06, 12)
+        ones = [[1.0]] * 12
+        equal = ratio_interval([[math.exp(value)] for value in log], ones)
+        slower = ratio_interval([[0.97 * math.exp(value)] for value in log], ones)
+        student = scipy_stats.ttest_1samp(log + math.log(0.97), 0).confidence_interval(0.95)
+        alarms += not equal.low <= 1 <= equal.high
+        seen += slower.high < 1
+        seen_by_student += student.high < 0
+    assert alarms / trials <= binomial_bounds(trials, 0.05)[1]
+    assert seen > seen_by_student
 
 
 @pytest.mark.parametrize(("passes", "rounds"), [(2, 5), (4, 5), (10, 5)])
@@ -339,11 +372,11 @@ def test_one_pass_holds_the_true_median_in_at_least_95_of_100(rounds: int) -> No
     assert held / trials >= binomial_bounds(trials, 0.95)[0]
 
 
-def test_a_slowdown_of_3_percent_is_mostly_seen_with_six_passes() -> None:
+def test_a_slowdown_of_3_percent_is_mostly_seen_with_eight_passes() -> None:
     random, trials = np.random.default_rng(10), 300
     seen = 0
     for _ in range(trials):
-        slower, baseline = simulated(random, 6, 10, speed=970), simulated(random, 6, 10)
+        slower, baseline = simulated(random, 8, 10, speed=970), simulated(random, 8, 10)
         seen += ratio_interval(slower, baseline).high < 1
     assert seen / trials >= 0.8
 
