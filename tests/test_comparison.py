@@ -167,6 +167,11 @@ def runs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Results:
     return results_of(*rows)
 
 
+def kinds(comparison: Comparison) -> list[str]:
+    """The names without the number that tells several of a kind apart: it follows the old run."""
+    return [row.name.partition(" #")[0] for row in comparison.rows]
+
+
 @given(runs(), runs())
 @settings(deadline=None)
 def test_the_other_way_round_the_verdicts_are_mirrored(old: Results, new: Results) -> None:
@@ -174,8 +179,9 @@ def test_the_other_way_round_the_verdicts_are_mirrored(old: Results, new: Result
     old = replace(old, measurements=(*old.measurements, *common.measurements))
     new = replace(new, measurements=(*new.measurements, *common.measurements))
     there, back = compare(old, new), compare(new, old)
-    assert sorted((row.name, MIRRORED.get(row.verdict, row.verdict)) for row in there.rows) == (
-        sorted((row.name, row.verdict) for row in back.rows)
+    mirrored = [MIRRORED.get(row.verdict, row.verdict) for row in there.rows]
+    assert sorted(zip(kinds(there), mirrored, strict=True)) == (
+        sorted(zip(kinds(back), (row.verdict for row in back.rows), strict=True))
     )
     assert len({row.name for row in there.rows}) == len(there.rows)
     assert len(old.measurements) == sum(row.old_status is not None for row in there.rows)
@@ -312,7 +318,9 @@ def test_only_the_same_is_paired(changes: dict[str, Any], name: str) -> None:
     found = compare(results_of(measured()), results_of(other, measured()))
     assert [row.verdict for row in found.rows] == ["too close to call", "only in new"]
     assert found.rows[1].name == name != found.rows[0].name
-    with pytest.raises(ToolkitError, match=r"nothing in common: old has .*; new has .*onnx"):
+    with pytest.raises(
+        ToolkitError, match=r"in common: old has onnxruntime fp32 onnx \(batch 100, 1 threads"
+    ):
         compare(results_of(measured()), results_of(other))
 
 
