@@ -33,7 +33,7 @@ from toolkit.passes import Passes, Tally
 from toolkit.plan import Plan
 from toolkit.runtimes import Runtime
 from toolkit.schema import Settings
-from toolkit.speeds import speed_ratio
+from toolkit.speeds import speed_ratio, speeds_of
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 
 CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
@@ -61,7 +61,12 @@ def one_run(
     for tally in tallies[1:]:
         ratio = speed_ratio(tally.passes, tallies[0].passes)
         assert ratio is not None, tally.failure
-        ratios.append(asdict(ratio))
+        sides = [speeds_of(each.passes, 1) for each in (tally, tallies[0])]
+        by_pass = [
+            round(statistics.median(new / old for new, old in zip(*rounds, strict=True)), 5)
+            for rounds in zip(*sides, strict=True)
+        ]
+        ratios.append({**asdict(ratio), "by_pass": by_pass})
     threads = candidates[0].settings.threads
     warnings = judge(facts, threads=threads, interference=combined(passes.interference))
     return ratios, [each.code for each in warnings]
