@@ -1,0 +1,256 @@
+"""Tallies made by hand → rows: names, baselines, ranks, shares of the limit, what failed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_report import results_of
+
+from toolkit.candidates import Candidate
+from toolkit.conclusions import conclude, distinct_names
+from toolkit.errors import Crashed, FailedRun, TimedOut, WrongOutput
+from toolkit.passes import Passes, Tally
+from toolkit.plan import Plan
+from toolkit.runtimes import Runtime, Source
+from toolkit.schema import (
+    Artifact,
+    InputSpec,
+    Interference,
+    Limits,
+    Measurement,
+    Pass,
+    Results,
+    Round,
+    Settings,
+)
+
+ARTIFACT = Artifact(
+    format="onnx",
+    precision="fp32",
+    path="m.onnx",
+    size_bytes=5,
+    sha256="a" * 64,
+    checkpoint_sha256="c" * 64,
+    spec_sha256="d" * 64,
+    input_shape=(1, 28, 28),
+    classes=10,
+)
+
+
+def tally(
+    name: str,
+    *call_s: float,
+    batch_size: int = 100,
+    threads: int = 1,
+    streams: int = 1,
+    format: str = "onnx",
+    repeated_s: float | None = None,
+    failure: FailedRun | None = None,
+) -> Tally:
+    """A pass of four equal rounds for each time of a call."""
+    runtime = Runtime(
+        name=name, module="x", package="x", distributions=(), formats=(format,), install=""
+    )
+    candidate = Candidate(
+        runtime=runtime,
+        source=Source(path=Path("m.onnx"), artifact=replace(ARTIFACT, format=format), model=None),
+        settings=Settings(threads=threads, streams=streams),
+        input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
+    )
+    passes = [
+        Pass(
+            import_s=number + 0.1,
+            load_s=number + 0.2,
+            first_inference_s=number + 0.3,
+            rounds=(Round(samples_s=((each,) * 10,) * streams),) * 4,
+            repeated=None if repeated_s is None else Round(samples_s=((repeated_s,),)),
+            peak_memory_bytes=(number % 2 + 1) * 1_000_000,
+        )
+        for number, each in enumerate(call_s)
+    ]
+    return Tally(candidate=candidate, batch_size=batch_size, passes=passes, failure=failure)
+
+
+SAME = (0.1, 0.1, 0.1)
+HALF = (0.05, 0.05, 0.05)
+
+
+def concluded(
+    *tallies: Tally, baseline: str | None = None, results: Results | None = None
+) -> Results:
+    passes = Passes(
+        tallies=tallies,
+        images=np.zeros((1, 1, 28, 28), np.uint8),
+        plan=Plan(),
+        timeout_s=1.0,
+    )
+    passes.interference.append(Interference(wall_s=1.0, others_cores=0.0, steal_share=0.0))
+    return conclude(results or results_of(), passes, baseline=baseline)
+
+
+def ratios(results: Results) -> dict[str, float | None]:
+    return {
+        row.name: row.to_baseline and round(row.to_baseline.value, 6)
+        for row in results.measurements
+    }
+
+
+def test_eager_is_the_baseline_where_it_takes_part() -> None:
+    results = concluded(tally("a", *HALF), tally("eager", *SAME), tally("null", *SAME))
+    assert results.baseline == "eager"
+    assert ratios(results) == {"a fp32": 2.0, "eager fp32": None, "null fp32": None}
+
+
+def test_else_the_first_is_and_one_that_is_named_goes_before() -> None:
+    both = tally("a", *HALF), tally("b", *SAME)
+    assert concluded(*both).baseline == "a"
+    assert ratios(concluded(*both)) == {"a fp32": None, "b fp32": 0.5}
+    assert ratios(concluded(*both, baseline="b")) == {"a fp32": 2.0, "b fp32": None}
+
+
+def test_one_alone_has_no_baseline() -> None:
+    assert concluded(tally("a", *SAME), tally("null", *SAME)).baseline is None
+
+
+def test_each_is_compared_with_the_baseline_of_its_own_settings_and_batch_size() -> None:
+    results = concluded(
+        tally("eager", *SAME),
+        tally("eager", *HALF, batch_size=1),
+        tally("a", *HALF),
+        tally("a", *HALF, batch_size=1),
+        tally("a", *HALF, threads=2),
+    )
+    found = [row.to_baseline and round(row.to_baseline.value, 6) for row in results.measurements]
+    assert found == [None, None, 2.0, 1.0, None]
+
+
+def test_a_baseline_that_failed_is_compared_with_nothing() -> None:
+    results = concluded(tally("eager", *SAME, failure=Crashed("SIGSEGV")), tally("a", *HALF))
+    assert [row.to_baseline for row in results.measurements] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (Crashed("SIGSEGV"), "crashed"),
+        (TimedOut("after 1 s"), "timed_out"),
+        (WrongOutput("other logits"), "failed"),
+    ],
+)
+def test_a_failed_row_keeps_its_passes_and_claims_nothing(failure: FailedRun, status: str) -> None:
+    failure.stderr_tail = "boom"
+    results = concluded(tally("a", *SAME, failure=failure), tally("b", *HALF))
+    row = results.measurements[0]
+    assert (row.status, row.reason, row.stderr_tail) == (status, failure.reason, "boom")
+    assert len(row.passes) == 3
+    assert (row.images_per_s, row.to_baseline, row.repeat_ratio) == (None, None, None)
+    assert (row.limit_share, row.latency_s, row.outliers) == (None, (), None)
+    assert [each.name for each in results.ranking] == ["b fp32"]
+
+
+def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
+    (row,) = concluded(tally("a", 0.1)).measurements
+    assert (row.status, row.images_per_s) == ("timed_out", None)
+    assert row.reason == "4 rounds carry no interval; give them more time, with --max-time"
+
+
+def test_times_to_load_are_those_of_the_first_pass_and_memory_is_the_highest() -> None:
+    (row,) = concluded(tally("a", *SAME)).measurements
+    assert (row.import_s, row.load_s, row.first_inference_s) == (0.1, 0.2, 0.3)
+    assert row.peak_memory_bytes == 2_000_000
+    (empty,) = concluded(tally("a", failure=Crashed("x"))).measurements
+    assert (empty.import_s, empty.peak_memory_bytes, empty.passes) == (None, None, ())
+
+
+def test_the_share_of_the_limit_is_flops_done_over_flops_possible() -> None:
+    limits = Limits(threads=1, float32_flops_per_s=1e10, int8_ops_per_s=None, copy_bytes_per_s=1e9)
+    known = replace(results_of(), limits=limits, flops_per_image=1_000_000)
+    row, null = concluded(tally("a", *SAME), tally("null", *SAME), results=known).measurements
+    assert row.limit_share == pytest.approx(1000 * 1e6 / 1e10)
+    assert null.limit_share is None
+    for unknown in (replace(known, limits=None), replace(known, flops_per_image=None)):
+        assert concluded(tally("a", *SAME), results=unknown).measurements[0].limit_share is None
+
+
+def test_ranks_are_among_those_that_were_measured_alike() -> None:
+    results = concluded(
+        tally("a", *SAME),
+        tally("a", *SAME, batch_size=1),
+        tally("b", *HALF),
+        tally("b", *HALF, batch_size=1),
+        tally("null", 1e-6, 1e-6, 1e-6),
+    )
+    assert [(each.name, each.to_faster is None) for each in results.ranking] == [
+        *(("b fp32, batch 100", True), ("a fp32, batch 100", False)),
+        *(("b fp32, batch 1", True), ("a fp32, batch 1", False)),
+    ]
+
+
+def test_null_claims_no_ratio_and_is_not_warned_of() -> None:
+    results = concluded(tally("null", *SAME, repeated_s=0.01), tally("a", *SAME, repeated_s=0.01))
+    null, real = results.measurements
+    assert null.repeat_ratio is None
+    assert real.repeat_ratio is not None
+    (warning,) = (each for each in results.warnings if each.code == "cached")
+    assert "a fp32" in warning.message
+    assert "null" not in warning.message
+
+
+def test_streams_count_as_threads_where_cores_are_few() -> None:
+    """The environment made by hand has 2 cores."""
+    few, many = (concluded(tally("a", *SAME, streams=count)) for count in (2, 3))
+    assert "threads" not in {each.code for each in few.warnings}
+    assert "threads" in {each.code for each in many.warnings}
+
+
+def named(*tallies: Tally) -> list[str]:
+    return distinct_names(tallies)
+
+
+def test_a_name_says_no_more_than_it_must() -> None:
+    assert named(tally("a"), tally("b")) == ["a fp32", "b fp32"]
+    assert named(tally("a"), tally("a", format="ort"), tally("b")) == [
+        *("a fp32, onnx", "a fp32, ort", "b fp32"),
+    ]
+    assert named(tally("a"), tally("a", batch_size=1)) == ["a fp32, batch 100", "a fp32, batch 1"]
+    assert named(tally("a"), tally("a", threads=2)) == ["a fp32, 1 threads", "a fp32, 2 threads"]
+    assert named(tally("a"), tally("a", streams=2)) == ["a fp32, 1 streams", "a fp32, 2 streams"]
+    assert named(tally("a"), tally("a")) == ["a fp32", "a fp32 #2"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            tally,
+            st.sampled_from(["a", "b"]),
+            format=st.sampled_from(["onnx", "ort"]),
+            batch_size=st.sampled_from([1, 10]),
+            threads=st.sampled_from([1, 2]),
+            streams=st.sampled_from([1, 2]),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_names_are_distinct_whatever_takes_part(tallies: list[Tally]) -> None:
+    names = distinct_names(tallies)
+    assert len(set(names)) == len(names) == len(tallies)
+    assert all(
+        name.startswith(f"{each.candidate.runtime.name} fp32")
+        for name, each in zip(names, tallies, strict=True)
+    )
+
+
+def test_rows_are_in_the_order_of_the_tallies_and_name_what_was_measured() -> None:
+    rows: tuple[Measurement, ...] = concluded(
+        tally("b", *SAME, batch_size=7, threads=2, format="ort"), tally("a", *SAME)
+    ).measurements
+    assert [row.runtime for row in rows] == ["b", "a"]
+    assert (rows[0].batch_size, rows[0].settings.threads, rows[0].format) == (7, 2, "ort")
+    assert rows[0].images_per_s is not None
+    assert rows[0].images_per_s.value == pytest.approx(70)
