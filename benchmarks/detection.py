@@ -63,8 +63,9 @@ def one_run(
         assert ratio is not None, tally.failure
         sides = [speeds_of(each.passes, 1) for each in (tally, tallies[0])]
         by_pass = [
-            round(statistics.median(new / old for new, old in zip(*rounds, strict=True)), 5)
+            round(statistics.median(new / old for new, old in zip(*rounds, strict=False)), 5)
             for rounds in zip(*sides, strict=True)
+            if all(rounds)  # --max-time may end a pass before its first round
         ]
         ratios.append({**asdict(ratio), "by_pass": by_pass})
     threads = candidates[0].settings.threads
