@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from toolkit.schema import (
     Limits,
     MachineWarning,
     Measurement,
+    ParityReport,
     Pass,
     Results,
     Round,
+    ScenarioReport,
     Settings,
     from_json,
     to_json,
@@ -416,6 +418,16 @@ def test_results_without_measurements_are_refused(rows: tuple[Measurement, ...])
         compare(full, empty)
     with pytest.raises(ToolkitError, match=r"the old results .* toolkit bench --out DIR"):
         compare(empty, full)
+
+
+def test_what_is_there_in_place_of_measurements_is_told() -> None:
+    parity = ParityReport(**dict.fromkeys(field.name for field in fields(ParityReport)))
+    scenario = ScenarioReport(**dict.fromkeys(field.name for field in fields(ScenarioReport)))
+    full = results_of(measured())
+    with pytest.raises(ToolkitError, match="old results hold no measurements, parity reports only"):
+        compare(results_of(parity=(parity,)), full)
+    with pytest.raises(ToolkitError, match="no measurements, MLPerf's scenarios only"):
+        compare(full, results_of(scenarios=(scenario,)))
 
 
 def test_where_nothing_can_be_judged_nothing_passes() -> None:

@@ -85,9 +85,10 @@ def _measured(which: str, results: Results) -> list[Measurement]:
     rows = [row for row in results.measurements if row.runtime != _NULL]
     if not rows:
         held = ", parity reports only" if results.parity else ""
+        held = ", MLPerf's scenarios only" if results.scenarios else held
         raise ToolkitError(
             f"the {which} results hold no measurements{held}; expected what toolkit bench --out "
-            "DIR or toolkit run wrote"
+            "DIR, without --scenario, or toolkit run wrote"
         )
     return rows
 
