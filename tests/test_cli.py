@@ -17,7 +17,9 @@ import pytest
 import torch
 from conftest import CHECKPOINT, Cli, installed_pairs
 
+from toolkit import capacity
 from toolkit.cli import commands
+from toolkit.environment import usable_cores
 from toolkit.formats import FORMATS
 from toolkit.results import SCHEMA
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime
@@ -58,16 +60,82 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
 ) -> None:
     result = cli(
         *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
-        *("onnxruntime", "--rounds", 6, "--round-time", 0.02, "--threads", 1, "--json"),
+        *("onnxruntime", "--min-rounds", 6, "--min-time", 0.1, "--threads", 1, "--json"),
     )
     record = json.loads(result.stdout)
     check_schema(record)
     assert result.exit_code == 0
     row, null = record["measurements"]
     assert (row["runtime"], null["runtime"]) == ("onnxruntime", "null")
-    assert (row["batch_size"], row["threads"], row["status"]) == (100, 1, "measured")
-    assert len(row["samples_s"]) == 6 * row["round_calls"]
-    assert row["images_per_s_low"] <= row["images_per_s"] <= row["images_per_s_high"]
+    assert (row["batch_size"], row["status"]) == (100, "measured")
+    assert row["settings"] == {"threads": 1, "device": "cpu", "streams": 1}
+    assert len(row["passes"]) == 8
+    for each in row["passes"]:
+        assert [[len(calls) for calls in one["samples_s"]] for one in each["rounds"]] == [
+            [each["calls_per_round"]]
+        ]
+    speed = row["images_per_s"]
+    assert 0 < speed["low"] <= speed["value"] <= speed["high"]
+    assert (row["to_baseline"], record["baseline"]) == (None, None)
+    assert 0 < row["limit_share"] < 2
+    assert record["flops_per_image"] > 1_000_000
+    assert [each["name"] for each in record["ranking"]] == ["onnxruntime fp32"]
+    assert not record["interrupted"]
+
+
+def limits_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring them takes seconds, and not every test is about them."""
+    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
+
+
+def test_a_sweep_gives_a_row_for_each_of_its_settings(
+    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits_unknown(monkeypatch)
+    result = cli(
+        *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
+        *("onnxruntime", "--sweep", "batch-size=1,10", "threads=1,2", "--min-time", 0.1),
+        *("--max-time", 4, "--json"),
+    )
+    record = json.loads(result.stdout)
+    check_schema(record)
+    found = [
+        (row["runtime"], row["batch_size"], row["settings"]["threads"])
+        for row in record["measurements"]
+    ]
+    wanted = [
+        (runtime, size, threads)
+        for threads in (1, 2)
+        for runtime in ("onnxruntime", "null")
+        for size in (1, 10)
+    ]
+    assert found == wanted
+    assert len({row["name"] for row in record["measurements"]}) == 8
+    assert record["limits"] is None
+
+
+def test_more_threads_than_cores_are_warned_of_and_measured(
+    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits_unknown(monkeypatch)
+    threads = usable_cores() + 1
+    result = cli(
+        *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
+        *("onnxruntime", "--threads", threads, "--min-time", 0.1, "--max-time", 3, "--json"),
+    )
+    record = json.loads(result.stdout)
+    assert "threads" in {warning["code"] for warning in record["warnings"]}
+    assert record["measurements"][0]["session"]["threads"] == threads
+    assert record["measurements"][0]["passes"][0]["rounds"]
+
+
+def test_results_of_another_call_are_not_overwritten(
+    cli: Cli, own_exports: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text("mine")
+    result = cli("bench", own_exports, "--out", tmp_path)
+    assert_one_line(result, 2, "already holds results.json", "--out")
+    assert (tmp_path / "results.json").read_text() == "mine"
 
 
 def test_failed_gate_is_exit_code_1(cli: Cli, own_exports: Path, small_data: Path) -> None:
@@ -287,17 +355,49 @@ def test_bad_setting_of_verify_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "says"),
     [
-        ("--rounds", 0),
-        ("--rounds", 5),
-        ("--rounds", 10**30),
-        ("--round-time", 0),
-        ("--round-time", "nan"),
+        (("--min-rounds", 0), ("--min-rounds 0", "above 0")),
+        (("--min-rounds", 5), ("--min-rounds 5", "6 or more")),
+        (("--min-rounds", 10**30), ("--min-rounds", "at most 1,000,000,000")),
+        (("--min-time", 0), ("--min-time 0", "above 0")),
+        (("--min-time", "nan"), ("--min-time nan", "above 0")),
+        (("--max-time", 0), ("--max-time 0", "above 0")),
+        (("--min-time", 9, "--max-time", 8), ("--min-time 9", "--max-time 8")),
+        (("--precision", 0), ("--precision 0", "as 1% or 0.01")),
+        (("--precision", "150%"), ("--precision 1.5", "below 1")),
+        (("--streams", 0), ("--streams 0", "1 or more")),
+        (("--streams", 10**9), ("--streams 1000000000", "at most 1024")),
+        (("--baseline", "pt2", "--runtime", "eager"), ("--baseline pt2", "expected one of eager")),
+        (("--baseline", "null"), ("--baseline null", "expected one of eager")),
+        (("--baseline", "tensorrt"), ("'tensorrt'", "known")),
+        (("--sweep", "foo=1"), ("--sweep foo", "batch-size, threads, streams")),
+        (("--sweep", "threads=0"), ("--threads 0", "1 or more")),
+        (("--sweep", "threads=1,0"), ("--threads 0", "1 or more")),
+        (("--sweep", "streams=0"), ("--streams 0", "1 or more")),
+        (("--sweep", "batch-size=-1"), ("--batch-size -1", "above 0")),
+        (("--sweep", "batch-size=1", "threads=0"), ("--threads 0", "1 or more")),
     ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_bad_rounds_are_one_line(cli: Cli, own_exports: Path, options: tuple[object, ...]) -> None:
-    assert_one_line(cli("bench", own_exports, *options), 2, str(options[0]), ": expected ")
+def test_bad_setting_of_bench_is_one_line(
+    cli: Cli, own_exports: Path, options: tuple[object, ...], says: tuple[str, ...]
+) -> None:
+    assert_one_line(cli("bench", own_exports, *options), 2, *says)
+
+
+@pytest.mark.parametrize("values", ["threads=", "threads", "threads=two", "threads=1.5", "", " "])
+def test_a_sweep_without_numbers_is_wrong_usage(cli: Cli, own_exports: Path, values: str) -> None:
+    result = cli("bench", own_exports, "--sweep", values)
+    assert result.exit_code == 2
+    assert "--sweep" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_setting_that_is_swept_twice_is_wrong_usage(cli: Cli, own_exports: Path) -> None:
+    result = cli("bench", own_exports, "--sweep", "threads=1", "threads=2")
+    assert result.exit_code == 2
+    assert "threads is given twice, expected once, as threads=1,2" in result.stderr
 
 
 def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_exports: Path) -> None:

@@ -435,8 +435,15 @@ def _import_from_here() -> None:
 
 def _grid(sweep: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """`("batch-size=1,10", "threads=1,2")` as names and values."""
-    pairs = [part.partition("=") for text in sweep for part in text.split()]
-    return {name: _numbers(f"--sweep {name}", values, int) for name, _, values in pairs}
+    pairs = [part.partition("=") for text in sweep for part in text.split() or [""]]
+    grid: dict[str, tuple[int, ...]] = {}
+    for name, _, values in pairs:
+        if name in grid:
+            raise click.BadParameter(
+                f"{name} is given twice, expected once, as {name}=1,2", param_hint="--sweep"
+            )
+        grid[name] = _numbers(f"--sweep {name}".strip(), values, int)
+    return grid
 
 
 def _numbers(flag: str, text: str, kind: type, *, count: int | None = None) -> tuple[Any, ...]:
