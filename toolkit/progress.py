@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-
 _REFRESHES_PER_S = 2  # ten, the default, cost 1.7 % of a core beside what is being timed
 
 

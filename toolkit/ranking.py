@@ -53,9 +53,9 @@ def longer(ratio: Interval) -> float | None:
     """By what factor the number of passes must grow until the interval leaves 1 out.
 
     As Student's t has it: the half-width is `t(passes - 1) * spread / sqrt(passes)`; the ratio and
-    the spread seen are taken for the true ones, which makes it a guess, not a promise. None where the interval leaves
-    1 out already, where the two differ by less than 0.1 %, where it would take more than 100
-    times the passes, and where one pass alone does not tell how passes spread.
+    the spread seen are taken for the true ones, which makes it a guess, not a promise. None where
+    the interval leaves 1 out already, where the two differ by less than 0.1 %, where it would take
+    more than 100 times the passes, and where one pass alone does not tell how passes spread.
     """
     difference, passes = abs(math.log(ratio.value)), ratio.passes
     if not too_close(ratio) or difference < _NO_DIFFERENCE or passes < 2:
