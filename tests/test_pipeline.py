@@ -22,13 +22,20 @@ import torch
 from conftest import CHECKPOINT, Cli, installed_pairs, write_idx
 
 import toolkit
+from toolkit import capacity
 from toolkit.errors import OutputError
 from toolkit.formats import FORMATS
 from toolkit.pipeline import Run
 from toolkit.progress import Progress
 from toolkit.results import SCHEMA, read_results
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
-from toolkit.schema import InputSpec, ModelSpec
+from toolkit.schema import InputSpec, ModelSpec, Results, from_json
+
+
+@pytest.fixture(autouse=True)
+def limits_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: measuring them takes seconds each time. Those started measure them."""
+    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -60,7 +67,11 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
         assert row["artifact_sha256"] == sha256[row["runtime"]]
     assert "onnxruntime" in (folder / "results.md").read_text()
     lines = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
-    assert [line["runtime"] for line in lines] == [*names, "null"]
+    places = {row["name"]: place for place, row in enumerate(record["ranking"])}
+    ranked = sorted(record["measurements"][:-1], key=lambda row: places[row["name"]])
+    assert [line["runtime"] for line in lines] == [*(row["runtime"] for row in ranked), "null"]
+    assert record["limits"]["float32_flops_per_s"] > 0
+    assert all(len(row["passes"]) == 3 for row in record["measurements"])
     assert read_results(folder / "results.json").exit_code == 0
     assert {path.name for path in folder.iterdir()} == {
         *("small0-cnn", "artifacts", "results.json", "results.md", "results.csv")
@@ -145,6 +156,37 @@ def test_interrupt_leaves_no_child_and_no_half_file(
     assert not any(child.is_running() for child in children)
     leftovers = [str(path) for path in tmp_path.rglob("*") if "part" in path.name]
     assert leftovers == []
+    assert not list(tmp_path.glob("toolkit-worker-*"))
+
+
+def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
+    exports: Path, small_data: Path, tmp_path: Path
+) -> None:
+    """The first pass is over when results.json is there; the second is under way."""
+    process = start(
+        *("bench", exports / "mnist-cnn.onnx", "--data", small_data, "--runtime", "onnxruntime"),
+        *("--threads", 1, "--precision", "0.01%", "--out", "here", "--json"),
+        cwd=tmp_path,
+    )
+    driver, results = psutil.Process(process.pid), tmp_path / "here" / "results.json"
+    deadline = time.monotonic() + 120
+    while not results.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert results.exists(), "the first pass did not end"
+    time.sleep(1.0)
+    children = driver.children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    record = json.loads(stdout)
+    assert record["interrupted"]
+    assert read_results(results) == from_json(Results, record)
+    for row in record["measurements"]:
+        assert row["passes"][0]["rounds"]
+    assert "Interrupted" in (tmp_path / "here" / "results.md").read_text()
+    assert not any(child.is_running() for child in children)
+    assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
     assert not list(tmp_path.glob("toolkit-worker-*"))
 
 
