@@ -10,8 +10,10 @@ leaves 1 out. One line a run goes to `--out`; a file that is there already is co
 from __future__ import annotations
 
 import json
-import multiprocessing
+import os
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -75,26 +77,23 @@ def one_run(
 
 @contextmanager
 def load_of_others(processes: int) -> Iterator[None]:
-    """So many processes that keep a core busy each."""
-    busy = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(processes)]
-    for each in busy:
-        each.start()
+    """So many processes that keep a core busy each; children of nobody here, as others' are."""
+    command = f"{sys.executable} -c 'while True: sum(range(10000))' >/dev/null 2>&1 & echo $!"
+    pids = [
+        int(subprocess.run(command, shell=True, check=True, capture_output=True).stdout)
+        for _ in range(processes)
+    ]
     try:
         yield
     finally:
-        for each in busy:
-            each.kill()
-
-
-def _spin() -> None:
-    while True:
-        sum(range(10_000))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
     """What was found, for each planted slowdown."""
     text = [f"{len(lines)} runs, median {statistics.median(x['wall_s'] for x in lines):.1f} s"]
-    for number, slower in enumerate(lines[0]["slower"][1:]):
+    for number, slower in enumerate(lines[0]["settings"]["slower"][1:]):
         ratios = [line["ratios"][number] for line in lines]
         slow = sum(each["high"] < 1 for each in ratios)
         fast = sum(each["low"] > 1 for each in ratios)
@@ -147,13 +146,19 @@ def main(
             for share in (0.0, *slower)
         ]
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        settings = {
+            **{"slower": [0.0, *slower], "threads": threads, "min_rounds": min_rounds},
+            **{"passes": passes, "precision": precision, "max_time_s": max_time, "busy": busy},
+        }
+        if any(line["settings"] != settings for line in lines):
+            raise click.UsageError(f"{out} holds runs with other settings; choose another --out")
         with load_of_others(busy), out.open("a") as file:
             for number in range(len(lines), runs):
                 watch = Stopwatch()
                 ratios, warnings = one_run(candidates, plan, seed=number)
                 lines.append(
                     {
-                        "slower": [0.0, *slower],
+                        "settings": settings,
                         "wall_s": round(watch.elapsed_s(), 2),
                         "ratios": ratios,
                         "warnings": warnings,

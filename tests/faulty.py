@@ -91,6 +91,8 @@ class FaultySession:
             os.kill(os.getpid(), 9)
         if self._fault == "exit":
             os._exit(0)
+        if self._fault == "exit at 20 images" and len(inputs) == 20:
+            os._exit(3)
         if self._fault == "raise":
             raise ValueError("no such operator")
         if self._fault == "hang":

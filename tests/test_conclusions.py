@@ -103,14 +103,14 @@ def ratios(results: Results) -> dict[str, float | None]:
 def test_eager_is_the_baseline_where_it_takes_part() -> None:
     results = concluded(tally("a", *HALF), tally("eager", *SAME), tally("null", *SAME))
     assert results.baseline == "eager"
-    assert ratios(results) == {"a fp32": 2.0, "eager fp32": None, "null fp32": None}
+    assert ratios(results) == {"a fp32": 2.0, "eager fp32": 1.0, "null fp32": None}
 
 
 def test_else_the_first_is_and_one_that_is_named_goes_before() -> None:
     both = tally("a", *HALF), tally("b", *SAME)
     assert concluded(*both).baseline == "a"
-    assert ratios(concluded(*both)) == {"a fp32": None, "b fp32": 0.5}
-    assert ratios(concluded(*both, baseline="b")) == {"a fp32": 2.0, "b fp32": None}
+    assert ratios(concluded(*both)) == {"a fp32": 1.0, "b fp32": 0.5}
+    assert ratios(concluded(*both, baseline="b")) == {"a fp32": 2.0, "b fp32": 1.0}
 
 
 def test_one_alone_has_no_baseline() -> None:
@@ -126,7 +126,7 @@ def test_each_is_compared_with_the_baseline_of_its_own_settings_and_batch_size()
         tally("a", *HALF, threads=2),
     )
     found = [row.to_baseline and round(row.to_baseline.value, 6) for row in results.measurements]
-    assert found == [None, None, 2.0, 1.0, None]
+    assert found == [1.0, 1.0, 2.0, 1.0, None]
 
 
 def test_a_baseline_that_failed_is_compared_with_nothing() -> None:
@@ -155,8 +155,39 @@ def test_a_failed_row_keeps_its_passes_and_claims_nothing(failure: FailedRun, st
 
 def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
     (row,) = concluded(tally("a", 0.1)).measurements
-    assert (row.status, row.images_per_s) == ("timed_out", None)
+    assert (row.status, row.images_per_s) == ("too_short", None)
     assert row.reason == "4 rounds carry no interval; give them more time, with --max-time"
+
+
+def test_a_runtime_alone_at_its_settings_is_compared_with_nothing() -> None:
+    results = concluded(tally("a", *SAME), tally("a", *HALF, batch_size=1))
+    assert [row.to_baseline for row in results.measurements] == [None, None]
+
+
+def test_the_share_of_the_processors_limit_is_not_said_of_another_device() -> None:
+    limits = Limits(threads=1, float32_flops_per_s=1e10, int8_ops_per_s=None, copy_bytes_per_s=1e9)
+    known = replace(results_of(), limits=limits, flops_per_image=1_000_000)
+    one = tally("a", *SAME)
+    on_cuda = replace(
+        one, candidate=replace(one.candidate, settings=Settings(threads=1, device="cuda"))
+    )
+    shares = [row.limit_share for row in concluded(one, on_cuda, results=known).measurements]
+    assert shares[0] is not None
+    assert shares[1] is None
+
+
+def test_an_end_by_max_time_is_told() -> None:
+    passes = Passes(
+        tallies=[tally("a", *SAME)],
+        images=np.zeros((1, 1, 28, 28), np.uint8),
+        plan=Plan(precision=0.01, max_time_s=60),
+        timeout_s=1.0,
+        stopped=True,
+    )
+    (warning,) = conclude(results_of(), passes, baseline=None).warnings
+    assert warning.code == "stopped"
+    assert warning.message.startswith("--max-time 60 s ended it after 3 passes")
+    assert "8 passes and ± 1.0%" in warning.message
 
 
 def test_times_to_load_are_those_of_the_first_pass_and_memory_is_the_highest() -> None:

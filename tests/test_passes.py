@@ -213,8 +213,28 @@ def test_no_time_left_is_said(subject: Subject) -> None:
     passes.run()
     assert passes.stopped
     (row,) = concluded(subject, passes).measurements
-    assert (row.status, row.images_per_s) == ("timed_out", None)
+    assert (row.status, row.images_per_s) == ("too_short", None)
     assert "0 rounds carry no interval; give them more time, with --max-time" in str(row.reason)
+
+
+def test_one_that_hangs_does_not_take_the_others_time(subject: Subject) -> None:
+    """It is killed after as long as all of them may take."""
+    plan = replace(SHORT, max_time_s=4)
+    passes = passes_of([faulty(subject, "hang"), null(subject)], plan=plan)
+    passes.timeout_s = 4
+    passes.run()
+    hung, other = concluded(subject, passes).measurements
+    assert (hung.status, hung.reason) == ("timed_out", "after 4 s")
+    assert (other.status, rounds_of(other)) == ("measured", [3, 3])
+
+
+def test_one_batch_size_that_fails_leaves_the_others_be(subject: Subject) -> None:
+    candidate = faulty(subject, "exit at 20 images")
+    passes = passes_of([candidate])
+    passes.tallies = [Tally(candidate=candidate, batch_size=size) for size in (10, 20, 30)]
+    passes.run()
+    rows = concluded(subject, passes).measurements
+    assert [row.status for row in rows] == ["measured", "crashed", "measured"]
 
 
 class Recorded(RemoteSession):

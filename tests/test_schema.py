@@ -205,6 +205,7 @@ NOT_RUN: tuple[Status, ...] = (
     "out_of_memory",
     "not_installed",
     "unsupported",
+    "too_short",
 )
 
 

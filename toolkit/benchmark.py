@@ -190,7 +190,12 @@ class Bench:
         self.progress("limits", 0, 1)
         capacity = measure_capacity(threads, checkpoint=subject.folder, model=subject.model)
         self.progress("limits", 1, 1, capacity.failure or "")
-        return replace(results, limits=capacity.limits, flops_per_image=capacity.flops_per_image)
+        return replace(
+            results,
+            limits=capacity.limits,
+            flops_per_image=capacity.flops_per_image,
+            limits_failure=capacity.failure,
+        )
 
     def measure(
         self,

@@ -20,16 +20,21 @@ _TIMEOUT_S = 120
 _MEASURE = """
 import json, sys
 from pathlib import Path
+from toolkit.errors import headline
 from toolkit.limits import count_flops, measure_limits
 from toolkit.schema import to_json
 threads, folder, model = json.loads(sys.argv[1])
-flops = None
+found = {"limits": to_json(measure_limits(threads)), "flops": None, "failure": None}
 if folder is not None:
     from toolkit.checkpoint import load_model
-    module, record = load_model(Path(folder), trusted=model)
-    flops = count_flops(module, record.input.shape)
-print(json.dumps([to_json(measure_limits(threads)), flops]))
+    try:
+        module, record = load_model(Path(folder), trusted=model)
+        found["flops"] = count_flops(module, record.input.shape)
+    except Exception as error:
+        found["failure"] = f"the model's FLOPs cannot be counted: {headline(error)}"
+print("\\nfound: " + json.dumps(found), flush=True)
 """
+_ANSWER = "found: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +66,13 @@ def measure_capacity(
             timeout=_TIMEOUT_S,
             check=True,
         )
-        limits, flops = json.loads(done.stdout.splitlines()[-1])
-        return Capacity(limits=from_json(Limits, limits), flops_per_image=flops, failure=None)
+        lines = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
+        found = json.loads(lines[-1].removeprefix(_ANSWER))
+        return Capacity(
+            limits=from_json(Limits, found["limits"]),
+            flops_per_image=found["flops"],
+            failure=found["failure"],
+        )
     except subprocess.TimeoutExpired:
         failure = f"no answer within {_TIMEOUT_S} s"
     except subprocess.CalledProcessError as error:

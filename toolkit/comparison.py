@@ -5,7 +5,7 @@ In: the `Results` of an old and of a new call of bench or run. Out: a `Compariso
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from toolkit.changes import machine_changes, other_changes
@@ -27,6 +27,7 @@ _NULL = "null"  # computes nothing, so it has no speed to lose
 _MOST_LISTED = 6
 
 _Key = tuple[str, str, str, int, Settings]
+_Kind = tuple[str, str, str]
 _Pair = tuple[Measurement | None, Measurement | None]
 
 
@@ -37,8 +38,8 @@ def compare(
 
     Candidates are paired by runtime, format, precision, batch size and settings. A regression is
     a loss of speed that is significant (the whole interval of new/old lies below 1) and larger
-    than `fail_below`, or a candidate that was measured then and fails now. One that only the old
-    run has is told, and is no regression.
+    than `fail_below`, or a candidate that was measured then and fails now. So is
+    one that the new run could not export; another that only the old run has is told, no more.
 
     Args:
         old: Results of bench or run, as `toolkit.read_results` reads them.
@@ -62,6 +63,11 @@ def compare(
             "theirs; measure both on one, or compare them all the same with --anyway"
         )
     pairs = _pair_up(before, after)
+    lost: dict[_Kind, str | None] = {
+        (row.runtime, row.format, row.precision): row.reason
+        for row in new.parity
+        if row.artifact_sha256 is None
+    }
     if not any(was and now for was, now in pairs):
         raise ToolkitError(
             f"the two runs have nothing in common: old has {_listed(before)}; new has "
@@ -74,7 +80,7 @@ def compare(
         machine=tuple(machine),
         changes=tuple(other_changes(old, new)),
         rows=tuple(
-            _row(name, pair, fail_below)
+            _row(name, pair, fail_below, lost)
             for name, pair in zip(_distinct_names(pairs), pairs, strict=True)
         ),
     )
@@ -121,12 +127,18 @@ def _match(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pair
     return [*pairs, *zip_longest(old_left, new_left)]
 
 
-def _row(name: str, pair: _Pair, fail_below: float) -> ComparedRow:
+def _row(
+    name: str, pair: _Pair, fail_below: float, lost: Mapping[_Kind, str | None]
+) -> ComparedRow:
+    """`lost` has the kinds that the new run could not export, and why."""
     old, new = pair
     some = _some(pair)
     ratio, reason = _ratio(old, new)
     verdict = _verdict(old, new, ratio)
-    lost = verdict == "slower" and ratio is not None and ratio.value < 1 + fail_below
+    kind = some.runtime, some.format, some.precision
+    if verdict == "only in old" and kind in lost and some.status == "measured":
+        verdict, reason = "failed now", lost[kind]
+    slower = verdict == "slower" and ratio is not None and ratio.value < 1 + fail_below
     return ComparedRow(
         name=name,
         runtime=some.runtime,
@@ -142,7 +154,7 @@ def _row(name: str, pair: _Pair, fail_below: float) -> ComparedRow:
         old_status=old.status if old else None,
         new_status=new.status if new else None,
         same_artifact=old.artifact_sha256 == new.artifact_sha256 if old and new else None,
-        regression=lost or verdict == "failed now",
+        regression=slower or verdict == "failed now",
     )
 
 
@@ -167,6 +179,8 @@ def _verdict(old: Measurement | None, new: Measurement | None, ratio: Interval |
         return "only in new"
     if new is None:
         return "only in old"
+    if "too_short" in (old.status, new.status):
+        return "no interval"
     if old.status != "measured":
         return "failed then" if new.status == "measured" else "failed in both"
     if new.status != "measured":

@@ -13,7 +13,7 @@ from toolkit.fitness import judge, judge_speeds
 from toolkit.interference import combined
 from toolkit.passes import Passes, Tally
 from toolkit.ranking import rank
-from toolkit.schema import Interval, Measurement, Rank, Results, Settings, Status
+from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Settings, Status
 from toolkit.speeds import call_outliers, latencies, repeat_ratio, speed_ratio, speeds_of
 
 _EAGER = "eager"
@@ -34,13 +34,27 @@ def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Resul
     threads = max(each.candidate.settings.all_threads for each in tallies)
     interference = combined(passes.interference)
     warnings = judge(results.environment, threads=threads, interference=interference)
+    stopped = (_stopped(passes),) if passes.stopped else ()
     return replace(
         results,
         interference=tuple(passes.interference),
-        warnings=(*warnings, *judge_speeds(rows)),
+        warnings=(*stopped, *warnings, *judge_speeds(rows)),
         measurements=rows,
         baseline=baseline,
         ranking=_ranking(rows),
+    )
+
+
+def _stopped(passes: Passes) -> MachineWarning:
+    done = max(len(tally.passes) for tally in passes.tallies)
+    wanted = f"{passes.plan.least_passes} passes"
+    if passes.plan.precision is not None:
+        wanted += f" and ± {passes.plan.precision:.1%}"
+    return MachineWarning(
+        code="stopped",
+        message=f"--max-time {passes.plan.max_time_s:g} s ended it after {done} passes, before what "
+        f"was asked for ({wanted}) was there",
+        action="raise `--max-time`, or ask for less",
     )
 
 
@@ -80,11 +94,15 @@ def _default_baseline(tallies: Sequence[Tally]) -> str | None:
 
 
 def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -> Tally | None:
-    """What a candidate is compared with: the baseline with its settings and batch size."""
-    for other in tallies:
-        if other.candidate.runtime.name == baseline and _table(other) == _table(tally):
-            return None if other is tally else other
-    return None
+    """What a candidate is compared with: the baseline with its settings and batch size; None where
+    it is alone there."""
+    same = [
+        other
+        for other in tallies
+        if other.candidate.runtime.name != NULL and _table(other) == _table(tally)
+    ]
+    found = [other for other in same if other.candidate.runtime.name == baseline]
+    return found[0] if found and len(same) > 1 else None
 
 
 def _table(tally: Tally) -> tuple[Settings, int]:
@@ -97,7 +115,6 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
     artifact = candidate.source.artifact
     speed, real = tally.throughput(), candidate.runtime.name != NULL
     status, reason = _status(tally)
-    compared = baseline is not None and real and speed is not None and not baseline.failure
     return Measurement(
         name=name,
         runtime=candidate.runtime.name,
@@ -108,9 +125,11 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
         status=status,
         reason=reason,
         images_per_s=speed,
-        to_baseline=speed_ratio(passes, baseline.passes) if compared and baseline else None,
+        to_baseline=_to_baseline(tally, baseline) if real else None,
         repeat_ratio=repeat_ratio(passes) if speed and real else None,
-        limit_share=_limit_share(speed, results) if real else None,
+        limit_share=(
+            _limit_share(speed, results) if real and candidate.settings.device == "cpu" else None
+        ),
         latency_s=() if failure else latencies(passes),
         outliers=None if failure else call_outliers(passes),
         import_s=passes[0].import_s if passes else None,
@@ -127,12 +146,21 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
     )
 
 
+def _to_baseline(tally: Tally, baseline: Tally | None) -> Interval | None:
+    """Exactly 1 for the baseline itself; None where one of the two cannot be measured."""
+    if baseline is None or any(each.throughput() is None for each in (tally, baseline)):
+        return None
+    if tally is baseline:
+        return Interval(value=1.0, low=1.0, high=1.0, passes=len(tally.passes))
+    return speed_ratio(tally.passes, baseline.passes)
+
+
 def _status(tally: Tally) -> tuple[Status, str | None]:
     if tally.failure is not None:
         return tally.failure.status, tally.failure.reason
     if tally.throughput() is None:
         rounds = sum(len(each.rounds) for each in tally.passes)
-        return "timed_out", (
+        return "too_short", (
             f"{rounds} rounds carry no interval; give them more time, with --max-time"
         )
     return "measured", None

@@ -72,8 +72,8 @@ def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
 def _unsteady(rows: Sequence[Measurement]) -> MachineWarning | None:
     names = []
     for row in rows:
-        warmed = [one.warm_up for one in row.passes if one.warm_up is not None]
-        if warmed and sum(not each.steady for each in warmed) > len(warmed) / 2:
+        known = [one.warm_up.steady for one in row.passes if one.warm_up is not None]
+        if known.count(False) > len(known) / 2:
             names.append(row.name)
     if not names:
         return None

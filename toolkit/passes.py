@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -23,7 +23,7 @@ from toolkit.errors import FailedRun
 from toolkit.interference import LoadWatch
 from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
-from toolkit.samples import steady
+from toolkit.samples import STEADY_VALUES, steady
 from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
 from toolkit.speeds import throughput
 from toolkit.targets import RemoteSession
@@ -41,7 +41,7 @@ class Tally:
     """What one candidate gave so far at one batch size. After a failure it has no further turn.
 
     `logits` are those of the images that its calls rotate through: from verifying where they were
-    verified, else from its first worker.
+    verified, else from its first worker. `load_s` is what its last worker took to start.
     """
 
     candidate: Candidate
@@ -50,6 +50,7 @@ class Tally:
     attestation: Attestation | None = None
     failure: FailedRun | None = None
     logits: NDArray[np.floating] | None = None
+    load_s: float = 0.0
 
     def throughput(self) -> Interval | None:
         """Images/s so far; None where nothing can be said."""
@@ -84,22 +85,22 @@ class Passes:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self._watch = Stopwatch()
+        self._allowance = _Allowance(self.plan.max_time_s)
         self._random = random.Random(self.seed)
-        self._load_s: dict[int, float] = {}
-        self._done = {"warm-up": 0, "rounds": 0}
+        self._done = {"passes": 0, "warm-up": 0, "rounds": 0}
 
     def run(self, opened: Sequence[RemoteSession] = ()) -> None:
-        """All passes. The sessions `opened`, one a tally, serve in the first and stay open.
+        """All passes. The sessions `opened`, one a tally, serve in the first and are closed.
 
         Raises:
             Interrupted: Ctrl-C, after at least one round.
         """
-        done = 0
         try:
-            while done == 0 or not (self.stopped or self._enough(done)):
-                self._pass(opened if done == 0 else ())
-                done += 1
+            while not self._done["passes"] or not (
+                self._enough(self._done["passes"]) or self._time_is_over()
+            ):
+                self._pass(() if self._done["passes"] else opened)
+                self._done["passes"] += 1
                 self.after_pass()
         except KeyboardInterrupt as stop:
             if any(each.rounds for tally in self.tallies for each in tally.passes):
@@ -113,50 +114,42 @@ class Passes:
         return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
 
     def _pass(self, opened: Sequence[RemoteSession]) -> None:
-        """One pass: those of the same settings together, one batch size after another."""
-        for group in self._groups():
+        """One pass: candidates of the same settings and batch size take turns, in workers of their
+        own; then those of the next."""
+        for table in dict.fromkeys(map(_table, self.tallies)):
+            group = [
+                each for each in self.tallies if each.failure is None and _table(each) == table
+            ]
+            if self._time_is_over() or not group:
+                continue
             with ExitStack() as stack:
-                if opened:
-                    self._load_s = dict.fromkeys((id(each.candidate) for each in group), 0.0)
-                    sessions = dict(zip(map(id, group), opened, strict=True))
-                else:
-                    sessions = self._open(group, stack)
-                    self._load(list(sessions.values()))
-                for batch_size in dict.fromkeys(tally.batch_size for tally in group):
-                    same = [tally for tally in group if tally.batch_size == batch_size]
-                    self._rounds([_Turn(tally, sessions[id(tally)]) for tally in same])
-
-    def _groups(self) -> Iterator[list[Tally]]:
-        alive = [tally for tally in self.tallies if tally.failure is None]
-        for settings in dict.fromkeys(tally.candidate.settings for tally in alive):
-            yield [tally for tally in alive if tally.candidate.settings == settings]
-
-    def _open(self, group: Sequence[Tally], stack: ExitStack) -> dict[int, RemoteSession]:
-        """A session a candidate, in fresh workers, which start when they are first asked."""
-        by_candidate: dict[int, RemoteSession] = {}
-        for tally in group:
-            key = id(tally.candidate)
-            if key not in by_candidate:
-                session = RemoteSession(
-                    tally.candidate, batch_size=tally.batch_size, timeout_s=self.timeout_s
+                sessions = opened or [
+                    RemoteSession(
+                        tally.candidate, batch_size=tally.batch_size, timeout_s=self.timeout_s
+                    )
+                    for tally in group
+                ]
+                for session in sessions:
+                    stack.enter_context(session)
+                if not opened:
+                    self._load(dict(zip(sessions, group, strict=True)))
+                self._rounds(
+                    [_Turn(*pair, self._allowance) for pair in zip(group, sessions, strict=True)]
                 )
-                by_candidate[key] = stack.enter_context(session)
-        return {id(tally): by_candidate[id(tally.candidate)] for tally in group}
 
-    def _load(self, sessions: Sequence[RemoteSession]) -> None:
+    def _load(self, sessions: Mapping[RemoteSession, Tally]) -> None:
         """Load them: one by one in the first pass, whose load times are told; as many at a time as
         there are cores in later ones, the slow ones first. What fails now fails again, and is told,
         when it is used."""
-        pool = ThreadPoolExecutor(usable_cores() if self._load_s else 1)
-        order = sorted(
-            dict.fromkeys(sessions), key=lambda each: -self._load_s.get(id(each.candidate), 0.0)
-        )
+        pool = ThreadPoolExecutor(1 if self._done["passes"] == 0 else usable_cores())
+        order = sorted(sessions, key=lambda each: -sessions[each].load_s)
         try:
             for session, loading in [(each, pool.submit(each.load)) for each in order]:
-                with suppress(FailedRun):
+                with suppress(FailedRun), self._allowance.not_for_failures():
                     loaded = loading.result()
-                    total_s = loaded.import_s + loaded.load_s + loaded.first_inference_s
-                    self._load_s[id(session.candidate)] = total_s
+                    sessions[session].load_s = (
+                        loaded.import_s + loaded.load_s + loaded.first_inference_s
+                    )
         finally:  # after Ctrl-C the workers are closed, and that ends the threads
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -177,7 +170,7 @@ class Passes:
                 for turn in self._random.sample(turns, len(turns)):
                     turn.round(repeat=number == rounds)
                 if number < rounds:
-                    self._tell("rounds", rounds * len(self._tables()))
+                    self._tell("rounds", rounds * len(set(map(_table, self.tallies))))
             self.interference.append(watch.interference())
             for turn in turns:
                 turn.mark_memory()
@@ -186,12 +179,8 @@ class Passes:
                 turn.finish()
 
     def _time_is_over(self) -> bool:
-        self.stopped = self.stopped or self._watch.elapsed_s() > self.plan.max_time_s
+        self.stopped = self.stopped or self._allowance.is_over()
         return self.stopped
-
-    def _tables(self) -> set[tuple[Settings, int]]:
-        """Settings and batch sizes: the candidates of each are compared with each other."""
-        return {(tally.candidate.settings, tally.batch_size) for tally in self.tallies}
 
     def _tell(self, label: str, per_pass: int, note: str = "") -> None:
         """One step further; precision may take more passes than were planned."""
@@ -201,12 +190,42 @@ class Passes:
         self.progress(label, done, passes * per_pass, note)
 
 
+def _table(tally: Tally) -> tuple[Settings, int]:
+    """Settings and batch size: the candidates of each are compared with each other."""
+    return tally.candidate.settings, tally.batch_size
+
+
+class _Allowance:
+    """Seconds from the moment it is made; what a failure took is not counted, so that one that
+    hangs does not take the others' time."""
+
+    def __init__(self, max_time_s: float) -> None:
+        self._watch = Stopwatch()
+        self._max_time_s = max_time_s
+        self._lost_s = 0.0
+
+    def is_over(self) -> bool:
+        """Whether all of them are used up."""
+        return self._watch.elapsed_s() - self._lost_s > self._max_time_s
+
+    @contextmanager
+    def not_for_failures(self) -> Iterator[None]:
+        """Give back what the body took where it ends in a failure, which goes on."""
+        watch = Stopwatch()
+        try:
+            yield
+        except FailedRun:
+            self._lost_s += watch.elapsed_s()
+            raise
+
+
 @dataclass
 class _Turn:
     """One candidate in one pass at one batch size."""
 
     tally: Tally
     session: RemoteSession
+    allowance: _Allowance
     calls: int = 1
     warmed: WarmUp | None = None
     rounds: list[Round] = field(default_factory=list)
@@ -214,8 +233,8 @@ class _Turn:
     peak_memory_bytes: int | None = None
 
     def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
-        """Short rounds until they are steady, for half a second at most; their speed sets
-        the number of calls of a round."""
+        """Short rounds until they are steady, for half a second at most, but at least four; their
+        speed sets the number of calls of a round."""
         tally, batch_size = self.tally, self.tally.batch_size
         null = tally.candidate.runtime.name == NULL
         most = _MOST_NULL_CALLS if null else _MOST_CALLS
@@ -236,7 +255,7 @@ class _Turn:
             self.warmed = WarmUp(
                 calls=calls * len(last.samples_s),
                 wall_s=watch.elapsed_s(),
-                steady=steady(speeds[1:]),
+                steady=steady(speeds[1:]) if len(speeds) > STEADY_VALUES else None,
             )
             streams = len(last.samples_s)
             call_s = streams * batch_size / median(speeds[len(speeds) // 2 :])
@@ -263,7 +282,8 @@ class _Turn:
         def step() -> None:
             self.peak_memory_bytes = self.session.peak_memory_bytes()
 
-        self._try(step)
+        if self.warmed is not None:
+            self._try(step)
 
     def finish(self) -> None:
         """Add the pass to the tally: also one that was cut short."""
@@ -288,7 +308,8 @@ class _Turn:
         """The first failure is the tally's; after it nothing more is asked of the session."""
         if self.tally.failure is None:
             try:
-                step()
+                with self.allowance.not_for_failures():
+                    step()
             except FailedRun as failure:
                 self.tally.failure = failure
 

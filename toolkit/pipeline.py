@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from toolkit.artifacts import Export, export
-from toolkit.benchmark import Bench, with_null
+from toolkit.benchmark import Bench, InterruptedBench, with_null
 from toolkit.candidates import (
     NULL,
     Candidate,
@@ -28,7 +29,8 @@ from toolkit.parity import default_gates, not_run
 from toolkit.passes import Tally
 from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
-from toolkit.results import RESULTS, start_results, write_results
+from toolkit.report.folder import write_folder
+from toolkit.results import RESULTS, read_results, start_results, write_results
 from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
 from toolkit.schema import Device, ParityReport, Results, Settings
 from toolkit.settings import session_settings
@@ -114,7 +116,10 @@ def run(
     reference = check.reference(subject, dataset, settings)
     tallies = [Tally(candidate=candidate, batch_size=batch_size) for candidate in candidates]
     rows = np.arange(DISTINCT_BATCHES * batch_size) % len(dataset)
-    with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
+    with (
+        _kept_when_interrupted(folder),
+        open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
+    ):
         for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
             report, logits = check.judge(session, dataset, reference)
             tally.logits = None if logits is None else logits[rows]
@@ -123,6 +128,19 @@ def run(
         results = bench.with_capacity(results, candidates, subject)
         results = bench.measure(tallies, dataset, results, opened=sessions, out=folder)
     return Run(folder=folder, results=results)
+
+
+@contextmanager
+def _kept_when_interrupted(folder: Path) -> Iterator[None]:
+    """Ctrl-C before the rounds: mark what stands in `folder`, and go on as from the rounds."""
+    try:
+        yield
+    except InterruptedBench:
+        raise
+    except KeyboardInterrupt as stop:
+        results = replace(read_results(folder), interrupted=True)
+        write_folder(folder, results)
+        raise InterruptedBench(results) from stop
 
 
 def _check_names(formats: Sequence[str], runtimes: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from toolkit.schema import Outliers, Percentile
 from toolkit.stats import CONFIDENCE, quantile
 
 _STEADY_HALF = 3
+STEADY_VALUES = 2 * _STEADY_HALF  # fewer cannot tell
 _STEADY_TOLERANCE = 0.03
 
 
@@ -79,8 +80,8 @@ def steady(values: Sequence[float]) -> bool:
     """
     if not all(0 < value < math.inf for value in values):
         raise ValueError(f"got {list(values)}, expected finite numbers above 0")
-    last = list(values[-2 * _STEADY_HALF :])
-    if len(last) < 2 * _STEADY_HALF:
+    last = list(values[-STEADY_VALUES:])
+    if len(last) < STEADY_VALUES:
         return False
     before, after = median(last[:_STEADY_HALF]), median(last[_STEADY_HALF:])
     steps = [later - earlier for earlier, later in pairwise(last)]

@@ -150,7 +150,7 @@ class Scenarios:
             except FailedRun as error:
                 failure = error
             loaded = session.loaded
-        self.interference.append(watch.interference())
+            self.interference.append(watch.interference())  # while the worker lives
         return replace(
             self._row(name, candidate, found),
             status=failure.status if failure else "measured",
@@ -229,4 +229,5 @@ def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def is_submission_length(wanted: ScenarioSettings, found: LoadResult) -> bool:
     """Whether it was asked for, and got, what MLPerf's rules ask of a submission at least."""
     enough = wanted.scenario != "offline" or found.samples >= _SUBMISSION_SAMPLES
-    return wanted.min_duration_s >= _SUBMISSION_S and enough
+    lasted = found.valid or found.duration_s >= _SUBMISSION_S
+    return wanted.min_duration_s >= _SUBMISSION_S and lasted and enough

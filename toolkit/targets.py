@@ -243,8 +243,9 @@ class RemoteSession:
             raise self._failure
         # A worker that no longer reads would block the pipe, and this process with it, for ever.
         watchdog = threading.Timer(self._timeout_s, self._kill_worker)
-        watchdog.start()
+        watchdog.daemon = True
         try:
+            watchdog.start()
             self._channel.send((command, arguments))
         except OSError as error:
             if self._killed_by_watchdog:

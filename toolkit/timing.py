@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
-DISTINCT_BATCHES = 5  # that timed calls rotate through: a runtime that caches would show
+DISTINCT_BATCHES = 5  # that timed calls rotate through: a cache of fewer would show
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")

@@ -24,13 +24,14 @@ _PARITY = (
     "nan_count",
 )
 _MEASUREMENT: dict[str, Callable[[Measurement], object]] = {
+    "name": lambda row: row.name,
     "measurement_status": lambda row: row.status,
     "measurement_reason": lambda row: row.reason,
     "batch_size": lambda row: row.batch_size,
     "threads": lambda row: row.settings.threads,
     "streams": lambda row: row.settings.streams,
     "device": lambda row: row.settings.device,
-    "passes": lambda row: len(row.passes),
+    "passes": lambda row: sum(bool(each.rounds) for each in row.passes),
     "rounds": lambda row: sum(len(each.rounds) for each in row.passes),
     "images_per_s": lambda row: row.images_per_s and row.images_per_s.value,
     "images_per_s_low": lambda row: row.images_per_s and row.images_per_s.low,

@@ -27,7 +27,6 @@ class SummaryRow:
     parity: ParityReport | None
     measurement: Measurement | None
     place: str | None = None
-    baseline: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,6 @@ def summarise(results: Results) -> list[SummaryRow]:
             parity=parity.get(key),
             measurement=measurement,
             place=places.get(measurement.name) if measurement else None,
-            baseline=results.baseline,
         )
         for key in dict.fromkeys([*parity, *measured])
         for measurement in measured.get(key, [None])
@@ -130,8 +128,10 @@ def _close_calls(results: Results) -> list[str]:
         if not each.too_close or each.to_faster is None:
             continue
         ratio = each.to_faster
-        more = "more than 100 times as many rounds would be needed"
-        if each.longer is not None:
+        more = "even 100 times as many rounds might not tell"
+        if ratio.passes < 2:
+            more = "one pass cannot tell: more are needed"
+        elif each.longer is not None:
             more = f"about {each.longer:.1f} times as many rounds would tell"
         lines.append(
             f"Too close to call: {each.name} and {faster.name} "
@@ -143,8 +143,8 @@ def _close_calls(results: Results) -> list[str]:
 def _about_measuring(results: Results) -> list[str]:
     """What the intervals are, what the harness costs, how fast the machine could go."""
     rows = [row for row in results.measurements if row.latency_s]
-    passes = max((len(row.passes) for row in rows), default=0)
-    lines = []
+    passes = max((sum(bool(one.rounds) for one in row.passes) for row in rows), default=0)
+    lines = _settings_alike(results)
     null = next((row for row in rows if row.runtime == "null"), None)
     real = [_share_of(row, 0.5) or 0.0 for row in rows if row.runtime != "null"]
     if null is not None and real and min(real) > 0:
@@ -159,13 +159,29 @@ def _about_measuring(results: Results) -> list[str]:
     if samples:
         beyond = sum(each.low + each.high for each in counted)
         lines.append(f"Outliers: {beyond:,} of {samples:,} calls, counted and kept.")
-    if results.limits is not None and results.flops_per_image is not None:
+    shares = [row for row in rows if row.limit_share is not None]
+    if shares and results.limits is not None and results.flops_per_image is not None:
         lines.append(
             f"Limit: {results.limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s in float32 matrix "
             f"products with {results.limits.threads} threads, measured before; the model takes "
             f"{results.flops_per_image / 1e6:,.1f} MFLOP an image."
         )
+    if results.limits_failure:
+        lines.append(f"Share of the limit unknown: {results.limits_failure}.")
     return lines
+
+
+def _settings_alike(results: Results) -> list[str]:
+    """What all rows have in common; where they differ, there are columns."""
+    rows = results.measurements
+    facts: dict[str, set[object]] = {
+        "{} images": {row.batch_size for row in rows},
+        "{} threads": {row.settings.threads for row in rows},
+        "{} streams": {row.settings.streams for row in rows},
+        "on {}": {row.settings.device for row in rows},
+    }
+    alike = [text.format(*found) for text, found in facts.items() if len(found) == 1]
+    return [f"Each call: {', '.join(alike)}."] if alike else []
 
 
 def _share_of(row: Measurement, share: float) -> float | None:
@@ -227,9 +243,10 @@ def _to_baseline(row: SummaryRow) -> str:
     """`1` for the baseline itself."""
     if row.measurement is None or row.measurement.images_per_s is None:
         return ""
-    if row.runtime == row.baseline and row.measurement.to_baseline is None:
+    ratio = row.measurement.to_baseline
+    if ratio is not None and ratio.low == ratio.high == 1:
         return "1"
-    return _interval(row.measurement.to_baseline, "{:.2f}")
+    return _interval(ratio, "{:.2f}")
 
 
 def _latency(share: float) -> Callable[[SummaryRow], str]:

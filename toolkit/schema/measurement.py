@@ -73,11 +73,11 @@ class Round:
 @dataclass(frozen=True, kw_only=True)
 class WarmUp:
     """What went before the first round; `steady` says that it ended because times were steady,
-    not because it had lasted long enough."""
+    not because it had lasted long enough; None where calls are too long to tell."""
 
     calls: int
     wall_s: float
-    steady: bool
+    steady: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +103,12 @@ class Pass:
 class Measurement:
     """How fast one candidate is at one batch size; `name` tells it apart within its results.
 
-    `to_baseline` is its speed over that of the baseline, from rounds side by side, and
-    `repeat_ratio` its speed on a repeated input over that on rotating ones; both are 1.0 where
-    equal. `latency_s` and `outliers` are about single calls, over all passes. `limit_share` is the
-    fraction of this machine's measured float32 limit. Times to load are those of the first
-    pass, in which workers were loaded one by one; `peak_memory_bytes` is the highest of all.
+    `to_baseline` is its speed over that of the baseline, from rounds side by side; it is exactly 1
+    for the baseline itself. `repeat_ratio` is its speed on a repeated input over that on rotating
+    ones. `latency_s` and `outliers` are about single calls, over all passes. `limit_share` is the
+    fraction of the processor's measured float32 limit; None on another device. Times to load are
+    those of the first pass, in which workers were loaded one by one; `peak_memory_bytes` is the
+    highest of all.
     """
 
     name: str

@@ -29,7 +29,8 @@ class CheckpointRecord:
 class Results:
     """One call of verify, bench or run. See `results.schema.json`.
 
-    `flops_per_image` are counted from the checkpoint. `interference` has an entry a pass of bench.
+    `flops_per_image` are counted from the checkpoint; `limits_failure` says why they or the limits
+    are not known. `interference` has an entry for each pass, batch size and settings of bench.
     `baseline` is the name of the runtime that ratios refer to; `ranking` has the measured
     candidates, fastest first, those of each batch size and settings together. `scenarios` has the
     rows of bench with a scenario of MLPerf's, in place of measurements. `interrupted` says
@@ -44,6 +45,7 @@ class Results:
     parity: tuple[ParityReport, ...] = ()
     limits: Limits | None = None
     flops_per_image: int | None = None
+    limits_failure: str | None = None
     interference: tuple[Interference, ...] = ()
     warnings: tuple[MachineWarning, ...] = ()
     measurements: tuple[Measurement, ...] = ()

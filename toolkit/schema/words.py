@@ -13,6 +13,7 @@ Status = Literal[
     "not_installed",
     "unsupported",
     "measured",
+    "too_short",
 ]
 Precision = Literal["fp64", "fp32", "fp16", "bf16", "int8"]
 Device = Literal["cpu", "cuda"]
