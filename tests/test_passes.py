@@ -92,6 +92,23 @@ def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) ->
     assert not passes.stopped
 
 
+def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) -> None:
+    seen: list[str] = []
+
+    def look() -> None:
+        attested = passes.tallies[0].attestation
+        seen.append(attested.provider if attested else "")
+
+    candidates = [faulty(subject, "")]
+    passes = passes_of(candidates, after_pass=look)
+    with open_sessions(candidates, batch_size=BATCH, timeout_s=60) as sessions:
+        sessions[0].load()
+        passes.run(sessions)
+        assert seen[0] == str(sessions[0].pid)
+        assert sessions[0].measure(calls=1).samples_s  # it stays open
+    assert len(set(seen)) == len(seen) == 2
+
+
 def test_a_candidate_that_crashes_in_a_round_keeps_its_rounds_and_the_others_go_on(
     subject: Subject,
 ) -> None:

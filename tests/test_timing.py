@@ -127,7 +127,7 @@ def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
     assert len(fast.given) >= 10
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(30, method="thread")  # threads that wait for ever cannot be joined
 @pytest.mark.parametrize("bad_call", [0, 1, 3], ids=["before", "first timed", "later"])
 @pytest.mark.parametrize("failing", range(STREAMS))
 def test_a_stream_that_raises_ends_all_and_its_error_is_the_one_told(

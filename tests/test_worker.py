@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,7 +21,7 @@ from toolkit.runtimes.null import NullSession
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession, open_sessions
 from toolkit.verification import ParityCheck
-from toolkit.worker import CheckedSession
+from toolkit.worker import CheckedSession, Worker
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 
@@ -151,6 +152,19 @@ def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
         logits = session.prepare(IMAGES[:7], batch_size=3)
         assert logits.shape == (15, 10)
         assert [len(calls) for calls in session.measure(calls=6).samples_s] == [6]
+
+
+def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> None:
+    """Else a runtime that remembers its last answer would be timed while it does."""
+    batches = [np.full((1, 1, 28, 28), number, np.float32) for number in range(5)]
+    given: list[float] = []
+
+    def run(inputs: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Any:
+        given.append(float(inputs[0, 0, 0, 0]))
+        return inputs
+
+    Worker()._time([run], batches, calls=2, offset=7, kept=0)
+    assert given == [1, 2, 3]
 
 
 def test_measure_before_prepare_is_said(subject: Subject) -> None:

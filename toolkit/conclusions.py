@@ -52,8 +52,8 @@ def _stopped(passes: Passes) -> MachineWarning:
         wanted += f" and ± {passes.plan.precision:.1%}"
     return MachineWarning(
         code="stopped",
-        message=f"--max-time {passes.plan.max_time_s:g} s ended it after {done} passes, before what "
-        f"was asked for ({wanted}) was there",
+        message=f"--max-time {passes.plan.max_time_s:g} s ended it after {done} passes, before "
+        f"what was asked for ({wanted}) was there",
         action="raise `--max-time`, or ask for less",
     )
 
