@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from toolkit.timing import ClockError, Stopwatch, time_calls, time_streams
 
+# Threads that wait for ever cannot be joined: a test that hangs ends the whole process.
+pytestmark = pytest.mark.timeout(60, method="thread")
+
 STREAMS = 3
 
 
@@ -129,7 +132,6 @@ def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
     assert len(fast.given) >= 10
 
 
-@pytest.mark.timeout(30, method="thread")  # threads that wait for ever cannot be joined
 @pytest.mark.parametrize("bad_call", [0, 1, 3], ids=["before", "first timed", "later"])
 @pytest.mark.parametrize("failing", range(STREAMS))
 def test_a_stream_that_raises_ends_all_and_its_error_is_the_one_told(
