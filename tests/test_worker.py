@@ -103,6 +103,14 @@ def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> No
     assert caught.value.status == "timed_out"
 
 
+def test_a_session_that_is_closed_while_it_starts_leaves_no_worker(subject: Subject) -> None:
+    """As after Ctrl-C while other threads start the workers of a pass."""
+    session = session_of(null(subject))
+    session.close()
+    with pytest.raises(Crashed, match="closed before it had started"):
+        session.load()
+
+
 def test_signal_without_a_name_is_a_row(subject: Subject) -> None:
     with session_of(null(subject)) as session:
         session.load()

@@ -84,6 +84,7 @@ class RemoteSession:
         self._timeout_s = timeout_s
         self._failure: FailedRun | None = None
         self._killed_by_watchdog = False
+        self._closed = False
         self._oom_kills = oom_kills()
         self._log = _empty_log()
         self._group = execnet.Group()
@@ -205,7 +206,9 @@ class RemoteSession:
         return ""
 
     def close(self) -> None:
-        """End the worker, by force if it does not go by itself, and reap it."""
+        """End the worker, by force if it does not go by itself, and reap it. One that another
+        thread just starts ends as soon as it has."""
+        self._closed = True
         self._group.terminate(timeout=_EXIT_GRACE_S)
         if self._process is not None:
             _kill(self._process)
@@ -217,6 +220,9 @@ class RemoteSession:
         threads = str(self.candidate.settings.threads)
         try:
             gateway = self._group.makegateway(spec)
+            if self._closed:
+                self._group.terminate(timeout=_EXIT_GRACE_S)
+                raise self._fail(Crashed("closed before it had started"))
             self._channel = gateway.remote_exec(_BOOTSTRAP)
             self._channel.send(
                 {
