@@ -115,8 +115,8 @@ class Passes:
 
     def _pass(self, opened: Sequence[RemoteSession]) -> None:
         """One pass: candidates of the same settings and batch size take turns, in workers of their
-        own; then those of the next. Who starts and warms up first is drawn anew each time: the first
-        of two equals, always the first, was seen to be slower by half a percent."""
+        own; then those of the next. Who starts and warms up first is drawn anew each time, so that
+        it favours nobody."""
         for table in dict.fromkeys(map(_table, self.tallies)):
             group = [
                 each for each in self.tallies if each.failure is None and _table(each) == table
