@@ -22,6 +22,7 @@ from native_tools import benchmark_app
 
 from toolkit.artifacts import export
 from toolkit.benchmark import bench
+from toolkit.environment import usable_cores
 from toolkit.plan import Plan
 
 HERE = Path(__file__).parent
@@ -89,7 +90,12 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
 
 @click.command()
 @click.option("--runs", type=int, default=10, show_default=True)
-@click.option("--threads", type=int, default=2, show_default=True)
+@click.option(
+    "--threads",
+    type=click.Choice([1, usable_cores()]),  # those that test_inference.py has
+    default=usable_cores(),
+    show_default=True,
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(runs: int, threads: int, out: Path) -> None:
     """Alternate the tools `runs` times, and say how their medians compare."""
