@@ -27,7 +27,7 @@ LAYERS = (
     ("schema", "versions", "timing", "progress", "options", "report"),
     ("errors", "environment", "stats", "preprocessing", "report.machine", "report.summary"),
     ("samples", "fitness", "ranking", "files", "interference", "limits", "settings", "model"),
-    ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes"),
+    ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),
     ("loadgen", "report.scenario"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "data.idx", "report.comparison"),

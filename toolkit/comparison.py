@@ -10,6 +10,7 @@ from itertools import zip_longest
 
 from toolkit.changes import machine_changes, other_changes
 from toolkit.errors import SettingError, ToolkitError
+from toolkit.names import distinct, facts_of
 from toolkit.ranking import too_close
 from toolkit.schema import (
     ComparedRow,
@@ -38,8 +39,8 @@ def compare(
 
     Candidates are paired by runtime, format, precision, batch size and settings. A regression is
     a loss of speed that is significant (the whole interval of new/old lies below 1) and larger
-    than `fail_below`, or a candidate that was measured then and fails now. So is
-    one that the new run could not export; another that only the old run has is told, no more.
+    than `fail_below`, or a candidate that was measured then and now fails or cannot be exported.
+    Another that only the old run has is told, no more.
 
     Args:
         old: Results of bench or run, as `toolkit.read_results` reads them.
@@ -81,7 +82,9 @@ def compare(
         changes=tuple(other_changes(old, new)),
         rows=tuple(
             _row(name, pair, fail_below, lost)
-            for name, pair in zip(_distinct_names(pairs), pairs, strict=True)
+            for name, pair in zip(
+                distinct([_facts(_some(pair)) for pair in pairs]), pairs, strict=True
+            )
         ),
     )
 
@@ -200,32 +203,8 @@ def _some(pair: _Pair) -> Measurement:
     return found
 
 
-def _distinct_names(pairs: Sequence[_Pair]) -> list[str]:
-    """A name for each: `onnxruntime fp32`, and as much more as tells it apart within both runs."""
-    facts = [_facts(_some(pair)) for pair in pairs]
-    varying = [len(set(column)) > 1 for column in zip(*(each[3:] for each in facts), strict=True)]
-    names: list[str] = []
-    counts: dict[str, int] = {}
-    for each in facts:
-        formats = {other[2] for other in facts if other[:2] == each[:2]}
-        shown = (len(formats) > 1, *varying)
-        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
-        name = ", ".join([" ".join(each[:2]), *extra])
-        counts[name] = counts.get(name, 0) + 1
-        names.append(name if counts[name] == 1 else f"{name} #{counts[name]}")
-    return names
-
-
 def _facts(row: Measurement) -> tuple[str, ...]:
-    return (
-        row.runtime,
-        row.precision,
-        row.format,
-        f"batch {row.batch_size}",
-        f"{row.settings.threads} threads",
-        f"{row.settings.streams} streams",
-        row.settings.device,
-    )
+    return facts_of(row.runtime, row.precision, row.format, row.batch_size, row.settings)
 
 
 def _listed(rows: Sequence[Measurement]) -> str:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from toolkit.candidates import NULL
 from toolkit.fitness import judge, judge_speeds
 from toolkit.interference import combined
+from toolkit.names import distinct, facts_of
 from toolkit.passes import Passes, Tally
 from toolkit.ranking import rank
-from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Settings, Status
+from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Status
 from toolkit.speeds import call_outliers, latencies, repeat_ratio, speed_ratio, speeds_of
 
 _EAGER = "eager"
@@ -59,29 +60,18 @@ def _stopped(passes: Passes) -> MachineWarning:
 
 
 def distinct_names(tallies: Sequence[Tally]) -> list[str]:
-    """A name for each: `onnxruntime fp32`, and as much more as tells it apart from the others."""
-    facts = [_facts(tally) for tally in tallies]
-    varying = [len(set(column)) > 1 for column in zip(*(each[2:] for each in facts), strict=True)]
-    names: list[str] = []
-    for each in facts:
-        alike = {other[2] for other in facts if other[:2] == each[:2]}
-        shown = (len(alike) > 1, *varying[1:])
-        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
-        name = ", ".join([" ".join(each[:2]), *extra])
-        count = sum(known.partition(" #")[0] == name for known in names)
-        names.append(f"{name} #{count + 1}" if count else name)
-    return names
-
-
-def _facts(tally: Tally) -> tuple[str, ...]:
-    artifact, settings = tally.candidate.source.artifact, tally.candidate.settings
-    return (
-        tally.candidate.runtime.name,
-        artifact.precision,
-        artifact.format,
-        f"batch {tally.batch_size}",
-        f"{settings.threads} threads",
-        f"{settings.streams} streams",
+    """A name for each; see `toolkit.names`."""
+    return distinct(
+        [
+            facts_of(
+                tally.candidate.runtime.name,
+                tally.candidate.source.artifact.precision,
+                tally.candidate.source.artifact.format,
+                tally.batch_size,
+                tally.candidate.settings,
+            )
+            for tally in tallies
+        ]
     )
 
 
@@ -99,14 +89,10 @@ def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -
     same = [
         other
         for other in tallies
-        if other.candidate.runtime.name != NULL and _table(other) == _table(tally)
+        if other.candidate.runtime.name != NULL and other.table == tally.table
     ]
     found = [other for other in same if other.candidate.runtime.name == baseline]
     return found[0] if found and len(same) > 1 else None
-
-
-def _table(tally: Tally) -> tuple[Settings, int]:
-    return tally.candidate.settings, tally.batch_size
 
 
 def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Results) -> Measurement:

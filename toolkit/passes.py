@@ -52,6 +52,11 @@ class Tally:
     logits: NDArray[np.floating] | None = None
     load_s: float = 0.0
 
+    @property
+    def table(self) -> tuple[Settings, int]:
+        """Settings and batch size: the candidates of each are compared with each other."""
+        return self.candidate.settings, self.batch_size
+
     def throughput(self) -> Interval | None:
         """Images/s so far; None where nothing can be said."""
         return None if self.failure else throughput(self.passes, self.batch_size)
@@ -117,10 +122,8 @@ class Passes:
         """One pass: candidates of the same settings and batch size take turns, in workers of their
         own; then those of the next. Who starts and warms up first is drawn anew each time, so that
         it favours nobody."""
-        for table in dict.fromkeys(map(_table, self.tallies)):
-            group = [
-                each for each in self.tallies if each.failure is None and _table(each) == table
-            ]
+        for table in dict.fromkeys(tally.table for tally in self.tallies):
+            group = [each for each in self.tallies if each.failure is None and each.table == table]
             if self._time_is_over() or not group:
                 continue
             if not opened:
@@ -173,7 +176,7 @@ class Passes:
                 for turn in self._random.sample(turns, len(turns)):
                     turn.round(repeat=number == rounds)
                 if number < rounds:
-                    self._tell("rounds", rounds * len(set(map(_table, self.tallies))))
+                    self._tell("rounds", rounds * len({tally.table for tally in self.tallies}))
             self.interference.append(watch.interference())
             for turn in turns:
                 turn.mark_memory()
@@ -191,11 +194,6 @@ class Passes:
         done = self._done[label]
         passes = max(self.plan.least_passes, math.ceil(done / per_pass))
         self.progress(label, done, passes * per_pass, note)
-
-
-def _table(tally: Tally) -> tuple[Settings, int]:
-    """Settings and batch size: the candidates of each are compared with each other."""
-    return tally.candidate.settings, tally.batch_size
 
 
 class _Allowance:

@@ -40,9 +40,9 @@ _MEASUREMENT: dict[str, Callable[[Measurement], object]] = {
     "to_baseline_low": lambda row: row.to_baseline and row.to_baseline.low,
     "to_baseline_high": lambda row: row.to_baseline and row.to_baseline.high,
     "limit_share": lambda row: row.limit_share,
-    "latency_median_s": lambda row: _latency_s(row, 0.5),
-    "latency_p90_s": lambda row: _latency_s(row, 0.9),
-    "latency_p99_s": lambda row: _latency_s(row, 0.99),
+    "latency_median_s": lambda row: row.latency_at(0.5),
+    "latency_p90_s": lambda row: row.latency_at(0.9),
+    "latency_p99_s": lambda row: row.latency_at(0.99),
     "repeat_ratio": lambda row: row.repeat_ratio and row.repeat_ratio.value,
     "outliers": lambda row: row.outliers and row.outliers.low + row.outliers.high,
     "import_s": lambda row: row.import_s,
@@ -79,7 +79,3 @@ def render_csv(results: Results) -> str:
             ]
         )
     return buffer.getvalue()
-
-
-def _latency_s(row: Measurement, share: float) -> float | None:
-    return next((each.value for each in row.latency_s if each.share == share), None)

@@ -146,9 +146,9 @@ def _about_measuring(results: Results) -> list[str]:
     passes = max((sum(bool(one.rounds) for one in row.passes) for row in rows), default=0)
     lines = _settings_alike(results)
     null = next((row for row in rows if row.runtime == "null"), None)
-    real = [_share_of(row, 0.5) or 0.0 for row in rows if row.runtime != "null"]
+    real = [row.latency_at(0.5) or 0.0 for row in rows if row.runtime != "null"]
     if null is not None and real and min(real) > 0:
-        null_s = _share_of(null, 0.5) or 0.0
+        null_s = null.latency_at(0.5) or 0.0
         lines.append(
             f"Harness: the null runtime takes {null_s * 1e6:.1f} µs a call, "
             f"{null_s / min(real):.2%} of the fastest real one. Intervals are 95 %, over "
@@ -182,10 +182,6 @@ def _settings_alike(results: Results) -> list[str]:
     }
     alike = [text.format(*found) for text, found in facts.items() if len(found) == 1]
     return [f"Each call: {', '.join(alike)}."] if alike else []
-
-
-def _share_of(row: Measurement, share: float) -> float | None:
-    return next((each.value for each in row.latency_s if each.share == share), None)
 
 
 def _far_away(row: ParityReport) -> str | None:

@@ -135,6 +135,10 @@ class Measurement:
     passes: tuple[Pass, ...]
     stderr_tail: str
 
+    def latency_at(self, share: float) -> float | None:
+        """The percentile of `latency_s` at this share, in seconds; None where there is none."""
+        return next((each.value for each in self.latency_s if each.share == share), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:

@@ -1,0 +1,37 @@
+"""Names that tell candidates apart. Pure.
+
+In: what each is, as texts. Out: a name for each, no longer than it must be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from toolkit.schema import Settings
+
+
+def facts_of(
+    runtime: str, precision: str, format: str, batch_size: int, settings: Settings
+) -> tuple[str, ...]:
+    """What a name may say, in this order."""
+    return (
+        *(runtime, precision, format, f"batch {batch_size}", f"{settings.threads} threads"),
+        *(f"{settings.streams} streams", settings.device),
+    )
+
+
+def distinct(facts: Sequence[tuple[str, ...]]) -> list[str]:
+    """`onnxruntime fp32`, and as much more of the `facts_of` each as tells it apart from the
+    others; where nothing does, its number: `onnxruntime fp32 #2`."""
+    varying = [len(set(column)) > 1 for column in zip(*(each[3:] for each in facts), strict=True)]
+    counts: Counter[str] = Counter()
+    names = []
+    for each in facts:
+        formats = {other[2] for other in facts if other[:2] == each[:2]}
+        shown = (len(formats) > 1, *varying)
+        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
+        name = ", ".join([" ".join(each[:2]), *extra])
+        counts[name] += 1
+        names.append(name if counts[name] == 1 else f"{name} #{counts[name]}")
+    return names
