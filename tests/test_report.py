@@ -422,7 +422,7 @@ def test_rows_come_fastest_first_and_equals_share_a_place() -> None:
     ranking = ranked(("d", False), ("b", True), ("a", False), ("c", True))
     results = replace(results_of(*rows), ranking=ranking)
     assert column(results, "runtime") == ["d", "b", "a", "c"]
-    assert column(results, "place") == ["1", "1=", "3", "3="]
+    assert column(results, "place") == ["1", "2=", "3", "4="]
 
 
 def test_places_start_anew_with_each_setting() -> None:

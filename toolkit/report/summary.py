@@ -73,12 +73,12 @@ def _name(row: SummaryRow) -> str:
 
 
 def _places(ranking: tuple[Rank, ...]) -> dict[str, str]:
-    """`1`, `2`, `2=`: one that is too close to call to the one before it shares its place."""
+    """`1`, `2`, `3=`: the third is too close to call to the second. The places are not shared: of
+    many such neighbours the first and the last may differ for certain."""
     places: dict[str, str] = {}
-    place = count = 0
+    place = 0
     for each in ranking:
-        count = 1 if each.to_faster is None else count + 1
-        place = place if each.too_close else count
+        place = 1 if each.to_faster is None else place + 1
         places[each.name] = f"{place}=" if each.too_close else f"{place}"
     return places
 
