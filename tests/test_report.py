@@ -417,7 +417,7 @@ def column(results: Results, heading: str) -> list[str]:
     return [row[headings.index(heading)] for row in rows]
 
 
-def test_rows_come_fastest_first_and_equals_share_a_place() -> None:
+def test_rows_come_fastest_first_and_a_mark_says_too_close_to_call() -> None:
     rows = [measured(name) for name in ("a", "b", "c", "d")]
     ranking = ranked(("d", False), ("b", True), ("a", False), ("c", True))
     results = replace(results_of(*rows), ranking=ranking)
