@@ -6,7 +6,7 @@ import gzip
 import json
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from PIL import Image
 
 from toolkit.artifacts import export
 from toolkit.candidates import Candidate, Subject, find_subject
@@ -146,6 +147,17 @@ def write_idx(path: Path, values: NDArray[np.uint8]) -> Path:
     data = header + values.tobytes()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
+
+
+def write_images(folder: Path, images: NDArray[np.uint8], labels: Sequence[int]) -> Path:
+    """Write images `[N,C,H,W]` as PNG files, the same ones for training and test."""
+    for split in ("train", "test"):
+        for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            path = folder / split / f"class {label}" / f"{number:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            grey = len(pixels) == 1
+            Image.fromarray(pixels[0] if grey else pixels.transpose(1, 2, 0)).save(path)
+    return folder
 
 
 @pytest.fixture

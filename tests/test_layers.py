@@ -30,9 +30,15 @@ LAYERS = (
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),
     ("loadgen", "report.scenario"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
-    ("formats.*", "runtimes.*", "manifest", "checkpoint", "data.idx", "report.comparison"),
+    ("formats.*", "runtimes.*", "manifest", "checkpoint", "report.comparison"),
+    ("data.idx", "data.images"),
+    ("data.folder", "data.statistics"),
     ("data", "candidates", "artifacts", "diagnosis", "worker"),
-    ("results", "targets", "training"),
+    ("results", "targets", "training.dropout", "training.processes", "training.recipe"),
+    ("training.augmentation", "training.memory", "training.order", "training.feed"),
+    ("training.state", "training.diary", "training.step"),
+    ("training.loop",),
+    ("training",),
     ("reference", "passes", "report.folder"),
     ("conclusions", "verification"),
     ("scenarios",),
@@ -44,7 +50,7 @@ LAYERS = (
 )
 # Beside torch and numpy, which the toolkit itself stands on.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
-NEEDS_TORCH = ("training", "model", "torch_session", "artifacts", "formats.*")
+NEEDS_TORCH = ("training", "model", "torch_session", "artifacts", "formats.*", "training.*")
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
     *("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"),

@@ -150,7 +150,7 @@ def _under_load(
     if out is not None:
         refuse_to_mix(out)
     try:
-        return load.run(candidates, dataset.images, start_results(subject, dataset), out=out)
+        return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
     except InterruptedScenarios as stop:
         raise InterruptedBench(stop.results) from stop
 

@@ -60,23 +60,44 @@ def commands() -> None:
     show_default=True,
     help="Checkpoint folder to write.",
 )
-@click.option("--epochs", type=int, default=3, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=int, default=100, show_default=True, help="Images a step.")
-@click.option("--lr", type=float, default=0.001, show_default=True, help="Adam's learning rate.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["fast", "plain"]),
+    help="How to train: fast (default), or plain: what the usual script does, to compare with.",
+)
+@click.option("--epochs", type=float, help="Passes over the data, also 1.5; default: the recipe's.")
+@click.option("--batch-size", type=int, help="Images a step; default: the recipe's.")
+@click.option("--lr", type=float, help="Adam's (peak) learning rate; default: the recipe's.")
 @click.option(
     "--seed",
     type=int,
-    default=1,
-    show_default=True,
-    help="Same seed, same machine, same threads: the same weights.",
+    help="Same seed, same machine, same threads: the same weights; default: 1.",
 )
-@click.option("--augment", is_flag=True, help="Rotate and shift the training images a little.")
+@click.option(
+    "--augment",
+    is_flag=True,
+    default=None,
+    help="Rotate, shift and zoom the training images a little.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to train.",
+)
+@click.option(
+    "--save-every",
+    "save_every_s",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Seconds after which the state is written, for --resume.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the training that was interrupted in --out, with the options it had.",
 )
 @threads_option
 @data_option

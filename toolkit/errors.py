@@ -32,6 +32,10 @@ def headline(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
 
 
+class ToolkitWarning(UserWarning):
+    """Something is not as it should be, and the work goes on; the command line shows it."""
+
+
 class ToolkitError(Exception):
     """Base of every error that the toolkit raises on purpose."""
 

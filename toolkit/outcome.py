@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, ToolkitWarning
 
 INTERRUPTED = 130
 
@@ -41,7 +44,7 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
         try:
             from toolkit.progress import bars
 
-            with bars() as progress:
+            with _warnings_in_lines(), bars() as progress:
                 outcome = command(progress=progress, **arguments)
         except KeyboardInterrupt:
             _fail("interrupted; nothing half-written is left behind", INTERRUPTED, as_json=as_json)
@@ -56,12 +59,35 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
                 raise
             text = f"internal error: {type(error).__name__}: {error}; run again with --debug"
             _fail(text, 3, as_json=as_json, kind=type(error).__name__)
-        click.echo(
-            json.dumps(outcome.record, indent=2, allow_nan=False) if as_json else outcome.text
-        )
+        if not _is_one_of_others():
+            click.echo(
+                json.dumps(outcome.record, indent=2, allow_nan=False) if as_json else outcome.text
+            )
         sys.exit(outcome.exit_code)
 
     return run
+
+
+def _is_one_of_others() -> bool:
+    """Whether torchrun started this process beside a first one, which speaks for all."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Each warning of the toolkit's own as one line on stderr; those of libraries as they come."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, ToolkitWarning):
+            click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ToolkitWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") -> NoReturn:

@@ -171,7 +171,7 @@ def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
 def _train(
     out: Path, *, quick: bool, data: Path | None, threads: int | None, progress: Progress
 ) -> None:
-    epochs, limit = (1, _QUICK_IMAGES) if quick else (3, None)
+    epochs, limit = (1.0, _QUICK_IMAGES) if quick else (None, None)
     train(out=out, data=data, threads=threads, epochs=epochs, limit=limit, progress=progress)
 
 

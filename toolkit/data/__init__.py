@@ -1,6 +1,6 @@
-"""Datasets: IDX files → raw uint8 images and int64 labels. Never needs the network.
+"""Datasets: files → raw uint8 images and int64 labels. Never needs the network.
 
-In: nothing (the bundled MNIST) or a folder of IDX files. Out: a `Dataset`.
+In: nothing (the bundled MNIST), a folder of IDX files, or one of images. Out: a `Dataset`.
 Normalisation is not done here: it belongs to the model's input spec (`toolkit.preprocessing`).
 """
 
@@ -15,7 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.data.folder import is_image_folder, read_image_folder
 from toolkit.data.idx import read_idx
+from toolkit.data.images import Images, MappedImages
 from toolkit.errors import DatasetError
 from toolkit.schema import Checkpoint, DatasetRecord
 
@@ -33,9 +35,12 @@ _SPLIT_NAMES = {"train": ("train",), "test": ("t10k", "test")}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Raw images uint8 `[N,C,H,W]` and labels int64 `[N]`, with the record that names them."""
+    """Raw images uint8 `[N,C,H,W]` and labels int64 `[N]`, with the record that names them.
 
-    images: NDArray[np.uint8]
+    The images of large files are read when they are asked for.
+    """
+
+    images: Images
     labels: NDArray[np.int64]
     record: DatasetRecord
 
@@ -66,8 +71,9 @@ class Dataset:
 
 
 def load_dataset(split: Split, folder: Path | None = None) -> Dataset:
-    """The `split` of the bundled MNIST, or of the IDX files in `folder`.
+    """The `split` of the bundled MNIST, or of the IDX files or images in `folder`.
 
+    Images lie in `folder` as `train/<class>/<image>` and `test/<class>/<image>`. Of IDX files,
     `folder` may be the folder of the files or one that `torchvision.datasets` made (the files
     then lie in `<Name>/raw/`). A file's name has the word `train`, or `t10k` or `test`, and
     `images-idx3` (grey), `images-idx4` (`[N,C,H,W]`) or `labels-idx1`; `.gz` is read as well.
@@ -75,6 +81,8 @@ def load_dataset(split: Split, folder: Path | None = None) -> Dataset:
     Raises:
         DatasetError: files missing or damaged, counts that differ, a bundled file changed.
     """
+    if folder is not None and is_image_folder(folder):
+        return _from_images(folder, split)
     where = MNIST if folder is None else folder
     images_path = _find(where, split, "images-idx")
     labels_path = _find(where, split, "labels-idx1")
@@ -83,18 +91,36 @@ def load_dataset(split: Split, folder: Path | None = None) -> Dataset:
     sha256 = {_stem(images_path): images_file.sha256, _stem(labels_path): labels_file.sha256}
     if folder is None:
         _check_bundled(sha256)
-    images, labels = images_file.values, labels_file.values
+    images, labels = _with_channels(images_path, images_file.values), labels_file.values
     if len(images) != len(labels):
         raise DatasetError(
             f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} "
             "labels; both must come from the same data set"
         )
-    name = "mnist" if folder is None else (folder.resolve().name or str(folder))
+    name = "mnist" if folder is None else _name(folder)
     return Dataset(
-        images=images if images.ndim == 4 else images[:, None],
+        images=images,
         labels=labels.astype(np.int64),
         record=DatasetRecord(name=name, split=split, images=len(images), sha256=sha256),
     )
+
+
+def _from_images(folder: Path, split: Split) -> Dataset:
+    images, labels, sha256 = read_image_folder(folder, split)
+    record = DatasetRecord(name=_name(folder), split=split, images=len(images), sha256=sha256)
+    return Dataset(images=images, labels=labels, record=record)
+
+
+def _with_channels(path: Path, values: NDArray[np.uint8]) -> Images:
+    """`[N,C,H,W]`, with one channel where the file has none; what is mapped stays mapped."""
+    shape = values.shape if values.ndim == 4 else (len(values), 1, *values.shape[1:])
+    if isinstance(values, np.memmap):
+        return MappedImages(path, values.offset, shape)
+    return values.reshape(shape)
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name or str(folder)
 
 
 def check_fits(dataset: Dataset, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,102 @@
+"""The state of a training on disk: whole, or known to be damaged; the last two are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.model import ReferenceCNN
+from toolkit.schema import Epoch
+from toolkit.training.processes import Processes
+from toolkit.training.state import (
+    Position,
+    State,
+    forget_states,
+    has_state,
+    put_tensors,
+    read_state,
+    refuse_to_forget,
+    tensors_of,
+    write_state,
+)
+from toolkit.training.step import make_step
+
+
+def state(step: int) -> State:
+    epoch = Epoch(number=1, loss=0.5, accuracy=0.9, images_per_s=100.0)
+    position = Position(
+        options={"seed": 3, "lr": 0.1, "recipe": "fast"},
+        data={"train-images": "abc"},
+        step=step,
+        epochs=(epoch,),
+        wall_s=1.5,
+    )
+    return State(position=position, tensors={"losses": torch.arange(step + 1.0)})
+
+
+def test_what_is_written_is_read_and_two_are_kept(tmp_path: Path) -> None:
+    assert read_state(tmp_path) is None
+    assert not has_state(tmp_path)
+    for step in (0, 7, 1000):
+        write_state(tmp_path, state(step))
+    found = read_state(tmp_path)
+    assert found is not None
+    assert found.position == state(1000).position
+    assert torch.equal(found.tensors["losses"], torch.arange(1001.0))
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(OutputError, match="interrupted after step 1000; go on with it"):
+        refuse_to_forget(tmp_path)
+    (tmp_path / ".step-000000001.abc.safetensors.x.part").touch()  # of a killed process
+    forget_states(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    refuse_to_forget(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, damage: str) -> None:
+    write_state(tmp_path, state(5))
+    write_state(tmp_path, state(9))
+    last = max(tmp_path.iterdir())
+    content = bytearray(last.read_bytes())
+    content[-1] ^= 1
+    last.write_bytes({"flipped": content, "cut": content[:-9], "empty": b""}[damage])
+    with pytest.warns(ToolkitWarning, match=f"{last.name} is damaged") as warned:
+        found = read_state(tmp_path)
+    assert found is not None
+    assert found.position.step == 5
+    assert "\n" not in str(warned[0].message)
+    min(tmp_path.iterdir()).write_bytes(b"x")
+    with pytest.warns(ToolkitWarning):
+        assert read_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_weights_and_optimizer_go_on_as_if_nothing_had_happened(tuned: bool) -> None:
+    """Also in channels_last, whose strides an optimizer's state must share."""
+
+    def steps(count: int, model: ReferenceCNN, taken: dict[str, torch.Tensor]) -> None:
+        step, optimizer = make_step(model, "cpu", tuned=tuned, processes=Processes())
+        if taken:
+            put_tensors(taken, model, optimizer)
+        for number in range(count):
+            torch.manual_seed(number + 2 * bool(taken))
+            step(torch.rand(4, 1, 28, 28), torch.arange(4), lr=0.01)
+        taken.clear()
+        taken |= tensors_of(model, optimizer)
+
+    torch.manual_seed(0)
+    start = ReferenceCNN().state_dict()
+    ends = []
+    for parts in ([4], [2, 2]):
+        taken: dict[str, torch.Tensor] = {}
+        for count in parts:
+            model = ReferenceCNN()
+            model.load_state_dict(start)
+            steps(count, model, taken)
+        ends.append(taken)
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name

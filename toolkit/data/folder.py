@@ -1,0 +1,62 @@
+"""A folder of image files → a data set: `train/<class>/<image>` and `test/<class>/<image>`, as
+`torchvision.datasets.ImageFolder` lays them out.
+
+Classes are numbered in the order of their names; the training split says which there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.data.images import ImageFiles, decode
+from toolkit.errors import DatasetError
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Whether it has a folder of classes for the training set."""
+    return any(path.is_dir() for path in folder.glob("train/*"))
+
+
+def read_image_folder(
+    folder: Path, split: str
+) -> tuple[ImageFiles, np.ndarray[tuple[int], np.dtype[np.int64]], dict[str, str]]:
+    """Images, labels int64 `[N]`, and the checksum of the files' names and sizes.
+
+    The pixels are not read, but for the first image's: there may be more than memory holds.
+
+    Raises:
+        DatasetError: no images, or a class that the training split does not have.
+    """
+    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    where = folder / split
+    own = sorted(path.name for path in where.iterdir() if path.is_dir()) if where.is_dir() else []
+    unknown = [name for name in own if name not in classes]
+    if unknown:
+        raise DatasetError(
+            f"{where / unknown[0]}: no class of that name in {folder / 'train'}, which has "
+            f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+        )
+    paths: list[str] = []
+    labels: list[int] = []
+    digest = hashlib.sha256()
+    for name in own:
+        files = sorted(
+            path for path in (where / name).rglob("*") if path.suffix.lower() in _SUFFIXES
+        )
+        for path in files:
+            digest.update(f"{path.relative_to(where)}\t{path.stat().st_size}\n".encode())
+        paths += map(str, files)
+        labels += [classes.index(name)] * len(files)
+    if not paths:
+        raise DatasetError(
+            f"{where}: no images; expected {split}/<class>/<image>, with an ending among "
+            f"{', '.join(sorted(_SUFFIXES))}"
+        )
+    shape = (len(paths), *decode(Path(paths[0])).shape)
+    checksum = {f"{split} (names and sizes of the files)": digest.hexdigest()}
+    return ImageFiles(np.array(paths), shape), np.array(labels, np.int64), checksum

@@ -1,0 +1,102 @@
+"""Images that need not be in memory: an array, a mapped file, or a folder of image files.
+
+In: an index. Out: raw images, uint8 `[N,C,H,W]`. All of them can be sent to another process, which
+then opens the files anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import DatasetError
+
+Index = slice | NDArray[np.int64]
+
+
+class Images(Protocol):
+    """What a data set needs of its images; numpy arrays have it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, C, H, W)`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
+        """Of a slice or of rows: uint8 `[n,C,H,W]`; of one row: `[C,H,W]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MappedImages:
+    """Images in an uncompressed file, from byte `offset` on; read as they are asked for."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
+        return np.asarray(self._pixels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "offset": self.offset, "shape": self.shape}
+
+    @cached_property
+    def _pixels(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, np.uint8, mode="r", offset=self.offset, shape=self.shape)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, decoded as they are asked for; grey or RGB, all of one size."""
+
+    paths: NDArray[np.str_]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
+        chosen = self.paths[index]
+        if isinstance(chosen, str):
+            return self._decoded(chosen)
+        return np.stack([self._decoded(path) for path in chosen])
+
+    def _decoded(self, path: str) -> NDArray[np.uint8]:
+        pixels = decode(Path(path), channels=self.shape[1])
+        if pixels.shape != self.shape[1:]:
+            raise DatasetError(
+                f"{path}: is {pixels.shape[2]}x{pixels.shape[1]} pixels, the first image of the "
+                f"data set {self.shape[3]}x{self.shape[2]}; bring all images to one size"
+            )
+        return pixels
+
+
+def decode(path: Path, *, channels: int | None = None) -> NDArray[np.uint8]:
+    """One image file → uint8 `[C,H,W]`; grey ones have one channel, all others three, unless
+    `channels` says which.
+
+    Raises:
+        DatasetError: not an image, or cut short.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            grey = channels == 1 or (channels is None and image.mode in ("1", "L"))
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except UnidentifiedImageError as error:
+        raise DatasetError(f"{path}: not an image file; take it out of the folder") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
+    return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))

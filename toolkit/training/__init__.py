@@ -1,0 +1,235 @@
+"""Training: dataset → checkpoint. `loop` is the page to read; each part has a file beside it.
+
+The recipe says how, the order which images, the feed brings them, the step computes, and the state
+is what a training that was killed goes on from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from toolkit.checkpoint import RECORD, read_checkpoint, refuse_to_replace, save_checkpoint
+from toolkit.data import Dataset, load_dataset
+from toolkit.data.statistics import mean_and_std
+from toolkit.environment import usable_cores
+from toolkit.errors import DatasetError, SettingError
+from toolkit.files import make_folder
+from toolkit.model import REFERENCE_FACTORY
+from toolkit.progress import Progress, silent
+from toolkit.schema import (
+    CHECKPOINT_SCHEMA_VERSION,
+    Checkpoint,
+    Device,
+    InputSpec,
+    ModelSpec,
+    TrainingRecord,
+)
+from toolkit.settings import check_positive, check_threads
+from toolkit.training.loop import Job, evaluate, fit
+from toolkit.training.processes import joined
+from toolkit.training.recipe import choose_options
+from toolkit.training.state import (
+    Keeper,
+    Position,
+    State,
+    forget_states,
+    has_state,
+    read_state,
+    refuse_to_forget,
+)
+
+__all__ = ["evaluate", "train"]
+
+
+def train(
+    *,
+    out: Path,
+    recipe: str | None = None,
+    data: Path | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    augment: bool | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
+    limit: int | None = None,
+    save_every_s: float = 10.0,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Train the reference CNN and write a checkpoint folder.
+
+    What is not given is as the recipe has it. Started by torchrun, all processes share each batch,
+    and the first of them writes.
+
+    Args:
+        out: Checkpoint folder to write; what is in it already is kept unless `force`.
+        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with.
+        data: Folder of IDX files or of images; None is the bundled MNIST.
+        epochs: Passes over the training set; 1.5 ends halfway through the second.
+        batch_size: Images an optimizer step, of all processes together.
+        lr: Adam's learning rate; where it rises and falls, its peak.
+        seed: Same seed, same machine, same threads: the same weights. None is 1.
+        augment: Small random rotations, shifts and zooms of each training image.
+        device: `auto` takes CUDA where there is one.
+        threads: CPU threads of each process; None shares out all usable cores.
+        limit: Train on the first so many images only.
+        save_every_s: Seconds after which the state is written again.
+        resume: Go on from the state that an interrupted training left in `out`, with its options.
+            Start where there is none; where the training was finished, return its checkpoint.
+        force: Replace the checkpoint or the state that `out` holds.
+        progress: Told about epochs and steps.
+
+    Returns:
+        The checkpoint's record, with test accuracy as a fraction.
+
+    Raises:
+        SettingError: a setting out of range, CUDA asked for and missing, memory that does not
+            suffice, or a loss that is not finite.
+        DatasetError: data missing or damaged, or not what the training began with.
+        OutputError: `out` is not writable, or holds a checkpoint or a state already.
+    """
+    check_positive("--save-every", save_every_s)
+    chosen = _choose_device(device)
+    with joined(chosen) as processes:
+        given = {
+            **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
+            **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
+            "device": None if device == "auto" else chosen,
+        }
+        own = {
+            **{"device": chosen, "processes": processes.count},
+            "threads": _own_cores() if threads is None else check_threads(threads),
+        }
+        if resume and (found := _finished(out, given, own)):
+            return found
+        state = read_state(out) if resume else None
+        options = choose_options(given, own, state.position.options if state else None)
+        if not resume:
+            refuse_to_replace(out, force=force)
+        if not (resume or force):
+            refuse_to_forget(out)
+        training, test = load_dataset("train", data), load_dataset("test", data)
+        training = training.head(options.limit) if options.limit else training
+        _check_same_data(state, training)
+        checkpoint = _untrained(out, training, test)
+        make_folder(out)
+        processes.wait()  # none writes before all have looked
+        if state is None and processes.writes:
+            forget_states(out)
+        job = Job(
+            checkpoint=checkpoint,
+            training=training,
+            test=test,
+            options=options,
+            processes=processes,
+        )
+        keeper = Keeper(
+            out,
+            options=options.record(),
+            data=training.record.sha256,
+            every_s=save_every_s,
+            before_s=state.position.wall_s if state else 0.0,
+            writes=processes.writes,
+        )
+        torch.set_num_threads(options.threads)
+        with _own_generators():
+            model, end = fit(
+                job, keeper, state=state, progress=progress if processes.writes else silent
+            )
+        if processes.writes:
+            save_checkpoint(out, model, replace(checkpoint, training=_record(job, end)))
+            forget_states(out)
+        processes.wait()
+        return read_checkpoint(out)
+
+
+def _finished(out: Path, given: Mapping[str, Any], own: Mapping[str, Any]) -> Checkpoint | None:
+    """The checkpoint of a training that came to its end; None where there is none, or a state."""
+    if has_state(out) or not (out / RECORD).exists():
+        return None
+    found = read_checkpoint(out)
+    if found.training is None:
+        refuse_to_replace(out, force=False)
+    else:
+        choose_options(given, own, found.training.options)
+    return found
+
+
+def _check_same_data(state: State | None, training: Dataset) -> None:
+    """Raise DatasetError unless the training goes on with the images that it began with."""
+    if state is not None and state.position.data != training.record.sha256:
+        raise DatasetError(
+            f"--resume: the training set {training.record.name} is not the one that the training "
+            f"began with (files {', '.join(state.position.data)}): give that one with --data"
+        )
+
+
+@contextmanager
+def _own_generators() -> Iterator[None]:
+    """The caller's random numbers go on as if nothing had been drawn; cuDNN gives the same each
+    time."""
+    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        yield
+
+
+def _record(job: Job, end: Position) -> TrainingRecord:
+    return TrainingRecord(
+        options=job.options.record(),
+        epochs=end.epochs,
+        accuracy=end.epochs[-1].accuracy,
+        dataset=job.training.record,
+        wall_s=end.wall_s,
+    )
+
+
+def _own_cores() -> int:
+    """Of this process, among those that torchrun started on this machine."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _untrained(out: Path, training: Dataset, test: Dataset) -> Checkpoint:
+    """The record of a checkpoint for this data; mean and std are the training set's own."""
+    shape = training.images.shape[1:]
+    if test.images.shape[1:] != shape or min(shape[1:]) < 6:
+        raise DatasetError(
+            f"training images have shape {list(shape)}, test images {list(test.images.shape[1:])}; "
+            "the reference CNN needs both the same and at least 6x6 pixels"
+        )
+    channels, height, width = (int(size) for size in shape)
+    classes = max(training.classes, test.classes)
+    mean, std = mean_and_std(training.images)
+    arguments: dict[str, int | float | str | bool] = {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "classes": classes,
+    }
+    return Checkpoint(
+        schema_version=CHECKPOINT_SCHEMA_VERSION,
+        name=out.resolve().name,
+        model=ModelSpec(factory=REFERENCE_FACTORY, arguments=arguments),
+        input=InputSpec(shape=(channels, height, width), mean=mean, std=std),
+        classes=classes,
+        sha256="",
+    )
+
+
+def _choose_device(device: str) -> Device:
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingError(f"--device {device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingError(
+            f"--device cuda: torch {torch.__version__} finds no CUDA device here; "
+            "use --device cpu, or --device auto to take CUDA where there is one"
+        )
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

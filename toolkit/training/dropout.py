@@ -1,0 +1,35 @@
+"""Dropout with cheaper masks, for the CPU: one random byte a value in place of a float."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ByteDropout(nn.Module):
+    """As `nn.Dropout`, with `p` rounded to 1/256, and at most 255/256.
+
+    `F.dropout` draws its mask one float at a time in one thread: 9.4 of the 110 ms of a step.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self._dropped = min(255, round(256 * p))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero a share `p` of the values, scale the others up; in eval mode change nothing."""
+        if not self.training:
+            return input
+        words = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        drawn = words.view(torch.uint8)[: input.numel()]
+        layout = torch.empty_like(input, device="meta").stride()
+        kept = drawn.as_strided(input.size(), layout) >= self._dropped
+        return input * kept * (256 / (256 - self._dropped))
+
+
+def with_cheap_dropout(model: nn.Module) -> None:
+    """Put a `ByteDropout` in the place of every `nn.Dropout` in the model; it has no weights."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout and not child.inplace:
+                setattr(module, name, ByteDropout(child.p).train(child.training))

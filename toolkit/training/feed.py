@@ -1,0 +1,160 @@
+"""Feeding: rows of a data set → batches on the device, normalised.
+
+A data set that fits lies on the device as a whole, and a batch is picked there by index. One that
+does not is read by worker processes, batch by batch, while the step before is computed. The plain
+recipe converts image by image, as the plain script does. All three give the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from toolkit.data import Dataset
+from toolkit.data.images import ImageFiles
+from toolkit.environment import usable_cores
+from toolkit.schema import Device, InputSpec
+
+Batch = tuple[Tensor, Tensor]
+Feed = Callable[[Sequence[Tensor]], Iterator[Batch]]
+"""Rows of each batch, int64 → images float32 `[N,C,H,W]`, normalised, and labels int64 `[N]`, on
+the device."""
+
+_RESIDENT_BYTES = 1 << 30
+_MOST_WORKERS = 4
+
+
+def make_feed(dataset: Dataset, spec: InputSpec, device: Device, *, one_by_one: bool) -> Feed:
+    """The feed that suits the data."""
+    if one_by_one:
+        return OneByOne(dataset, spec, device)
+    fits = math.prod(dataset.images.shape) <= _RESIDENT_BYTES
+    if fits and not isinstance(dataset.images, ImageFiles):
+        return Resident(dataset, spec, device)
+    return Streamed(dataset, spec, device)
+
+
+class Scale:
+    """uint8 `[N,C,H,W]` → float32, `(x / 255 - mean) / std` a channel: the same bits on the CPU
+    as `toolkit.preprocessing.normalise`."""
+
+    def __init__(self, spec: InputSpec, device: Device) -> None:
+        self._mean = torch.tensor(spec.mean, device=device).reshape(1, -1, 1, 1)
+        self._std = torch.tensor(spec.std, device=device).reshape(1, -1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """On the device of the images."""
+        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+
+    def black(self) -> Tensor:
+        """What a black pixel becomes: `[1,C,1,1]`."""
+        return -self._mean / self._std
+
+
+class Resident:
+    """All images on the device."""
+
+    def __init__(self, dataset: Dataset, spec: InputSpec, device: Device) -> None:
+        self._images = torch.tensor(dataset.images[:], device=device)
+        self._labels = torch.tensor(dataset.labels, device=device)
+        self._scale = Scale(spec, device)
+
+    def __call__(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """See `Feed`. One copy of all rows to the device, then no wait for the host."""
+        for rows in _on_device(batches, self._labels.device):
+            yield self._scale(self._images[rows]), self._labels[rows]
+
+
+class Streamed:
+    """Images read by worker processes, from files that are mapped or decoded there."""
+
+    def __init__(self, dataset: Dataset, spec: InputSpec, device: Device) -> None:
+        self._dataset = dataset
+        self._scale = Scale(spec, device)
+        self._device = device
+
+    def __call__(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """See `Feed`."""
+        loader = DataLoader(
+            _Batches(self._dataset, batches),
+            batch_size=None,  # an item is a batch already
+            num_workers=min(_MOST_WORKERS, usable_cores()),
+            pin_memory=self._device == "cuda",
+            multiprocessing_context="spawn",
+        )
+        for images, labels in loader:
+            yield (
+                self._scale(images.to(self._device, non_blocking=True)),
+                labels.to(self._device, non_blocking=True),
+            )
+
+
+class OneByOne:
+    """As the plain script: torchvision's ToTensor and Normalize, image by image."""
+
+    def __init__(self, dataset: Dataset, spec: InputSpec, device: Device) -> None:
+        from torchvision.transforms import Compose, Normalize, ToTensor
+
+        transform = Compose([ToTensor(), Normalize(spec.mean, spec.std)])
+        self._dataset = _Images(dataset, transform)
+        self._device = device
+
+    def __call__(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """See `Feed`."""
+        sampler = [batch.tolist() for batch in batches]
+        for images, labels in DataLoader(self._dataset, batch_sampler=sampler):
+            yield images.to(self._device), labels.to(self._device)
+
+
+class _Batches(TorchDataset[Batch]):
+    """Item `number` is a whole batch, raw."""
+
+    def __init__(self, dataset: Dataset, batches: Sequence[Tensor]) -> None:
+        self._dataset = dataset
+        self._rows: list[NDArray[np.int64]] = [batch.numpy() for batch in batches]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = self._rows[number]
+        return (
+            torch.from_numpy(np.array(self._dataset.images[rows])),
+            torch.from_numpy(self._dataset.labels[rows]),
+        )
+
+
+class _Images(TorchDataset[tuple[Tensor, int]]):
+    """Item `row` is one image, converted from a PIL image as `torchvision.datasets` does."""
+
+    def __init__(self, dataset: Dataset, transform: Callable[[object], Tensor]) -> None:
+        self._dataset = dataset
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        pixels = self._dataset.images[row].transpose(1, 2, 0)
+        channels, label = pixels.shape[-1], int(self._dataset.labels[row])
+        if channels == 1:
+            return self._transform(Image.fromarray(pixels[..., 0])), label
+        if channels == 3:
+            return self._transform(Image.fromarray(pixels)), label
+        return self._transform(np.ascontiguousarray(pixels)), label
+
+
+def _on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """All rows in one copy."""
+    if not batches:
+        return batches
+    return torch.split(torch.cat(list(batches)).to(device), [len(batch) for batch in batches])

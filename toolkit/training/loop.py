@@ -1,0 +1,116 @@
+"""The loop: epochs of steps, from where a state left off to the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.data import Dataset
+from toolkit.model import build_model
+from toolkit.progress import Progress
+from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
+from toolkit.training.augmentation import move_a_little
+from toolkit.training.diary import Diary
+from toolkit.training.feed import Scale, make_feed
+from toolkit.training.memory import explained
+from toolkit.training.order import Order
+from toolkit.training.processes import Processes
+from toolkit.training.recipe import TrainingOptions, find_recipe, learning_rate
+from toolkit.training.state import Keeper, Position, State, put_tensors, tensors_of
+from toolkit.training.step import Step, make_step
+
+_EVALUATION_BATCH_SIZE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train on what. `checkpoint` is the record of the model, which has no weights yet."""
+
+    checkpoint: Checkpoint
+    training: Dataset
+    test: Dataset
+    options: TrainingOptions
+    processes: Processes
+
+    @property
+    def order(self) -> Order:
+        """Which images in which step."""
+        return Order(
+            images=len(self.training),
+            batch_size=self.options.batch_size,
+            epochs=self.options.epochs,
+            seed=self.options.seed,
+        )
+
+
+def fit(
+    job: Job, keeper: Keeper, *, state: State | None, progress: Progress
+) -> tuple[nn.Module, Position]:
+    """Train from the state, or from the start, to the end.
+
+    Returns:
+        The model, on the device, and where the training is then.
+
+    Raises:
+        SettingError: a loss that is not finite, or memory that does not suffice.
+    """
+    options, order, spec = job.options, job.order, job.checkpoint.input
+    recipe, device, rank = find_recipe(options.recipe), options.device, job.processes.rank
+    torch.manual_seed(options.seed)
+    model = build_model(job.checkpoint.model).to(device)
+    step, optimizer = make_step(model, device, tuned=recipe.tuned, processes=job.processes)
+    feed = make_feed(job.training, spec, device, one_by_one=recipe.one_by_one)
+    black = Scale(spec, device).black()
+    losses = torch.zeros(order.steps, device=device)
+    done, epochs = 0, list[Epoch]()
+    if state is not None:
+        put_tensors(state.tensors, model, optimizer)
+        losses.copy_(state.tensors["losses"])
+        done, epochs = state.position.step, list(state.position.epochs)
+
+    def snapshot() -> State:
+        tensors = {**tensors_of(model, optimizer), "losses": losses.cpu()}
+        return State(position=keeper.position(done, epochs), tensors=tensors)
+
+    diary = Diary(losses, order, options, progress)
+    keeper.keep(snapshot)
+    while done < order.steps:
+        number, within = divmod(done, order.steps_per_epoch)
+        batches = order.epoch(number, rank=rank, processes=job.processes.count)
+        model.train()
+        diary.begin(number, done)
+        for images, labels in feed(batches[within:]):
+            keeper.keep_if_due(snapshot)
+            torch.manual_seed(order.seed_of_step(done, rank=rank))
+            if options.augment:
+                images = move_a_little(images, black)
+            lr = learning_rate(done, order.steps, options)
+            smaller = partial(_try_smaller, step, images, labels)
+            with explained(len(images), smaller, processes=job.processes.count):
+                losses[done] = step(images, labels, lr=lr)
+            done += 1
+            diary.tell(done)
+        diary.end()
+        writes = job.processes.writes  # the others' accuracy would be the same
+        accuracy = evaluate(model, job.test, spec, device) if writes else 0.0
+        epochs.append(diary.record(accuracy))
+    return model, keeper.position(done, epochs)
+
+
+def _try_smaller(step: Step, images: Tensor, labels: Tensor, count: int) -> None:
+    """The same step on the first `count` images; what it does to the weights is of no matter."""
+    step(images[:count], labels[:count], lr=0.0)
+
+
+def evaluate(model: nn.Module, dataset: Dataset, spec: InputSpec, device: Device) -> float:
+    """Share of images that the model, in eval mode, classifies as labelled."""
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    batches = torch.split(torch.arange(len(dataset)), _EVALUATION_BATCH_SIZE)
+    with torch.inference_mode():
+        for images, labels in make_feed(dataset, spec, device, one_by_one=False)(batches):
+            correct += (model(images).argmax(1) == labels).sum()
+    return int(correct) / len(dataset)

@@ -1,0 +1,46 @@
+"""Memory that does not suffice: an error that names the batch size that would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from toolkit.errors import SettingError
+
+
+@contextmanager
+def explained(images: int, works: Callable[[int], object], *, processes: int = 1) -> Iterator[None]:
+    """Run the body, a step on `images` images; where memory does not suffice, look for a batch size
+    for which it does.
+
+    `works` does the same with so many images, or raises `torch.OutOfMemoryError` too. Each of
+    `processes` has its share of a batch.
+
+    Raises:
+        SettingError: out of memory; names half, a quarter ... of the batch size, whatever fits.
+    """
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError as error:
+        shortage = error
+    fitting = _fitting(images, works)
+    advice = f"--batch-size {fitting * processes} fits" if fitting else "not even a single one fits"
+    raise SettingError(
+        f"out of memory in a step with {images * processes} images; {advice}"
+    ) from shortage
+
+
+def _fitting(images: int, works: Callable[[int], object]) -> int:
+    """Half of them, a quarter ...; 0 where one is too many."""
+    while images := images // 2:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            works(images)
+        except torch.OutOfMemoryError:
+            continue
+        break
+    return images

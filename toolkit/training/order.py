@@ -1,0 +1,68 @@
+"""The order in which images are trained on, and the seed of every step. Pure.
+
+Both follow from the seed and the place alone, so a training that was killed goes on as if it had
+not been, and no generator's state has to be kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ORDER, _STEP = 0, 1  # streams of random numbers that have nothing to do with each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """`images` in batches of `batch_size`, shuffled anew each epoch, for `epochs` (also 1.5)."""
+
+    images: int
+    batch_size: int
+    epochs: float
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of a whole epoch; the last may be smaller."""
+        return math.ceil(self.images / self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Of all epochs; at least one."""
+        return max(1, round(self.epochs * self.steps_per_epoch))
+
+    @property
+    def whole_epochs(self) -> int:
+        """Epochs that are begun; the last may end early."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+    def images_in(self, first: int, last: int) -> int:
+        """Images of the steps from `first` up to, but without, `last`."""
+        epochs = [divmod(step, self.steps_per_epoch) for step in (first, last)]
+        done = [epoch * self.images + within * self.batch_size for epoch, within in epochs]
+        return done[1] - done[0]
+
+    def epoch(self, number: int, *, rank: int = 0, processes: int = 1) -> list[Tensor]:
+        """Rows of the images of each batch of epoch `number`, from 0: int64, sorted, so that a
+        file is read forward. Of several processes, `rank` has every `processes`-th image; what
+        cannot be shared evenly is left out."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, number))
+        rows = torch.randperm(self.images, generator=generator)
+        rows = rows[: self.images - self.images % processes]
+        first = number * self.steps_per_epoch
+        batches = torch.split(rows, self.batch_size)[: self.steps - first]
+        return [batch[rank::processes].sort().values for batch in batches]
+
+    def seed_of_step(self, step: int, *, rank: int = 0) -> int:
+        """Of dropout and augmentation in step `step`, from 0."""
+        return _seed(self.seed, _STEP, rank, step)
+
+
+def _seed(*place: int) -> int:
+    """63 bits that have nothing to do with those of any other place."""
+    words = np.random.SeedSequence(place).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))

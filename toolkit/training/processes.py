@@ -1,0 +1,56 @@
+"""Several processes that train one model together: PyTorch's DistributedDataParallel, as
+`torchrun` starts them.
+
+In: the environment that torchrun sets. Out: who this process is among them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed, nn
+
+from toolkit.schema import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """`count` processes, of which this is number `rank`, from 0."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, whose gradients are averaged over all processes."""
+        if self.count == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model)
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined(device: Device) -> Iterator[Processes]:
+    """Join the others that torchrun started, by gloo on CPU and NCCL on CUDA; alone without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Processes()
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield Processes(rank=distributed.get_rank(), count=distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

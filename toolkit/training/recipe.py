@@ -1,0 +1,144 @@
+"""Recipes, and the options of one training. Pure.
+
+In: what the user gave, and what an interrupted training had. Out: `TrainingOptions`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from toolkit.errors import OutputError, SettingError, UnknownNameError
+from toolkit.schema import Device
+from toolkit.settings import check_batch_size, check_positive, check_seed
+
+Options = dict[str, int | float | str | bool]
+_MOST_EPOCHS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train. The model is the same in each.
+
+    Attributes:
+        epochs: Passes over the training set; a fraction ends within the last.
+        batch_size: Images a step.
+        lr: Adam's learning rate; of a one-cycle schedule its peak.
+        one_cycle: The learning rate rises, then falls to nothing; else it stays.
+        one_by_one: Images are decoded, converted and normalised one at a time, as the plain
+            script does; else in batches, on the device.
+        tuned: Memory format, precision, optimizer and dropout masks as they are fastest here.
+    """
+
+    epochs: float
+    batch_size: int
+    lr: float
+    one_cycle: bool
+    one_by_one: bool
+    tuned: bool
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "fast": Recipe(
+        epochs=2, batch_size=100, lr=0.003, one_cycle=True, one_by_one=False, tuned=True
+    ),
+    "plain": Recipe(
+        epochs=3, batch_size=100, lr=0.001, one_cycle=False, one_by_one=True, tuned=False
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """All that decides what the weights will be, but for the data and the machine.
+
+    `limit` is the number of images to train on; 0 means all. `processes` train together.
+    """
+
+    recipe: str
+    epochs: float
+    batch_size: int
+    lr: float
+    seed: int
+    augment: bool
+    device: Device
+    threads: int
+    processes: int
+    limit: int
+
+    def __post_init__(self) -> None:
+        check_positive("--epochs", self.epochs, most=_MOST_EPOCHS)
+        check_batch_size(self.batch_size)
+        check_positive("--lr", self.lr, most=math.inf)
+        check_seed(self.seed)
+        if self.batch_size % self.processes:
+            fitting = math.ceil(self.batch_size / self.processes) * self.processes
+            raise SettingError(
+                f"--batch-size {self.batch_size}: {self.processes} processes cannot share it "
+                f"evenly; try --batch-size {fitting}"
+            )
+
+    def record(self) -> Options:
+        """As a checkpoint records them; a limit only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "limit" or value}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        UnknownNameError: there is none; lists those that there are.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, list(RECIPES))
+    return RECIPES[name]
+
+
+def choose_options(
+    given: Mapping[str, Any], machine: Mapping[str, Any], before: Options | None
+) -> TrainingOptions:
+    """What was given (None: not), else what the interrupted training had, else the recipe's or the
+    machine's.
+
+    Raises:
+        SettingError: a value out of range.
+        OutputError: the interrupted training had another value than what was given.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    if before is None:
+        name = asked.get("recipe", "fast")
+        recipe = find_recipe(name)
+        own = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
+        rest = {"recipe": name, "seed": 1, "augment": False, "limit": 0}
+        return TrainingOptions(**{**own, **rest, **machine, **asked})
+    other = [
+        f"{_flag(name)} {value} (it had {before.get(name, 0)})"
+        for name, value in asked.items()
+        if value != before.get(name, 0)
+    ]
+    if other:
+        raise OutputError(
+            f"--resume goes on with the options that the training had, but you gave "
+            f"{', '.join(other)}; leave them out, or start over with --force in place of --resume"
+        )
+    return TrainingOptions(**{"limit": 0, **before})  # type: ignore[arg-type]
+
+
+def learning_rate(step: int, steps: int, options: TrainingOptions) -> float:
+    """That of step `step`, from 0, of `steps`.
+
+    One-cycle: linearly from a tenth of the peak up to it within the first fifth, then linearly
+    down to nearly nothing. Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120
+    """
+    if not find_recipe(options.recipe).one_cycle:
+        return options.lr
+    rising = max(1.0, 0.2 * steps)
+    rise = 0.1 + 0.9 * step / rising
+    fall = (steps - step) / max(1.0, steps - rising)
+    return options.lr * min(rise, fall, 1.0)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

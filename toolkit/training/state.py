@@ -1,0 +1,184 @@
+"""The state of a training on disk, so that one that was killed goes on where it was.
+
+In: where the training is, and its tensors. Out: `step-<n>.<sha256>.safetensors` in the checkpoint
+folder, the last two of them. The name holds the checksum, so a damaged file is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.files import write_atomically
+from toolkit.schema import Epoch, from_json, to_json
+from toolkit.timing import Stopwatch
+
+_KEPT = 2
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a training is: `step` steps are done, which took `wall_s` seconds in all.
+
+    `data` maps the training set's files to their checksums.
+    """
+
+    schema_version: int = _VERSION
+    options: dict[str, int | float | str | bool]
+    data: dict[str, str]
+    step: int
+    epochs: tuple[Epoch, ...]
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A position, and the tensors that belong to it, by name."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]
+
+
+def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, buffers, and what the optimizer keeps of each parameter; copies on the CPU."""
+    found = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, kept in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{name}": value for name, value in kept.items()}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+
+
+def put_tensors(
+    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """The reverse of `tensors_of`, in the memory format that the model has."""
+    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
+    kept: dict[int, dict[str, Tensor]] = {}
+    for number, parameter in enumerate(model.parameters()):
+        prefix = f"optimizer.{number}."
+        for name in (each for each in tensors if each.startswith(prefix)):
+            value = tensors[name]
+            if value.shape == parameter.shape:  # fused optimizers need the parameter's own strides
+                value = torch.empty_like(parameter).copy_(value)
+            kept.setdefault(number, {})[name.removeprefix(prefix)] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write it, atomically; then the last but one goes.
+
+    Raises:
+        OutputError: not writable or disk full; what was there before is untouched.
+    """
+    from safetensors.torch import save
+
+    position = json.dumps(to_json(state.position), allow_nan=False)
+    content = save(dict(state.tensors), metadata={"position": position})
+    checksum = hashlib.sha256(content).hexdigest()
+    write_atomically(folder / f"step-{state.position.step:09}.{checksum}.safetensors", content)
+    for path in _states(folder)[_KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def read_state(folder: Path) -> State | None:
+    """The last state that is whole; None where there is none.
+
+    Warns:
+        ToolkitWarning: a state is damaged; the one before it is taken.
+    """
+    from safetensors import safe_open
+
+    for path in _states(folder):
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name.split(".")[1]:
+            warnings.warn(
+                f"{path} is damaged: its bytes do not have the checksum in its name; "
+                "going on from the state before it",
+                ToolkitWarning,
+                stacklevel=2,
+            )
+            continue
+        with safe_open(path, framework="pt") as file:
+            text = file.metadata()["position"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        position = from_json(Position, json.loads(text), version=_VERSION)
+        return State(position=position, tensors=tensors)
+    return None
+
+
+class Keeper:
+    """Writes the state of one training every `every_s` seconds, and counts the seconds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: dict[str, int | float | str | bool],
+        data: dict[str, str],
+        every_s: float,
+        before_s: float,
+        writes: bool,
+    ) -> None:
+        self._folder = folder
+        self._options = options
+        self._data = data
+        self._every_s = every_s
+        self._before_s = before_s
+        self._writes = writes
+        self._begun = self._kept = Stopwatch()
+
+    def position(self, step: int, epochs: Sequence[Epoch]) -> Position:
+        """Where the training is now."""
+        return Position(
+            options=self._options,
+            data=self._data,
+            step=step,
+            epochs=tuple(epochs),
+            wall_s=self._before_s + self._begun.elapsed_s(),
+        )
+
+    def keep(self, snapshot: Callable[[], State]) -> None:
+        """Write what `snapshot` gives, in the one process that writes."""
+        if self._writes:
+            write_state(self._folder, snapshot())
+            self._kept = Stopwatch()
+
+    def keep_if_due(self, snapshot: Callable[[], State]) -> None:
+        """Write it if it is time to."""
+        if self._kept.elapsed_s() > self._every_s:
+            self.keep(snapshot)
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a training was interrupted there."""
+    return bool(_states(folder))
+
+
+def refuse_to_forget(folder: Path) -> None:
+    """Raise OutputError where `folder` has the state of a training that was interrupted."""
+    found = _states(folder)
+    if found:
+        step = int(found[0].name.split(".")[0].removeprefix("step-"))
+        raise OutputError(
+            f"{folder} holds a training that was interrupted after step {step}; go on with it "
+            "with --resume, start over with --force, or choose another folder with --out"
+        )
+
+
+def forget_states(folder: Path) -> None:
+    """Delete them, and what a killed process had begun to write: the training is done, or starts
+    over."""
+    for path in (*_states(folder), *folder.glob(".step-*.part")):
+        path.unlink(missing_ok=True)
+
+
+def _states(folder: Path) -> list[Path]:
+    """The latest first."""
+    return sorted(folder.glob("step-*.*.safetensors"), reverse=True)

@@ -1,0 +1,131 @@
+"""One step: forward, loss, backward, update; on CUDA recorded once and replayed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from torch import Tensor, nn
+
+from toolkit.schema import Device
+from toolkit.training.dropout import with_cheap_dropout
+from toolkit.training.processes import Processes
+
+_STEPS_BEFORE_RECORDING = 3  # libraries allocate in their first calls; CUDA graphs must not
+
+
+class Step(Protocol):
+    """Trains on images `[N,C,H,W]`, normalised, and int64 labels `[N]`, both on the device, with
+    the learning rate; returns the mean cross entropy, a scalar on the device."""
+
+    def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor: ...
+
+
+def make_step(
+    model: nn.Module, device: Device, *, tuned: bool, processes: Processes
+) -> tuple[Step, torch.optim.Optimizer]:
+    """The step that trains `model`, in place, and its optimizer; of several processes each must
+    make its own."""
+    graphed = tuned and device == "cuda" and processes.count == 1
+    rate = torch.tensor(0.0, device=device) if graphed else 0.0
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=rate, fused=tuned or None, capturable=graphed
+    )
+    if tuned:
+        model.to(memory_format=torch.channels_last)
+        if device == "cpu":
+            with_cheap_dropout(model)
+    eager = EagerStep(processes.wrap(model), optimizer, device, bfloat16=tuned and _fast(device))
+    return (GraphedStep(eager) if graphed else eager), optimizer
+
+
+class EagerStep:
+    """A step whose kernels are started one by one."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, *, bfloat16: bool
+    ) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._device = device
+        self._bfloat16 = bfloat16
+
+    def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor:
+        """See `Step`."""
+        self.set_lr(lr)
+        return self.update(images, labels)
+
+    def set_lr(self, lr: float) -> None:
+        """Also one that a recorded graph reads."""
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def update(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward, backward, and one step of the optimizer."""
+        with self._precision():
+            logits = self._model(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach()
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """Weights, loss and optimizer stay float32. No cache: a graph must not read one."""
+        return torch.autocast(
+            self._device, torch.bfloat16, enabled=self._bfloat16, cache_enabled=False
+        )
+
+
+class GraphedStep:
+    """The same step as a CUDA graph: the first batches run as they are, then it is recorded, and
+    replayed for every batch of that shape."""
+
+    def __init__(self, eager: EagerStep) -> None:
+        self._eager = eager
+        self._calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor:
+        """See `Step`."""
+        self._eager.set_lr(lr)
+        if self._calls < _STEPS_BEFORE_RECORDING:
+            self._calls += 1
+            return self._on_the_side(images, labels)
+        graph = self._graph or self._record(images, labels)
+        if images.shape != self._images.shape:
+            return self._eager.update(images, labels)
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        graph.replay()
+        return self._loss.clone()
+
+    def _on_the_side(self, images: Tensor, labels: Tensor) -> Tensor:
+        """In a stream of its own, as the recording will be."""
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            loss = self._eager.update(images, labels)
+        torch.cuda.current_stream().wait_stream(self._side)
+        return loss
+
+    def _record(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+        """Nothing is computed while recording."""
+        self._images, self._labels = images.clone(), labels.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._loss = self._eager.update(self._images, self._labels)
+        self._graph = graph
+        return graph
+
+
+def _fast(device: Device) -> bool:
+    """Whether the device computes bfloat16 faster than float32, in hardware."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
