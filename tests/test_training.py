@@ -194,6 +194,21 @@ def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
     assert train(out=out, data=small_data, epochs=1, force=True).sha256 != found.sha256
 
 
+@pytest.mark.usefixtures("every_step_told")
+def test_a_damaged_state_is_one_line_on_stderr(cli: Cli, small_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ck"
+    options: dict[str, Any] = {"data": small_data, "epochs": 2, "threads": 1}
+    with pytest.raises(Killed):
+        train(out=out, save_every_s=1e-9, progress=killed_after(8), **options)
+    max(out.glob("step-*")).write_bytes(b"nonsense")
+    result = cli("train", "--resume", "--out", out, "--data", small_data, "--json")
+    assert result.exit_code == 0
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
+    assert len(warnings) == 1
+    assert "is damaged" in warnings[0]
+    assert json.loads(result.stdout)["sha256"] == train(out=tmp_path / "whole", **options).sha256
+
+
 def test_resume_where_nothing_was_begun_begins(small_data: Path, tmp_path: Path) -> None:
     found = train(out=tmp_path / "new", data=small_data, epochs=1, resume=True)
     assert found.sha256 == train(out=tmp_path / "other", data=small_data, epochs=1).sha256
