@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.errors import CheckpointError, OutputError, ToolkitWarning
 from toolkit.model import ReferenceCNN
 from toolkit.schema import Epoch
 from toolkit.training.processes import Processes
@@ -71,6 +73,21 @@ def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, dam
     min(tmp_path.iterdir()).write_bytes(b"x")
     with pytest.warns(ToolkitWarning):
         assert read_state(tmp_path) is None
+
+
+def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
+    whole = state(3)
+    write_state(tmp_path, State(
+        position=replace(whole.position, schema_version=99), tensors=whole.tensors
+    ))  # fmt: skip
+    with pytest.raises(CheckpointError, match="not a state that this version can go on from"):
+        read_state(tmp_path)
+    forget_states(tmp_path)
+    content = b"not safetensors"
+    name = f"step-000000001.{hashlib.sha256(content).hexdigest()}.safetensors"
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="start over with --force"):
+        read_state(tmp_path)
 
 
 @pytest.mark.parametrize("tuned", [True, False])

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.errors import CheckpointError, OutputError, ToolkitWarning, headline
 from toolkit.files import write_atomically
 from toolkit.schema import Epoch, from_json, to_json
 from toolkit.timing import Stopwatch
@@ -93,8 +93,11 @@ def read_state(folder: Path) -> State | None:
 
     Warns:
         ToolkitWarning: a state is damaged; the one before it is taken.
+
+    Raises:
+        CheckpointError: a state that is whole is of another version, or none of ours.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for path in _states(folder):
         if hashlib.sha256(path.read_bytes()).hexdigest() != path.name.split(".")[1]:
@@ -105,10 +108,16 @@ def read_state(folder: Path) -> State | None:
                 stacklevel=2,
             )
             continue
-        with safe_open(path, framework="pt") as file:
-            text = file.metadata()["position"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        position = from_json(Position, json.loads(text), version=_VERSION)
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = file.metadata()["position"]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            position = from_json(Position, json.loads(text), version=_VERSION)
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: not a state that this version can go on from ({headline(error)}); "
+                "start over with --force in place of --resume"
+            ) from error
         return State(position=position, tensors=tensors)
     return None
 
