@@ -28,22 +28,32 @@ IMAGES = {"train": 600, "test": 250}
 
 
 def killed_and_resumed(folder: Path, data: Path, *, kills: int, seed: int) -> tuple[str, list[str]]:
-    """Checksum of the weights of a training left alone, and of `kills` that were not."""
+    """Checksum of the weights of a training left alone, and of `kills` that were not.
+
+    A kill counts if the process was at work: a training that was done before is tried again.
+    """
     watch = Stopwatch()
     wanted = finish(start(folder / "whole", data))
     whole_s = watch.elapsed_s()
     moments = random.Random(seed)
     found = []
-    for number in range(kills):
-        out, more = folder / f"killed-{number}", []
+    number = 0
+    while len(found) < kills:
+        number += 1
+        out, more = folder / f"killed-{number}", list[str]()
         for _ in range(1 + number % 2):
             process = start(out, data, *more)
             time.sleep(moments.uniform(0, whole_s))
             process.kill()
             process.communicate()
             more = ["--resume"]
+        if (out / "checkpoint.json").exists():
+            continue
+        states = sorted(path.name for path in out.glob("step-*"))
+        where = states[-1].split(".")[0] if states else "before the first state"
         found.append(finish(start(out, data, *more)))
-        print(number + 1, "the same" if found[-1] == wanted else found[-1], file=sys.stderr)
+        same = "the same" if found[-1] == wanted else found[-1]
+        print(f"{len(found)}: killed at {where}: {same}", file=sys.stderr)
     return wanted, found
 
 

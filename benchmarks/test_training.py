@@ -34,7 +34,7 @@ def training_step(recipe: str) -> Callable[[], object]:
     torch.manual_seed(0)
     model = ReferenceCNN().train()
     own = RECIPES[recipe]
-    step, _ = make_step(model, "cpu", tuned=own.tuned, processes=Processes())
+    step, _ = make_step(model, "cpu", BATCH_SIZE, tuned=own.tuned, processes=Processes())
     feed = make_feed(data, spec, "cpu", one_by_one=own.one_by_one)
     order = Order(images=len(data), batch_size=BATCH_SIZE, epochs=1, seed=1)
     batches = feed(order.epoch(0) * 10)

@@ -41,6 +41,13 @@ def test_an_interrupted_training_keeps_its_options_and_refuses_others() -> None:
         choose_options({**NOTHING, "limit": 50}, MACHINE, before.record())
 
 
+def test_options_that_are_not_known_are_not_guessed() -> None:
+    record = choose_options(NOTHING, MACHINE, None).record()
+    del record["recipe"], record["processes"]
+    with pytest.raises(OutputError, match="trained without --nproc-per-node, --recipe; choose"):
+        choose_options(NOTHING, MACHINE, record)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -20,6 +20,7 @@ from toolkit.data import load_dataset
 from toolkit.errors import DatasetError, OutputError, SettingError
 from toolkit.progress import Progress
 from toolkit.training import evaluate, train
+from toolkit.training.state import read_state
 
 
 def test_one_epoch_on_real_digits_learns(tmp_path: Path) -> None:
@@ -145,6 +146,15 @@ def killed_after(steps: int) -> Progress:
     return progress
 
 
+def written_to(told: list[tuple[str, int]]) -> Progress:
+    """Progress that keeps what it is told."""
+
+    def progress(label: str, done: int, total: int, note: str = "", /) -> None:
+        told.append((label, done))
+
+    return progress
+
+
 @pytest.fixture
 def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress after each step, so that a training may be ended in any."""
@@ -165,7 +175,15 @@ def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
         out = tmp_path / f"killed-{steps}"
         with pytest.raises(Killed):
             train(out=out, save_every_s=every_s, progress=killed_after(steps), **options)
-        found = train(out=out, data=small_data, resume=True)
+        kept = read_state(out)
+        assert kept is not None
+        told: list[tuple[str, int]] = []
+        found = train(out=out, data=small_data, resume=True, progress=written_to(told))
+        label, done = next(each for each in told if each[0] != "epochs")
+        assert (
+            3 * (int(label.split()[1]) - 1) + done == kept.position.step + 1
+        )  # not from the start
+        assert (kept.position.step > 0) == (every_s < 1 and steps > 2)
         assert found.sha256 == wanted.sha256, steps
         assert found.training is not None
         assert [replace(each, images_per_s=0.0) for each in found.training.epochs] == [
@@ -185,9 +203,12 @@ def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
         train(out=out, data=small_data, epochs=2, seed=4)
     with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
         train(out=out, data=small_data, seed=5, resume=True)
-    with pytest.raises(DatasetError, match=r"--resume: the training set mnist is not the one"):
-        train(out=out, resume=True)
+    for more in ({}, {"force": True, "data": small_data}):
+        with pytest.raises((DatasetError, SettingError), match=r"--resume: the data|--resume goes"):
+            train(out=out, resume=True, **more)
     found = train(out=out, data=small_data, resume=True)
+    with pytest.raises(DatasetError, match=r"--resume: the data is not what .* \(train-images"):
+        train(out=out, resume=True)
     assert found == train(out=out, data=small_data, resume=True)  # finished: nothing is done
     with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
         train(out=out, data=small_data, seed=5, resume=True)
@@ -224,16 +245,53 @@ def test_sigkill_at_random_moments(small_data: Path, tmp_path: Path) -> None:
     assert found == [wanted] * 3
 
 
+AVERAGING = """
+import sys
+import torch
+from torch import nn
+from toolkit.training.processes import joined
+from toolkit.training.step import make_step
+
+with joined("cpu") as processes:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    step, _ = make_step(model, "cpu", 8, tuned=False, processes=processes)
+    for _ in range(5):
+        images, labels = torch.randn(8, 1, 2, 2), torch.randint(3, (8,))
+        own = slice(processes.rank, None, processes.count)
+        step(images[own], labels[own], lr=0.1)
+    torch.save(model.state_dict(), f"{sys.argv[1]}-{processes.rank}-of-{processes.count}.pt")
+"""
+
+
+def torchrun(*command: object) -> list[str]:
+    """Two processes on this machine, at a port that is free."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    return [*start, *map(str, command)]
+
+
+def test_processes_average_their_gradients(tmp_path: Path) -> None:
+    """So that all have the weights of one process that has the whole batch."""
+    script = tmp_path / "averaging.py"
+    script.write_text(AVERAGING)
+    for start in ([sys.executable, str(script)], torchrun(script)):
+        subprocess.run([*start, str(tmp_path / "w")], check=True, capture_output=True, timeout=300)
+    names = ("w-0-of-1.pt", "w-0-of-2.pt", "w-1-of-2.pt")
+    alone, first, second = (torch.load(tmp_path / name, weights_only=True) for name in names)
+    for name, value in alone.items():
+        torch.testing.assert_close(first[name], value)
+        assert torch.equal(first[name], second[name])
+
+
 @pytest.mark.usefixtures("no_child_is_left")
 def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None:
     def command(out: Path, *more: object) -> list[str]:
         options = ("--data", small_data, "--epochs", 3, "--threads", 1, "--out", out, "--json")
         return [str(each) for each in ("train", *options, *more)]
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     together = subprocess.run(
-        [*torchrun, "-m", "toolkit", *command(tmp_path / "two")],
+        torchrun("-m", "toolkit", *command(tmp_path / "two")),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
@@ -245,7 +303,7 @@ def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None
     assert record["training"]["accuracy"] == pytest.approx(alone.training.accuracy, abs=0.05)
     assert record["sha256"] != alone.sha256
     again = subprocess.run(
-        [*torchrun, "-m", "toolkit", *command(tmp_path / "two")],
+        torchrun("-m", "toolkit", *command(tmp_path / "two")),
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert again.returncode != 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -9,21 +11,45 @@ from toolkit.errors import SettingError
 from toolkit.training.memory import explained
 
 
+class Held:
+    """What a step has computed so far."""
+
+
 @pytest.mark.parametrize(
-    ("room", "processes", "advice"),
+    ("room", "advice"),
     [
-        *((300, 1, "with 1000 images; --batch-size 250 fits"),),
-        *((300, 2, "with 2000 images; --batch-size 500 fits"),),
-        *((1, 1, "--batch-size 1 fits"), (0, 1, "not even a single one fits")),
+        (300, "with 1000 images; --batch-size 250 fits"),
+        (1, "--batch-size 1 fits"),
+        (0, "not even a single one fits"),
     ],
 )
-def test_half_a_quarter_and_so_on_are_tried(room: int, processes: int, advice: str) -> None:
+def test_half_a_quarter_and_so_on_are_tried(room: int, advice: str) -> None:
     def step(images: int) -> None:
         if images > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    with pytest.raises(SettingError, match=advice), explained(1000, step, processes=processes):
+    with pytest.raises(SettingError, match=advice), explained(1000, step):
         step(1000)
+
+
+def test_what_failed_holds_no_memory_while_others_are_tried() -> None:
+    held: list[weakref.ref[Held]] = []
+
+    def step(images: int) -> None:
+        assert all(each() is None for each in held), "the step before still holds its memory"
+        activations = Held()
+        held.append(weakref.ref(activations))
+        if images > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    with pytest.raises(SettingError, match="--batch-size 125 fits"), explained(1000, step):
+        step(1000)
+    assert len(held) == 4
+
+
+def test_with_others_nothing_is_tried() -> None:
+    with pytest.raises(SettingError, match="try a smaller --batch-size"), explained(8, None):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
 def test_enough_memory_and_other_errors_pass() -> None:

@@ -70,9 +70,17 @@ def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, dam
     assert found is not None
     assert found.position.step == 5
     assert "\n" not in str(warned[0].message)
-    min(tmp_path.iterdir()).write_bytes(b"x")
-    with pytest.warns(ToolkitWarning):
-        assert read_state(tmp_path) is None
+    write_state(tmp_path, state(6))
+    assert [path.name[:14] for path in sorted(tmp_path.iterdir())] == [
+        *("step-000000005", "step-000000006")  # what is damaged is not one of the two
+    ]
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"x")
+    with (
+        pytest.warns(ToolkitWarning),
+        pytest.raises(CheckpointError, match="no training state that is whole; start over"),
+    ):
+        read_state(tmp_path)
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -95,7 +103,7 @@ def test_weights_and_optimizer_go_on_as_if_nothing_had_happened(tuned: bool) -> 
     """Also in channels_last, whose strides an optimizer's state must share."""
 
     def steps(count: int, model: ReferenceCNN, taken: dict[str, torch.Tensor]) -> None:
-        step, optimizer = make_step(model, "cpu", tuned=tuned, processes=Processes())
+        step, optimizer = make_step(model, "cpu", 4, tuned=tuned, processes=Processes())
         if taken:
             put_tensors(taken, model, optimizer)
         for number in range(count):

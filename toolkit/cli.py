@@ -29,7 +29,7 @@ from toolkit.options import (
     sweep_option,
     threads_option,
 )
-from toolkit.outcome import INTERRUPTED, Outcome, outcome_of
+from toolkit.outcome import INTERRUPTED, Outcome, outcome_of, started_by_torchrun
 
 if TYPE_CHECKING:
     from toolkit.formats import Format
@@ -480,6 +480,8 @@ def _numbers(flag: str, text: str, kind: type, *, count: int | None = None) -> t
 
 
 def main() -> None:
-    """Entry point. A polite kill (SIGTERM) ends like Ctrl-C: children reaped, no half file."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Entry point. A polite kill (SIGTERM) ends like Ctrl-C: children reaped, no half file. Not
+    under torchrun, which ends its processes so while they wait for each other."""
+    if not started_by_torchrun():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     commands()

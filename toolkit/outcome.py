@@ -68,9 +68,14 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
     return run
 
 
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes that work together."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _is_one_of_others() -> bool:
-    """Whether torchrun started this process beside a first one, which speaks for all."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
+    """Whether another process, the first, speaks for all; errors are told by each."""
+    return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager
@@ -93,6 +98,6 @@ def _warnings_in_lines() -> Iterator[None]:
 def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") -> NoReturn:
     line = " ".join(message.split())
     click.echo(f"Error: {line}", err=True)
-    if as_json:
+    if as_json and not _is_one_of_others():
         click.echo(json.dumps({"error": {"type": kind, "message": line, "exit_code": code}}))
     sys.exit(code)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from toolkit.data.folder import is_image_folder, read_image_folder
 from toolkit.data.idx import read_idx
-from toolkit.data.images import Images, MappedImages
+from toolkit.data.images import ImageFiles, Images, MappedImages
 from toolkit.errors import DatasetError
 from toolkit.schema import Checkpoint, DatasetRecord
 
@@ -67,7 +67,11 @@ class Dataset:
             images=count,
             sha256=self.record.sha256,
         )
-        return Dataset(images=self.images[:count], labels=self.labels[:count], record=record)
+        if isinstance(self.images, MappedImages | ImageFiles):
+            images: Images = self.images.head(count)
+        else:
+            images = self.images[:count]
+        return Dataset(images=images, labels=self.labels[:count], record=record)
 
 
 def load_dataset(split: Split, folder: Path | None = None) -> Dataset:

@@ -6,6 +6,7 @@ then opens the files anew.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DatasetError
-
-Index = slice | NDArray[np.int64]
 
 
 class Images(Protocol):
@@ -48,6 +47,10 @@ class MappedImages:
     def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
         return np.asarray(self._pixels[index])
 
+    def head(self, count: int) -> MappedImages:
+        """The first `count`, unread."""
+        return MappedImages(self.path, self.offset, (count, *self.shape[1:]))
+
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "offset": self.offset, "shape": self.shape}
 
@@ -60,7 +63,7 @@ class MappedImages:
 class ImageFiles:
     """Image files, decoded as they are asked for; grey or RGB, all of one size."""
 
-    paths: NDArray[np.str_]
+    paths: NDArray[np.bytes_]
     shape: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -68,12 +71,16 @@ class ImageFiles:
 
     def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
         chosen = self.paths[index]
-        if isinstance(chosen, str):
-            return self._decoded(chosen)
-        return np.stack([self._decoded(path) for path in chosen])
+        if isinstance(chosen, bytes):
+            return self._decoded(Path(os.fsdecode(chosen)))
+        return np.stack([self._decoded(Path(os.fsdecode(path))) for path in chosen])
 
-    def _decoded(self, path: str) -> NDArray[np.uint8]:
-        pixels = decode(Path(path), channels=self.shape[1])
+    def head(self, count: int) -> ImageFiles:
+        """The first `count`, undecoded."""
+        return ImageFiles(self.paths[:count], (count, *self.shape[1:]))
+
+    def _decoded(self, path: Path) -> NDArray[np.uint8]:
+        pixels = decode(path, channels=self.shape[1])
         if pixels.shape != self.shape[1:]:
             raise DatasetError(
                 f"{path}: is {pixels.shape[2]}x{pixels.shape[1]} pixels, the first image of the "

@@ -12,7 +12,7 @@ import numpy as np
 from toolkit.data.images import Images
 
 _MOST_IMAGES = 100_000  # of more, so many at even distances tell enough
-_CHUNK = 5000
+_CHUNK_BYTES = 4_000_000
 
 
 def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -21,12 +21,12 @@ def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     MNIST's are 0.1307 and 0.3081. A channel that never changes has a deviation of 1.
     """
     stride = math.ceil(len(images) / _MOST_IMAGES)
-    channels = images.shape[1]
+    channels, chunk = images.shape[1], max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(images), _CHUNK * stride):
-        chunk = images[start : start + _CHUNK * stride : stride]
+    for start in range(0, len(images), chunk * stride):
+        part = images[start : start + chunk * stride : stride]
         for channel in range(channels):
-            counts[channel] += np.bincount(chunk[:, channel].reshape(-1), minlength=256)
+            counts[channel] += np.bincount(part[:, channel].reshape(-1), minlength=256)
     levels = np.arange(256) / 255
     shares = counts / counts.sum(1, keepdims=True)
     means = shares @ levels

@@ -34,13 +34,11 @@ from toolkit.schema import (
 from toolkit.settings import check_positive, check_threads
 from toolkit.training.loop import Job, evaluate, fit
 from toolkit.training.processes import joined
-from toolkit.training.recipe import choose_options
+from toolkit.training.recipe import TrainingOptions, choose_options
 from toolkit.training.state import (
     Keeper,
     Position,
-    State,
     forget_states,
-    has_state,
     read_state,
     refuse_to_forget,
 )
@@ -99,28 +97,33 @@ def train(
         OutputError: `out` is not writable, or holds a checkpoint or a state already.
     """
     check_positive("--save-every", save_every_s)
-    chosen = _choose_device(device)
+    if resume and force:
+        raise SettingError("--resume goes on, --force starts over: give one of the two")
+    state = read_state(out) if resume else None
+    chosen = _choose_device(
+        str(state.position.options["device"]) if state and device == "auto" else device
+    )
     with joined(chosen) as processes:
         given = {
             **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
             **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
-            "device": None if device == "auto" else chosen,
+            **{"device": None if device == "auto" else chosen, "processes": processes.count},
         }
         own = {
-            **{"device": chosen, "processes": processes.count},
+            "device": chosen,
             "threads": _own_cores() if threads is None else check_threads(threads),
         }
-        if resume and (found := _finished(out, given, own)):
-            return found
-        state = read_state(out) if resume else None
-        options = choose_options(given, own, state.position.options if state else None)
+        training, test = load_dataset("train", data), load_dataset("test", data)
+        if resume and state is None and (out / RECORD).exists():
+            return _finished(out, training, given, own)
         if not resume:
             refuse_to_replace(out, force=force)
         if not (resume or force):
             refuse_to_forget(out)
-        training, test = load_dataset("train", data), load_dataset("test", data)
+        options = choose_options(given, own, state.position.options if state else None)
         training = training.head(options.limit) if options.limit else training
-        _check_same_data(state, training)
+        sha256 = {**training.record.sha256, **test.record.sha256}
+        _check_same_data(state.position.data if state else sha256, sha256)
         checkpoint = _untrained(out, training, test)
         make_folder(out)
         processes.wait()  # none writes before all have looked
@@ -136,13 +139,13 @@ def train(
         keeper = Keeper(
             out,
             options=options.record(),
-            data=training.record.sha256,
+            data=sha256,
             every_s=save_every_s,
             before_s=state.position.wall_s if state else 0.0,
             writes=processes.writes,
         )
         torch.set_num_threads(options.threads)
-        with _own_generators():
+        with _own_generators(options):
             model, end = fit(
                 job, keeper, state=state, progress=progress if processes.writes else silent
             )
@@ -153,32 +156,43 @@ def train(
         return read_checkpoint(out)
 
 
-def _finished(out: Path, given: Mapping[str, Any], own: Mapping[str, Any]) -> Checkpoint | None:
-    """The checkpoint of a training that came to its end; None where there is none, or a state."""
-    if has_state(out) or not (out / RECORD).exists():
-        return None
+def _finished(
+    out: Path, training: Dataset, given: Mapping[str, Any], own: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint of a training that came to its end: nothing is left to do.
+
+    Raises:
+        OutputError: it is not the training that is asked for.
+        DatasetError: it had other data.
+    """
     found = read_checkpoint(out)
     if found.training is None:
         refuse_to_replace(out, force=False)
     else:
         choose_options(given, own, found.training.options)
+        _check_same_data(found.training.dataset.sha256, training.record.sha256)
     return found
 
 
-def _check_same_data(state: State | None, training: Dataset) -> None:
-    """Raise DatasetError unless the training goes on with the images that it began with."""
-    if state is not None and state.position.data != training.record.sha256:
+def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise DatasetError unless the files are those that the training began with."""
+    other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if other:
         raise DatasetError(
-            f"--resume: the training set {training.record.name} is not the one that the training "
-            f"began with (files {', '.join(state.position.data)}): give that one with --data"
+            f"--resume: the data is not what the training began with ({', '.join(other)}); give "
+            "that with --data, or start over with --force in place of --resume"
         )
 
 
 @contextmanager
-def _own_generators() -> Iterator[None]:
-    """The caller's random numbers go on as if nothing had been drawn; cuDNN gives the same each
-    time."""
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+def _own_generators(options: TrainingOptions) -> Iterator[None]:
+    """The caller's random numbers go on as if nothing had been drawn; cuDNN's algorithms are those
+    that give the same each time."""
+    devices = [torch.cuda.current_device()] if options.device == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True),
+    ):
         yield
 
 

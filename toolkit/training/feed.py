@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from toolkit.data import Dataset
 from toolkit.data.images import ImageFiles
 from toolkit.environment import usable_cores
+from toolkit.errors import DatasetError
 from toolkit.schema import Device, InputSpec
 
 Batch = tuple[Tensor, Tensor]
@@ -89,11 +90,14 @@ class Streamed:
             pin_memory=self._device == "cuda",
             multiprocessing_context="spawn",
         )
-        for images, labels in loader:
-            yield (
-                self._scale(images.to(self._device, non_blocking=True)),
-                labels.to(self._device, non_blocking=True),
-            )
+        try:
+            for images, labels in loader:
+                yield (
+                    self._scale(images.to(self._device, non_blocking=True)),
+                    labels.to(self._device, non_blocking=True),
+                )
+        except DatasetError as error:  # a worker's, with its traceback as text before the message
+            raise DatasetError(str(error).strip().rpartition("DatasetError: ")[2]) from None
 
 
 class OneByOne:

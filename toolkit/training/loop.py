@@ -22,7 +22,7 @@ from toolkit.training.recipe import TrainingOptions, find_recipe, learning_rate
 from toolkit.training.state import Keeper, Position, State, put_tensors, tensors_of
 from toolkit.training.step import Step, make_step
 
-_EVALUATION_BATCH_SIZE = 1000
+_EVALUATION_PIXELS = 1000 * 28 * 28  # a batch; what a model holds grows with them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Job:
             batch_size=self.options.batch_size,
             epochs=self.options.epochs,
             seed=self.options.seed,
+            processes=self.processes.count,
         )
 
 
@@ -61,7 +62,9 @@ def fit(
     recipe, device, rank = find_recipe(options.recipe), options.device, job.processes.rank
     torch.manual_seed(options.seed)
     model = build_model(job.checkpoint.model).to(device)
-    step, optimizer = make_step(model, device, tuned=recipe.tuned, processes=job.processes)
+    step, optimizer = make_step(
+        model, device, options.batch_size, tuned=recipe.tuned, processes=job.processes
+    )
     feed = make_feed(job.training, spec, device, one_by_one=recipe.one_by_one)
     black = Scale(spec, device).black()
     losses = torch.zeros(order.steps, device=device)
@@ -79,7 +82,7 @@ def fit(
     keeper.keep(snapshot)
     while done < order.steps:
         number, within = divmod(done, order.steps_per_epoch)
-        batches = order.epoch(number, rank=rank, processes=job.processes.count)
+        batches = order.epoch(number, rank=rank)
         model.train()
         diary.begin(number, done)
         for images, labels in feed(batches[within:]):
@@ -88,8 +91,9 @@ def fit(
             if options.augment:
                 images = move_a_little(images, black)
             lr = learning_rate(done, order.steps, options)
-            smaller = partial(_try_smaller, step, images, labels)
-            with explained(len(images), smaller, processes=job.processes.count):
+            alone = job.processes.count == 1
+            smaller = partial(_try_smaller, step, images, labels) if alone else None
+            with explained(len(images), smaller):
                 losses[done] = step(images, labels, lr=lr)
             done += 1
             diary.tell(done)
@@ -109,8 +113,10 @@ def evaluate(model: nn.Module, dataset: Dataset, spec: InputSpec, device: Device
     """Share of images that the model, in eval mode, classifies as labelled."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    batches = torch.split(torch.arange(len(dataset)), _EVALUATION_BATCH_SIZE)
-    with torch.inference_mode():
+    height, width = dataset.images.shape[2:]
+    batch_size = max(1, _EVALUATION_PIXELS // (height * width))
+    batches = torch.split(torch.arange(len(dataset)), batch_size)
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for images, labels in make_feed(dataset, spec, device, one_by_one=False)(batches):
             correct += (model(images).argmax(1) == labels).sum()
     return int(correct) / len(dataset)

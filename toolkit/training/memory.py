@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,12 +12,12 @@ from toolkit.errors import SettingError
 
 
 @contextmanager
-def explained(images: int, works: Callable[[int], object], *, processes: int = 1) -> Iterator[None]:
+def explained(images: int, works: Callable[[int], object] | None) -> Iterator[None]:
     """Run the body, a step on `images` images; where memory does not suffice, look for a batch size
     for which it does.
 
-    `works` does the same with so many images, or raises `torch.OutOfMemoryError` too. Each of
-    `processes` has its share of a batch.
+    `works` does the same with so many images, or raises `torch.OutOfMemoryError` too; None where
+    that cannot be tried, because other processes would have to take part.
 
     Raises:
         SettingError: out of memory; names half, a quarter ... of the batch size, whatever fits.
@@ -26,11 +27,13 @@ def explained(images: int, works: Callable[[int], object], *, processes: int = 1
         return
     except torch.OutOfMemoryError as error:
         shortage = error
-    fitting = _fitting(images, works)
-    advice = f"--batch-size {fitting * processes} fits" if fitting else "not even a single one fits"
-    raise SettingError(
-        f"out of memory in a step with {images * processes} images; {advice}"
-    ) from shortage
+    traceback.clear_frames(shortage.__traceback__)  # they hold what the failed step had computed
+    if works is None:
+        advice = "try a smaller --batch-size"
+    else:
+        fitting = _fitting(images, works)
+        advice = f"--batch-size {fitting} fits" if fitting else "not even a single one fits"
+    raise SettingError(f"out of memory in a step with {images} images; {advice}") from shortage
 
 
 def _fitting(images: int, works: Callable[[int], object]) -> int:
@@ -40,7 +43,8 @@ def _fitting(images: int, works: Callable[[int], object]) -> int:
             torch.cuda.empty_cache()
         try:
             works(images)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)
             continue
         break
     return images

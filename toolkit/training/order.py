@@ -18,17 +18,27 @@ _ORDER, _STEP = 0, 1  # streams of random numbers that have nothing to do with e
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """`images` in batches of `batch_size`, shuffled anew each epoch, for `epochs` (also 1.5)."""
+    """`images` in batches of `batch_size`, shuffled anew each epoch, for `epochs` (also 1.5).
+
+    Several processes share each batch evenly; in each epoch, other images that cannot be shared so
+    are left out.
+    """
 
     images: int
     batch_size: int
     epochs: float
     seed: int
+    processes: int = 1
+
+    @property
+    def images_per_epoch(self) -> int:
+        """All that can be shared evenly."""
+        return self.images - self.images % self.processes
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of a whole epoch; the last may be smaller."""
-        return math.ceil(self.images / self.batch_size)
+        return math.ceil(self.images_per_epoch / self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -43,19 +53,19 @@ class Order:
     def images_in(self, first: int, last: int) -> int:
         """Images of the steps from `first` up to, but without, `last`."""
         epochs = [divmod(step, self.steps_per_epoch) for step in (first, last)]
-        done = [epoch * self.images + within * self.batch_size for epoch, within in epochs]
+        done = [
+            epoch * self.images_per_epoch + within * self.batch_size for epoch, within in epochs
+        ]
         return done[1] - done[0]
 
-    def epoch(self, number: int, *, rank: int = 0, processes: int = 1) -> list[Tensor]:
+    def epoch(self, number: int, *, rank: int = 0) -> list[Tensor]:
         """Rows of the images of each batch of epoch `number`, from 0: int64, sorted, so that a
-        file is read forward. Of several processes, `rank` has every `processes`-th image; what
-        cannot be shared evenly is left out."""
+        file is read forward. Of several processes, each has its own part of every batch."""
         generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, number))
-        rows = torch.randperm(self.images, generator=generator)
-        rows = rows[: self.images - self.images % processes]
+        rows = torch.randperm(self.images, generator=generator)[: self.images_per_epoch]
         first = number * self.steps_per_epoch
         batches = torch.split(rows, self.batch_size)[: self.steps - first]
-        return [batch[rank::processes].sort().values for batch in batches]
+        return [batch[rank :: self.processes].sort().values for batch in batches]
 
     def seed_of_step(self, step: int, *, rank: int = 0) -> int:
         """Of dropout and augmentation in step `step`, from 0."""

@@ -48,9 +48,11 @@ def joined(device: Device) -> Iterator[Processes]:
         yield Processes()
         return
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield Processes(rank=distributed.get_rank(), count=distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+        distributed.init_process_group("nccl", device_id=own)
+    else:
+        distributed.init_process_group("gloo")
+    yield Processes(rank=distributed.get_rank(), count=distributed.get_world_size())
+    # Not after an error: that would wait for the others, who wait for this one. torchrun ends them.
+    distributed.destroy_process_group()

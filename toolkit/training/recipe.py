@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from toolkit.errors import OutputError, SettingError, UnknownNameError
@@ -99,12 +99,13 @@ def find_recipe(name: str) -> Recipe:
 def choose_options(
     given: Mapping[str, Any], machine: Mapping[str, Any], before: Options | None
 ) -> TrainingOptions:
-    """What was given (None: not), else what the interrupted training had, else the recipe's or the
+    """What was given (None: not), else what the earlier training had, else the recipe's or the
     machine's.
 
     Raises:
         SettingError: a value out of range.
-        OutputError: the interrupted training had another value than what was given.
+        OutputError: the earlier training had another value than what was given, or its options
+            are not known.
     """
     asked = {name: value for name, value in given.items() if value is not None}
     if before is None:
@@ -113,6 +114,12 @@ def choose_options(
         own = {"epochs": recipe.epochs, "batch_size": recipe.batch_size, "lr": recipe.lr}
         rest = {"recipe": name, "seed": 1, "augment": False, "limit": 0}
         return TrainingOptions(**{**own, **rest, **machine, **asked})
+    unknown = {each.name for each in fields(TrainingOptions)} - {"limit", *before}
+    if unknown:
+        raise OutputError(
+            f"--resume: the checkpoint was trained without {', '.join(map(_flag, sorted(unknown)))}"
+            "; choose another folder with --out, or replace it with --force in place of --resume"
+        )
     other = [
         f"{_flag(name)} {value} (it had {before.get(name, 0)})"
         for name, value in asked.items()
@@ -141,4 +148,4 @@ def learning_rate(step: int, steps: int, options: TrainingOptions) -> float:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--nproc-per-node" if name == "processes" else "--" + name.replace("_", "-")

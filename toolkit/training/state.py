@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ _VERSION = 1
 class Position:
     """Where a training is: `step` steps are done, which took `wall_s` seconds in all.
 
-    `data` maps the training set's files to their checksums.
+    `data` maps the files of the training and test set to their checksums.
     """
 
     schema_version: int = _VERSION
@@ -73,7 +74,7 @@ def put_tensors(
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Write it, atomically; then the last but one goes.
+    """Write it, atomically. The one before it stays, and all others go.
 
     Raises:
         OutputError: not writable or disk full; what was there before is untouched.
@@ -84,18 +85,19 @@ def write_state(folder: Path, state: State) -> None:
     content = save(dict(state.tensors), metadata={"position": position})
     checksum = hashlib.sha256(content).hexdigest()
     write_atomically(folder / f"step-{state.position.step:09}.{checksum}.safetensors", content)
-    for path in _states(folder)[_KEPT:]:
+    later = [path for path in _states(folder) if _step(path) > state.position.step]
+    for path in (*later, *_states(folder)[len(later) + _KEPT :]):
         path.unlink(missing_ok=True)
 
 
 def read_state(folder: Path) -> State | None:
-    """The last state that is whole; None where there is none.
+    """The last state that is whole; None where there is no state.
 
     Warns:
         ToolkitWarning: a state is damaged; the one before it is taken.
 
     Raises:
-        CheckpointError: a state that is whole is of another version, or none of ours.
+        CheckpointError: no state is whole, or the last that is comes from another version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -103,7 +105,7 @@ def read_state(folder: Path) -> State | None:
         if hashlib.sha256(path.read_bytes()).hexdigest() != path.name.split(".")[1]:
             warnings.warn(
                 f"{path} is damaged: its bytes do not have the checksum in its name; "
-                "going on from the state before it",
+                "looking for the state before it",
                 ToolkitWarning,
                 stacklevel=2,
             )
@@ -119,6 +121,11 @@ def read_state(folder: Path) -> State | None:
                 "start over with --force in place of --resume"
             ) from error
         return State(position=position, tensors=tensors)
+    if has_state(folder):
+        raise CheckpointError(
+            f"{folder} holds no training state that is whole; start over with --force in place of "
+            "--resume"
+        )
     return None
 
 
@@ -174,10 +181,9 @@ def refuse_to_forget(folder: Path) -> None:
     """Raise OutputError where `folder` has the state of a training that was interrupted."""
     found = _states(folder)
     if found:
-        step = int(found[0].name.split(".")[0].removeprefix("step-"))
         raise OutputError(
-            f"{folder} holds a training that was interrupted after step {step}; go on with it "
-            "with --resume, start over with --force, or choose another folder with --out"
+            f"{folder} holds a training that was interrupted after step {_step(found[0])}; go on "
+            "with it with --resume, start over with --force, or choose another folder with --out"
         )
 
 
@@ -186,6 +192,12 @@ def forget_states(folder: Path) -> None:
     over."""
     for path in (*_states(folder), *folder.glob(".step-*.part")):
         path.unlink(missing_ok=True)
+    for path in folder.glob(".part-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split(".")[0].removeprefix("step-"))
 
 
 def _states(folder: Path) -> list[Path]:

@@ -24,10 +24,10 @@ class Step(Protocol):
 
 
 def make_step(
-    model: nn.Module, device: Device, *, tuned: bool, processes: Processes
+    model: nn.Module, device: Device, batch_size: int, *, tuned: bool, processes: Processes
 ) -> tuple[Step, torch.optim.Optimizer]:
     """The step that trains `model`, in place, and its optimizer; of several processes each must
-    make its own."""
+    make its own. `batch_size` is that of all batches but some."""
     graphed = tuned and device == "cuda" and processes.count == 1
     rate = torch.tensor(0.0, device=device) if graphed else 0.0
     optimizer = torch.optim.Adam(
@@ -38,7 +38,7 @@ def make_step(
         if device == "cpu":
             with_cheap_dropout(model)
     eager = EagerStep(processes.wrap(model), optimizer, device, bfloat16=tuned and _fast(device))
-    return (GraphedStep(eager) if graphed else eager), optimizer
+    return (GraphedStep(eager, batch_size) if graphed else eager), optimizer
 
 
 class EagerStep:
@@ -84,10 +84,11 @@ class EagerStep:
 
 class GraphedStep:
     """The same step as a CUDA graph: the first batches run as they are, then it is recorded, and
-    replayed for every batch of that shape."""
+    replayed for every batch of `batch_size` images; others run as they are."""
 
-    def __init__(self, eager: EagerStep) -> None:
+    def __init__(self, eager: EagerStep, batch_size: int) -> None:
         self._eager = eager
+        self._batch_size = batch_size
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -95,12 +96,12 @@ class GraphedStep:
     def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor:
         """See `Step`."""
         self._eager.set_lr(lr)
+        if len(images) != self._batch_size:
+            return self._eager.update(images, labels)
         if self._calls < _STEPS_BEFORE_RECORDING:
             self._calls += 1
             return self._on_the_side(images, labels)
         graph = self._graph or self._record(images, labels)
-        if images.shape != self._images.shape:
-            return self._eager.update(images, labels)
         self._images.copy_(images)
         self._labels.copy_(labels)
         graph.replay()
@@ -115,10 +116,11 @@ class GraphedStep:
         return loss
 
     def _record(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
-        """Nothing is computed while recording."""
+        """Nothing is computed while recording. Other threads, such as a loader's, may use CUDA
+        meanwhile."""
         self._images, self._labels = images.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._loss = self._eager.update(self._images, self._labels)
         self._graph = graph
         return graph
