@@ -121,7 +121,6 @@ def train(
         if not (resume or force):
             refuse_to_forget(out)
         options = choose_options(given, own, state.position.options if state else None)
-        training = training.head(options.limit) if options.limit else training
         sha256 = {**training.record.sha256, **test.record.sha256}
         _check_same_data(state.position.data if state else sha256, sha256)
         checkpoint = _untrained(out, training, test)
@@ -131,7 +130,7 @@ def train(
             forget_states(out)
         job = Job(
             checkpoint=checkpoint,
-            training=training,
+            training=training.head(options.limit) if options.limit else training,
             test=test,
             options=options,
             processes=processes,
