@@ -45,6 +45,8 @@ LAYERS = (
     ("benchmark",),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name
+    ("commands", "commands.shared"),
+    ("commands.*",),
     ("cli",),
     ("__main__",),
 )

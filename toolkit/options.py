@@ -149,3 +149,29 @@ checkpoint_option = click.option(
     type=click.Path(path_type=Path),
     help="Checkpoint of the artifacts; default: the one that their manifest names.",
 )
+
+
+def read_sweep(sweep: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`("batch-size=1,10", "threads=1,2")` as names and values."""
+    pairs = [part.partition("=") for text in sweep for part in text.split() or [""]]
+    grid: dict[str, tuple[int, ...]] = {}
+    for name, _, values in pairs:
+        if name in grid:
+            raise click.BadParameter(
+                f"{name} is given twice, expected once, as {name}=1,2", param_hint="--sweep"
+            )
+        grid[name] = read_numbers(f"--sweep {name}".strip(), values, int)
+    return grid
+
+
+def read_numbers(flag: str, text: str, kind: type, *, count: int | None = None) -> tuple[Any, ...]:
+    """`"3,32,32"` as numbers; `count` of them, where it is given."""
+    try:
+        values = tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r}: expected numbers with commas", param_hint=flag
+        ) from error
+    if count is not None and len(values) != count:
+        raise click.BadParameter(f"{text!r}: expected {count} numbers", param_hint=flag)
+    return values

@@ -163,7 +163,7 @@ def _about_measuring(results: Results) -> list[str]:
     if shares and results.limits is not None and results.flops_per_image is not None:
         lines.append(
             f"Limit: {results.limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s in float32 matrix "
-            f"products with {results.limits.threads} threads, measured before; the model takes "
+            f"products with {results.limits.threads} threads, measured here; the model takes "
             f"{results.flops_per_image / 1e6:,.1f} MFLOP an image."
         )
     if results.limits_failure:

@@ -77,6 +77,16 @@ class Limits:
     int8_ops_per_s: float | None
     copy_bytes_per_s: float
 
+    def or_higher(self, other: Limits) -> Limits:
+        """Of each rate the higher one, both with the same threads."""
+        int8 = [rate for rate in (self.int8_ops_per_s, other.int8_ops_per_s) if rate is not None]
+        return Limits(
+            threads=self.threads,
+            float32_flops_per_s=max(self.float32_flops_per_s, other.float32_flops_per_s),
+            int8_ops_per_s=max(int8, default=None),
+            copy_bytes_per_s=max(self.copy_bytes_per_s, other.copy_bytes_per_s),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MachineWarning:

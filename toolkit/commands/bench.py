@@ -1,0 +1,85 @@
+"""`toolkit bench`: artifacts → speeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.commands.shared import or_default, results_outcome, trust
+from toolkit.options import (
+    SweepCommand,
+    checkpoint_option,
+    paths_argument,
+    plan_options,
+    read_sweep,
+    scenario_options,
+    session_options,
+    sweep_option,
+)
+from toolkit.outcome import INTERRUPTED, Outcome, outcome_of
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+    from toolkit.schema import ScenarioName
+
+
+@click.command(cls=SweepCommand)
+@paths_argument
+@checkpoint_option
+@plan_options
+@click.option(
+    "--baseline",
+    metavar="RUNTIME",
+    help="Runtime that the others are compared with; default: eager, where it takes part.",
+)
+@click.option("--streams", type=int, default=1, show_default=True, help="Calls at the same time.")
+@sweep_option
+@scenario_options
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
+)
+@session_options
+@outcome_of
+def bench(
+    progress: Progress,
+    *,
+    paths: tuple[Path, ...],
+    sweep: tuple[str, ...],
+    scenario: ScenarioName | None,
+    latency_bound_ms: float | None,
+    min_time_s: float | None,
+    min_rounds: int,
+    precision: float | None,
+    max_time_s: float,
+    **options: Any,
+) -> Outcome:
+    """Measure throughput, latency, load time and memory of artifacts, in interleaved rounds.
+
+    Takes export folders or single artifacts; default: the reference CNN's exports.
+    """
+    import toolkit
+    from toolkit.benchmark import InterruptedBench
+    from toolkit.plan import DEFAULT_TIME_S, SCENARIO_TIME_S, Plan
+
+    if min_time_s is None:
+        min_time_s = DEFAULT_TIME_S if scenario is None else SCENARIO_TIME_S
+    plan = Plan(
+        min_time_s=min_time_s, min_rounds=min_rounds, precision=precision, max_time_s=max_time_s
+    )
+    trust(options["model"])
+    try:
+        results = toolkit.bench(
+            or_default(paths),
+            **options,
+            sweep=read_sweep(sweep),
+            plan=plan,
+            scenario=scenario,
+            latency_bound_s=None if latency_bound_ms is None else latency_bound_ms / 1e3,
+            progress=progress,
+        )
+    except InterruptedBench as stop:
+        return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
+    return results_outcome(results)

@@ -1,0 +1,54 @@
+"""`toolkit runtimes`: what is installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.outcome import Outcome, outcome_of
+
+if TYPE_CHECKING:
+    from toolkit.formats import Format
+    from toolkit.progress import Progress
+    from toolkit.runtimes import Runtime
+
+
+@click.command()
+@outcome_of
+def runtimes(progress: Progress) -> Outcome:
+    """List runtimes and formats: the version installed, or the command that installs it."""
+    from toolkit.formats import FORMATS
+    from toolkit.runtimes import RUNTIMES
+
+    record = {
+        "runtimes": [_runtime_record(row) for row in RUNTIMES.values()],
+        "formats": [_format_record(row) for row in FORMATS.values()],
+    }
+    lines = [f"{'runtime':<13} {'version, or how to install':<28} loads"]
+    for row in RUNTIMES.values():
+        lines.append(f"{row.name:<13} {row.version() or row.install:<28} {', '.join(row.formats)}")
+    lines += ["", f"{'format':<13} written with, or how to install"]
+    for item in FORMATS.values():
+        missing = item.missing()
+        found = ", ".join(f"{name} {version}" for name, version in item.versions().items())
+        lines.append(f"{item.name:<13} {item.install if missing else found}")
+    return Outcome(record=record, text="\n".join(lines))
+
+
+def _runtime_record(row: Runtime) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "version": row.version(),
+        "formats": list(row.formats),
+        "install": row.install,
+    }
+
+
+def _format_record(row: Format) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "versions": row.versions(),
+        "installed": not row.missing(),
+        "install": row.install,
+    }

@@ -1,0 +1,37 @@
+"""`toolkit verify`: artifacts → verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.commands.shared import or_default, results_outcome, trust
+from toolkit.options import checkpoint_option, paths_argument, session_options
+from toolkit.outcome import Outcome, outcome_of
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+
+
+@click.command()
+@paths_argument
+@checkpoint_option
+@click.option("--max-flips", type=int, help="Allowed flips; default: 0 for fp32, else no limit.")
+@click.option(
+    "--max-accuracy-drop",
+    type=float,
+    help="Allowed drop as a fraction; default: none for fp32, else 0.001.",
+)
+@session_options
+@outcome_of
+def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Outcome:
+    """Compare artifacts with their checkpoint on all test images.
+
+    Takes export folders or single artifacts; default: the reference CNN's exports.
+    """
+    import toolkit
+
+    trust(options["model"])
+    return results_outcome(toolkit.verify(or_default(paths), **options, progress=progress))
