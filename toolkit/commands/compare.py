@@ -39,8 +39,8 @@ def compare(
     from toolkit.schema import to_json
 
     found = toolkit.compare(
-        toolkit.readresults_outcome(old),
-        toolkit.readresults_outcome(new),
+        toolkit.read_results(old),
+        toolkit.read_results(new),
         fail_below=fail_below,
         anyway=anyway,
     )
