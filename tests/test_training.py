@@ -1,26 +1,19 @@
-"""Training: the options do what they say, the same seed gives the same weights, and a training that
-was killed goes on as if it had not been."""
+"""Training: the options do what they say, and the same seed gives the same weights."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, Cli, write_idx, write_images
+from conftest import Cli, write_idx, write_images
 
 from toolkit.checkpoint import load_model
 from toolkit.data import load_dataset
 from toolkit.errors import DatasetError, OutputError, SettingError
-from toolkit.progress import Progress
 from toolkit.training import evaluate, train
-from toolkit.training.state import read_state
 
 
 def test_one_epoch_on_real_digits_learns(tmp_path: Path) -> None:
@@ -128,186 +121,6 @@ def test_a_folder_of_images_trains_as_well(tmp_path: Path) -> None:
     assert found.training is not None
     assert found.training.dataset.name == "pictures"
     assert found.training.accuracy > 0.2
-
-
-class Killed(BaseException):
-    """Nothing in the training catches it: the next best thing to SIGKILL within a process."""
-
-
-def killed_after(steps: int) -> Progress:
-    """Progress that ends the training once so many steps were told, wherever that is."""
-    left = [steps]
-
-    def progress(label: str, done: int, total: int, note: str = "", /) -> None:
-        left[0] -= 1
-        if not left[0]:
-            raise Killed
-
-    return progress
-
-
-def written_to(told: list[tuple[str, int]]) -> Progress:
-    """Progress that keeps what it is told."""
-
-    def progress(label: str, done: int, total: int, note: str = "", /) -> None:
-        told.append((label, done))
-
-    return progress
-
-
-@pytest.fixture
-def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress after each step, so that a training may be ended in any."""
-    monkeypatch.setattr("toolkit.training.diary._EVERY_S", 0.0)
-
-
-@pytest.mark.usefixtures("every_step_told")
-@pytest.mark.parametrize("recipe", ["fast", "plain"])
-@pytest.mark.parametrize("every_s", [1e-9, 3600], ids=["kept-each-step", "kept-at-the-start"])
-def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
-    small_data: Path, tmp_path: Path, recipe: str, every_s: float
-) -> None:
-    options: dict[str, Any] = {"recipe": recipe, "data": small_data, "batch_size": 200,
-                               "epochs": 2.4, "augment": True, "threads": 1}  # fmt: skip
-    wanted = train(out=tmp_path / "whole", **options)
-    assert wanted.training is not None
-    for steps in (2, 3, 5, 7, 9) if recipe == "fast" else (4, 6):
-        out = tmp_path / f"killed-{steps}"
-        with pytest.raises(Killed):
-            train(out=out, save_every_s=every_s, progress=killed_after(steps), **options)
-        kept = read_state(out)
-        assert kept is not None
-        told: list[tuple[str, int]] = []
-        found = train(out=out, data=small_data, resume=True, progress=written_to(told))
-        label, done = next(each for each in told if each[0] != "epochs")
-        assert (
-            3 * (int(label.split()[1]) - 1) + done == kept.position.step + 1
-        )  # not from the start
-        assert (kept.position.step > 0) == (every_s < 1 and steps > 2)
-        assert found.sha256 == wanted.sha256, steps
-        assert found.training is not None
-        assert [replace(each, images_per_s=0.0) for each in found.training.epochs] == [
-            replace(each, images_per_s=0.0) for each in wanted.training.epochs
-        ]
-        assert {path.name for path in out.iterdir()} == {"checkpoint.json", "weights.safetensors"}
-
-
-@pytest.mark.usefixtures("every_step_told")
-def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
-    small_data: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "ck"
-    with pytest.raises(Killed):
-        train(out=out, data=small_data, epochs=2, seed=4, progress=killed_after(5))
-    with pytest.raises(OutputError, match="go on with it with --resume, start over with --force"):
-        train(out=out, data=small_data, epochs=2, seed=4)
-    with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
-        train(out=out, data=small_data, seed=5, resume=True)
-    for more in ({}, {"force": True, "data": small_data}):
-        with pytest.raises((DatasetError, SettingError), match=r"--resume: the data|--resume goes"):
-            train(out=out, resume=True, **more)
-    found = train(out=out, data=small_data, resume=True)
-    with pytest.raises(DatasetError, match=r"--resume: the data is not what .* \(train-images"):
-        train(out=out, resume=True)
-    assert found == train(out=out, data=small_data, resume=True)  # finished: nothing is done
-    with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
-        train(out=out, data=small_data, seed=5, resume=True)
-    assert train(out=out, data=small_data, epochs=1, force=True).sha256 != found.sha256
-
-
-@pytest.mark.usefixtures("every_step_told")
-def test_a_damaged_state_is_one_line_on_stderr(cli: Cli, small_data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "ck"
-    options: dict[str, Any] = {"data": small_data, "epochs": 2, "threads": 1}
-    with pytest.raises(Killed):
-        train(out=out, save_every_s=1e-9, progress=killed_after(8), **options)
-    max(out.glob("step-*")).write_bytes(b"nonsense")
-    result = cli("train", "--resume", "--out", out, "--data", small_data, "--json")
-    assert result.exit_code == 0
-    warnings = [line for line in result.stderr.splitlines() if line.startswith("Warning: ")]
-    assert len(warnings) == 1
-    assert "is damaged" in warnings[0]
-    assert json.loads(result.stdout)["sha256"] == train(out=tmp_path / "whole", **options).sha256
-
-
-def test_resume_where_nothing_was_begun_begins(small_data: Path, tmp_path: Path) -> None:
-    found = train(out=tmp_path / "new", data=small_data, epochs=1, resume=True)
-    assert found.sha256 == train(out=tmp_path / "other", data=small_data, epochs=1).sha256
-
-
-@pytest.mark.usefixtures("no_child_is_left")
-def test_sigkill_at_random_moments(small_data: Path, tmp_path: Path) -> None:
-    """Real processes and a real signal; benchmarks/kills.py does it a hundred times."""
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    from kills import killed_and_resumed
-
-    wanted, found = killed_and_resumed(tmp_path, small_data, kills=3, seed=0)
-    assert found == [wanted] * 3
-
-
-AVERAGING = """
-import sys
-import torch
-from torch import nn
-from toolkit.training.processes import joined
-from toolkit.training.step import make_step
-
-with joined("cpu") as processes:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    step, _ = make_step(model, "cpu", 8, tuned=False, processes=processes)
-    for _ in range(5):
-        images, labels = torch.randn(8, 1, 2, 2), torch.randint(3, (8,))
-        own = slice(processes.rank, None, processes.count)
-        step(images[own], labels[own], lr=0.1)
-    torch.save(model.state_dict(), f"{sys.argv[1]}-{processes.rank}-of-{processes.count}.pt")
-"""
-
-
-def torchrun(*command: object) -> list[str]:
-    """Two processes on this machine, at a port that is free."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    return [*start, *map(str, command)]
-
-
-def test_processes_average_their_gradients(tmp_path: Path) -> None:
-    """So that all have the weights of one process that has the whole batch."""
-    script = tmp_path / "averaging.py"
-    script.write_text(AVERAGING)
-    for start in ([sys.executable, str(script)], torchrun(script)):
-        subprocess.run([*start, str(tmp_path / "w")], check=True, capture_output=True, timeout=300)
-    names = ("w-0-of-1.pt", "w-0-of-2.pt", "w-1-of-2.pt")
-    alone, first, second = (torch.load(tmp_path / name, weights_only=True) for name in names)
-    for name, value in alone.items():
-        torch.testing.assert_close(first[name], value)
-        assert torch.equal(first[name], second[name])
-
-
-@pytest.mark.usefixtures("no_child_is_left")
-def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None:
-    def command(out: Path, *more: object) -> list[str]:
-        options = ("--data", small_data, "--epochs", 3, "--threads", 1, "--out", out, "--json")
-        return [str(each) for each in ("train", *options, *more)]
-
-    together = subprocess.run(
-        torchrun("-m", "toolkit", *command(tmp_path / "two")),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert together.returncode == 0, together.stderr
-    record = json.loads(together.stdout)  # of one process alone
-    assert record["training"]["options"]["processes"] == 2
-    assert together.stderr.count("epoch 1: 6/6") == 1
-    alone = train(out=tmp_path / "one", data=small_data, epochs=3, threads=1)
-    assert alone.training is not None
-    assert record["training"]["accuracy"] == pytest.approx(alone.training.accuracy, abs=0.05)
-    assert record["sha256"] != alone.sha256
-    again = subprocess.run(
-        torchrun("-m", "toolkit", *command(tmp_path / "two")),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert again.returncode != 0
-    assert "already holds a checkpoint" in again.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

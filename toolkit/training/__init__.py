@@ -38,6 +38,7 @@ from toolkit.training.recipe import TrainingOptions, choose_options
 from toolkit.training.state import (
     Keeper,
     Position,
+    State,
     forget_states,
     read_state,
     refuse_to_forget,
@@ -113,21 +114,17 @@ def train(
             "device": chosen,
             "threads": _own_cores() if threads is None else check_threads(threads),
         }
-        training, test = load_dataset("train", data), load_dataset("test", data)
         if resume and state is None and (out / RECORD).exists():
-            return _finished(out, training, given, own)
+            return _finished(out, data, given, own)
         if not resume:
             refuse_to_replace(out, force=force)
         if not (resume or force):
             refuse_to_forget(out)
         options = choose_options(given, own, state.position.options if state else None)
+        training, test = load_dataset("train", data), load_dataset("test", data)
         sha256 = {**training.record.sha256, **test.record.sha256}
         _check_same_data(state.position.data if state else sha256, sha256)
         checkpoint = _untrained(out, training, test)
-        make_folder(out)
-        processes.wait()  # none writes before all have looked
-        if state is None and processes.writes:
-            forget_states(out)
         job = Job(
             checkpoint=checkpoint,
             training=training.head(options.limit) if options.limit else training,
@@ -143,20 +140,32 @@ def train(
             before_s=state.position.wall_s if state else 0.0,
             writes=processes.writes,
         )
-        torch.set_num_threads(options.threads)
-        with _own_generators(options):
-            model, end = fit(
-                job, keeper, state=state, progress=progress if processes.writes else silent
-            )
-        if processes.writes:
-            save_checkpoint(out, model, replace(checkpoint, training=_record(job, end)))
-            forget_states(out)
-        processes.wait()
-        return read_checkpoint(out)
+        return _carry_out(job, keeper, out, state=state, progress=progress)
+
+
+def _carry_out(
+    job: Job, keeper: Keeper, out: Path, *, state: State | None, progress: Progress
+) -> Checkpoint:
+    """Train, write the checkpoint, and forget the states."""
+    processes = job.processes
+    make_folder(out)
+    processes.wait()  # none writes before all have looked
+    if state is None and processes.writes:
+        forget_states(out)
+    torch.set_num_threads(job.options.threads)
+    with _own_generators(job.options):
+        model, end = fit(
+            job, keeper, state=state, progress=progress if processes.writes else silent
+        )
+    if processes.writes:
+        save_checkpoint(out, model, replace(job.checkpoint, training=_record(job, end)))
+        forget_states(out)
+    processes.wait()
+    return read_checkpoint(out)
 
 
 def _finished(
-    out: Path, training: Dataset, given: Mapping[str, Any], own: Mapping[str, Any]
+    out: Path, data: Path | None, given: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Checkpoint:
     """The checkpoint of a training that came to its end: nothing is left to do.
 
@@ -169,6 +178,7 @@ def _finished(
         refuse_to_replace(out, force=False)
     else:
         choose_options(given, own, found.training.options)
+        training = load_dataset("train", data)
         _check_same_data(found.training.dataset.sha256, training.record.sha256)
     return found
 
