@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py --kills 100
 
-SIGKILL ends `toolkit train` at a random moment, also while it starts or writes its state;
-`--resume` goes on, and every second time is killed as well. In the end the weights must have the bytes of a
-training that nobody touched.
+SIGKILL ends `toolkit train` at a random moment, also while it starts or writes its state.
+`--resume` goes on, and every second time is killed as well. In the end the weights must have the
+bytes of a training that nobody touched.
 """
 
 from __future__ import annotations
