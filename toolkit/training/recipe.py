@@ -29,7 +29,7 @@ class Recipe:
         one_cycle: The learning rate rises, then falls to nothing; else it stays.
         one_by_one: Images are decoded, converted and normalised one at a time, as the plain
             script does; else in batches, on the device.
-        tuned: Memory format, precision, optimizer and dropout masks as they are fastest here.
+        tuned: Memory format, precision and dropout masks (on CUDA: optimizer and graph) for speed.
     """
 
     epochs: float

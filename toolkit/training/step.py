@@ -31,7 +31,10 @@ def make_step(
     graphed = tuned and device == "cuda" and processes.count == 1
     rate = torch.tensor(0.0, device=device) if graphed else 0.0
     optimizer = torch.optim.Adam(
-        model.parameters(), lr=rate, fused=tuned or None, capturable=graphed
+        model.parameters(),
+        lr=rate,
+        fused=(tuned and device == "cuda") or None,  # on a CPU it gives nothing
+        capturable=graphed,
     )
     if tuned:
         model.to(memory_format=torch.channels_last)
