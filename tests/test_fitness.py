@@ -18,6 +18,7 @@ from toolkit.schema import (
     MachineWarning,
     Measurement,
     Pass,
+    Settings,
     WarmUp,
 )
 
@@ -167,12 +168,17 @@ def row(**changes: Any) -> Measurement:
 WIDE = {"images_per_s": Interval(value=100.0, low=94.0, high=103.0, passes=4)}
 CACHED = {"repeat_ratio": Interval(value=1.2, low=1.05, high=1.4, passes=4)}
 UNSTEADY = {"passes": warmed(True, False, False)}
-SUSPECT = [row(name="w", **WIDE), row(name="u", **UNSTEADY), row(name="c", **CACHED)]
+PAGED = {"page_faults": 9123.4}
+SUSPECT = [
+    *(row(name="w", **WIDE), row(name="u", **UNSTEADY)),
+    *(row(name="p", **PAGED), row(name="c", **CACHED)),
+]
 
 
 def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None:
-    wide, unsteady, cached = judge_speeds(SUSPECT)
+    wide, unsteady, paged, cached = judge_speeds(SUSPECT)
     assert (wide.code, unsteady.code, cached.code) == ("wide", "unsteady", "cached")
+    assert (paged.code, paged.message[-7:]) == ("page_faults", "p 9,123")
     assert wide.message == "intervals are wide: w ± 6%"
     assert unsteady.message.endswith(": u")
     assert "c 1.20 times" in cached.message
@@ -189,6 +195,8 @@ def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None
         {"repeat_ratio": None},
         {"passes": warmed(True, False)},
         {"passes": ()},
+        {"page_faults": 255.0},
+        {**PAGED, "settings": Settings(threads=2, keep_memory=True)},
         {**WIDE, **CACHED, **UNSTEADY, "runtime": "null"},
         {**WIDE, **CACHED, **UNSTEADY, "status": "crashed"},
     ],
@@ -201,4 +209,4 @@ def test_every_flag_that_a_warning_names_is_one_of_bench() -> None:
     options = {flag for option in commands.commands["bench"].params for flag in option.opts}
     actions = " ".join(each.action for each in (*everything(), *judge_speeds(SUSPECT)))
     named = set(re.findall(r"`(?:bench )?(--[a-z-]+)", actions))
-    assert {"--threads", "--min-time", "--precision"} <= named <= options
+    assert {"--threads", "--min-time", "--precision", "--keep-memory"} <= named <= options

@@ -24,7 +24,7 @@ LAYERS = (
     ("schema.parity", "schema.measurement"),
     ("schema.scenario",),
     ("schema.results", "schema.comparison"),
-    ("schema", "versions", "timing", "progress", "options", "report"),
+    ("schema", "versions", "timing", "progress", "options", "report", "allocator"),
     ("errors", "environment", "stats", "preprocessing", "report.machine", "report.summary"),
     ("samples", "fitness", "ranking", "files", "interference", "limits", "settings", "model"),
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),

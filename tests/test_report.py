@@ -96,6 +96,7 @@ MEASURED = Measurement(
         Percentile(share=0.9, value=0.0093, samples=40, samples_needed=29),
         Percentile(share=0.99, value=None, samples=40, samples_needed=299),
     ),
+    page_faults=12.5,
     outliers=Outliers(samples=40, low_severe=0, low_mild=0, high_mild=2, high_severe=1),
     import_s=0.1,
     load_s=0.25,
@@ -113,7 +114,8 @@ UNMEASURED = replace(
     runtime="ncnn",
     status="timed_out",
     reason="after 60 s",
-    **dict.fromkeys(("images_per_s", "to_baseline", "repeat_ratio", "limit_share", "outliers")),
+    outliers=None,
+    **dict.fromkeys(("images_per_s", "to_baseline", "repeat_ratio", "limit_share", "page_faults")),
     **dict.fromkeys(("import_s", "load_s", "first_inference_s", "peak_memory_bytes")),
     latency_s=(),
     passes=(),
@@ -353,6 +355,7 @@ def test_csv_parses_back_to_the_raw_values() -> None:
         "measurement_status": "measured",
         "measurement_reason": None,
         **{"batch_size": 100, "threads": 2, "streams": 1, "device": "cpu"},
+        **{"keep_memory": False, "page_faults": 12.5},
         **{"passes": 2, "rounds": 20, "outliers": 3},
         **{"images_per_s": 12345.678901, "images_per_s_low": 12000.25},
         **{"images_per_s_high": 13000.75, "to_baseline": 2.5, "to_baseline_low": 2.375},
@@ -366,7 +369,7 @@ def test_csv_parses_back_to_the_raw_values() -> None:
     assert known == {
         *("runtime", "format", "precision", "artifact_sha256", "parity_status", "parity_reason"),
         *("compared", "expected", "name", "measurement_status", "measurement_reason", "batch_size"),
-        *("threads", "streams", "device", "passes", "rounds", "artifact_size_bytes"),
+        *("threads", "streams", "device", "keep_memory", "passes", "rounds", "artifact_size_bytes"),
     }
     assert (crashed["rounds"], null["parity_status"], null["latency_median_s"]) == (
         *("0", "", "8.1e-06"),

@@ -18,7 +18,7 @@ from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled, Unsupported, WrongOutput
 from toolkit.parity import Reference
 from toolkit.runtimes.null import NullSession
-from toolkit.schema import Settings
+from toolkit.schema import Settings, to_json
 from toolkit.targets import RemoteSession, open_sessions
 from toolkit.verification import ParityCheck
 from toolkit.worker import CheckedSession, Worker
@@ -153,6 +153,36 @@ def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subjec
     assert [report.status for report in reports] == ["passed", "crashed", "passed"]
     assert reports[1].reason == "SIGSEGV"
     assert [report.compared for report in reports] == [250, 0, 250]
+
+
+def test_kept_memory_is_attested_and_spares_page_faults(subject: Subject) -> None:
+    def faults_per_call(keep_memory: bool) -> float:
+        wanted = Settings(threads=1, keep_memory=keep_memory)
+        with session_of(checkpoint_candidate(subject, "eager", wanted)) as session:
+            assert session.load().attestation.keep_memory is keep_memory
+            session.prepare(IMAGES, batch_size=100)
+            session.measure(calls=5)
+            found = session.measure(calls=5)
+        assert found.calls == 5
+        return found.page_faults / found.calls
+
+    usual, kept = faults_per_call(keep_memory=False), faults_per_call(keep_memory=True)
+    assert usual > 256
+    assert kept < usual / 4
+
+
+def test_where_memory_cannot_be_kept_the_row_says_so(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.worker.keep_memory", lambda: False)
+    source = null(subject).source
+    with pytest.raises(Unsupported, match=r"cannot keep memory; leave --keep-memory out"):
+        Worker().load(
+            **{"module": "toolkit.runtimes.null", "package": "numpy", "install": ""},
+            **{"path": str(source.path), "artifact": to_json(source.artifact)},
+            **{"settings": to_json(Settings(threads=1, keep_memory=True)), "model": None},
+            **{"input": to_json(null(subject).input), "batch_size": 1},
+        )
 
 
 def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:

@@ -48,6 +48,7 @@ def bench(
     threads: int | None = None,
     streams: int = 1,
     device: Device = "cpu",
+    keep_memory: bool = False,
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
     baseline: str | None = None,
@@ -70,6 +71,7 @@ def bench(
         threads: Intra-op threads of each stream; None takes all usable cores.
         streams: Calls that run at the same time in each candidate.
         device: `cpu` or `cuda`.
+        keep_memory: Memory that a runtime frees stays with its process.
         sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
             other; it goes before the value given alone.
         plan: How long to measure; None is `Plan()`.
@@ -92,7 +94,12 @@ def bench(
         InterruptedBench: Ctrl-C after the first round; it carries the results so far.
     """
     single = session_settings(
-        threads, device, streams=streams, batch_size=batch_size, timeout_s=timeout_s
+        threads,
+        device,
+        streams=streams,
+        keep_memory=keep_memory,
+        batch_size=batch_size,
+        timeout_s=timeout_s,
     )
     unfit = {
         "--sweep": sweep,

@@ -210,6 +210,6 @@ def _facts(row: Measurement) -> tuple[str, ...]:
 def _listed(rows: Sequence[Measurement]) -> str:
     """`onnxruntime fp32 onnx (batch 100, 1 threads, 1 streams, cpu)`, the first few."""
     facts = [_facts(row) for row in rows]
-    texts = [f"{' '.join(each[:3])} ({', '.join(each[3:])})" for each in facts]
+    texts = [f"{' '.join(each[:3])} ({', '.join(filter(None, each[3:]))})" for each in facts]
     more = len(texts) - _MOST_LISTED
     return ", ".join(texts[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")

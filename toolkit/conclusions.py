@@ -15,7 +15,14 @@ from toolkit.names import distinct, facts_of
 from toolkit.passes import Passes, Tally
 from toolkit.ranking import rank
 from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Status
-from toolkit.speeds import call_outliers, latencies, repeat_ratio, speed_ratio, speeds_of
+from toolkit.speeds import (
+    call_outliers,
+    latencies,
+    page_faults,
+    repeat_ratio,
+    speed_ratio,
+    speeds_of,
+)
 
 _EAGER = "eager"
 
@@ -118,6 +125,7 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
         ),
         latency_s=() if failure else latencies(passes),
         outliers=None if failure else call_outliers(passes),
+        page_faults=None if failure else page_faults(passes),
         import_s=passes[0].import_s if passes else None,
         load_s=passes[0].load_s if passes else None,
         first_inference_s=passes[0].first_inference_s if passes else None,

@@ -183,6 +183,13 @@ def peak_memory_bytes() -> int:
     )
 
 
+def page_faults() -> int:
+    """How many pages of memory the system gave this process so far, none of them from a disk."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def _frequency_hz() -> tuple[float | None, float | None]:
     """Current and highest clock."""
     import psutil

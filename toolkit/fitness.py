@@ -20,6 +20,7 @@ _CRITICAL_C = 100.0  # where the sensor does not say; most processors throttle a
 _SHORT_MEMORY_SHARE = 0.1
 _SWAP_BYTES = 256e6
 _WIDE = 0.05
+_PAGE_FAULTS = 256  # a call, a megabyte; kept memory has none, torch thousands
 _CACHED = 1.1  # as MLPerf's audit TEST04 has it
 
 
@@ -49,7 +50,7 @@ def judge(
 def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
     """What speaks against believing speeds as they were measured; one warning a kind."""
     real = [row for row in rows if row.runtime != "null" and row.status == "measured"]
-    found = (_wide(real), _unsteady(real), _cached(real))
+    found = (_wide(real), _unsteady(real), _paged(real), _cached(real))
     return tuple(warning for warning in found if warning is not None)
 
 
@@ -66,6 +67,23 @@ def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
         code="wide",
         message=f"intervals are wide: {names}",
         action="measure longer (`--precision 2%`), and close what else runs",
+    )
+
+
+def _paged(rows: Sequence[Measurement]) -> MachineWarning | None:
+    paged = {
+        row.name: row.page_faults
+        for row in rows
+        if (row.page_faults or 0) > _PAGE_FAULTS and not row.settings.keep_memory
+    }
+    if not paged:
+        return None
+    names = ", ".join(f"{name} {count:,.0f}" for name, count in paged.items())
+    return MachineWarning(
+        code="page_faults",
+        message=f"memory goes back to the system after each call, page faults a call: {names}",
+        action="`--keep-memory` shows how fast it is otherwise (docs/benchmarking.md says how to "
+        "deploy so)",
     )
 
 

@@ -14,10 +14,11 @@ from toolkit.schema import Settings
 def facts_of(
     runtime: str, precision: str, format: str, batch_size: int, settings: Settings
 ) -> tuple[str, ...]:
-    """What a name may say, in this order."""
+    """What a name may say, in this order; nothing where it is as usual."""
     return (
         *(runtime, precision, format, f"batch {batch_size}", f"{settings.threads} threads"),
         *(f"{settings.streams} streams", settings.device),
+        "memory kept" if settings.keep_memory else "",
     )
 
 
@@ -30,7 +31,7 @@ def distinct(facts: Sequence[tuple[str, ...]]) -> list[str]:
     for each in facts:
         formats = {other[2] for other in facts if other[:2] == each[:2]}
         shown = (len(formats) > 1, *varying)
-        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted]
+        extra = [text for text, wanted in zip(each[2:], shown, strict=True) if wanted and text]
         name = ", ".join([" ".join(each[:2]), *extra])
         counts[name] += 1
         names.append(name if counts[name] == 1 else f"{name} #{counts[name]}")

@@ -23,6 +23,11 @@ model_option = click.option(
     metavar="MODULE:FUNCTION",
     help="Trust this factory of your own model; it is imported from the current folder too.",
 )
+keep_memory_option = click.option(
+    "--keep-memory",
+    is_flag=True,
+    help="Memory that a runtime frees stays with its process; torch is faster so.",
+)
 threads_option = click.option("--threads", type=int, help="CPU threads; default: all usable cores.")
 force_option = click.option("--force", is_flag=True, help="Replace what is already there.")
 formats_option = click.option(
@@ -38,6 +43,7 @@ session_options = together(
     ),
     click.option("--batch-size", type=int, default=100, show_default=True, help="Images a call."),
     threads_option,
+    keep_memory_option,
     click.option(
         "--device",
         type=click.Choice(["cpu", "cuda"]),

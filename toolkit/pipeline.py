@@ -63,6 +63,7 @@ def run(
     batch_size: int = 100,
     threads: int | None = None,
     device: Device = "cpu",
+    keep_memory: bool = False,
     timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
@@ -84,6 +85,7 @@ def run(
         batch_size: Images a call when verifying and timing.
         threads: Threads to train with and of each session; None takes all usable cores.
         device: Where sessions run. Training takes CUDA where there is one.
+        keep_memory: Memory that a runtime frees stays with its process.
         timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about every step.
@@ -91,7 +93,9 @@ def run(
     Raises:
         ToolkitError: bad input, or a step that could not be done at all.
     """
-    settings = session_settings(threads, device, batch_size=batch_size, timeout_s=timeout_s)
+    settings = session_settings(
+        threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
+    )
     check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
     plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
     bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.allocator import can_keep_memory
 from toolkit.candidates import Subject, checkpoint_candidate
 from toolkit.data import Dataset
 from toolkit.environment import describe_environment
@@ -122,7 +123,9 @@ class ReferenceMaker:
         return np.allclose(logits, kept.logits[rows], rtol=tolerance, atol=tolerance)
 
     def _session(self, precision: Precision, threads: int) -> RemoteSession:
-        settings = replace(self.settings, device="cpu", threads=threads)
+        settings = replace(
+            self.settings, device="cpu", threads=threads, keep_memory=can_keep_memory()
+        )
         candidate = checkpoint_candidate(self.subject, "eager", settings, precision=precision)
         return RemoteSession(candidate, batch_size=_BATCH_SIZE, timeout_s=self.timeout_s)
 

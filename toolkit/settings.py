@@ -62,7 +62,13 @@ def check_streams(streams: int) -> int:
 
 
 def session_settings(
-    threads: int | None, device: Device, *, streams: int = 1, batch_size: int, timeout_s: float
+    threads: int | None,
+    device: Device,
+    *,
+    streams: int = 1,
+    keep_memory: bool = False,
+    batch_size: int,
+    timeout_s: float,
 ) -> Settings:
     """The settings of every session of a call, checked.
 
@@ -73,7 +79,12 @@ def session_settings(
     check_positive("--timeout", timeout_s)
     if device not in ("cpu", "cuda"):
         raise SettingError(f"--device {device}: expected cpu or cuda")
-    return Settings(threads=check_threads(threads), device=device, streams=check_streams(streams))
+    return Settings(
+        threads=check_threads(threads),
+        device=device,
+        streams=check_streams(streams),
+        keep_memory=keep_memory,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

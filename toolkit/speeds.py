@@ -48,6 +48,12 @@ def repeat_ratio(passes: Sequence[Pass]) -> Interval | None:
     return ratio_interval([[repeated] for repeated, _ in pairs], [[usual] for _, usual in pairs])
 
 
+def page_faults(passes: Sequence[Pass]) -> float | None:
+    """Pages of memory that a call was given, in the median round; None where there is none."""
+    rounds = [each for one in passes for each in one.rounds]
+    return median(each.page_faults / each.calls for each in rounds) if rounds else None
+
+
 def call_times(passes: Sequence[Pass]) -> list[float]:
     """Wall time in seconds of each timed call, all streams, rounds and passes."""
     rounds = [each for one in passes for each in one.rounds]

@@ -164,8 +164,9 @@ class RemoteSession:
         """Wall times of `calls` calls in each stream, timed inside the worker; with `repeat` all of
         them on one and the same input batch."""
         self.load()
-        streams = self._ask("measure", calls=calls, repeat=repeat)
-        return Round(samples_s=tuple(tuple(each / 1e9 for each in calls) for calls in streams))
+        found = self._ask("measure", calls=calls, repeat=repeat)
+        samples_s = tuple(tuple(each / 1e9 for each in ns) for ns in found["samples_ns"])
+        return Round(samples_s=samples_s, page_faults=found["page_faults"])
 
     def loadgen(
         self, images: NDArray[np.uint8], *, batch_size: int, wanted: ScenarioSettings

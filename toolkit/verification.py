@@ -30,6 +30,7 @@ def verify(
     batch_size: int = 100,
     threads: int | None = None,
     device: Device = "cpu",
+    keep_memory: bool = False,
     max_flips: int | None = None,
     max_accuracy_drop: float | None = None,
     timeout_s: float = 300.0,
@@ -46,6 +47,7 @@ def verify(
         batch_size: Images a call; the last batch may be smaller.
         threads: Intra-op threads of each session; None takes all usable cores.
         device: `cpu` or `cuda`.
+        keep_memory: Memory that a runtime frees stays with its process.
         max_flips: Allowed argmax flips that are not benign; None is 0 for fp32, else no gate.
         max_accuracy_drop: Allowed drop as a fraction; None is no gate for fp32, else 0.001.
         timeout_s: A worker that does not answer for so long is killed.
@@ -58,7 +60,9 @@ def verify(
     Raises:
         ToolkitError: bad input, or the float64 reference itself could not be computed.
     """
-    settings = session_settings(threads, device, batch_size=batch_size, timeout_s=timeout_s)
+    settings = session_settings(
+        threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
+    )
     check = ParityCheck(
         batch_size=batch_size,
         max_flips=max_flips,

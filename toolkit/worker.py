@@ -23,7 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.environment import peak_memory_bytes
+from toolkit.allocator import keep_memory
+from toolkit.environment import page_faults, peak_memory_bytes
 from toolkit.errors import (
     Crashed,
     FailedRun,
@@ -134,10 +135,12 @@ class Worker:
         source = Source(path=Path(path), artifact=from_json(Artifact, artifact), model=model)
         if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
             check_artifact(source.path, source.artifact)
+        wanted = from_json(Settings, settings)
+        if wanted.keep_memory and not keep_memory():
+            raise Unsupported("this system's C library cannot keep memory; leave --keep-memory out")
         watch = Stopwatch()
         loader = import_loader(module, package, install)
         import_s = watch.elapsed_s()
-        wanted = from_json(Settings, settings)
         self._input = from_json(InputSpec, input)
         watch = Stopwatch()
         sessions = [loader.load(source, wanted)]
@@ -155,7 +158,7 @@ class Worker:
             self._sessions[-1].run(noise)
         self._pool = ThreadPoolExecutor(wanted.streams) if wanted.streams > 1 else None
         return {
-            "attestation": to_json(_attestation(sessions)),
+            "attestation": to_json(_attestation(sessions, wanted)),
             "import_s": import_s,
             "load_s": load_s,
             "first_inference_s": first_inference_s,
@@ -196,9 +199,9 @@ class Worker:
             _check_same(logits, unpack(expected), "this worker gave")
         return pack(logits)
 
-    def measure(self, *, calls: int, repeat: bool) -> list[list[int]]:
-        """Wall time in ns of each of `calls` calls, one list a stream; with `repeat` all of them
-        on one and the same input.
+    def measure(self, *, calls: int, repeat: bool) -> dict[str, Any]:
+        """Wall time in ns of each of `calls` calls, one list a stream, and how many pages of memory
+        they were given; with `repeat` all of them on one and the same input.
 
         One untimed call goes before them: since the last round other workers had the caches. The
         output of one of them, chosen at random, is compared, untimed, with what the same batch
@@ -213,13 +216,15 @@ class Worker:
         batches = self._batches[:1] if repeat else self._batches
         offset, kept = self._timed_calls, self._random.randrange(calls)
         runs: list[Run] = [session.unchecked.run for session in self._sessions]
+        before = page_faults()
         timed = self._time(runs, batches, calls=calls, offset=offset, kept=kept)
+        given = page_faults() - before
         self._timed_calls += calls
         for number, (_, logits) in enumerate(timed):
             self._sessions[number].check_logits(logits, len(batches[0]))
             expected = self._expected[(offset + number + kept) % len(batches)]
             _check_same(logits, expected, "timed calls gave")
-        return [samples_ns for samples_ns, _ in timed]
+        return {"samples_ns": [samples_ns for samples_ns, _ in timed], "page_faults": given}
 
     def loadgen(
         self, *, images: bytes, shape: list[int], batch_size: int, wanted: dict[str, Any], out: str
@@ -270,7 +275,7 @@ class Worker:
         return self._sessions[0], self._input
 
 
-def _attestation(sessions: list[Session]) -> Attestation:
+def _attestation(sessions: list[Session], wanted: Settings) -> Attestation:
     """What all of them say; streams that differ are no streams of one candidate.
 
     Raises:
@@ -279,7 +284,7 @@ def _attestation(sessions: list[Session]) -> Attestation:
     found = [session.attestation for session in sessions]
     if any(each != found[0] for each in found):
         raise Unsupported(f"its {len(found)} streams do not run alike: {found}; use --streams 1")
-    return replace(found[0], streams=len(found))
+    return replace(found[0], streams=len(found), keep_memory=wanted.keep_memory)
 
 
 class CheckedSession:

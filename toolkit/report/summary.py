@@ -181,6 +181,8 @@ def _settings_alike(results: Results) -> list[str]:
         "on {}": {row.settings.device for row in rows},
     }
     alike = [text.format(*found) for text, found in facts.items() if len(found) == 1]
+    if all(row.settings.keep_memory for row in rows):
+        alike.append("memory kept")
     return [f"Each call: {', '.join(alike)}."] if alike else []
 
 

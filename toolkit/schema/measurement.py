@@ -61,9 +61,16 @@ class Outliers:
 @dataclass(frozen=True, kw_only=True)
 class Round:
     """Calls made back to back. `samples_s` holds the wall time of each call, in order, one list a
-    stream; the streams ran at the same time."""
+    stream; the streams ran at the same time. `page_faults` is how many pages of memory the process
+    had to be given meanwhile."""
 
     samples_s: tuple[tuple[float, ...], ...]
+    page_faults: int = 0
+
+    @property
+    def calls(self) -> int:
+        """Of all streams."""
+        return sum(map(len, self.samples_s))
 
     def images_per_s(self, batch_size: int) -> float:
         """Throughput: the streams' speeds together, each while the others were at work."""
@@ -105,7 +112,8 @@ class Measurement:
 
     `to_baseline` is its speed over that of the baseline, from rounds side by side; it is exactly 1
     for the baseline itself. `repeat_ratio` is its speed on a repeated input over that on rotating
-    ones. `latency_s` and `outliers` are about single calls, over all passes. `limit_share` is the
+    ones. `latency_s` and `outliers` are about single calls, over all passes. `page_faults` is how
+    many pages of memory a call had to be given, in the median round. `limit_share` is the
     fraction of the processor's measured float32 limit; None on another device. Times to load are
     those of the first pass, in which workers were loaded one by one; `peak_memory_bytes` is the
     highest of all.
@@ -125,6 +133,7 @@ class Measurement:
     limit_share: float | None
     latency_s: tuple[Percentile, ...]
     outliers: Outliers | None
+    page_faults: float | None = None
     import_s: float | None
     load_s: float | None
     first_inference_s: float | None

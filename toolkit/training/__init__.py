@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from toolkit.allocator import kept_memory
 from toolkit.checkpoint import RECORD, read_checkpoint, refuse_to_replace, save_checkpoint
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
@@ -34,7 +35,7 @@ from toolkit.schema import (
 from toolkit.settings import check_positive, check_threads
 from toolkit.training.loop import Job, evaluate, fit
 from toolkit.training.processes import joined
-from toolkit.training.recipe import TrainingOptions, choose_options
+from toolkit.training.recipe import TrainingOptions, choose_options, find_recipe
 from toolkit.training.state import (
     Keeper,
     Position,
@@ -153,7 +154,8 @@ def _carry_out(
     if state is None and processes.writes:
         forget_states(out)
     torch.set_num_threads(job.options.threads)
-    with _own_generators(job.options):
+    tuned = find_recipe(job.options.recipe).tuned
+    with _own_generators(job.options), kept_memory() if tuned else nullcontext():
         model, end = fit(
             job, keeper, state=state, progress=progress if processes.writes else silent
         )

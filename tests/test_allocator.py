@@ -1,0 +1,64 @@
+"""Kept memory: real blocks of the C library's own, counted by the system, in processes apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from toolkit.allocator import can_keep_memory
+
+pytestmark = pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
+
+# Writes to a block of 32 MiB, frees it, twenty times; prints how many pages that took.
+PROGRAM = """
+import ctypes, resource
+from toolkit import allocator
+SIZE = 32 << 20
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc.argtypes = [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        block = library.malloc(SIZE)
+        ctypes.memset(block, 1, SIZE)
+        library.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+"""
+BLOCK_PAGES = (32 << 20) // 4096
+
+
+def run(program: str) -> list[int]:
+    output = subprocess.run(
+        [sys.executable, "-c", PROGRAM + program], capture_output=True, text=True, check=True
+    ).stdout
+    return [int(word) for word in output.split()]
+
+
+def test_kept_memory_is_given_once() -> None:
+    (kept,) = run("assert allocator.keep_memory(); print(pages())")
+    assert BLOCK_PAGES / 2 < kept < 1.5 * BLOCK_PAGES
+
+
+def test_afterwards_it_goes_back_to_the_system() -> None:
+    before, within, after = run(
+        "print(resident())\nwith allocator.kept_memory(): pages(); print(resident())\n"
+        "print(resident())"
+    )
+    assert within - before > BLOCK_PAGES / 2
+    assert after - before < BLOCK_PAGES / 4
+
+
+def test_an_error_goes_through_and_memory_back() -> None:
+    before, after = run(
+        "print(resident())\n"
+        "try:\n"
+        "    with allocator.kept_memory(): pages(); raise KeyError\n"
+        "except KeyError: print(resident())"
+    )
+    assert after - before < BLOCK_PAGES / 4
