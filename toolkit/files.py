@@ -21,12 +21,25 @@ _CHUNK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 in hex: of a file's bytes; of a folder, of its files' names and checksums."""
     digest = hashlib.sha256()
+    if path.is_dir():
+        for file in _files_in(path):
+            digest.update(f"{file.relative_to(path).as_posix()}\t{sha256_of(file)}\n".encode())
+        return digest.hexdigest()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (_files_in(path) if path.is_dir() else [path]))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
 
 
 def make_folder(path: Path) -> None:
@@ -59,19 +72,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a finished temporary file onto `path`, with the permissions a new file has.
+    """Rename a finished temporary file or folder onto `path`, with the permissions new ones have.
 
     The bytes are on disk before the name is: after a power cut the name is the old file or the
-    new one, never an empty one.
+    new one, never an empty one. A folder makes way for a folder by moving beside `temporary`: killed
+    just then, neither stands at `path`.
 
     Raises:
-        OutputError: disk full, or a folder stands in the way; `path` is as it was.
+        OutputError: disk full, or something of the other kind stands in the way; `path` is as it
+            was.
     """
     umask = os.umask(0)
     os.umask(umask)
     with _as_output_error(path):
-        temporary.chmod(0o666 & ~umask)
-        _sync(temporary)
+        for each in [*temporary.rglob("*"), temporary]:
+            each.chmod((0o777 if each.is_dir() else 0o666) & ~umask)
+            _sync(each)
+        if temporary.is_dir() and path.is_dir():
+            path.rename(temporary.with_name(f"{temporary.name}.old"))
         temporary.replace(path)
         _sync(path.parent)
 

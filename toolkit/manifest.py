@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.errors import ArtifactError
-from toolkit.files import sha256_of, write_json
+from toolkit.files import sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
@@ -80,15 +80,16 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
         folder = _folder_of(path)
         manifest = read_manifest(folder)
         names = [record.path for record in manifest.artifacts]
-        if path.is_dir() and not names:
+        whole = folder == path
+        if whole and not names:
             raise ArtifactError(f"{folder / MANIFEST} records no artifact; run toolkit export")
-        if not path.is_dir() and path.name not in names:
+        if not whole and path.name not in names:
             raise ArtifactError(
                 f"{path} is not recorded in {folder / MANIFEST} (recorded: "
                 f"{', '.join(names) or 'nothing'}); export it with toolkit export"
             )
         for record in manifest.artifacts:
-            if path.is_dir() or record.path == path.name:
+            if whole or record.path == path.name:
                 stored = StoredArtifact(
                     record=record,
                     path=folder / record.path,
@@ -104,9 +105,9 @@ def check_artifact(path: Path, record: Artifact) -> None:
     """Raise ArtifactError unless the file can be read and has the recorded size and checksum."""
     again = f"write it again with toolkit export --format {record.format} --force"
     with _as_artifact_error(path):
-        if not path.is_file():
+        if not path.exists():
             raise ArtifactError(f"no {path}, which its manifest records; {again}")
-        size_bytes, found = path.stat().st_size, sha256_of(path)
+        size_bytes, found = size_of(path), sha256_of(path)
     if size_bytes != record.size_bytes:
         raise ArtifactError(
             f"{path}: {size_bytes} bytes, expected {record.size_bytes}; "
@@ -121,10 +122,15 @@ def check_artifact(path: Path, record: Artifact) -> None:
 def _folder_of(path: Path) -> Path:
     """The export folder that a path is, or lies in."""
     with _as_artifact_error(path):
-        folder = path if path.is_dir() else path.parent
+        folder = path if path.is_dir() and not _is_artifact(path) else path.parent
         if not path.exists() and not (folder / MANIFEST).exists():
             raise ArtifactError(f"no {path}; write it first with toolkit export --out {folder}")
     return folder
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether it is one of the artifacts that are folders, not an export folder."""
+    return not (folder / MANIFEST).exists() and (folder.parent / MANIFEST).exists()
 
 
 @contextmanager

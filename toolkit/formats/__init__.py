@@ -1,36 +1,56 @@
 """The formats that export writes: one row here, one file beside this one.
 
-A format's module has `export(model, example, path) -> int | None`: it writes the model, in eval
-mode, with a dynamic batch, one input named `input` and one output named `logits`, to `path`, and
-returns the opset where the format has one. Nothing is imported until a format is used.
+A format's module has `export(request) -> Written`: it writes the request's model to its path, with
+one input named `input` and one output named `logits` where the format has names, and a dynamic
+batch where it can. Nothing is imported until a format is used.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError
+from toolkit.schema import Isa, Precision
 from toolkit.versions import versions_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
+
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One row: `module` has the exporter; all `distributions` must be installed to use it."""
+    """One row.
+
+    Attributes:
+        module: Has the exporter.
+        suffix: Of the file, or of the folder of files.
+        distributions: All of them must be installed to write it.
+        extra: The toolkit's extra that installs them; None where the toolkit itself needs them.
+        precisions: Those that it can be written in.
+        asked_for: Written only where it is named, or `all` are: it takes long, or has few uses.
+    """
 
     name: str
     module: str
     suffix: str
     distributions: tuple[str, ...]
+    extra: str | None = None
+    precisions: tuple[Precision, ...] = ("fp32",)
+    asked_for: bool = False
 
     @property
     def install(self) -> str:
         """The command that installs what is missing; all that is needed where nothing is."""
+        if self.extra is not None:
+            return f"pip install 'toolkit[{self.extra}]'"
         return f"pip install {' '.join(self.missing() or self.distributions)}"
 
     def versions(self) -> dict[str, str]:
@@ -42,10 +62,40 @@ class Format:
         return [name for name in self.distributions if name not in self.versions()]
 
 
-class Exporter(Protocol):
-    """Writes `model` to `path`; `example` is a float32 batch `[N,C,H,W]` to trace with."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What an exporter is asked for.
 
-    def export(self, model: nn.Module, example: Tensor, path: Path) -> int | None: ...
+    Attributes:
+        model: Float32 `[N,C,H,W]` named `input` → logits `[N,K]`, in eval mode.
+        example: A float32 batch `[2,C,H,W]` to trace with.
+        path: The file, or the folder, to write; neither is there.
+        precision: One that the format has.
+        calibration: Float32 inputs `[N,C,H,W]` to measure ranges on; none where none are measured.
+        isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
+    """
+
+    model: nn.Module
+    example: Tensor
+    path: Path
+    precision: Precision
+    calibration: NDArray[np.float32]
+    isas: tuple[Isa, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What an exporter has written; the fields are those of an `Artifact`."""
+
+    opset: int | None = None
+    batch_sizes: tuple[int, ...] = ()
+    isas: tuple[Isa, ...] | None = None
+
+
+class Exporter(Protocol):
+    """What a format's module provides."""
+
+    def export(self, request: Request) -> Written: ...
 
 
 FORMATS = {
@@ -61,13 +111,75 @@ FORMATS = {
             name="onnx",
             module="toolkit.formats.onnx",
             suffix=".onnx",
-            distributions=("torch", "onnx", "onnxscript"),
+            distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
+            precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+        ),
+        Format(
+            name="ort",
+            module="toolkit.formats.ort",
+            suffix=".ort",
+            distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
         ),
         Format(
             name="pt2",
             module="toolkit.formats.pt2",
             suffix=".pt2",
             distributions=("torch",),
+        ),
+        Format(
+            name="aotinductor",
+            module="toolkit.formats.aotinductor",
+            suffix=".aoti.pt2",
+            distributions=("torch",),
+            asked_for=True,
+        ),
+        Format(
+            name="openvino",
+            module="toolkit.formats.openvino",
+            suffix=".openvino",
+            distributions=("openvino", "nncf"),
+            extra="openvino",
+            precisions=("fp32", "fp16", "int8"),
+        ),
+        Format(
+            name="litert",
+            module="toolkit.formats.litert",
+            suffix=".litert",
+            distributions=("litert-torch", "ai-edge-quantizer"),
+            extra="litert",
+            precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+        ),
+        Format(
+            name="executorch",
+            module="toolkit.formats.executorch",
+            suffix=".pte",
+            distributions=("executorch", "torchao"),
+            extra="executorch",
+            precisions=("fp32", "int8"),
+        ),
+        Format(
+            name="ncnn",
+            module="toolkit.formats.ncnn",
+            suffix=".ncnn",
+            distributions=("ncnn", "pnnx"),
+            extra="ncnn",
+            precisions=("fp32", "fp16"),
+        ),
+        Format(
+            name="mnn",
+            module="toolkit.formats.mnn",
+            suffix=".mnn",
+            distributions=("MNN",),
+            extra="mnn",
+            precisions=("fp32", "fp16", "int8-weights"),
+        ),
+        Format(
+            name="coreml",
+            module="toolkit.formats.coreml",
+            suffix=".mlpackage",
+            distributions=("coremltools",),
+            extra="coreml",
+            precisions=("fp32", "fp16"),
         ),
     )
 }
@@ -82,6 +194,19 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise UnknownNameError("format", name, list(FORMATS))
     return FORMATS[name]
+
+
+def choose_formats(names: Sequence[str]) -> list[Format]:
+    """The formats named, none twice; `all` stands for all. No names means those that are installed
+    and need not be asked for.
+
+    Raises:
+        UnknownNameError: an unknown format.
+    """
+    if not names:
+        return [row for row in FORMATS.values() if not (row.asked_for or row.missing())]
+    spread = [each for name in names for each in (FORMATS if name == ALL else [name])]
+    return [find_format(name) for name in dict.fromkeys(spread)]
 
 
 def load_exporter(row: Format) -> Exporter:

@@ -1,57 +1,11 @@
-"""ONNX by torch's exporter: one self-contained file that passes `onnx.checker`."""
+"""ONNX: one self-contained file, in float32, float16, or quantised by ONNX Runtime's tools."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-
-import onnx
-import torch
-from torch import Tensor, nn
-
-OPSET = 18
+from toolkit.formats import Request, Written
+from toolkit.onnx_export import write_onnx
 
 
-def export(model: nn.Module, example: Tensor, path: Path) -> int | None:
-    """Export `model` to `path` and check the file; returns the opset.
-
-    Raises:
-        onnx.checker.ValidationError: torch wrote a file that is not valid ONNX.
-    """
-    with _quiet(), contextlib.redirect_stdout(sys.stderr):
-        program = torch.onnx.export(
-            model,
-            (example,),
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_shapes={"input": {0: torch.export.Dim("batch", min=1)}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    proto = program.model_proto
-    onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString())
-    return int(proto.opset_import[0].version)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx and onnxscript log each pass and warn about their own deprecated calls."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir")
-    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
-    for logger, _ in before:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in before:
-            logger.setLevel(level)
+def export(request: Request) -> Written:
+    """Write an `.onnx` file."""
+    return Written(opset=write_onnx(request.model, request.example, request.path))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+
+from toolkit.formats import Request, Written
 
 
-def export(model: nn.Module, example: Tensor, path: Path) -> int | None:
-    """Export `model` and write it to `path`."""
+def export(request: Request) -> Written:
+    """Export the model."""
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(model, (example,), dynamic_shapes={"input": {0: batch}})
+    program = torch.export.export(
+        request.model, (request.example,), dynamic_shapes={"input": {0: batch}}
+    )
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    path.write_bytes(buffer.getvalue())
-    return None
+    request.path.write_bytes(buffer.getvalue())
+    return Written()

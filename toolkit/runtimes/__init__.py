@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError
-from toolkit.schema import Artifact, Attestation, Settings
+from toolkit.schema import Artifact, Attestation, Precision, Settings
 from toolkit.versions import installed_version
 
 if TYPE_CHECKING:
@@ -24,10 +24,18 @@ CHECKPOINT_FORMAT = "checkpoint"
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """One row: `module` has the loader, `package` is what it imports, `distributions` (any one of
-    them) must be installed, `install` is the command that does it.
+    """One row.
 
-    `formats` are those it loads; `checkpoint` stands for the checkpoint folder itself.
+    Attributes:
+        module: Has the loader.
+        package: What it imports; importing it is not part of the load time.
+        distributions: Any one of them must be installed.
+        formats: Those it loads; `checkpoint` stands for the checkpoint folder itself.
+        install: The command that installs it.
+        precisions: Those of the formats' that it loads; None is all.
+        one_thread: It computes in one thread, whatever is asked for.
+        asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
+        systems: Where it runs, as `sys.platform` has it; None is everywhere.
     """
 
     name: str
@@ -36,6 +44,15 @@ class Runtime:
     distributions: tuple[str, ...]
     formats: tuple[str, ...]
     install: str
+    precisions: tuple[Precision, ...] | None = None
+    one_thread: bool = False
+    asked_for: bool = False
+    systems: tuple[str, ...] | None = None
+
+    def loads(self, format: str, precision: Precision) -> bool:
+        """Whether it loads artifacts like this."""
+        fits = self.precisions is None or precision in self.precisions
+        return format in self.formats and fits
 
     def version(self) -> str | None:
         """The installed version, or None."""
@@ -94,6 +111,24 @@ RUNTIMES = {
             install="pip install torch",
         ),
         Runtime(
+            name="torchscript-frozen",
+            module="toolkit.runtimes.torchscript_frozen",
+            package="torch",
+            distributions=("torch",),
+            formats=("torchscript",),
+            install="pip install torch",
+            asked_for=True,
+        ),
+        Runtime(
+            name="compile",
+            module="toolkit.runtimes.compile",
+            package="torch._dynamo",
+            distributions=("torch",),
+            formats=(CHECKPOINT_FORMAT,),
+            install="pip install torch",
+            asked_for=True,
+        ),
+        Runtime(
             name="pt2",
             module="toolkit.runtimes.pt2",
             # All that its loader would import: else the import, 1.2 s, counts as load time.
@@ -103,11 +138,20 @@ RUNTIMES = {
             install="pip install torch",
         ),
         Runtime(
+            name="aotinductor",
+            module="toolkit.runtimes.aotinductor",
+            package="torch._inductor",
+            distributions=("torch",),
+            formats=("aotinductor",),
+            install="pip install torch",
+            asked_for=True,
+        ),
+        Runtime(
             name="onnxruntime",
             module="toolkit.runtimes.onnxruntime",
             package="onnxruntime",
             distributions=("onnxruntime", "onnxruntime-gpu"),
-            formats=("onnx",),
+            formats=("onnx", "ort"),
             install="pip install onnxruntime",
         ),
         Runtime(
@@ -115,8 +159,58 @@ RUNTIMES = {
             module="toolkit.runtimes.openvino",
             package="openvino",
             distributions=("openvino",),
-            formats=("onnx",),
+            formats=("onnx", "openvino"),
             install="pip install 'toolkit[openvino]'",
+        ),
+        Runtime(
+            name="tract",
+            module="toolkit.runtimes.tract",
+            package="tract",
+            distributions=("tract",),
+            formats=("onnx",),
+            install="pip install 'toolkit[tract]'",
+            one_thread=True,
+        ),
+        Runtime(
+            name="litert",
+            module="toolkit.runtimes.litert",
+            package="ai_edge_litert.interpreter",
+            distributions=("ai-edge-litert",),
+            formats=("litert",),
+            install="pip install 'toolkit[litert]'",
+        ),
+        Runtime(
+            name="executorch",
+            module="toolkit.runtimes.executorch",
+            package="executorch.runtime",
+            distributions=("executorch",),
+            formats=("executorch",),
+            install="pip install 'toolkit[executorch]'",
+        ),
+        Runtime(
+            name="ncnn",
+            module="toolkit.runtimes.ncnn",
+            package="ncnn",
+            distributions=("ncnn",),
+            formats=("ncnn",),
+            install="pip install 'toolkit[ncnn]'",
+        ),
+        Runtime(
+            name="mnn",
+            module="toolkit.runtimes.mnn",
+            package="MNN",
+            distributions=("MNN",),
+            formats=("mnn",),
+            install="pip install 'toolkit[mnn]'",
+        ),
+        Runtime(
+            name="coreml",
+            module="toolkit.runtimes.coreml",
+            package="coremltools",
+            distributions=("coremltools",),
+            formats=("coreml",),
+            install="pip install 'toolkit[coreml]'",
+            systems=("darwin",),
         ),
         Runtime(
             name="null",

@@ -6,7 +6,7 @@ Units are SI and stand in the names; raw samples are kept, the rest is derived.
 
 from __future__ import annotations
 
-from toolkit.schema.artifact import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
+from toolkit.schema.artifact import MANIFEST_SCHEMA_VERSION, Artifact, Calibration, Manifest
 from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
 from toolkit.schema.json import from_json, to_json
 from toolkit.schema.machine import Diagnosis, Environment, Gpu, Interference, Limits, MachineWarning
@@ -34,7 +34,7 @@ from toolkit.schema.parity import Flip, Gates, ParityReport
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import Attestation, Settings
-from toolkit.schema.words import Device, Precision, Status
+from toolkit.schema.words import Device, Isa, Precision, Status
 
 __all__ = [
     "CHECKPOINT_SCHEMA_VERSION",
@@ -42,6 +42,7 @@ __all__ = [
     "RESULTS_SCHEMA_VERSION",
     "Artifact",
     "Attestation",
+    "Calibration",
     "Checkpoint",
     "CheckpointId",
     "CheckpointRecord",
@@ -58,6 +59,7 @@ __all__ = [
     "InputSpec",
     "Interference",
     "Interval",
+    "Isa",
     "Limits",
     "MachineWarning",
     "Manifest",

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolkit.schema.model import CheckpointId
-from toolkit.schema.words import Precision
+from toolkit.schema.model import CheckpointId, DatasetRecord
+from toolkit.schema.words import Isa, Precision
 
-MANIFEST_SCHEMA_VERSION = 2
+MANIFEST_SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Which images the ranges of an int8 artifact were measured on, drawn by `seed` from `dataset`.
+
+    `indices_sha256` is the checksum of their numbers in that data set, as text with commas.
+    """
+
+    dataset: DatasetRecord
+    images: int
+    seed: int
+    indices_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """One exported file, as `manifest.json` records it; `path` is relative to the manifest.
+    """One exported file, or folder of files, as `manifest.json` records it.
 
-    `checkpoint_sha256` is the checksum of the checkpoint's weights, `spec_sha256` that of its
-    model factory, input spec and classes.
+    Attributes:
+        path: Its name, beside the manifest.
+        sha256: Of the file's bytes; of a folder, of its files' names and checksums.
+        checkpoint_sha256: Of the checkpoint's weights.
+        spec_sha256: Of its model factory, input spec and classes.
+        batch_sizes: What the file computes at a time, largest first, where it is fixed; else any.
+        calibration: Of int8 whose ranges were measured.
+        isas: Instruction sets on which its int8 arithmetic is exact; None is all.
     """
 
     format: str
@@ -28,6 +47,9 @@ class Artifact:
     input_shape: tuple[int, int, int]
     classes: int
     opset: int | None = None
+    batch_sizes: tuple[int, ...] = ()
+    calibration: Calibration | None = None
+    isas: tuple[Isa, ...] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

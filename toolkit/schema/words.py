@@ -15,5 +15,6 @@ Status = Literal[
     "measured",
     "too_short",
 ]
-Precision = Literal["fp64", "fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp64", "fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights"]
+Isa = Literal["avx2", "vnni", "arm", "wasm"]
 Device = Literal["cpu", "cuda"]
