@@ -26,14 +26,26 @@ LAYERS = (
     ("schema.results", "schema.comparison"),
     ("schema", "versions", "timing", "progress", "options", "report", "allocator"),
     ("errors", "environment", "stats", "preprocessing", "report.machine", "report.summary"),
-    ("samples", "fitness", "ranking", "files", "interference", "limits", "settings", "model"),
+    (
+        "samples",
+        "fitness",
+        "ranking",
+        "files",
+        "interference",
+        "limits",
+        "settings",
+        "model",
+        "onnx_export",
+    ),
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),
     ("loadgen", "report.scenario"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "report.comparison"),
     ("data.idx", "data.images"),
     ("data.folder", "data.statistics"),
-    ("data", "candidates", "artifacts", "diagnosis", "worker"),
+    ("data", "candidates", "diagnosis", "worker", "exporting"),
+    ("calibration",),
+    ("artifacts",),
     ("results", "targets", "training.dropout", "training.processes", "training.recipe"),
     ("training.augmentation", "training.memory", "training.order", "training.feed"),
     ("training.state", "training.diary", "training.step"),
@@ -52,7 +64,10 @@ LAYERS = (
 )
 # Beside torch and numpy, which the toolkit itself stands on.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
-NEEDS_TORCH = ("training", "model", "torch_session", "artifacts", "formats.*", "training.*")
+NEEDS_TORCH = (
+    *("training", "model", "torch_session", "onnx_export", "artifacts"),
+    *("formats.*", "training.*"),
+)
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
     *("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"),

@@ -8,39 +8,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
 
+from toolkit.calibration import CalibrationSettings, draw
 from toolkit.checkpoint import load_model
 from toolkit.errors import (
     ArtifactError,
     Crashed,
     FailedRun,
     OutputError,
+    SettingError,
     ToolkitError,
-    headline,
+    UnknownNameError,
 )
-from toolkit.files import make_folder, publish, scratch_folder, sha256_of
-from toolkit.formats import FORMATS, Format, find_format, load_exporter
+from toolkit.exporting import cannot_export, export_apart
+from toolkit.files import make_folder, publish, scratch_folder, sha256_of, size_of
+from toolkit.formats import FORMATS, Format, Request, Written, choose_formats, load_exporter
 from toolkit.manifest import MANIFEST, check_artifact, read_manifest, relative_to, write_manifest
-from toolkit.model import example_input
+from toolkit.model import NamedClassifier, example_input
 from toolkit.progress import Progress, silent
-from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Checkpoint, Manifest
+from toolkit.schema import (
+    EXPORTED_PRECISIONS,
+    MANIFEST_SCHEMA_VERSION,
+    Artifact,
+    Calibration,
+    Checkpoint,
+    Isa,
+    Manifest,
+    Precision,
+)
+from toolkit.settings import check_positive
 
 _LOW_DISK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedExport:
-    """A format that this model could not be written in, and why."""
+    """A format that this model could not be written in, in this precision, and why."""
 
     format: str
+    precision: Precision
     failure: FailedRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What an export left behind: the manifest in `folder`, which formats were written now, and
-    which failed; the others were there already and matched."""
+    """What an export left behind: the manifest in `folder`, the paths there that were written now,
+    and what failed; the others were there already and matched."""
 
     folder: Path
     manifest: Manifest
@@ -58,63 +74,210 @@ def export(
     *,
     out: Path,
     formats: Sequence[str] = (),
+    precisions: Sequence[Precision] = ("fp32",),
+    calibration: CalibrationSettings | None = None,
+    isas: Sequence[Isa] | None = None,
     force: bool = False,
     model: str | None = None,
+    timeout_s: float = 600.0,
     progress: Progress = silent,
 ) -> Export:
-    """Write the artifacts of a checkpoint, one file a format, and `manifest.json` beside them.
+    """Write the artifacts of a checkpoint, one a format and precision, and `manifest.json` beside
+    them.
 
     Args:
         checkpoint: Checkpoint folder.
         out: Folder for the artifacts.
-        formats: Names from `toolkit.formats.FORMATS`; none means all.
+        formats: Names from `toolkit.formats.FORMATS`, or `all`; none means those installed, but for
+            those that take long.
+        precisions: Each format is written in those of them that it has.
+        calibration: Which training images int8 ranges are measured on; None is 500 of MNIST's.
+        isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
         force: Export again what exists and matches, and replace another checkpoint's artifacts.
         model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about each format.
+        timeout_s: A converter that takes longer is ended.
+        progress: Told about each artifact.
 
     Returns:
-        The manifest, and what was written. A format that fails does not stop the others; it
-        stands in `failures`.
+        The manifest, and what was written. What fails does not stop the others; it stands in
+        `failures`.
 
     Raises:
         UnknownNameError: an unknown format.
+        SettingError: a format that was named has none of the precisions.
+        DatasetError: int8 is asked for, and the training images are missing or do not fit.
         CheckpointError: the checkpoint is missing or damaged, or its factory is not trusted.
         ArtifactError: `out` holds the artifacts of another checkpoint.
         OutputError: not writable or disk full; files that were there are untouched.
     """
-    rows = [find_format(name) for name in dict.fromkeys(formats or FORMATS)]
+    pairs = choose_artifacts(formats, precisions)
+    check_positive("--timeout", timeout_s)
     module, record = load_model(checkpoint, trusted=model)
+    images, drawn = None, None
+    if any(precision == "int8" for _, precision in pairs):
+        images, drawn = draw(calibration or CalibrationSettings(), record)
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
-    wrapped = NamedClassifier(module).eval()
-    example = example_input(record.input.shape, batch_size=2)
+    writer = _Writer(
+        out=out,
+        checkpoint=checkpoint,
+        record=record,
+        model=NamedClassifier(module).eval(),
+        trusted=model,
+        images=images,
+        drawn=drawn,
+        isas=None if isas is None else tuple(isas),
+        timeout_s=timeout_s,
+    )
     written, failures = [], []
-    for number, row in enumerate(rows, start=1):
-        versions = row.versions()
-        if force or not _is_current(out, manifest, row, versions):
+    for number, (row, precision) in enumerate(pairs):
+        progress("export", number, len(pairs), f"{row.name} {precision}")
+        if force or not writer.is_current(manifest, row, precision):
             try:
-                artifact = _write(wrapped, example, row, out, checkpoint, record, versions)
+                artifact = writer.write(row, precision)
             except FailedRun as failure:
-                failures.append(FailedExport(format=row.name, failure=failure))
+                failed = FailedExport(format=row.name, precision=precision, failure=failure)
+                failures.append(failed)
             else:
                 manifest = _with_artifact(manifest, artifact)
                 write_manifest(out, manifest)
-                written.append(row.name)
-        progress("export", number, len(rows), row.name)
+                written.append(artifact.path)
+    progress("export", len(pairs), len(pairs))
     return Export(folder=out, manifest=manifest, written=tuple(written), failures=tuple(failures))
 
 
-class NamedClassifier(nn.Module):
-    """The user's model behind the names that every artifact has: `input` → `logits`."""
+def choose_artifacts(
+    formats: Sequence[str], precisions: Sequence[Precision]
+) -> list[tuple[Format, Precision]]:
+    """Each chosen format with each of the precisions that it has.
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    Raises:
+        UnknownNameError: an unknown format or precision.
+        SettingError: a format that was named has none of the precisions.
+    """
+    for each in precisions:
+        if each not in EXPORTED_PRECISIONS:
+            raise UnknownNameError("precision", each, list(EXPORTED_PRECISIONS))
+    pairs = []
+    for row in choose_formats(formats):
+        own = [each for each in dict.fromkeys(precisions) if each in row.precisions]
+        if not own and row.name in formats:
+            raise SettingError(
+                f"--format {row.name} has the precisions {', '.join(row.precisions)}, but "
+                f"--precision names {', '.join(precisions)}; add --precision {row.precisions[0]}"
+            )
+        pairs += [(row, each) for each in own]
+    if not pairs:
+        raise SettingError(f"no installed format has the precision {', '.join(precisions)}")
+    return pairs
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
-        logits: Tensor = self.model(input)
-        return logits
+
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Writes artifacts of one checkpoint into one folder."""
+
+    out: Path
+    checkpoint: Path
+    record: Checkpoint
+    model: nn.Module
+    trusted: str | None
+    images: NDArray[np.float32] | None
+    drawn: Calibration | None
+    isas: tuple[Isa, ...] | None
+    timeout_s: float
+
+    def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
+        """Whether the manifest records what would be written now, and it is there, undamaged."""
+        wanted = (row.versions(), self._drawn(precision))
+        for old in manifest.artifacts:
+            if (old.format, old.precision) != (row.name, precision):
+                continue
+            if (old.versions, old.calibration) != wanted:
+                return False
+            if precision == "int8" and old.isas != self.isas:
+                return False
+            try:
+                check_artifact(self.out / old.path, old)
+            except ArtifactError:
+                return False
+            return True
+        return False
+
+    def write(self, row: Format, precision: Precision) -> Artifact:
+        """Publish one artifact. Killed before its record is in the manifest, it is a file that the
+        manifest does not record, or records with another checksum: the next export writes it again.
+
+        Raises:
+            FailedRun: it cannot be written.
+            OutputError: no place to write.
+        """
+        name = self.checkpoint.resolve().name
+        path = self.out / f"{name}{'' if precision == 'fp32' else f'.{precision}'}{row.suffix}"
+        with scratch_folder(self.out) as scratch:
+            temporary = scratch / path.name
+            written = self._call_exporter(row, precision, temporary, path)
+            artifact = Artifact(
+                format=row.name,
+                precision=precision,
+                path=path.name,
+                size_bytes=size_of(temporary),
+                sha256=sha256_of(temporary),
+                checkpoint_sha256=self.record.id.weights_sha256,
+                spec_sha256=self.record.id.spec_sha256,
+                input_shape=self.record.input.shape,
+                classes=self.record.classes,
+                opset=written.opset,
+                batch_sizes=written.batch_sizes,
+                calibration=self._drawn(precision),
+                isas=written.isas,
+                versions=row.versions(),
+            )
+            publish(temporary, path)
+        return artifact
+
+    def _drawn(self, precision: Precision) -> Calibration | None:
+        return self.drawn if precision == "int8" else None
+
+    def _call_exporter(
+        self, row: Format, precision: Precision, temporary: Path, path: Path
+    ) -> Written:
+        """Write `temporary`, which is to become `path`."""
+        exporter = load_exporter(row)
+        shape = self.record.input.shape
+        images = self.images if precision == "int8" and self.images is not None else None
+        calibration = np.empty((0, *shape), np.float32) if images is None else images
+        try:
+            if row.apart:
+                return export_apart(
+                    row,
+                    precision=precision,
+                    checkpoint=self.checkpoint,
+                    model=self.trusted,
+                    path=temporary,
+                    calibration=calibration,
+                    isas=self.isas,
+                    timeout_s=self.timeout_s,
+                )
+            return exporter.export(
+                Request(
+                    model=self.model,
+                    example=example_input(shape, batch_size=2),
+                    path=temporary,
+                    precision=precision,
+                    calibration=calibration,
+                    isas=self.isas,
+                )
+            )
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        except Exception as error:
+            if shutil.disk_usage(path.parent).free < _LOW_DISK_BYTES:
+                raise _not_writable(path, error) from error
+            if isinstance(error, ToolkitError):
+                raise
+            raise Crashed(
+                cannot_export(row.name, error), stderr_tail=traceback.format_exc()
+            ) from error
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:
@@ -150,70 +313,6 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
     return fresh
 
 
-def _is_current(out: Path, manifest: Manifest, row: Format, versions: dict[str, str]) -> bool:
-    wanted = (row.name, versions, manifest.checkpoint_id)
-    for artifact in manifest.artifacts:
-        if (artifact.format, artifact.versions, artifact.checkpoint_id) == wanted:
-            try:
-                check_artifact(out / artifact.path, artifact)
-            except ArtifactError:
-                return False
-            return True
-    return False
-
-
-def _write(
-    model: nn.Module,
-    example: Tensor,
-    row: Format,
-    out: Path,
-    checkpoint: Path,
-    record: Checkpoint,
-    versions: dict[str, str],
-) -> Artifact:
-    """Publish one artifact. Killed before its record is in the manifest, it is a file that the
-    manifest does not record, or records with another checksum: the next export writes it again."""
-    path = out / (checkpoint.resolve().name + row.suffix)
-    with scratch_folder(out) as scratch:
-        temporary = scratch / path.name
-        opset = _call_exporter(row, model, example, temporary, path)
-        artifact = Artifact(
-            format=row.name,
-            precision="fp32",
-            path=path.name,
-            size_bytes=temporary.stat().st_size,
-            sha256=sha256_of(temporary),
-            checkpoint_sha256=record.id.weights_sha256,
-            spec_sha256=record.id.spec_sha256,
-            input_shape=record.input.shape,
-            classes=record.classes,
-            opset=opset,
-            versions=versions,
-        )
-        publish(temporary, path)
-    return artifact
-
-
-def _call_exporter(
-    row: Format, model: nn.Module, example: Tensor, temporary: Path, path: Path
-) -> int | None:
-    """Write `temporary`, which is to become `path`; returns the opset where there is one."""
-    exporter = load_exporter(row)
-    try:
-        return exporter.export(model, example, temporary)
-    except ToolkitError:
-        raise
-    except OSError as error:
-        raise _not_writable(path, error) from error
-    except Exception as error:
-        if shutil.disk_usage(path.parent).free < _LOW_DISK_BYTES:
-            raise _not_writable(path, error) from error
-        raise Crashed(
-            f"format {row.name} cannot export this model: {headline(error)}",
-            stderr_tail=traceback.format_exc(),
-        ) from error
-
-
 def _not_writable(path: Path, error: Exception) -> OutputError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(
@@ -228,5 +327,9 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
         if (old.format, old.precision) != (artifact.format, artifact.precision)
     ]
     order = list(FORMATS)
-    artifacts = sorted((*kept, artifact), key=lambda item: order.index(item.format))
+    precisions = list(EXPORTED_PRECISIONS)
+    artifacts = sorted(
+        (*kept, artifact),
+        key=lambda item: (order.index(item.format), precisions.index(item.precision)),
+    )
     return replace(manifest, artifacts=tuple(artifacts))

@@ -12,7 +12,7 @@ from pathlib import Path
 from toolkit.checkpoint import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
 from toolkit.manifest import MANIFEST, StoredArtifact, find_artifacts
-from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime, Source, find_runtime
+from toolkit.runtimes import ALL, CHECKPOINT_FORMAT, RUNTIMES, Runtime, Source, find_runtime
 from toolkit.schema import Artifact, Checkpoint, InputSpec, Precision, Settings
 
 NULL = "null"
@@ -82,24 +82,24 @@ def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str 
 
 
 def choose_runtimes(names: Sequence[str]) -> list[Runtime]:
-    """The runtimes named, none twice.
+    """The runtimes named, none twice; `all` stands for all but `null`.
 
-    No names means all that are installed, but `null`; and those that are not, where no other
-    loads a format: without them an artifact would pass uncompared, with them there is a row.
+    No names means those that are installed, run on this system and need not be asked for; and
+    others where none of these loads a format: without them an artifact would pass uncompared, with
+    them there is a row.
 
     Raises:
         UnknownNameError: an unknown runtime.
     """
+    real = [name for name in RUNTIMES if name != NULL]
     if names:
-        return [find_runtime(name) for name in dict.fromkeys(names)]
-    installed = [row for row in RUNTIMES.values() if row.name != NULL and row.version()]
-    covered = {name for row in installed for name in row.formats}
-    missing = [
-        row
-        for row in RUNTIMES.values()
-        if row.version() is None and not covered.intersection(row.formats)
-    ]
-    return [*installed, *missing]
+        spread = [each for name in names for each in (real if name == ALL else [name])]
+        return [find_runtime(name) for name in dict.fromkeys(spread)]
+    rows = [RUNTIMES[name] for name in real]
+    usual = [row for row in rows if row.version() and row.runs_here() and not row.asked_for]
+    covered = {name for row in usual for name in row.formats}
+    needed = [row for row in rows if row not in usual and not covered.intersection(row.formats)]
+    return [*usual, *needed]
 
 
 def line_up(
@@ -147,7 +147,7 @@ def _sources(row: Runtime, subject: Subject) -> Iterable[Source]:
         record = stored.record
         distinct.setdefault((record.format, record.precision, record.sha256), stored)
     for stored in distinct.values():
-        if stored.record.format in row.formats:
+        if row.loads(stored.record.format, stored.record.precision):
             yield Source(path=stored.path, artifact=stored.record, model=subject.model)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from toolkit.candidates import NULL
-from toolkit.fitness import judge, judge_speeds
+from toolkit.fitness import judge, judge_artifacts, judge_speeds
 from toolkit.interference import combined
 from toolkit.names import distinct, facts_of
 from toolkit.passes import Passes, Tally
@@ -42,11 +42,14 @@ def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Resul
     threads = max(each.candidate.settings.all_threads for each in tallies)
     interference = combined(passes.interference)
     warnings = judge(results.environment, threads=threads, interference=interference)
+    inexact = judge_artifacts(
+        results.environment, [each.candidate.source.artifact for each in tallies]
+    )
     stopped = (_stopped(passes),) if passes.stopped else ()
     return replace(
         results,
         interference=tuple(passes.interference),
-        warnings=(*stopped, *warnings, *judge_speeds(rows)),
+        warnings=(*stopped, *inexact, *warnings, *judge_speeds(rows)),
         measurements=rows,
         baseline=baseline,
         ranking=_ranking(rows),

@@ -24,8 +24,8 @@ def sha256_of(path: Path) -> str:
     """SHA-256 in hex: of a file's bytes; of a folder, of its files' names and checksums."""
     digest = hashlib.sha256()
     if path.is_dir():
-        for file in _files_in(path):
-            digest.update(f"{file.relative_to(path).as_posix()}\t{sha256_of(file)}\n".encode())
+        for each in _files_in(path):
+            digest.update(f"{each.relative_to(path).as_posix()}\t{sha256_of(each)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -75,7 +75,7 @@ def publish(temporary: Path, path: Path) -> None:
     """Rename a finished temporary file or folder onto `path`, with the permissions new ones have.
 
     The bytes are on disk before the name is: after a power cut the name is the old file or the
-    new one, never an empty one. A folder makes way for a folder by moving beside `temporary`: killed
+    new one, never an empty one. A folder that stands there moves beside `temporary` first: killed
     just then, neither stands at `path`.
 
     Raises:

@@ -9,7 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from toolkit.schema import Environment, Interference, MachineWarning, Measurement
+from toolkit.schema import (
+    Artifact,
+    Environment,
+    Interference,
+    Isa,
+    MachineWarning,
+    Measurement,
+)
 from toolkit.stats import precision
 
 _OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
@@ -45,6 +52,36 @@ def judge(
         _turbo(facts),
     )
     return tuple(warning for warning in found if warning is not None)
+
+
+def judge_artifacts(
+    facts: Environment, artifacts: Sequence[Artifact]
+) -> tuple[MachineWarning, ...]:
+    """Which artifacts compute with int8 arithmetic that is not exact on this machine."""
+    own = instruction_sets(facts)
+    inexact = [
+        f"{item.path} is exact on {', '.join(item.isas)}"
+        for item in artifacts
+        if item.isas is not None and not set(item.isas) & own
+    ]
+    if not inexact:
+        return ()
+    return (
+        MachineWarning(
+            code="isa",
+            message=f"made for another processor than this one, which has "
+            f"{', '.join(sorted(own)) or 'none of these'}: {'; '.join(dict.fromkeys(inexact))}",
+            action="verify it on the processor it is for, or export it without `--isa`",
+        ),
+    )
+
+
+def instruction_sets(facts: Environment) -> set[Isa]:
+    """Those that int8 arithmetic depends on. x86 without VNNI adds products of 8 bits in 16."""
+    if facts.machine in ("aarch64", "arm64"):
+        return {"arm"}
+    vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(facts.isa)
+    return {"vnni"} if vnni else ({"avx2"} if "avx2" in facts.isa else set())
 
 
 def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:

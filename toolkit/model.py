@@ -45,6 +45,19 @@ class ReferenceCNN(nn.Module):
         return logits
 
 
+class NamedClassifier(nn.Module):
+    """The user's model behind the names that every artifact has: `input` → `logits`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+        logits: Tensor = self.model(input)
+        return logits
+
+
 def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     """Call the factory that `spec` names.
 

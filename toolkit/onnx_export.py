@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +26,8 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path) -> int:
     Raises:
         onnx.checker.ValidationError: torch wrote a file that is not valid ONNX.
     """
+    import onnx
+
     with _quiet(), contextlib.redirect_stdout(sys.stderr):
         program = torch.onnx.export(
             model,

@@ -31,7 +31,36 @@ keep_memory_option = click.option(
 threads_option = click.option("--threads", type=int, help="CPU threads; default: all usable cores.")
 force_option = click.option("--force", is_flag=True, help="Replace what is already there.")
 formats_option = click.option(
-    "--format", "formats", multiple=True, metavar="NAME", help="Format to write; default: all."
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="NAME",
+    help="Format to write, or all; default: those installed that do not take long.",
+)
+precisions_option = together(
+    click.option(
+        "--precision",
+        "precisions",
+        multiple=True,
+        default=["fp32"],
+        show_default=True,
+        metavar="NAME",
+        help="fp32, fp16, int8, int8-dynamic or int8-weights, for formats that have it.",
+    ),
+    click.option(
+        "--calibration-images",
+        type=int,
+        default=500,
+        show_default=True,
+        help="Training images that int8 ranges are measured on.",
+    ),
+    click.option(
+        "--calibration-seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Which of the training images they are.",
+    ),
 )
 session_options = together(
     click.option(
@@ -39,7 +68,7 @@ session_options = together(
         "runtimes",
         multiple=True,
         metavar="NAME",
-        help="Runtime to use; default: all that load the artifacts.",
+        help="Runtime to use, or all; default: those that load the artifacts and do not take long.",
     ),
     click.option("--batch-size", type=int, default=100, show_default=True, help="Images a call."),
     threads_option,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.artifacts import Export, export
+from toolkit.artifacts import Export, choose_artifacts, export
 from toolkit.benchmark import Bench, InterruptedBench, with_null
+from toolkit.calibration import CalibrationSettings, refuse_overlap
 from toolkit.candidates import (
     NULL,
     Candidate,
@@ -23,7 +24,6 @@ from toolkit.candidates import (
 from toolkit.checkpoint import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import OutputError, SettingError
-from toolkit.formats import FORMATS, find_format
 from toolkit.manifest import MANIFEST, find_artifacts
 from toolkit.parity import default_gates, not_run
 from toolkit.passes import Tally
@@ -31,8 +31,8 @@ from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.report.folder import write_folder
 from toolkit.results import RESULTS, read_results, start_results, write_results
-from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
-from toolkit.schema import Device, ParityReport, Results, Settings
+from toolkit.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime
+from toolkit.schema import Device, ParityReport, Precision, Results, Settings
 from toolkit.settings import session_settings
 from toolkit.targets import open_sessions
 from toolkit.timing import DISTINCT_BATCHES, now
@@ -58,6 +58,9 @@ def run(
     quick: bool = False,
     out: Path | None = None,
     formats: Sequence[str] = (),
+    precisions: Sequence[Precision] = ("fp32",),
+    calibration_images: int = 500,
+    calibration_seed: int = 0,
     runtimes: Sequence[str] = (),
     data: Path | None = None,
     batch_size: int = 100,
@@ -79,8 +82,13 @@ def run(
         checkpoint: A checkpoint folder to use in place of training.
         quick: Train one epoch on 10,000 images and time short.
         out: Folder to write; None is `runs/<time>`.
-        formats: Formats to export; none means all.
-        runtimes: Runtimes to compare; none means all that load the artifacts.
+        formats: Formats to export, or `all`; none means those installed, but for those that take
+            long.
+        precisions: Each format is exported in those of them that it has.
+        calibration_images: Training images that int8 ranges are measured on.
+        calibration_seed: Which they are.
+        runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, but for
+            those that take long.
         data: Folder of IDX files; None is the bundled MNIST.
         batch_size: Images a call when verifying and timing.
         threads: Threads to train with and of each session; None takes all usable cores.
@@ -99,7 +107,8 @@ def run(
     check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
     plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
     bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
-    _check_names(formats, runtimes)
+    calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
+    _check_names(formats, precisions, runtimes)
     dataset = load_dataset("test", data)
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
     trained = folder / f"{dataset.record.name}-cnn"
@@ -109,9 +118,16 @@ def run(
     checkpoint = checkpoint or trained
     check_fits(dataset, read_checkpoint(checkpoint))
     exported = export(
-        checkpoint, out=folder / ARTIFACTS, formats=formats, model=model, progress=progress
+        checkpoint,
+        out=folder / ARTIFACTS,
+        formats=formats,
+        precisions=precisions,
+        calibration=calibration,
+        model=model,
+        progress=progress,
     )
     artifacts = find_artifacts([exported.folder]) if exported.artifacts else []
+    refuse_overlap([stored.record for stored in artifacts], dataset)
     subject = subject_of(checkpoint, artifacts, model=model)
     candidates = _candidates(subject, exported, runtimes, settings)
     lost = _lost_rows(exported, runtimes, dataset)
@@ -147,10 +163,12 @@ def _kept_when_interrupted(folder: Path) -> Iterator[None]:
         raise InterruptedBench(results) from stop
 
 
-def _check_names(formats: Sequence[str], runtimes: Sequence[str]) -> None:
+def _check_names(
+    formats: Sequence[str], precisions: Sequence[Precision], runtimes: Sequence[str]
+) -> None:
     """Raise what is wrong with the names before anything is trained."""
-    written = [find_format(name).name for name in formats] or list(FORMATS)
-    for row in map(find_runtime, runtimes):
+    written = list(dict.fromkeys(row.name for row, _ in choose_artifacts(formats, precisions)))
+    for row in [find_runtime(name) for name in runtimes if name != ALL]:
         if not {CHECKPOINT_FORMAT, *written}.intersection(row.formats):
             raise SettingError(
                 f"runtime {row.name} loads {', '.join(row.formats)}, but --format names "
@@ -202,10 +220,10 @@ def _lost_rows(
             item.failure,
             runtime=name,
             format=item.format,
-            precision="fp32",
+            precision=item.precision,
             artifact_sha256=None,
             expected=len(dataset),
-            gates=default_gates("fp32"),
+            gates=default_gates(item.precision),
         )
         for item in exported.failures
         for name in [row.name for row in chosen if item.format in row.formats] or [NO_RUNTIME]

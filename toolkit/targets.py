@@ -306,7 +306,8 @@ class RemoteSession:
 
     def _check_attestation(self, found: Attestation) -> None:
         settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
-        wanted = settings.threads, precision, settings.device, settings.streams
+        threads = 1 if self.candidate.runtime.one_thread else settings.threads
+        wanted = threads, precision, settings.device, settings.streams
         runs = found.threads, found.precision, found.device, found.streams
         if runs != wanted:
             raise self._fail(

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.calibration import refuse_overlap
 from toolkit.candidates import Subject, find_subject, line_up
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import FailedRun
+from toolkit.fitness import judge_artifacts
 from toolkit.parity import Reference, compare, default_gates, not_run
 from toolkit.progress import Progress, silent
 from toolkit.reference import ReferenceMaker
@@ -75,13 +77,15 @@ def verify(
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     results = start_results(subject, dataset)  # before the work: its own load is no fact
+    refuse_overlap(results.artifacts, dataset)
     reference = check.reference(subject, dataset, settings)
     rows = []
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions:
             with session:  # one worker at a time: each has the machine to itself
                 rows.append(check.report(session, dataset, reference))
-    return replace(results, parity=tuple(rows))
+    warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
+    return replace(results, parity=tuple(rows), warnings=warnings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.commands.shared import results_outcome, trust
-from toolkit.options import formats_option, session_options
+from toolkit.options import formats_option, precisions_option, session_options
 from toolkit.outcome import INTERRUPTED, Outcome, outcome_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--quick", is_flag=True, help="Train on a slice and time short.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/<time>.")
 @formats_option
+@precisions_option
 @session_options
 @outcome_of
 def run(progress: Progress, **options: Any) -> Outcome:

@@ -47,6 +47,11 @@ class Format:
     asked_for: bool = False
 
     @property
+    def apart(self) -> bool:
+        """Whether its converter, somebody else's native code, gets a process of its own."""
+        return self.extra is not None or self.asked_for
+
+    @property
     def install(self) -> str:
         """The command that installs what is missing; all that is needed where nothing is."""
         if self.extra is not None:

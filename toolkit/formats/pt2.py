@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+
 import torch
 
 from toolkit.formats import Request, Written

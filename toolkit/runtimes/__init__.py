@@ -7,6 +7,7 @@ loads a session, so this table costs nothing where a runtime is not installed.
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHECKPOINT_FORMAT = "checkpoint"
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,10 @@ class Runtime:
         """Whether it loads artifacts like this."""
         fits = self.precisions is None or precision in self.precisions
         return format in self.formats and fits
+
+    def runs_here(self) -> bool:
+        """Whether it runs on this operating system."""
+        return self.systems is None or sys.platform in self.systems
 
     def version(self) -> str | None:
         """The installed version, or None."""

@@ -34,10 +34,11 @@ from toolkit.schema.parity import Flip, Gates, ParityReport
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import Attestation, Settings
-from toolkit.schema.words import Device, Isa, Precision, Status
+from toolkit.schema.words import EXPORTED_PRECISIONS, Device, Isa, Precision, Status
 
 __all__ = [
     "CHECKPOINT_SCHEMA_VERSION",
+    "EXPORTED_PRECISIONS",
     "MANIFEST_SCHEMA_VERSION",
     "RESULTS_SCHEMA_VERSION",
     "Artifact",
