@@ -88,8 +88,8 @@ def export(
     Args:
         checkpoint: Checkpoint folder.
         out: Folder for the artifacts.
-        formats: Names from `toolkit.formats.FORMATS`, or `all`; none means those installed, but for
-            those that take long.
+        formats: Names from `toolkit.formats.FORMATS`, or `all`; none means the usual ones:
+            TorchScript, ONNX and pt2.
         precisions: Each format is written in those of them that it has.
         calibration: Which training images int8 ranges are measured on; None is 500 of MNIST's.
         isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
@@ -168,7 +168,7 @@ def choose_artifacts(
             )
         pairs += [(row, each) for each in own]
     if not pairs:
-        raise SettingError(f"no installed format has the precision {', '.join(precisions)}")
+        raise SettingError(f"no format named has the precision {', '.join(precisions)}")
     return pairs
 
 
@@ -188,11 +188,11 @@ class _Writer:
 
     def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
         """Whether the manifest records what would be written now, and it is there, undamaged."""
-        wanted = (row.versions(), self._drawn(precision))
+        wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
         for old in manifest.artifacts:
             if (old.format, old.precision) != (row.name, precision):
                 continue
-            if (old.versions, old.calibration) != wanted:
+            if (old.versions, old.calibration, old.checkpoint_id) != wanted:
                 return False
             if precision == "int8" and old.isas != self.isas:
                 return False
@@ -247,7 +247,7 @@ class _Writer:
         images = self.images if precision == "int8" and self.images is not None else None
         calibration = np.empty((0, *shape), np.float32) if images is None else images
         try:
-            if row.apart:
+            if not row.usual:
                 return export_apart(
                     row,
                     precision=precision,

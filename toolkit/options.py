@@ -35,7 +35,7 @@ formats_option = click.option(
     "formats",
     multiple=True,
     metavar="NAME",
-    help="Format to write, or all; default: those installed that do not take long.",
+    help="Format to write, or all; default: torchscript, onnx and pt2.",
 )
 precisions_option = together(
     click.option(

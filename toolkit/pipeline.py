@@ -82,8 +82,7 @@ def run(
         checkpoint: A checkpoint folder to use in place of training.
         quick: Train one epoch on 10,000 images and time short.
         out: Folder to write; None is `runs/<time>`.
-        formats: Formats to export, or `all`; none means those installed, but for those that take
-            long.
+        formats: Formats to export, or `all`; none means TorchScript, ONNX and pt2.
         precisions: Each format is exported in those of them that it has.
         calibration_images: Training images that int8 ranges are measured on.
         calibration_seed: Which they are.

@@ -35,7 +35,8 @@ class Format:
         distributions: All of them must be installed to write it.
         extra: The toolkit's extra that installs them; None where the toolkit itself needs them.
         precisions: Those that it can be written in.
-        asked_for: Written only where it is named, or `all` are: it takes long, or has few uses.
+        usual: Written where no format is named. Others take long, or somebody else's native code
+            writes them: they get a process of their own.
     """
 
     name: str
@@ -44,12 +45,7 @@ class Format:
     distributions: tuple[str, ...]
     extra: str | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
-    asked_for: bool = False
-
-    @property
-    def apart(self) -> bool:
-        """Whether its converter, somebody else's native code, gets a process of its own."""
-        return self.extra is not None or self.asked_for
+    usual: bool = False
 
     @property
     def install(self) -> str:
@@ -111,6 +107,7 @@ FORMATS = {
             module="toolkit.formats.torchscript",
             suffix=".torchscript",
             distributions=("torch",),
+            usual=True,
         ),
         Format(
             name="onnx",
@@ -118,6 +115,7 @@ FORMATS = {
             suffix=".onnx",
             distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
             precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+            usual=True,
         ),
         Format(
             name="ort",
@@ -130,13 +128,13 @@ FORMATS = {
             module="toolkit.formats.pt2",
             suffix=".pt2",
             distributions=("torch",),
+            usual=True,
         ),
         Format(
             name="aotinductor",
             module="toolkit.formats.aotinductor",
             suffix=".aoti.pt2",
             distributions=("torch",),
-            asked_for=True,
         ),
         Format(
             name="openvino",
@@ -202,14 +200,13 @@ def find_format(name: str) -> Format:
 
 
 def choose_formats(names: Sequence[str]) -> list[Format]:
-    """The formats named, none twice; `all` stands for all. No names means those that are installed
-    and need not be asked for.
+    """The formats named, none twice; `all` stands for all. No names means the usual ones.
 
     Raises:
         UnknownNameError: an unknown format.
     """
     if not names:
-        return [row for row in FORMATS.values() if not (row.asked_for or row.missing())]
+        return [row for row in FORMATS.values() if row.usual]
     spread = [each for name in names for each in (FORMATS if name == ALL else [name])]
     return [find_format(name) for name in dict.fromkeys(spread)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from toolkit.schema.model import CheckpointId, DatasetRecord
 from toolkit.schema.words import Isa, Precision
 
-MANIFEST_SCHEMA_VERSION = 3
+MANIFEST_SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
