@@ -8,6 +8,7 @@ The same steps as the command line, typed:
     toolkit.verify([Path("exports")]).exit_code
     toolkit.bench([Path("exports")]).measurements
     toolkit.compare(toolkit.read_results(Path("old.json")), new).regressions
+    toolkit.tune([Path("exports")]).recommended
     toolkit.run(quick=True).folder
     toolkit.doctor().warnings
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from toolkit.comparison import compare
     from toolkit.diagnosis import doctor
     from toolkit.pipeline import run
-    from toolkit.results import read_results
+    from toolkit.results import read_results, read_tuning
     from toolkit.training import train
+    from toolkit.tuning import tune
     from toolkit.verification import verify
 
 __version__ = "0.1.0"
@@ -38,9 +40,11 @@ __all__ = [
     "export",
     "import_weights",
     "read_results",
+    "read_tuning",
     "run",
     "save_checkpoint",
     "train",
+    "tune",
     "verify",
 ]
 
@@ -51,9 +55,11 @@ _HOMES = {
     "export": "toolkit.artifacts",
     "import_weights": "toolkit.checkpoint",
     "read_results": "toolkit.results",
+    "read_tuning": "toolkit.results",
     "run": "toolkit.pipeline",
     "save_checkpoint": "toolkit.checkpoint",
     "train": "toolkit.training",
+    "tune": "toolkit.tuning",
     "verify": "toolkit.verification",
 }
 

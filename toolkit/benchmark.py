@@ -24,10 +24,12 @@ from toolkit.scenarios import (
     check_scenario,
     scenario_settings,
 )
-from toolkit.schema import Device, Limits, Results, ScenarioName, Settings
+from toolkit.schema import Configuration, Device, Limits, Results, ScenarioName, Settings
 from toolkit.settings import make_grid, session_settings
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES
+
+EAGER = "eager"
 
 
 class InterruptedBench(KeyboardInterrupt):
@@ -49,6 +51,7 @@ def bench(
     streams: int = 1,
     device: Device = "cpu",
     keep_memory: bool = False,
+    tuned: Configuration | None = None,
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
     baseline: str | None = None,
@@ -72,6 +75,8 @@ def bench(
         streams: Calls that run at the same time in each candidate.
         device: `cpu` or `cuda`.
         keep_memory: Memory that a runtime frees stays with its process.
+        tuned: What `tune` recommended: its artifact, runtime, settings and batch size, with eager
+            beside it; goes before those given alone.
         sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
             other; it goes before the value given alone.
         plan: How long to measure; None is `Plan()`.
@@ -93,6 +98,11 @@ def bench(
         ToolkitError: bad input.
         InterruptedBench: Ctrl-C after the first round; it carries the results so far.
     """
+    if tuned is not None:
+        refuse_beside_tuned(runtimes=runtimes, sweep=sweep, scenario=scenario)
+        batch_size, runtimes = tuned.batch_size, [tuned.runtime]
+        threads, streams = tuned.settings.threads, tuned.settings.streams
+        device, keep_memory = tuned.settings.device, tuned.settings.keep_memory
     single = session_settings(
         threads,
         device,
@@ -123,6 +133,9 @@ def bench(
             wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress
         )
         return _under_load(load, line_up(subject, runtimes, single), subject, data=data, out=out)
+    if tuned is not None:
+        subject = only_tuned(subject, tuned)
+        runtimes = [tuned.runtime] if tuned.runtime == EAGER else [EAGER, tuned.runtime]
     candidates = [
         candidate
         for settings in grid.settings
@@ -160,6 +173,28 @@ def _under_load(
         return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
     except InterruptedScenarios as stop:
         raise InterruptedBench(stop.results) from stop
+
+
+def only_tuned(subject: Subject, tuned: Configuration) -> Subject:
+    """The subject with the artifact that was tuned.
+
+    Raises:
+        SettingError: it is not there, or has changed.
+    """
+    kept = [each for each in subject.artifacts if each.record.sha256 == tuned.artifact_sha256]
+    if not kept and tuned.artifact_sha256 != subject.checkpoint.sha256:
+        raise SettingError(
+            f"--settings: {tuned.artifact_path} is not what was tuned (sha256 "
+            f"{tuned.artifact_sha256[:12]} is not among the artifacts given); tune again"
+        )
+    return replace(subject, artifacts=tuple(kept[:1]))
+
+
+def refuse_beside_tuned(**others: object) -> None:
+    """Raise SettingError where something is asked for that a tuned configuration decides."""
+    given = [name.rstrip("s") for name, value in others.items() if value]
+    if given:
+        raise SettingError(f"--settings and --{given[0]} exclude each other; leave one out")
 
 
 def with_null(

@@ -18,6 +18,7 @@ from toolkit.commands.import_weights import import_weights
 from toolkit.commands.run import run
 from toolkit.commands.runtimes import runtimes
 from toolkit.commands.train import train
+from toolkit.commands.tune import tune
 from toolkit.commands.verify import verify
 from toolkit.outcome import started_by_torchrun
 
@@ -33,7 +34,10 @@ def commands() -> None:
     """
 
 
-for command in (train, import_weights, export, verify, bench, compare, run, runtimes, doctor):
+for command in (
+    *(train, import_weights, export, verify, bench, compare, tune, run),
+    *(runtimes, doctor),
+):
     commands.add_command(command)
 
 

@@ -62,15 +62,37 @@ precisions_option = together(
         help="Which of the training images they are.",
     ),
 )
-session_options = together(
+runtimes_option = click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    metavar="NAME",
+    help="Runtime to use, or all; default: those that load the artifacts and do not take long.",
+)
+batch_size_option = click.option(
+    "--batch-size", type=int, default=100, show_default=True, help="Images a call."
+)
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=300.0,
+    show_default=True,
+    help="Seconds after which a silent worker is killed.",
+)
+gates_options = together(
     click.option(
-        "--runtime",
-        "runtimes",
-        multiple=True,
-        metavar="NAME",
-        help="Runtime to use, or all; default: those that load the artifacts and do not take long.",
+        "--max-flips", type=int, help="Allowed flips; default: 0 for fp32, else no limit."
     ),
-    click.option("--batch-size", type=int, default=100, show_default=True, help="Images a call."),
+    click.option(
+        "--max-accuracy-drop",
+        type=float,
+        help="Allowed drop as a fraction; default: none for fp32, else 0.001.",
+    ),
+)
+session_options = together(
+    runtimes_option,
+    batch_size_option,
     threads_option,
     keep_memory_option,
     click.option(
@@ -80,14 +102,7 @@ session_options = together(
         show_default=True,
         help="Where sessions run.",
     ),
-    click.option(
-        "--timeout",
-        "timeout_s",
-        type=float,
-        default=300.0,
-        show_default=True,
-        help="Seconds after which a silent worker is killed.",
-    ),
+    timeout_option,
     data_option,
     model_option,
 )

@@ -75,6 +75,8 @@ class Passes:
         images: Raw images `[N,C,H,W]` that the inputs are made of.
         after_pass: Called after each pass, to write down what there is.
         seed: Of the order in which candidates take turns.
+        together: Also those of other settings or batch sizes take turns with each other; they start
+            several at a time, so what they took to load is no fact.
         interference: What others took during the rounds of each pass.
         stopped: `--max-time` was over before the plan was fulfilled.
     """
@@ -86,6 +88,7 @@ class Passes:
     progress: Progress = silent
     after_pass: Callable[[], object] = lambda: None
     seed: int = 0
+    together: bool = False
     interference: list[Interference] = field(default_factory=list)
     stopped: bool = False
 
@@ -122,8 +125,10 @@ class Passes:
         """One pass: candidates of the same settings and batch size take turns, in workers of their
         own; then those of the next. Who starts and warms up first is drawn anew each time, so that
         it favours nobody."""
-        for table in dict.fromkeys(tally.table for tally in self.tallies):
-            group = [each for each in self.tallies if each.failure is None and each.table == table]
+        tables = dict.fromkeys(self._table(tally) for tally in self.tallies)
+        for table in tables:
+            alive = [each for each in self.tallies if each.failure is None]
+            group = [each for each in alive if self._table(each) == table]
             if self._time_is_over() or not group:
                 continue
             if not opened:
@@ -143,11 +148,15 @@ class Passes:
                     [_Turn(*pair, self._allowance) for pair in zip(group, sessions, strict=True)]
                 )
 
+    def _table(self, tally: Tally) -> object:
+        return None if self.together else tally.table
+
     def _load(self, sessions: Mapping[RemoteSession, Tally]) -> None:
         """Load them: one by one in the first pass, whose load times are told; as many at a time as
         there are cores in later ones, those first that take seconds longer. What fails now fails
         again, and is told, when it is used."""
-        pool = ThreadPoolExecutor(1 if self._done["passes"] == 0 else usable_cores())
+        alone = self._done["passes"] == 0 and not self.together
+        pool = ThreadPoolExecutor(1 if alone else usable_cores())
         order = sorted(sessions, key=lambda each: -round(sessions[each].load_s))
         try:
             for session, loading in [(each, pool.submit(each.load)) for each in order]:
@@ -176,7 +185,7 @@ class Passes:
                 for turn in self._random.sample(turns, len(turns)):
                     turn.round(repeat=number == rounds)
                 if number < rounds:
-                    self._tell("rounds", rounds * len({tally.table for tally in self.tallies}))
+                    self._tell("rounds", rounds * len(set(map(self._table, self.tallies))))
             self.interference.append(watch.interference())
             for turn in turns:
                 turn.mark_memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from pathlib import Path
+from typing import TypeVar
 
 from toolkit.candidates import Subject
 from toolkit.data import Dataset
@@ -13,14 +14,17 @@ from toolkit.errors import ToolkitError
 from toolkit.files import write_json
 from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
+    TUNING_SCHEMA_VERSION,
     CheckpointRecord,
     Results,
+    Tuning,
     from_json,
     to_json,
 )
 
 RESULTS = "results.json"
 _LONGEST_ERROR = 300  # a damaged list has one a value
+Record = TypeVar("Record")
 SCHEMA = Path(__file__).parent / "results.schema.json"
 
 
@@ -54,16 +58,43 @@ def read_results(path: Path) -> Results:
         ToolkitError: missing, damaged, not results, or of another schema version.
     """
     file = path / RESULTS if path.is_dir() else path
+    return _read(
+        Results,
+        file,
+        RESULTS_SCHEMA_VERSION,
+        f"{RESULTS} of bench, verify or run, or the folder that holds it",
+        "toolkit bench --out DIR",
+    )
+
+
+def read_tuning(path: Path) -> Tuning:
+    """Read what `toolkit tune` wrote.
+
+    Raises:
+        ToolkitError: missing, damaged, not a tuning, of another schema version, or one that
+            recommends nothing.
+    """
+    found = _read(
+        Tuning,
+        path,
+        TUNING_SCHEMA_VERSION,
+        "the file that toolkit tune wrote",
+        "toolkit tune --out FILE",
+    )
+    if found.recommended is None:
+        raise ToolkitError(f"{path} recommends nothing: {found.why}; tune again")
+    return found
+
+
+def _read(kind: type[Record], file: Path, version: int, expected: str, again: str) -> Record:
     try:
-        return from_json(Results, json.loads(file.read_bytes()), version=RESULTS_SCHEMA_VERSION)
+        return from_json(kind, json.loads(file.read_bytes()), version=version)
     except OSError as error:
         raise ToolkitError(
-            f"cannot read {file}: {error.strerror or error}; expected {RESULTS} of bench, verify "
-            "or run, or the folder that holds it"
+            f"cannot read {file}: {error.strerror or error}; expected {expected}"
         ) from error
     except ValueError as error:
         found = textwrap.shorten(str(error), _LONGEST_ERROR, placeholder=" ...")
         raise ToolkitError(
-            f"{file}: not a results file of this version: {found}; measure again: "
-            "toolkit bench --out DIR"
+            f"{file}: not a file of this version: {found}; measure again: {again}"
         ) from error

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     metavar="RUNTIME",
     help="Runtime that the others are compared with; default: eager, where it takes part.",
 )
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What toolkit tune recommended there, and eager beside it; in place of other settings.",
+)
 @click.option("--streams", type=int, default=1, show_default=True, help="Calls at the same time.")
 @sweep_option
 @scenario_options
@@ -54,6 +61,7 @@ def bench(
     min_rounds: int,
     precision: float | None,
     max_time_s: float,
+    settings_file: Path | None,
     **options: Any,
 ) -> Outcome:
     """Measure throughput, latency, load time and memory of artifacts, in interleaved rounds.
@@ -70,10 +78,13 @@ def bench(
         min_time_s=min_time_s, min_rounds=min_rounds, precision=precision, max_time_s=max_time_s
     )
     trust(options["model"])
+    tuned = None if settings_file is None else toolkit.read_tuning(settings_file).chosen
+    places = [Path(tuned.artifact_path)] if tuned and not paths else or_default(paths)
     try:
         results = toolkit.bench(
-            or_default(paths),
+            places,
             **options,
+            tuned=tuned,
             sweep=read_sweep(sweep),
             plan=plan,
             scenario=scenario,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.commands.shared import or_default, results_outcome, trust
-from toolkit.options import checkpoint_option, paths_argument, session_options
+from toolkit.options import checkpoint_option, gates_options, paths_argument, session_options
 from toolkit.outcome import Outcome, outcome_of
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @paths_argument
 @checkpoint_option
-@click.option("--max-flips", type=int, help="Allowed flips; default: 0 for fp32, else no limit.")
-@click.option(
-    "--max-accuracy-drop",
-    type=float,
-    help="Allowed drop as a fraction; default: none for fp32, else 0.001.",
-)
+@gates_options
 @session_options
 @outcome_of
 def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Outcome:

@@ -34,6 +34,13 @@ from toolkit.schema.parity import Flip, Gates, ParityReport
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import Attestation, Settings
+from toolkit.schema.tuning import (
+    TUNING_SCHEMA_VERSION,
+    Configuration,
+    Constraints,
+    Trial,
+    Tuning,
+)
 from toolkit.schema.words import EXPORTED_PRECISIONS, Device, Isa, Precision, Status
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "EXPORTED_PRECISIONS",
     "MANIFEST_SCHEMA_VERSION",
     "RESULTS_SCHEMA_VERSION",
+    "TUNING_SCHEMA_VERSION",
     "Artifact",
     "Attestation",
     "Calibration",
@@ -49,6 +57,8 @@ __all__ = [
     "CheckpointRecord",
     "ComparedRow",
     "Comparison",
+    "Configuration",
+    "Constraints",
     "DatasetRecord",
     "Device",
     "Diagnosis",
@@ -80,6 +90,8 @@ __all__ = [
     "Settings",
     "Status",
     "TrainingRecord",
+    "Trial",
+    "Tuning",
     "Verdict",
     "WarmUp",
     "from_json",

@@ -1,0 +1,56 @@
+"""Which of several trials are worth having, and which one to take. Pure.
+
+In: trials that ran and may be taken. Out: the Pareto set, a recommendation with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.schema import Constraints, Interval, Trial
+
+
+def pareto_set(trials: Sequence[Trial]) -> set[str]:
+    """Names of the trials than which no other is at least as good in throughput, latency, size and
+    accuracy, and better in one. Equals stay both."""
+    points = {each.name: _merits(each) for each in trials}
+    return {
+        name
+        for name, own in points.items()
+        if not any(_dominates(other, own) for other in points.values())
+    }
+
+
+def keeps(trial: Trial, wanted: Constraints) -> bool:
+    """Whether it ran, passed the comparison with its checkpoint, and keeps the constraints."""
+    return (
+        trial.status == "passed"
+        and trial.images_per_s is not None
+        and (wanted.max_latency_s is None or (trial.latency_s or 0) <= wanted.max_latency_s)
+        and (wanted.max_size_bytes is None or trial.size_bytes <= wanted.max_size_bytes)
+    )
+
+
+def preferred(fastest_first: Sequence[tuple[Trial, Interval | None]]) -> tuple[Trial, list[Trial]]:
+    """The trial to take, and those too close to it to call.
+
+    Of the fastest and all whose speed over the fastest's (the interval beside each; None for the
+    fastest itself) may be 1, the one with the fewest flips, then the smallest.
+
+    Raises:
+        ValueError: no trials.
+    """
+    if not fastest_first:
+        raise ValueError("no trial to prefer")
+    close = [trial for trial, ratio in fastest_first if ratio is None or ratio.high >= 1]
+    best = min(close, key=lambda each: (each.flips or 0, each.size_bytes, close.index(each)))
+    return best, [each for each in close if each is not best]
+
+
+def _merits(trial: Trial) -> tuple[float, float, float, float]:
+    speed = trial.images_per_s.value if trial.images_per_s else 0.0
+    return speed, -(trial.latency_s or 0.0), -trial.size_bytes, trial.accuracy or 0.0
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a >= b for a, b in zip(one, other, strict=True))

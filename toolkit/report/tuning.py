@@ -1,0 +1,88 @@
+"""A tuning as a table: the Pareto set, what it is compared with, what fell out, and the advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.report.summary import status_text
+from toolkit.report.table import aligned
+from toolkit.schema import Interval, Settings, Trial, Tuning
+
+_HEADINGS = (
+    *("", "runtime", "format", "precision", "threads", "streams", "memory", "images/s [95 %]"),
+    *("x eager [95 %]", "ms a call", "size MB", "accuracy", "flips"),
+)
+
+
+def render_tuning(tuning: Tuning) -> str:
+    """Aligned text."""
+    shown = [each for each in tuning.trials if each.pareto or each.name == tuning.baseline]
+    if tuning.recommended is not None and tuning.trial(tuning.recommended) not in shown:
+        shown.append(tuning.trial(tuning.recommended))
+    shown.sort(key=lambda each: -each.images_per_s.value if each.images_per_s else 0.0)
+    table = aligned(
+        list(_HEADINGS),
+        [_cells(each, tuning) for each in shown],
+        numeric=[heading not in (*_HEADINGS[:4], "memory") for heading in _HEADINGS],
+    )
+    return "\n".join([table, *_notes(tuning)])
+
+
+def _cells(trial: Trial, tuning: Tuning) -> list[str]:
+    own = trial.configuration
+    role = "recommended" if trial.name == tuning.recommended else ""
+    if trial.name == tuning.baseline and not role:
+        role = "compared with"
+    return [
+        *(role, own.runtime, own.format, own.precision),
+        *(str(own.settings.threads), str(own.settings.streams)),
+        "kept" if own.settings.keep_memory else "",
+        _interval(trial.images_per_s, "{:,.0f}"),
+        "1" if trial.name == tuning.baseline else _interval(trial.to_baseline, "{:.2f}"),
+        "" if trial.latency_s is None else f"{trial.latency_s * 1e3:.2f}",
+        f"{trial.size_bytes / 1e6:.2f}",
+        "" if trial.accuracy is None else f"{trial.accuracy:.2%}",
+        "" if trial.flips is None else str(trial.flips),
+    ]
+
+
+def _notes(tuning: Tuning) -> list[str]:
+    batch_size = tuning.trials[0].configuration.batch_size
+    lines = [
+        f"Tried {len(tuning.trials)} configurations in {tuning.wall_s:.0f} s: batches of "
+        f"{batch_size} images; {_fates(tuning.trials)}."
+    ]
+    if tuning.recommended is not None:
+        best = tuning.trial(tuning.recommended).configuration
+        lines += [
+            f"Recommended: {best.artifact_path} in {best.runtime}, {_settings(best.settings)}.",
+            f"Why: {tuning.why}.",
+            f"Confidence: {tuning.confidence}.",
+        ]
+    else:
+        lines.append(f"Nothing to recommend: {tuning.why}.")
+    lines += [
+        f"Left out: {each.name}: {status_text(each.status, each.reason)}."
+        for each in tuning.trials
+        if each.status not in (None, "passed")
+    ]
+    lines += [f"Warning: {each.message} → {each.action}." for each in tuning.warnings]
+    return lines
+
+
+def _fates(trials: Sequence[Trial]) -> str:
+    """How many came how far."""
+    counts = [sum(each.heat >= heat for each in trials) for heat in (1, 2, 3)]
+    return f"{counts[1]} went on to all cores, {counts[2]} to the last heat"
+
+
+def _settings(settings: Settings) -> str:
+    kept = ", memory kept" if settings.keep_memory else ""
+    return f"{settings.threads} threads, {settings.streams} streams{kept}"
+
+
+def _interval(found: Interval | None, template: str) -> str:
+    if found is None:
+        return ""
+    value, low, high = (template.format(each) for each in (found.value, found.low, found.high))
+    return f"{value} [{low}-{high}]"

@@ -1,0 +1,404 @@
+"""Tuning: artifacts → the fastest configuration that is still the model.
+
+Runtime, precision, threads and streams are searched by successive halving: a short heat of all,
+in one thread; the better half goes on with each way to use all cores; those that are fast enough
+are compared with the checkpoint, the fastest first; the best that pass run against each other and
+against eager torch, in passes of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from toolkit.calibration import refuse_overlap
+from toolkit.candidates import (
+    NULL,
+    Candidate,
+    Subject,
+    checkpoint_candidate,
+    find_subject,
+    line_up,
+)
+from toolkit.conclusions import distinct_names
+from toolkit.data import Dataset, check_fits, load_dataset
+from toolkit.environment import describe_environment, usable_cores
+from toolkit.errors import SettingError, UnknownNameError
+from toolkit.files import write_json
+from toolkit.fitness import PAGE_FAULTS, judge, judge_artifacts
+from toolkit.interference import combined
+from toolkit.pareto import keeps, pareto_set, preferred
+from toolkit.parity import Reference
+from toolkit.passes import Passes, Tally
+from toolkit.plan import Plan
+from toolkit.progress import Progress, silent
+from toolkit.schema import (
+    EXPORTED_PRECISIONS,
+    TUNING_SCHEMA_VERSION,
+    Configuration,
+    Constraints,
+    Environment,
+    Interval,
+    MachineWarning,
+    ParityReport,
+    Precision,
+    Settings,
+    Trial,
+    Tuning,
+    to_json,
+)
+from toolkit.settings import check_batch_size, check_gates, check_positive, check_threads
+from toolkit.speeds import latencies, page_faults, speed_ratio
+from toolkit.targets import RemoteSession
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch
+from toolkit.verification import ParityCheck
+
+BASELINE = "eager"
+_FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
+_SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
+_LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
+_LEAST_KEPT = 4  # of the first heat; at least so many go on, however many there were
+_FINALISTS = 4
+_HOPELESS = 0.5  # of the fastest's speed in one thread: more threads do not make up for it
+
+
+def tune(
+    paths: Sequence[Path],
+    *,
+    runtimes: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
+    checkpoint: Path | None = None,
+    data: Path | None = None,
+    batch_size: int = 100,
+    threads: int | None = None,
+    constraints: Constraints | None = None,
+    out: Path | None = None,
+    timeout_s: float = 300.0,
+    model: str | None = None,
+    progress: Progress = silent,
+) -> Tuning:
+    """Find the fastest configuration of a checkpoint's artifacts that is still the model.
+
+    Args:
+        paths: Export folders or artifact files, all of one checkpoint.
+        runtimes: Names from `toolkit.runtimes.RUNTIMES`; none means all that load the artifacts.
+        precisions: Only artifacts of these; none means all.
+        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        data: Folder whose test images are the inputs; None is the bundled MNIST.
+        batch_size: Images a call.
+        threads: All that may work at the same time; None takes all usable cores.
+        constraints: What a recommendation must keep.
+        out: File to write, `tuning.json` by custom; None writes none.
+        timeout_s: A worker that does not answer for so long is killed.
+        model: The model factory to trust, where it is not the toolkit's own.
+        progress: Told about every heat.
+
+    Returns:
+        All trials, how far each came, and the recommendation; it is None where none may be taken.
+
+    Raises:
+        ToolkitError: bad input, or the float64 reference could not be computed.
+    """
+    watch = Stopwatch()
+    wanted = constraints or Constraints()
+    check_batch_size(batch_size)
+    check_gates(wanted.max_flips, wanted.max_accuracy_drop)
+    for flag, value in (
+        ("--max-latency", wanted.max_latency_s),
+        ("--max-size", wanted.max_size_bytes),
+    ):
+        if value is not None:
+            check_positive(flag, value, most=float("inf"))
+    cores = usable_cores() if threads is None else check_threads(threads)
+    subject = _only(find_subject(paths, checkpoint=checkpoint, model=model), precisions)
+    dataset = load_dataset("test", data)
+    check_fits(dataset, subject.checkpoint)
+    refuse_overlap([stored.record for stored in subject.artifacts], dataset)
+    search = _Search(
+        subject=subject,
+        dataset=dataset,
+        batch_size=batch_size,
+        cores=cores,
+        wanted=wanted,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+    found = search.run(runtimes)
+    tuning = replace(found, wall_s=watch.elapsed_s())
+    if out is not None:
+        write_json(out, to_json(tuning))
+    return tuning
+
+
+def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
+    """The subject with artifacts of these precisions only."""
+    for each in precisions:
+        if each not in EXPORTED_PRECISIONS:
+            raise UnknownNameError("precision", each, list(EXPORTED_PRECISIONS))
+    if not precisions:
+        return subject
+    kept = tuple(each for each in subject.artifacts if each.record.precision in precisions)
+    if not kept:
+        known = ", ".join(sorted({each.record.precision for each in subject.artifacts}))
+        raise SettingError(
+            f"--precision {', '.join(precisions)}: the artifacts given are {known}; export them "
+            "with toolkit export --precision"
+        )
+    return replace(subject, artifacts=kept)
+
+
+@dataclass(kw_only=True)
+class _Entry:
+    """A candidate on its way through the heats; `tally` is that of the last one."""
+
+    candidate: Candidate
+    tally: Tally
+    heat: int = 0
+    report: ParityReport | None = None
+    to_baseline: Interval | None = None
+
+    @property
+    def images_per_s(self) -> float:
+        """0 where it has none."""
+        speed = self.tally.throughput()
+        return speed.value if speed else 0.0
+
+
+@dataclass(kw_only=True)
+class _Search:
+    """See `tune`; one search over one subject."""
+
+    subject: Subject
+    dataset: Dataset
+    batch_size: int
+    cores: int
+    wanted: Constraints
+    timeout_s: float
+    progress: Progress
+    entries: list[_Entry] = field(default_factory=list)
+
+    def run(self, runtimes: Sequence[str]) -> Tuning:
+        """All heats."""
+        environment = describe_environment()
+        single = Settings(threads=1)
+        first = [
+            self._entry(candidate)
+            for candidate in line_up(self.subject, runtimes, single)
+            if candidate.runtime.name != NULL
+        ]
+        self._heat(1, first, _FIRST)
+        second = [
+            self._entry(replace(entry.candidate, settings=settings))
+            for entry in self._better_half(first)
+            for settings in self._ways(entry)
+        ]
+        self._heat(2, second, _SECOND)
+        finalists = self._verified(second)
+        plain = checkpoint_candidate(self.subject, BASELINE, Settings(threads=self.cores))
+        baseline = self._entry(plain)
+        last = self._heat(3, [baseline, *finalists], _LAST)
+        for entry in [baseline, *finalists]:
+            if entry.tally.throughput() and baseline.tally.throughput():
+                entry.to_baseline = speed_ratio(entry.tally.passes, baseline.tally.passes)
+        self._verify(baseline)
+        interference = combined(last.interference)
+        warnings = (
+            *judge_artifacts(environment, [each.candidate.source.artifact for each in finalists]),
+            *judge(environment, threads=self.cores, interference=interference),
+        )
+        return self._conclude(baseline, finalists, environment=environment, warnings=warnings)
+
+    def _entry(self, candidate: Candidate) -> _Entry:
+        tally = Tally(candidate=candidate, batch_size=self.batch_size)
+        entry = _Entry(candidate=candidate, tally=tally)
+        self.entries.append(entry)
+        return entry
+
+    def _heat(self, number: int, entries: Sequence[_Entry], plan: Plan) -> Passes:
+        """Measure the entries anew."""
+        for entry in entries:
+            entry.heat = number
+            entry.tally = Tally(candidate=entry.candidate, batch_size=self.batch_size)
+
+        def progress(label: str, done: int, total: int, note: str = "", /) -> None:
+            self.progress(f"heat {number} {label}", done, total, note)
+
+        passes = Passes(
+            tallies=[entry.tally for entry in entries],
+            images=self.dataset.images[: self.batch_size * DISTINCT_BATCHES],
+            plan=plan,
+            timeout_s=self.timeout_s,
+            progress=progress,
+            together=True,
+        )
+        passes.run()
+        return passes
+
+    def _better_half(self, entries: Sequence[_Entry]) -> list[_Entry]:
+        """The faster half, and the fastest of each precision; nothing that is hopeless."""
+        order = sorted(entries, key=lambda each: -each.images_per_s)
+        order = [each for each in order if each.images_per_s > 0]
+        kept = order[: max(_LEAST_KEPT, (len(order) + 1) // 2)]
+        for precision in dict.fromkeys(each.candidate.source.artifact.precision for each in order):
+            own = [each for each in order if each.candidate.source.artifact.precision == precision]
+            kept += [each for each in own[:1] if each not in kept]
+        fastest = order[0].images_per_s if order else 0.0
+        return [each for each in kept if each.images_per_s >= _HOPELESS * fastest]
+
+    def _ways(self, entry: _Entry) -> list[Settings]:
+        """How a candidate may use all cores: threads, or streams of one thread each; with memory
+        kept where the first heat saw it given back."""
+        keep = (page_faults(entry.tally.passes) or 0) > PAGE_FAULTS
+
+        ways = [(self.cores, 1), (1, self.cores)] if self.cores > 1 else [(1, 1)]
+        if entry.candidate.runtime.one_thread:
+            ways = [(1, self.cores)]
+        return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
+
+    def _verified(self, entries: Sequence[_Entry]) -> list[_Entry]:
+        """The fastest that pass and keep the constraints, not more than there are places."""
+        passed: list[_Entry] = []
+        for entry in sorted(entries, key=lambda each: -each.images_per_s):
+            if entry.images_per_s > 0 and self._fits(entry):
+                self._verify(entry)
+                if entry.report is not None and entry.report.status == "passed":
+                    passed.append(entry)
+            if len(passed) == _FINALISTS:
+                break
+        return passed
+
+    def _fits(self, entry: _Entry) -> bool:
+        """Whether it keeps what can be told without its logits."""
+        wanted, latency_s = self.wanted, _median_call_s(entry.tally)
+        size = entry.candidate.source.artifact.size_bytes
+        return (
+            wanted.max_latency_s is None or latency_s is None or latency_s <= wanted.max_latency_s
+        ) and (wanted.max_size_bytes is None or size <= wanted.max_size_bytes)
+
+    def _verify(self, entry: _Entry) -> None:
+        """All test images, with the settings that it was measured with."""
+        with RemoteSession(
+            entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
+        ) as session:
+            entry.report = self._check.report(session, self.dataset, self._reference)
+
+    @cached_property
+    def _check(self) -> ParityCheck:
+        return ParityCheck(
+            batch_size=self.batch_size,
+            max_flips=self.wanted.max_flips,
+            max_accuracy_drop=self.wanted.max_accuracy_drop,
+            timeout_s=self.timeout_s,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return self._check.reference(self.subject, self.dataset, Settings(threads=self.cores))
+
+    def _conclude(
+        self,
+        baseline: _Entry,
+        finalists: Sequence[_Entry],
+        *,
+        environment: Environment,
+        warnings: tuple[MachineWarning, ...],
+    ) -> Tuning:
+        """Trials, the Pareto set among those that may be taken, the recommendation."""
+        names = distinct_names([entry.tally for entry in self.entries])
+        trials = [_trial(name, each) for name, each in zip(names, self.entries, strict=True)]
+        worth = pareto_set([each for each in trials if keeps(each, self.wanted)])
+        trials = [replace(each, pareto=each.name in worth) for each in trials]
+        order = sorted(
+            (self.entries.index(entry) for entry in [baseline, *finalists]),
+            key=lambda at: -self.entries[at].images_per_s,
+        )
+        order = [at for at in order if keeps(trials[at], self.wanted)]
+        recommended, why, confidence = None, "nothing passed and kept the constraints", ""
+        if order:
+            fastest = self.entries[order[0]]
+            ratios = [None if at == order[0] else _ratio(self.entries[at], fastest) for at in order]
+            best, close = preferred(list(zip([trials[at] for at in order], ratios, strict=True)))
+            recommended = best.name
+            why = _why(best, close)
+            confidence = _confidence(best, close, len(order))
+        return Tuning(
+            schema_version=TUNING_SCHEMA_VERSION,
+            environment=environment,
+            dataset=self.dataset.record,
+            checkpoint_sha256=self.subject.checkpoint.sha256,
+            constraints=self.wanted,
+            wall_s=0.0,
+            trials=tuple(trials),
+            baseline=names[self.entries.index(baseline)],
+            recommended=recommended,
+            why=why,
+            confidence=confidence,
+            warnings=warnings,
+        )
+
+
+def _trial(name: str, entry: _Entry) -> Trial:
+    candidate, report, failure = entry.candidate, entry.report, entry.tally.failure
+    artifact = candidate.source.artifact
+    status, reason = (report.status, report.reason) if report is not None else (None, None)
+    if failure is not None:
+        status, reason = failure.status, failure.reason
+    return Trial(
+        name=name,
+        configuration=Configuration(
+            runtime=candidate.runtime.name,
+            format=artifact.format,
+            precision=artifact.precision,
+            artifact_path=str(candidate.source.path),
+            artifact_sha256=artifact.sha256,
+            batch_size=entry.tally.batch_size,
+            settings=candidate.settings,
+        ),
+        heat=entry.heat,
+        images_per_s=entry.tally.throughput(),
+        to_baseline=entry.to_baseline,
+        latency_s=_median_call_s(entry.tally),
+        size_bytes=artifact.size_bytes,
+        accuracy=report.accuracy if report is not None else None,
+        flips=report.flips if report is not None else None,
+        status=status,
+        reason=reason,
+        pareto=False,
+    )
+
+
+def _median_call_s(tally: Tally) -> float | None:
+    if tally.failure is not None:
+        return None
+    return next((each.value for each in latencies(tally.passes) if each.share == 0.5), None)
+
+
+def _ratio(entry: _Entry, fastest: _Entry) -> Interval | None:
+    """Speed over the fastest's."""
+    return speed_ratio(entry.tally.passes, fastest.tally.passes)
+
+
+def _why(best: Trial, close: Sequence[Trial]) -> str:
+    accuracy = "" if best.accuracy is None else f"{best.accuracy:.2%} accuracy, {best.flips} flips"
+    faster = ""
+    if best.to_baseline is not None:
+        ratio = best.to_baseline
+        faster = f", {ratio.value:.2f} times eager torch [{ratio.low:.2f}-{ratio.high:.2f}]"
+    choice = "the fastest that is still the model"
+    if close:
+        choice = (
+            "of the fastest, which are too close to call, the one that flips least or is smallest"
+        )
+    return f"{choice}: {accuracy}{faster}"
+
+
+def _confidence(best: Trial, close: Sequence[Trial], finalists: int) -> str:
+    if close:
+        names = ", ".join(each.name for each in close)
+        return f"too close to call to {names}: either will do"
+    if finalists == 1:
+        return "the only one that passed"
+    return "faster than the other finalists, each by an interval that leaves 1 out (95 %)"
