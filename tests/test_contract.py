@@ -1,16 +1,17 @@
 """What every format and every runtime promises; the tables say who is tested.
 
-A runtime that is not installed is skipped, unless TOOLKIT_REQUIRED_RUNTIMES (names with commas)
-says that it may not be.
+What is not installed is skipped, unless TOOLKIT_REQUIRED_RUNTIMES (names with commas) says that it
+may not be.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,38 +19,93 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import CHECKPOINT
 
-from toolkit.candidates import NULL, Candidate, Subject, line_up
+from toolkit.artifacts import export
+from toolkit.candidates import NULL, Candidate, Subject, find_subject, line_up
 from toolkit.data import load_dataset
 from toolkit.errors import Crashed, FailedRun
-from toolkit.files import sha256_of
+from toolkit.files import sha256_of, size_of
 from toolkit.formats import FORMATS
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
-from toolkit.schema import Settings
+from toolkit.schema import Precision, Settings
 from toolkit.targets import RemoteSession
 
 IMAGES = load_dataset("test").images[:250]
 CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e-5
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
-PAIRS = [
-    (runtime.name, format_name) for runtime in RUNTIMES.values() for format_name in runtime.formats
+
+Row = tuple[str, str, Precision]
+
+
+def precisions_of(format_name: str) -> tuple[Precision, ...]:
+    return FORMATS[format_name].precisions if format_name in FORMATS else ("fp32",)
+
+
+ROWS: list[Row] = [
+    (runtime.name, format_name, precision)
+    for runtime in RUNTIMES.values()
+    for format_name in runtime.formats
+    for precision in precisions_of(format_name)
+    if runtime.loads(format_name, precision)
 ]
+PAIRS = [row for row in ROWS if row[2] == "fp32"]  # what does not depend on the precision
 
 
-def candidate_of(subject: Subject, runtime: str, format_name: str, threads: int) -> Candidate:
-    row = RUNTIMES[runtime]
-    if row.version() is None and runtime not in REQUIRED:
-        pytest.skip(f"{runtime} is not installed: {row.install}")
-    found = line_up(subject, [runtime], Settings(threads=threads))
-    return next(each for each in found if each.source.artifact.format == format_name)
+def names(rows: list[Row]) -> list[str]:
+    return ["-".join(row) for row in rows]
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=["-".join(pair) for pair in PAIRS])
-def session(request: pytest.FixtureRequest, subject: Subject) -> Iterator[RemoteSession]:
-    """One worker for each runtime and format it loads; the tests of a pair share it."""
-    runtime, format_name = request.param
-    candidate = candidate_of(subject, runtime, format_name, threads=2)
-    with RemoteSession(candidate, batch_size=100, timeout_s=120) as opened:
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
+    """A format's artifacts in all its precisions, exported when they are first asked for."""
+
+    @functools.cache
+    def make(format_name: str) -> Subject:
+        folder = tmp_path_factory.mktemp(f"exported-{format_name}")
+        precisions = precisions_of(format_name)
+        done = export(CHECKPOINT, out=folder, formats=[format_name], precisions=precisions)
+        assert not done.failures, done.failures[0].failure.stderr_tail
+        return find_subject([folder], checkpoint=CHECKPOINT, model=None)
+
+    return make
+
+
+class Candidates:
+    """Makes the candidate of a row, or skips the test and says what is missing."""
+
+    def __init__(self, exported: Callable[[str], Subject]) -> None:
+        self._exported = exported
+
+    def __call__(self, row: Row, threads: int) -> Candidate:
+        runtime, format_name, precision = RUNTIMES[row[0]], row[1], row[2]
+        if not runtime.runs_here():
+            pytest.skip(f"{runtime.name} runs on {', '.join(runtime.systems or ())}")
+        if runtime.version() is None and runtime.name not in REQUIRED:
+            pytest.skip(f"{runtime.name} is not installed: {runtime.install}")
+        found_format = FORMATS.get(format_name)
+        if found_format and found_format.missing() and runtime.name not in REQUIRED:
+            pytest.skip(f"{format_name} cannot be written: {found_format.install}")
+        subject = self._exported("torchscript" if found_format is None else format_name)
+        found = line_up(subject, [runtime.name], Settings(threads=threads))
+        return next(
+            each
+            for each in found
+            if (each.source.artifact.format, each.source.artifact.precision)
+            == (format_name, precision)
+        )
+
+
+@pytest.fixture(scope="session")
+def candidate_of(exported: Callable[[str], Subject]) -> Candidates:
+    return Candidates(exported)
+
+
+@pytest.fixture(scope="module", params=ROWS, ids=names(ROWS))
+def session(request: pytest.FixtureRequest, candidate_of: Candidates) -> Iterator[RemoteSession]:
+    """One worker for each runtime and artifact it loads; the tests of a row share it."""
+    candidate = candidate_of(request.param, threads=2)
+    with RemoteSession(candidate, batch_size=100, timeout_s=300) as opened:
         yield opened
 
 
@@ -94,7 +150,9 @@ def test_logits_tell_the_digits(session: RemoteSession) -> None:
 def test_session_attests_what_runs(session: RemoteSession) -> None:
     attested = session.load().attestation
     assert attested.runtime == session.candidate.runtime.name
-    assert (attested.threads, attested.precision) == (2, "fp32")
+    candidate = session.candidate
+    assert attested.threads == (1 if candidate.runtime.one_thread else 2)
+    assert attested.precision == candidate.source.artifact.precision
     assert attested.version
     assert attested.provider
 
@@ -116,14 +174,14 @@ def test_timed_calls_are_counted(session: RemoteSession) -> None:
     assert min(samples_s) > 0
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
 def test_streams_run_at_the_same_time_and_say_the_same_as_one(
-    subject: Subject, pair: tuple[str, str]
+    candidate_of: Candidates, row: Row
 ) -> None:
     """Each stream's outputs are compared with the first one's inside the worker."""
-    alone = candidate_of(subject, *pair, threads=1)
+    alone = candidate_of(row, threads=1)
     candidate = replace(alone, settings=Settings(threads=1, streams=2))
-    with RemoteSession(candidate, batch_size=50, timeout_s=120) as opened:
+    with RemoteSession(candidate, batch_size=50, timeout_s=300) as opened:
         opened.prepare(IMAGES, batch_size=50)
         for repeat in (False, True):
             found = opened.measure(calls=6, repeat=repeat)
@@ -151,9 +209,9 @@ sys.addaudithook(refuse)
 """
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
 def test_nothing_goes_to_a_network_nor_into_the_users_home(
-    subject: Subject, pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    candidate_of: Candidates, row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a user runs it: not in CI, where telemetry may hold back. Child processes count."""
     log, home, site = tmp_path / "log", tmp_path / "home", tmp_path / "site"
@@ -164,87 +222,107 @@ def test_nothing_goes_to_a_network_nor_into_the_users_home(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
-    candidate = candidate_of(subject, *pair, threads=1)
-    with RemoteSession(candidate, batch_size=100, timeout_s=120) as session:
+    candidate = candidate_of(row, threads=1)
+    with RemoteSession(candidate, batch_size=100, timeout_s=300) as session:
         logits_of(session, batch_size=100)
     assert not log.exists(), log.read_text()
     assert list(home.rglob("*")) == []
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
 def test_one_and_two_threads_agree_in_two_workers_at_once(
-    subject: Subject, pair: tuple[str, str]
+    candidate_of: Candidates, row: Row
 ) -> None:
-    first = candidate_of(subject, *pair, threads=1)
-    second = candidate_of(subject, *pair, threads=2)
+    first = candidate_of(row, threads=1)
+    second = candidate_of(row, threads=2)
     with (
-        RemoteSession(first, batch_size=100, timeout_s=120) as one,
-        RemoteSession(second, batch_size=100, timeout_s=120) as two,
+        RemoteSession(first, batch_size=100, timeout_s=300) as one,
+        RemoteSession(second, batch_size=100, timeout_s=300) as two,
     ):
         assert one.load().attestation.threads == 1
-        assert two.load().attestation.threads == 2
+        assert two.load().attestation.threads == threads_of(row, 2)
         np.testing.assert_allclose(
             logits_of(one, batch_size=100), logits_of(two, batch_size=100), atol=CLOSE, rtol=0
         )
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
-def test_wrong_input_shape_is_a_clear_error(subject: Subject, pair: tuple[str, str]) -> None:
-    candidate = candidate_of(subject, *pair, threads=1)
+@pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
+def test_wrong_input_shape_is_a_clear_error(candidate_of: Candidates, row: Row) -> None:
+    candidate = candidate_of(row, threads=1)
     with (
-        RemoteSession(candidate, batch_size=10, timeout_s=120) as session,
+        RemoteSession(candidate, batch_size=10, timeout_s=300) as session,
         pytest.raises(Crashed, match=r"shape \[10, 1, 28, 27\], expected float32 \[N, 1, 28, 28\]"),
     ):
         list(session.predict([IMAGES[:10, :, :, :27]], batch_size=10))
 
 
-FILE_PAIRS = [pair for pair in PAIRS if pair[1] != CHECKPOINT_FORMAT]
+FILE_PAIRS = [row for row in PAIRS if row[1] != CHECKPOINT_FORMAT]
+
+
+def threads_of(row: Row, asked: int) -> int:
+    return 1 if RUNTIMES[row[0]].one_thread else asked
+
+
+def largest_file(path: Path) -> Path:
+    """Of an artifact that is a folder; else itself."""
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    return max(files, key=lambda each: each.stat().st_size)
 
 
 def truncate(path: Path) -> None:
+    path = largest_file(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def flip_a_byte(path: Path) -> None:
+    path = largest_file(path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
 
 
 def empty(path: Path) -> None:
-    path.write_bytes(b"")
+    largest_file(path).write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty, Path.unlink])
-@pytest.mark.parametrize("pair", FILE_PAIRS, ids=["-".join(pair) for pair in FILE_PAIRS])
+def remove(path: Path) -> None:
+    largest_file(path).unlink()
+
+
+def copy_to(folder: Path, path: Path) -> Path:
+    if path.is_dir():
+        return Path(shutil.copytree(path, folder / path.name))
+    return Path(shutil.copy(path, folder))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty, remove])
+@pytest.mark.parametrize("row", FILE_PAIRS, ids=names(FILE_PAIRS))
 def test_damaged_file_is_refused_before_the_runtime_sees_it(
-    subject: Subject, tmp_path: Path, pair: tuple[str, str], damage: object
+    candidate_of: Candidates, tmp_path: Path, row: Row, damage: object
 ) -> None:
-    candidate = candidate_of(subject, *pair, threads=1)
-    copy = Path(shutil.copy(candidate.source.path, tmp_path))
+    candidate = candidate_of(row, threads=1)
+    copy = copy_to(tmp_path, candidate.source.path)
     assert callable(damage)
     damage(copy)
     damaged = replace(candidate, source=replace(candidate.source, path=copy))
     with (
-        RemoteSession(damaged, batch_size=10, timeout_s=120) as session,
+        RemoteSession(damaged, batch_size=10, timeout_s=300) as session,
         pytest.raises(Crashed, match=r"ArtifactError: .*toolkit export --format"),
     ):
         session.load()
 
 
-@pytest.mark.parametrize("pair", FILE_PAIRS, ids=["-".join(pair) for pair in FILE_PAIRS])
+@pytest.mark.parametrize("row", FILE_PAIRS, ids=names(FILE_PAIRS))
 def test_truncated_file_with_a_matching_record_is_a_row_not_the_end(
-    subject: Subject, tmp_path: Path, pair: tuple[str, str]
+    candidate_of: Candidates, tmp_path: Path, row: Row
 ) -> None:
-    candidate = candidate_of(subject, *pair, threads=1)
-    copy = Path(shutil.copy(candidate.source.path, tmp_path))
+    candidate = candidate_of(row, threads=1)
+    copy = copy_to(tmp_path, candidate.source.path)
     truncate(copy)
-    record = replace(
-        candidate.source.artifact, sha256=sha256_of(copy), size_bytes=copy.stat().st_size
-    )
+    record = replace(candidate.source.artifact, sha256=sha256_of(copy), size_bytes=size_of(copy))
     damaged = replace(candidate, source=replace(candidate.source, path=copy, artifact=record))
     with (
-        RemoteSession(damaged, batch_size=10, timeout_s=120) as session,
+        RemoteSession(damaged, batch_size=10, timeout_s=300) as session,
         pytest.raises(FailedRun) as caught,
     ):
         session.load()
@@ -270,8 +348,10 @@ class RunsCode:
         "data/constants/opaque_obj_x/e",
     ],
 )
-def test_pickle_inside_a_pt2_does_not_run(subject: Subject, tmp_path: Path, entry: str) -> None:
-    candidate = candidate_of(subject, "pt2", "pt2", threads=1)
+def test_pickle_inside_a_pt2_does_not_run(
+    candidate_of: Candidates, tmp_path: Path, entry: str
+) -> None:
+    candidate = candidate_of(("pt2", "pt2", "fp32"), threads=1)
     marker, evil, copy = tmp_path / "ran", tmp_path / "evil", tmp_path / "model.pt2"
     torch.save((RunsCode(marker),), evil)
     with zipfile.ZipFile(candidate.source.path) as old, zipfile.ZipFile(copy, "w") as new:
@@ -285,7 +365,7 @@ def test_pickle_inside_a_pt2_does_not_run(subject: Subject, tmp_path: Path, entr
     )
     trap = replace(candidate, source=replace(candidate.source, path=copy, artifact=record))
     with (
-        RemoteSession(trap, batch_size=10, timeout_s=120) as session,
+        RemoteSession(trap, batch_size=10, timeout_s=300) as session,
         pytest.raises(FailedRun, match=r"refused|weights_only|Weights only|UnpicklingError"),
     ):
         session.load()

@@ -42,6 +42,7 @@ LAYERS = (
     ("loadgen", "report.scenario"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "report.comparison"),
+    ("report.tuning",),
     ("data.idx", "data.images"),
     ("data.folder", "data.statistics"),
     ("data", "candidates", "diagnosis", "worker", "exporting"),

@@ -1,0 +1,63 @@
+"""Calibration images come from the training set, by seed; a test set that has them is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHECKPOINT
+
+from toolkit.calibration import CalibrationSettings, draw, refuse_overlap
+from toolkit.candidates import Subject
+from toolkit.checkpoint import read_checkpoint
+from toolkit.data import MNIST, load_dataset
+from toolkit.errors import DatasetError, SettingError
+from toolkit.preprocessing import normalise
+
+RECORD = read_checkpoint(CHECKPOINT)
+
+
+def test_images_are_of_the_training_set_each_once_and_the_record_says_which() -> None:
+    inputs, record = draw(CalibrationSettings(images=50, seed=3), RECORD)
+    training = load_dataset("train")
+    assert (inputs.shape, inputs.dtype) == ((50, 1, 28, 28), np.float32)
+    assert (record.dataset, record.images, record.seed) == (training.record, 50, 3)
+    indices = np.sort(np.random.default_rng(3).choice(60_000, 50, replace=False))
+    np.testing.assert_array_equal(inputs, normalise(training.images[indices], RECORD.input))
+    text = ",".join(str(each) for each in indices)
+    assert record.indices_sha256 == hashlib.sha256(text.encode()).hexdigest()
+    assert len(set(indices)) == 50
+
+
+def test_another_seed_draws_other_images() -> None:
+    _, one = draw(CalibrationSettings(images=50, seed=0), RECORD)
+    _, other = draw(CalibrationSettings(images=50, seed=1), RECORD)
+    assert one.indices_sha256 != other.indices_sha256
+
+
+@pytest.mark.parametrize("images", [0, -5])
+def test_no_images_is_a_setting_out_of_range(images: int) -> None:
+    with pytest.raises(SettingError, match="--calibration-images"):
+        CalibrationSettings(images=images)
+
+
+def test_more_images_than_there_are() -> None:
+    with pytest.raises(DatasetError, match=r"60001: the training set mnist has 60000 images"):
+        draw(CalibrationSettings(images=60_001), RECORD)
+
+
+def test_a_test_set_of_the_images_it_was_calibrated_on_is_refused(
+    subject: Subject, tmp_path: Path
+) -> None:
+    for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+        (path,) = MNIST.glob(f"train-{name}*")
+        shutil.copy(path, tmp_path / path.name.replace("train-", "test-"))
+    _, record = draw(CalibrationSettings(images=50), RECORD)
+    artifact = replace(subject.artifacts[0].record, precision="int8", calibration=record)
+    refuse_overlap([artifact], load_dataset("test"))
+    with pytest.raises(DatasetError, match=r"was calibrated on 50 images of the files that it"):
+        refuse_overlap([artifact], load_dataset("test", tmp_path))

@@ -1,0 +1,128 @@
+"""Converters in processes of their own: their crashes are rows, and they leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHECKPOINT
+
+from toolkit import exporting
+from toolkit.artifacts import export
+from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.exporting import export_apart
+from toolkit.formats import FORMATS, Format, Written
+
+pytestmark = pytest.mark.usefixtures("no_child_is_left")
+NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
+
+CONVERTER = """
+import os, signal, sys, tempfile, time
+from pathlib import Path
+from toolkit.formats import Written
+
+def export(request):
+    print("converter at work")
+    {body}
+"""
+Converter = Callable[[str], Format]
+
+
+@pytest.fixture
+def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
+    """Makes a format whose converter does what it is told: its module is found by the child, too,
+    by way of `sitecustomize`."""
+
+    def make(body: str) -> Format:
+        (tmp_path / "odd_format.py").write_text(CONVERTER.format(body=body))
+        (tmp_path / "sitecustomize.py").write_text(
+            "import toolkit.formats as table\n"
+            "from dataclasses import replace\n"
+            "table.FORMATS['odd'] = replace(table.FORMATS['torchscript'], name='odd', "
+            "module='odd_format', usual=False)\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        row = replace(FORMATS["torchscript"], name="odd", module="odd_format", usual=False)
+        monkeypatch.setitem(FORMATS, "odd", row)
+        return row
+
+    return make
+
+
+def run(row: Format, path: Path, *, timeout_s: float = 60.0) -> Written:
+    return export_apart(
+        row,
+        precision="fp32",
+        checkpoint=CHECKPOINT,
+        model=None,
+        path=path,
+        calibration=NO_IMAGES,
+        isas=None,
+        timeout_s=timeout_s,
+    )
+
+
+def test_it_writes_and_says_what(converter: Converter, tmp_path: Path) -> None:
+    row = converter(
+        "request.path.write_text(f'{request.precision} {len(request.example)}'); "
+        "return Written(opset=7, batch_sizes=(100, 1), isas=('vnni',))"
+    )
+    written = run(row, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "fp32 2"
+    assert (written.opset, written.batch_sizes, written.isas) == (7, (100, 1), ("vnni",))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", Crashed, "its converter ended: SIGSEGV"),
+        ("os._exit(3)", Crashed, "its converter ended: exit code 3"),
+        ("os._exit(0)", Crashed, "its converter ended: exit code 0"),
+        ("raise ValueError('no such operator')", Crashed, "ValueError: no such operator"),
+        ("raise MemoryError('too large')", FailedRun, "too large"),
+        ("time.sleep(100)", TimedOut, "after 8 s"),
+    ],
+)
+def test_how_it_ends_is_told(
+    converter: Converter, tmp_path: Path, body: str, kind: type[FailedRun], reason: str
+) -> None:
+    with pytest.raises(kind, match=reason) as caught:
+        run(converter(body), tmp_path / "out", timeout_s=8.0 if "sleep" in body else 60.0)
+    if kind is Crashed:
+        assert "converter at work" in caught.value.stderr_tail
+
+
+def test_what_it_puts_into_the_home_or_the_temporary_folder_is_gone(
+    converter: Converter, tmp_path: Path
+) -> None:
+    row = converter(
+        "folder = tempfile.mkdtemp(); home = Path.home() / 'left'; home.write_text('x'); "
+        "request.path.write_text(folder + '\\n' + str(home)); return Written()"
+    )
+    run(row, tmp_path / "out")
+    folder, home = (tmp_path / "out").read_text().splitlines()
+    assert not os.path.exists(folder)  # noqa: PTH110
+    assert not os.path.exists(home)  # noqa: PTH110
+    assert Path.home() not in Path(home).parents
+
+
+def test_a_format_that_crashes_does_not_stop_the_others(
+    converter: Converter, tmp_path: Path
+) -> None:
+    converter("os.kill(os.getpid(), signal.SIGABRT)")
+    done = export(CHECKPOINT, out=tmp_path / "exports", formats=["odd", "torchscript"])
+    assert done.written == ("mnist-cnn.torchscript",)
+    (failed,) = done.failures
+    assert (failed.format, failed.precision) == ("odd", "fp32")
+    assert "SIGABRT" in failed.failure.reason
+    assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == [
+        *("manifest.json", "mnist-cnn.torchscript"),
+    ]
+
+
+def test_the_failures_that_it_knows_are_all_that_an_exporter_may_raise() -> None:
+    assert set(exporting._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}

@@ -1,0 +1,132 @@
+"""The Pareto set and the recommendation, as properties and by example."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.pareto import keeps, pareto_set, preferred
+from toolkit.schema import Configuration, Constraints, Interval, Settings, Trial
+
+CONFIGURATION = Configuration(
+    runtime="onnxruntime",
+    format="onnx",
+    precision="fp32",
+    artifact_path="a.onnx",
+    artifact_sha256="a" * 64,
+    batch_size=100,
+    settings=Settings(threads=2),
+)
+
+
+def interval(value: float, low: float, high: float) -> Interval:
+    return Interval(value=value, low=low, high=high, passes=6)
+
+
+def trial(
+    name: str,
+    speed: float = 100.0,
+    latency_s: float = 0.01,
+    size: int = 1000,
+    accuracy: float = 0.9,
+    flips: int = 0,
+) -> Trial:
+    return Trial(
+        name=name,
+        configuration=CONFIGURATION,
+        heat=3,
+        images_per_s=interval(speed, speed, speed),
+        to_baseline=None,
+        latency_s=latency_s,
+        size_bytes=size,
+        accuracy=accuracy,
+        flips=flips,
+        status="passed",
+        reason=None,
+        pareto=False,
+    )
+
+
+SMALL = st.integers(min_value=1, max_value=4)
+TRIALS = st.lists(st.tuples(SMALL, SMALL, SMALL, SMALL), min_size=1, max_size=12).map(
+    lambda points: [
+        trial(str(at), *map(float, p[:2]), p[2], p[3] / 4) for at, p in enumerate(points)
+    ]
+)
+
+
+def better(one: Trial, other: Trial) -> bool:
+    assert one.images_per_s is not None
+    assert other.images_per_s is not None
+    assert one.latency_s is not None
+    assert other.latency_s is not None
+    assert one.accuracy is not None
+    assert other.accuracy is not None
+    differences = (
+        one.images_per_s.value - other.images_per_s.value,
+        other.latency_s - one.latency_s,
+        other.size_bytes - one.size_bytes,
+        one.accuracy - other.accuracy,
+    )
+    return min(differences) >= 0 and max(differences) > 0
+
+
+@given(TRIALS)
+def test_what_is_in_is_beaten_by_none_and_what_is_out_by_one_that_is_in(
+    trials: list[Trial],
+) -> None:
+    found = pareto_set(trials)
+    assert found
+    for each in trials:
+        beaten_by = [other for other in trials if better(other, each)]
+        assert (each.name in found) == (not beaten_by)
+        if beaten_by:
+            assert any(other.name in found for other in beaten_by)
+
+
+def test_equals_stay_both() -> None:
+    assert pareto_set([trial("a"), trial("b"), trial("c", speed=99)]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, True),
+        ({"status": "failed"}, False),
+        ({"status": None}, False),
+        ({"images_per_s": None}, False),
+        ({"latency_s": 0.011}, False),
+        ({"latency_s": 0.010}, True),
+        ({"size_bytes": 1001}, False),
+        ({"size_bytes": 1000}, True),
+    ],
+)
+def test_constraints(changes: dict[str, object], kept: bool) -> None:
+    wanted = Constraints(max_latency_s=0.010, max_size_bytes=1000)
+    assert keeps(replace(trial("a"), **changes), wanted) is kept  # type: ignore[arg-type]
+
+
+def test_the_fastest_is_preferred_where_it_is_clear() -> None:
+    slower = trial("b", flips=0, size=10)
+    best, close = preferred([(trial("a", flips=3), None), (slower, interval(0.9, 0.85, 0.95))])
+    assert (best.name, close) == ("a", [])
+
+
+def test_of_those_too_close_the_one_that_flips_least_then_the_smallest() -> None:
+    near = interval(0.98, 0.95, 1.01)
+    three, two, one = (
+        trial("a", flips=3),
+        trial("b", flips=1, size=20),
+        trial("c", flips=1, size=10),
+    )
+    best, close = preferred([(three, None), (two, near), (one, near)])
+    assert best.name == "c"
+    assert [each.name for each in close] == ["a", "b"]
+
+
+def test_nothing_to_prefer() -> None:
+    with pytest.raises(ValueError, match="no trial"):
+        preferred([])
