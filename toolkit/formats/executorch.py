@@ -35,7 +35,8 @@ _LAYERS = (
 def export(request: Request) -> Written:
     """Write the program; int8 has static ranges, and weights with a scale for each channel.
 
-    XNNPACK sums int8 products in 32 bits on every CPU, so its int8 arithmetic is exact on all.
+    XNNPACK's sums of int8 products do not saturate: without VNNI it widens to 16 bits first
+    (src/qs8-gemm/MRx8c8-avx2.c.in). So the arithmetic is exact on all instruction sets.
     """
     copies = -(-_TRACED_BATCH // len(request.example))
     example = request.example.repeat(copies, 1, 1, 1)
