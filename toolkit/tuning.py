@@ -255,6 +255,8 @@ class _Search:
         ways = [(self.cores, 1), (1, self.cores)] if self.cores > 1 else [(1, 1)]
         if entry.candidate.runtime.one_thread:
             ways = [(1, self.cores)]
+        elif entry.candidate.runtime.one_stream:
+            ways = [(self.cores, 1)]
         return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
 
     def _verified(self, entries: Sequence[_Entry]) -> list[_Entry]:

@@ -36,6 +36,7 @@ class Runtime:
         install: The command that installs it.
         precisions: Those of the formats' that it loads; None is all.
         one_thread: It computes in one thread, whatever is asked for.
+        one_stream: It computes one call at a time in a process.
         asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
         systems: Where it runs, as `sys.platform` has it; None is everywhere.
     """
@@ -48,6 +49,7 @@ class Runtime:
     install: str
     precisions: tuple[Precision, ...] | None = None
     one_thread: bool = False
+    one_stream: bool = False
     asked_for: bool = False
     systems: tuple[str, ...] | None = None
 
@@ -192,6 +194,7 @@ RUNTIMES = {
             distributions=("executorch",),
             formats=("executorch",),
             install="pip install 'toolkit[executorch]'",
+            one_stream=True,
         ),
         Runtime(
             name="ncnn",
