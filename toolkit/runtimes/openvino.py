@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU; it reads ONNX as it is."""
+"""OpenVINO on the CPU: its own IR, a folder with `model.xml`, and ONNX as it is."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from toolkit.schema import Attestation, Precision, Settings
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 _PRECISIONS: dict[str, Precision] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+# As the executed graph names them.
+_LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 _KEPT_BATCH_SIZES = 4
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load an `.onnx` file; it is compiled at the first call of each batch size.
+    """Load an `.onnx` file or an IR folder; it is compiled at the first call of each batch size.
 
     Raises:
         Unsupported: another device than the CPU was asked for.
@@ -35,14 +37,23 @@ def load(source: Source, settings: Settings) -> Session:
             f"openvino runs on the CPU here, not on {settings.device}; use --device cpu"
         )
     core = openvino.Core()
-    model = core.read_model(source.path)
+    path = source.path / "model.xml" if source.path.is_dir() else source.path
+    model = core.read_model(path)
 
     def compiled(batch_size: int) -> FixedBatch:
         fixed = model.clone()
-        fixed.reshape({"input": [batch_size, *source.artifact.input_shape]})
+        fixed.reshape({fixed.input(0): [batch_size, *source.artifact.input_shape]})
         return FixedBatch(core.compile_model(fixed, "CPU", _properties(settings.threads)))
 
-    return OpenvinoSession(compiled, openvino.__version__)
+    return OpenvinoSession(compiled, openvino.__version__, half_weights=_has_half_weights(model))
+
+
+def _has_half_weights(model: Any) -> bool:
+    """The compiled model cannot tell: it holds them as it computes with them."""
+    return any(
+        node.get_type_name() == "Constant" and node.get_element_type().get_type_name() == "f16"
+        for node in model.get_ops()
+    )
 
 
 def _properties(threads: int) -> dict[str, object]:
@@ -82,22 +93,32 @@ class FixedBatch:
 class OpenvinoSession:
     """The model compiled for the batch sizes that came last."""
 
-    def __init__(self, compiled: Callable[[int], FixedBatch], version: str) -> None:
+    def __init__(
+        self, compiled: Callable[[int], FixedBatch], version: str, *, half_weights: bool
+    ) -> None:
         self._compiled = lru_cache(maxsize=_KEPT_BATCH_SIZES)(compiled)
         self._batch_size = 1
         self._version = version
+        self._half_weights = half_weights
 
     @property
     def attestation(self) -> Attestation:
-        """Devices, precision and threads as the model that ran last reports them."""
+        """Devices, precision and threads as the model that ran last reports them.
+
+        int8 is what is computed in it, whatever the file asks for; fp16 is float16 weights.
+        """
         model = self._compiled(self._batch_size).model
-        precision = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        precision = _PRECISIONS[model.get_property("INFERENCE_PRECISION_HINT").get_type_name()]
+        if _executed_precisions(model) & {"i8", "u8"}:
+            precision = "int8"
+        elif self._half_weights:
+            precision = "fp16"
         return Attestation(
             runtime="openvino",
             version=self._version,
             device="cpu",
             provider=",".join(model.get_property("EXECUTION_DEVICES")),
-            precision=_PRECISIONS[precision],
+            precision=precision,
             threads=model.get_property("INFERENCE_NUM_THREADS"),
         )
 
@@ -105,3 +126,13 @@ class OpenvinoSession:
         """Float32 `[N,C,H,W]` → logits `[N,K]`."""
         self._batch_size = len(inputs)
         return self._compiled(len(inputs)).run(inputs)
+
+
+def _executed_precisions(model: Any) -> set[str]:
+    """What convolutions and matrix products take in, in the graph that is executed."""
+    nodes = [node.get_rt_info() for node in model.get_runtime_model().get_ops()]
+    return {
+        node["runtimePrecision"].astype(str)
+        for node in nodes
+        if node["layerType"].astype(str) in _LAYERS
+    }

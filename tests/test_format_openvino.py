@@ -1,0 +1,184 @@
+"""The IR folder holds what its precision says, for any model, and OpenVINO sees it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import colour
+import numpy as np
+import pytest
+
+pytest.importorskip("openvino", reason="pip install 'toolkit[openvino]'")
+pytest.importorskip("nncf", reason="pip install 'toolkit[openvino]'")
+
+from toolkit.formats import Written
+from toolkit.formats.onnx import export as export_onnx
+from toolkit.formats.openvino import export
+from toolkit.runtimes import Session, Source
+from toolkit.runtimes.openvino import load
+from toolkit.schema import Precision, Settings
+
+MOVED: dict[Precision, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 0.03}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+    root = tmp_path_factory.mktemp("openvino")
+    paths: dict[Precision, Path] = {
+        precision: root / f"{precision}.openvino" for precision in MOVED
+    }
+    for precision, path in paths.items():
+        assert export(colour.request_for(path, precision)) == Written()  # exact everywhere
+    return paths
+
+
+def session_of(path: Path, precision: Precision, format: str = "openvino") -> Session:
+    source = Source(path=path, artifact=colour.record_of(path, format, precision))
+    return load(source, Settings(threads=1))
+
+
+def nodes_of(path: Path) -> list[Any]:
+    import openvino
+
+    return list(openvino.Core().read_model(path / "model.xml").get_ordered_ops())
+
+
+@pytest.mark.parametrize("precision", MOVED)
+def test_session_computes_the_model_and_attests_its_precision(
+    folders: dict[Precision, Path], precision: Precision
+) -> None:
+    path = folders[precision]
+    assert sorted(file.name for file in path.iterdir()) == ["model.bin", "model.xml"]
+    session = session_of(path, precision)
+    expected = colour.expected_logits()
+    for batch in (colour.IMAGES, colour.IMAGES[:1]):
+        logits = session.run(batch)
+        np.testing.assert_allclose(logits, expected[: len(batch)], atol=MOVED[precision], rtol=0)
+    assert session.attestation.precision == precision
+
+
+def test_fp16_holds_its_matrices_in_float16(folders: dict[Precision, Path]) -> None:
+    constants = [node for node in nodes_of(folders["fp16"]) if node.get_type_name() == "Constant"]
+    large = [node for node in constants if node.get_output_size() and node.data.ndim >= 2]
+    floats = {
+        node.data.dtype for node in large if node.data.size > 20 and node.data.dtype.kind == "f"
+    }
+    assert floats == {np.dtype(np.float16)}
+
+
+def matrices_of(path: Path) -> list[np.ndarray]:
+    """The int8 weights."""
+    constants = [node for node in nodes_of(path) if node.get_type_name() == "Constant"]
+    return [node.data for node in constants if node.data.dtype == np.int8 and node.data.ndim >= 2]
+
+
+def test_int8_spares_the_layer_of_the_logits(folders: dict[Precision, Path]) -> None:
+    products = [node for node in nodes_of(folders["int8"]) if node.get_type_name() == "MatMul"]
+    assert len(products) == 2
+    feeds = [product.input_value(0).get_node().get_type_name() for product in products]
+    assert feeds[0] == "FakeQuantize"
+    assert feeds[1] != "FakeQuantize"
+    assert len(matrices_of(folders["int8"])) == 3  # the depthwise kernel is rounded, not packed
+
+
+def test_int8_weights_are_narrow_only_where_avx2_counts(
+    folders: dict[Precision, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "full.openvino"
+    written = export(colour.request_for(path, "int8", isas=("vnni", "arm")))
+    assert written == Written(isas=("vnni", "arm"))
+    largest = [
+        max(np.abs(each.astype(int)).max() for each in matrices_of(folder))
+        for folder in (folders["int8"], path)
+    ]
+    assert largest[0] <= 64
+    assert largest[1] > 64
+
+
+def test_a_model_of_one_layer_has_no_int8(tmp_path: Path) -> None:
+    request = colour.request_for(tmp_path / "m.openvino", "int8", model=colour.OneLayer())
+    with pytest.raises(ValueError, match="no layer but the one that gives the logits"):
+        export(request)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_session_reads_onnx_and_attests_its_precision(tmp_path: Path, precision: Precision) -> None:
+    path = tmp_path / "m.onnx"
+    export_onnx(colour.request_for(path, precision))
+    session = session_of(path, precision, "onnx")
+    logits = session.run(colour.IMAGES)
+    np.testing.assert_allclose(logits, colour.expected_logits(), atol=MOVED[precision], rtol=0)
+    assert session.attestation.precision == precision
+
+
+def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export_onnx(colour.request_for(path, "int8-dynamic"))
+    session = session_of(path, "int8-dynamic", "onnx")
+    np.testing.assert_allclose(session.run(colour.IMAGES), colour.expected_logits(), atol=0.03)
+    assert session.attestation.precision == "fp32"
+
+
+def test_input_may_have_any_name(tmp_path: Path) -> None:
+    import openvino
+
+    path = tmp_path / "m.openvino"
+    export(colour.request_for(path, "fp32"))
+    model = openvino.Core().read_model(
+        (path / "model.xml").read_bytes(), (path / "model.bin").read_bytes()
+    )
+    model.input(0).set_names({"pixels"})
+    renamed = tmp_path / "renamed.openvino"
+    renamed.mkdir()
+    openvino.save_model(model, renamed / "model.xml", compress_to_fp16=False)
+    logits = session_of(renamed, "fp32").run(colour.IMAGES)
+    np.testing.assert_allclose(logits, colour.expected_logits(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("part", ["model.xml", "model.bin"])
+def test_half_a_file_is_an_error(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "m.openvino"
+    export(colour.request_for(path, "fp32"))
+    data = (path / part).read_bytes()
+    (path / part).write_bytes(data[: len(data) // 2])
+    with pytest.raises(RuntimeError):
+        session_of(path, "fp32")
+
+
+EXPORT = """
+import sys
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "subprocess.Popen"):
+        print("refused", event, arguments, file=sys.stderr)
+        raise SystemExit(7)
+from pathlib import Path
+import colour
+request = colour.request_for(Path(sys.argv[1]), "int8")
+from toolkit.formats.openvino import export
+sys.addaudithook(refuse)
+export(request)
+"""
+
+
+def test_export_opens_no_connection_and_leaves_the_home_alone(tmp_path: Path) -> None:
+    """As a user runs it: not in CI, where telemetry may hold back."""
+    home = tmp_path / "home"
+    home.mkdir()
+    dropped = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
+    tests = Path(__file__).parent
+    environment["HOME"] = str(home)
+    environment["PYTHONPATH"] = os.pathsep.join((str(tests), str(tests.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, str(tmp_path / "m.openvino")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(home.rglob("*")) == []
