@@ -2,13 +2,14 @@
 
 fp16: kernels and matrices are stored in float16 and cast to float32 as the file is loaded. So it
 is half as large, and computes what float32 does with the rounded weights, as fast, in every
-runtime. With all of the graph in float16, ONNX Runtime on an x86 CPU gives the same bits 23 %
-slower (batch 100, one thread), and tract refuses the file.
+runtime. With all of the graph in float16, ONNX Runtime on an x86 CPU gives the same bits 27 %
+slower (batch 100, one thread, median of alternating calls), and tract refuses the file.
 
 int8: static, uint8 activations and int8 weights with a scale a channel, as pairs of QuantizeLinear
 and DequantizeLinear. int8-dynamic: ranges of activations are taken anew at each call; MatMul and
-Gemm only, because ONNX Runtime computes such a convolution (ConvInteger) at less than half the
-speed of a float32 one. In both, the layer that gives the logits stays in float32: quantised, it
+Gemm only, because with such convolutions too (ConvInteger) ONNX Runtime took 3 to 4 times as long
+as float32. The range is that of the whole batch, so an image's logits depend a little on the images
+beside it. In both, the layer that gives the logits stays in float32: quantised, it
 moved them 18 (static) and 3 (dynamic) times as far.
 """
 
