@@ -9,8 +9,8 @@ int8: static, uint8 activations and int8 weights with a scale a channel, as pair
 and DequantizeLinear. int8-dynamic: ranges of activations are taken anew at each call; MatMul and
 Gemm only, because with such convolutions too (ConvInteger) ONNX Runtime took 3 to 4 times as long
 as float32. The range is that of the whole batch, so an image's logits depend a little on the images
-beside it. In both, the layer that gives the logits stays in float32: quantised, it
-moved them 18 (static) and 3 (dynamic) times as far.
+beside it. In both, the layer that gives the logits stays in float32: quantised, it moved them 18
+(static) and 3 (dynamic) times as far.
 """
 
 from __future__ import annotations
