@@ -140,7 +140,7 @@ FORMATS = {
             name="openvino",
             module="toolkit.formats.openvino",
             suffix=".openvino",
-            distributions=("openvino", "nncf"),
+            distributions=("torch", "onnx", "onnxscript", "openvino", "nncf"),
             extra="openvino",
             precisions=("fp32", "fp16", "int8"),
         ),

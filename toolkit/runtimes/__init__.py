@@ -169,6 +169,7 @@ RUNTIMES = {
             distributions=("openvino",),
             formats=("onnx", "openvino"),
             install="pip install 'toolkit[openvino]'",
+            precisions=("fp32", "fp16", "int8"),
         ),
         Runtime(
             name="tract",
