@@ -37,6 +37,8 @@ LAYERS = (
         "settings",
         "model",
         "onnx_export",
+        "onnx_contents",
+        "pte",
     ),
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),
     ("loadgen", "report.scenario"),
@@ -220,8 +222,9 @@ def test_importing_the_toolkit_imports_nothing_else() -> None:
 
 
 def test_every_module_imports_without_any_runtime_installed() -> None:
-    """`__main__` would run the command."""
-    wanted = [f"toolkit.{name}" for name in MODULES if name not in ("", "__main__")]
+    """But for formats, which are made of their libraries; `__main__` would run the command."""
+    others = [name for name in MODULES if not name.startswith("formats.")]
+    wanted = [f"toolkit.{name}" for name in others if name not in ("", "__main__")]
     code = f"""
 import importlib, sys
 for name in ("onnx", "onnxscript", *{RUNTIME_PACKAGES!r}):
