@@ -1,0 +1,99 @@
+"""MNN: the weights' storage, the arrays that are the session's own memory, and damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("MNN")
+
+from classifiers import SHAPE, logits_of, request, residual, source_of
+
+from toolkit.errors import ArtifactError, InputError, Unsupported
+from toolkit.formats.mnn import export
+from toolkit.mnn_file import weight_precision
+from toolkit.runtimes.mnn import load
+from toolkit.schema import Precision, Settings
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier in float32. Not to be written to."""
+    path = tmp_path_factory.mktemp("mnn") / "model.mnn"
+    export(request(residual(), path, precision="fp32"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "smaller"),
+    [("fp32", 1e-5, 1.01), ("fp16", 1e-2, 0.6), ("int8-weights", 1e-1, 0.5)],
+)
+def test_a_users_model_is_the_same_model(
+    file: Path, tmp_path: Path, precision: Precision, tolerance: float, smaller: float
+) -> None:
+    model, path = residual(), tmp_path / "model.mnn"
+    export(request(model, path, precision=precision))
+    session = load(source_of(path, precision), Settings(threads=1))
+    images = np.random.default_rng(0).standard_normal((3, *SHAPE), np.float32)
+    np.testing.assert_allclose(
+        session.run(images), logits_of(model, images), atol=tolerance, rtol=0
+    )
+    assert session.attestation.precision == weight_precision(path.read_bytes()) == precision
+    assert path.stat().st_size < smaller * file.stat().st_size
+
+
+def test_nothing_is_left_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the path is relative to it."""
+    monkeypatch.chdir(tmp_path)
+    export(request(residual(), Path("model.mnn"), precision="fp16"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]
+
+
+def test_logits_are_the_callers_own(file: Path) -> None:
+    session = load(source_of(file), Settings(threads=1))
+    images = np.random.default_rng(0).standard_normal((4, *SHAPE), np.float32)
+    first = session.run(images[:2])
+    kept = first.copy()
+    session.run(images[2:])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_batch_sizes_may_change_from_call_to_call(file: Path) -> None:
+    session = load(source_of(file), Settings(threads=1))
+    images = np.random.default_rng(0).standard_normal((9, *SHAPE), np.float32)
+    wanted = session.run(images)
+    for size in (1, 4, 9, 4):
+        np.testing.assert_allclose(session.run(images[:size]), wanted[:size], atol=1e-5, rtol=0)
+
+
+def test_float64_in_any_order_of_axes_is_no_crash(file: Path) -> None:
+    session = load(source_of(file), Settings(threads=1))
+    images = np.random.default_rng(0).standard_normal((2, *SHAPE), np.float32)
+    turned = np.asfortranarray(images.astype(np.float64))
+    np.testing.assert_array_equal(session.run(turned), session.run(images))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 29, 31), (0, *SHAPE), SHAPE])
+def test_another_shape_is_refused(file: Path, shape: tuple[int, ...]) -> None:
+    session = load(source_of(file), Settings(threads=1))
+    with pytest.raises(InputError, match=r"expected \[N, 3, 31, 29\] with N >= 1"):
+        session.run(np.zeros(shape, np.float32))
+
+
+def test_what_is_not_offered_is_refused(file: Path) -> None:
+    with pytest.raises(Unsupported, match="--device cpu"):
+        load(source_of(file), Settings(threads=1, device="cuda"))
+    with pytest.raises(Unsupported, match="2 streams of 2 threads are not 4 threads"):
+        load(source_of(file), Settings(threads=2, streams=2))
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_refused(file: Path, tmp_path: Path, kept: float) -> None:
+    data, cut = file.read_bytes(), tmp_path / "cut.mnn"
+    cut.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(ArtifactError, match="toolkit export --format mnn"):
+        load(source_of(cut), Settings(threads=1))

@@ -1,0 +1,76 @@
+"""How the weights of an `.mnn` file are stored, which MNN's Python does not tell.
+
+In: the bytes of a file that MNN has loaded, and so checked. Out: a precision. The file is a
+FlatBuffer; the slots are those of MNN's schema/default (MNN.fbs, CaffeOp.fbs).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from toolkit.schema import Precision
+
+_OPS_OF_NET = 3
+_PARAMETER_TYPE_OF_OP, _PARAMETER_OF_OP = 1, 2
+_CONVOLUTION = 9  # a linear layer is stored as a convolution, too
+_STORAGE_OF_CONVOLUTION, _TYPE_OF_STORAGE = 3, 2
+_HALF = 3  # 0 is float32, 1, 2 and 4 are kinds of int8
+
+
+def weight_precision(data: bytes) -> Precision:
+    """The lowest precision in which the weights of convolutions and linear layers are stored."""
+    types = set(_storage_types(data))
+    if types - {0, _HALF}:
+        return "int8-weights"
+    return "fp16" if _HALF in types else "fp32"
+
+
+def _storage_types(data: bytes) -> Iterator[int]:
+    for op in _Table.root(data).tables(_OPS_OF_NET):
+        parameter = op.table(_PARAMETER_OF_OP)
+        if parameter is not None and op.number(_PARAMETER_TYPE_OF_OP, "<B") == _CONVOLUTION:
+            storage = parameter.table(_STORAGE_OF_CONVOLUTION)
+            yield 0 if storage is None else storage.number(_TYPE_OF_STORAGE, "<i")
+
+
+class _Table:
+    """A table of a FlatBuffer: numbers and other tables by their slot."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self._data = data
+        self._start = start
+
+    @classmethod
+    def root(cls, data: bytes) -> _Table:
+        return cls(data, 0)._at(0)
+
+    def number(self, slot: int, kind: str) -> int:
+        """0 where it is not stored."""
+        place = self._place(slot)
+        return 0 if place is None else self._read(kind, place)
+
+    def table(self, slot: int) -> _Table | None:
+        place = self._place(slot)
+        return None if place is None else self._at(place)
+
+    def tables(self, slot: int) -> Iterator[_Table]:
+        place = self._place(slot)
+        if place is not None:
+            vector = place + self._read("<I", place)
+            for number in range(self._read("<I", vector)):
+                yield self._at(vector + 4 + 4 * number)
+
+    def _at(self, place: int) -> _Table:
+        return _Table(self._data, place + self._read("<I", place))
+
+    def _place(self, slot: int) -> int | None:
+        """Where the slot's value stands, as the table's own list of slots says."""
+        slots = self._start - self._read("<i", self._start)
+        entry = 4 + 2 * slot
+        offset = self._read("<H", slots + entry) if entry < self._read("<H", slots) else 0
+        return self._start + offset if offset else None
+
+    def _read(self, kind: str, place: int) -> int:
+        value: int = struct.unpack_from(kind, self._data, place)[0]
+        return value
