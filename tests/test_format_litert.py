@@ -1,0 +1,194 @@
+"""LiteRT: what its files hold, and what its sessions say of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from toolkit.errors import ArtifactError, Unsupported
+from toolkit.formats import FORMATS, Request, Written
+from toolkit.runtimes import RUNTIMES, Session, Source
+from toolkit.schema import Artifact, Precision, Settings
+
+REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
+SHAPE, CLASSES = (3, 32, 32), 5
+
+pytestmark = pytest.mark.skipif(
+    bool(FORMATS["litert"].missing() or RUNTIMES["litert"].version() is None)
+    and "litert" not in REQUIRED,
+    reason=f"litert is not installed: {FORMATS['litert'].install}",
+)
+
+
+class Model(nn.Module):
+    """Colour images, grouped channels, a sum of two branches, a flatten of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.out = nn.Linear(8 * 16 * 16, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.first(image))
+        x = x + torch.relu(self.second(x))
+        logits: Tensor = self.out(x.view(x.size(0), -1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Model().eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(103, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def folders(
+    model: nn.Module, images: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Precision, Path]:
+    """The model in each precision. Not to be written to."""
+    from toolkit.formats.litert import export
+
+    folders: dict[Precision, Path] = {}
+    for precision in FORMATS["litert"].precisions:
+        folders[precision] = tmp_path_factory.mktemp("exports") / "model.litert"
+        written = export(
+            Request(
+                model=model,
+                example=images[:2],
+                path=folders[precision],
+                precision=precision,
+                calibration=images[:50].numpy(),
+                isas=None,
+            )
+        )
+        assert written == Written(batch_sizes=(100, 1))
+    return folders
+
+
+def opened(folder: Path, *, threads: int = 1, shape: tuple[int, int, int] = SHAPE) -> Session:
+    from toolkit.runtimes.litert import load
+
+    artifact = Artifact(
+        format="litert",
+        precision="fp32",
+        path=folder.name,
+        size_bytes=0,
+        sha256="",
+        checkpoint_sha256="",
+        spec_sha256="",
+        input_shape=shape,
+        classes=CLASSES,
+    )
+    return load(Source(path=folder, artifact=artifact), Settings(threads=threads))
+
+
+def kinds_of(file: Path) -> dict[str, set[str]]:
+    """Operation → the types of its inputs, as the file has them."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    graph = Interpreter(str(file))
+    types = {each["index"]: each["dtype"].__name__ for each in graph.get_tensor_details()}
+    kinds: dict[str, set[str]] = {}
+    for each in graph._get_ops_details():
+        kinds.setdefault(each["op_name"], set()).update(types[at] for at in each["inputs"])
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8-dynamic", 0.1)]
+)
+def test_every_precision_is_the_same_model_and_says_what_it_is(
+    model: nn.Module,
+    images: Tensor,
+    folders: dict[Precision, Path],
+    precision: Precision,
+    largest: float,
+) -> None:
+    session = opened(folders[precision], threads=2)
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    found = session.run(images.numpy())  # a hundred, and three by one
+    assert np.abs(found - expected).max() < largest
+    singles = [session.run(images[at : at + 1].numpy()) for at in range(len(images))]
+    np.testing.assert_allclose(found, np.concatenate(singles), atol=1e-4, rtol=0)
+    attested = session.attestation
+    assert (attested.precision, attested.threads, attested.device) == (precision, 2, "cpu")
+    assert attested.provider.startswith("XNNPACK")
+
+
+def test_weights_in_the_file_have_the_type_of_the_precision(
+    folders: dict[Precision, Path],
+) -> None:
+    kinds = {precision: kinds_of(path / "batch-1.tflite") for precision, path in folders.items()}
+    assert "float16" in kinds["fp16"]["DEQUANTIZE"]
+    assert kinds["int8-dynamic"]["FULLY_CONNECTED"] == {"float32", "int8"}
+    assert kinds["int8"]["CONV_2D"] == {"int8", "int32"}
+    sizes = {
+        precision: (path / "batch-1.tflite").stat().st_size for precision, path in folders.items()
+    }
+    assert sizes["int8-dynamic"] < sizes["fp16"] < sizes["fp32"]
+
+
+def test_int8_leaves_the_layer_of_the_logits_in_float(folders: dict[Precision, Path]) -> None:
+    assert kinds_of(folders["int8"] / "batch-1.tflite")["FULLY_CONNECTED"] == {"float32"}
+
+
+def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    for folder in folders.values():
+        for size in (1, 100):
+            runner = Interpreter(str(folder / f"batch-{size}.tflite")).get_signature_runner()
+            image = np.zeros((size, *SHAPE), np.float32)
+            logits = runner(input=image)["logits"]
+            assert (logits.shape, logits.dtype) == ((size, CLASSES), np.float32)
+
+
+def test_logits_are_the_callers_own(images: Tensor, folders: dict[Precision, Path]) -> None:
+    session = opened(folders["fp32"])
+    first = session.run(images[:1].numpy())
+    kept = first.copy()
+    session.run(images[1:2].numpy())
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
+def test_truncated_file_is_an_error(
+    folders: dict[Precision, Path], tmp_path: Path, part: float
+) -> None:
+    content = (folders["fp32"] / "batch-1.tflite").read_bytes()
+    (tmp_path / "batch-1.tflite").write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ArtifactError, match=r"not a \.tflite file .* export it again"):
+        opened(tmp_path)
+
+
+def test_folder_without_a_file_for_one_image_is_an_error(
+    folders: dict[Precision, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "batch-100.tflite").write_bytes((folders["fp32"] / "batch-100.tflite").read_bytes())
+    with pytest.raises(ArtifactError, match=r"batch sizes \[100\], expected one for a single"):
+        opened(tmp_path)
+
+
+def test_file_of_another_shape_is_an_error(folders: dict[Precision, Path]) -> None:
+    with pytest.raises(ArtifactError, match=r"\[1, 3, 32, 32\].*expected float32 \[N, 3, 28, 28\]"):
+        opened(folders["fp32"], shape=(3, 28, 28))
+
+
+def test_only_the_cpu(folders: dict[Precision, Path]) -> None:
+    from toolkit.runtimes.litert import load
+
+    source = Source(path=folders["fp32"], artifact=None)  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="--device cpu"):
+        load(source, Settings(threads=1, device="cuda"))
