@@ -192,3 +192,39 @@ def test_only_the_cpu(folders: dict[Precision, Path]) -> None:
     source = Source(path=folders["fp32"], artifact=None)  # type: ignore[arg-type]
     with pytest.raises(Unsupported, match="--device cpu"):
         load(source, Settings(threads=1, device="cuda"))
+
+
+class OnePixel(nn.Module):
+    """litert-torch folds its grouped layer on a 1x1 map in one way for one image, in another for a
+    hundred."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.out = nn.Linear(8, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.first(image)).mean((2, 3), keepdim=True)
+        logits: Tensor = self.out(nn.functional.hardswish(self.norm(self.grouped(x))).flatten(1))
+        return logits
+
+
+def test_int8_of_graphs_that_differ_is_one_file(images: Tensor, tmp_path: Path) -> None:
+    from toolkit.formats.litert import export
+
+    torch.manual_seed(0)
+    request = Request(
+        model=OnePixel().eval(),
+        example=images[:2],
+        path=tmp_path / "model.litert",
+        precision="int8",
+        calibration=images[:50].numpy(),
+        isas=None,
+    )
+    assert export(request) == Written(batch_sizes=(1,))
+    assert [file.name for file in request.path.iterdir()] == ["batch-1.tflite"]
+    with torch.inference_mode():
+        expected = request.model(images).numpy()
+    assert np.abs(opened(request.path).run(images.numpy()) - expected).max() < 0.1
