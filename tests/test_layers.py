@@ -39,6 +39,7 @@ LAYERS = (
         "onnx_export",
         "onnx_contents",
         "pte",
+        "mnn_file",
     ),
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),
     ("loadgen", "report.scenario"),
