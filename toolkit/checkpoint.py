@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.errors import CheckpointError, OutputError, headline
+from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
 from toolkit.files import publish, scratch_folder, sha256_of, write_atomically, write_json
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,
+    CheckpointId,
     InputSpec,
     ModelSpec,
     from_json,
@@ -87,6 +88,22 @@ def load_model(folder: Path, *, trusted: str | None = None) -> tuple[nn.Module, 
     state = _read_safetensors(folder / WEIGHTS)
     _put_weights(model, state, where=str(folder / WEIGHTS))
     return model.eval(), record
+
+
+def load_same_model(folder: Path, expected: CheckpointId, *, trusted: str | None) -> nn.Module:
+    """The model of `load_model`, where the folder still holds the checkpoint that is expected.
+
+    Raises:
+        CheckpointError: as `load_model`.
+        ArtifactError: it holds another one.
+    """
+    model, record = load_model(folder, trusted=trusted)
+    if record.id != expected:
+        raise ArtifactError(
+            f"{folder}: checkpoint {record.id}, expected {expected}; "
+            "it was replaced meanwhile: start again"
+        )
+    return model
 
 
 def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Checkpoint:

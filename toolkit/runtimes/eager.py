@@ -5,7 +5,6 @@ With precision fp64 it is the reference of the parity reports.
 
 from __future__ import annotations
 
-from toolkit.errors import ArtifactError
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Settings
 
@@ -14,16 +13,11 @@ def load(source: Source, settings: Settings) -> Session:
     """Load the checkpoint folder `source.path`."""
     import torch
 
-    from toolkit.checkpoint import load_model
+    from toolkit.checkpoint import load_same_model
     from toolkit.torch_session import TorchSession, prepare_torch
 
     device = prepare_torch(settings)
-    model, record = load_model(source.path, trusted=source.model)
-    if record.id != source.artifact.checkpoint_id:
-        raise ArtifactError(
-            f"{source.path}: checkpoint {record.id}, expected {source.artifact.checkpoint_id}; "
-            "it was replaced meanwhile: start again"
-        )
     dtype = torch.float64 if source.artifact.precision == "fp64" else torch.float32
+    model = load_same_model(source.path, source.artifact.checkpoint_id, trusted=source.model)
     model = model.to(device, dtype)
     return TorchSession("eager", model, model.parameters(), device)

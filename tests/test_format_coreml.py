@@ -1,0 +1,90 @@
+"""Core ML: what the package says of itself, and a session on a stand-in for Apple's own."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from colour_cnn import CLASSES, SHAPE, candidate_for, request_for
+from numpy.typing import NDArray
+
+from toolkit.errors import Unsupported
+from toolkit.formats.coreml import LARGEST_BATCH, export
+from toolkit.runtimes.coreml import CoremlSession, largest_batch, precision_of
+from toolkit.schema import Precision
+from toolkit.targets import RemoteSession
+from toolkit.versions import installed_version
+
+if installed_version("coremltools") is None:
+    pytest.skip("pip install 'toolkit[coreml]'", allow_module_level=True)
+
+
+def spec_of(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import coremltools
+    return coremltools.utils.load_spec(str(path))
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Precision]:
+    path = tmp_path_factory.mktemp("coreml") / "colour.mlpackage"
+    export(request_for(path, precision=request.param))
+    return path, request.param
+
+
+def test_package_has_the_names_the_batch_and_the_precision(
+    exported: tuple[Path, Precision],
+) -> None:
+    path, precision = exported
+    spec = spec_of(path)
+    assert [each.name for each in spec.description.input] == ["input"]
+    assert [each.name for each in spec.description.output] == ["logits"]
+    assert list(spec.description.input[0].type.multiArrayType.shape) == [1, *SHAPE]
+    assert (precision_of(spec), largest_batch(spec)) == (precision, LARGEST_BATCH)
+
+
+class StandIn:
+    """An `MLModel` that answers the mean of each image, and refuses what Core ML would."""
+
+    compute_unit = SimpleNamespace(name="CPU_ONLY")
+
+    def __init__(self, spec: object) -> None:
+        self._spec = spec
+
+    def get_spec(self) -> object:
+        return self._spec
+
+    def predict(self, data: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        assert 1 <= len(data["input"]) <= LARGEST_BATCH
+        means = data["input"].mean((1, 2, 3), keepdims=False)
+        return {"logits": np.repeat(means[:, None], CLASSES, axis=1)}
+
+
+def test_session_cuts_what_is_larger_than_the_largest_batch(
+    exported: tuple[Path, Precision],
+) -> None:
+    session = CoremlSession(StandIn(spec_of(exported[0])), "9.0")
+    inputs = np.random.default_rng(0).random((LARGEST_BATCH + 1, *SHAPE), np.float32)
+    logits = session.run(inputs)
+    assert (logits.shape, logits.dtype) == ((LARGEST_BATCH + 1, CLASSES), np.float32)
+    np.testing.assert_allclose(logits[:, 0], inputs.mean((1, 2, 3)), rtol=1e-5)
+    assert session.attestation.precision == exported[1]
+    assert session.attestation.provider == "CPU_ONLY"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS can")
+def test_elsewhere_than_on_macos_it_is_unsupported(exported: tuple[Path, Precision]) -> None:
+    candidate = candidate_for(exported[0], runtime="coreml", precision=exported[1])
+    with (
+        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        pytest.raises(Unsupported, match=r"Core ML runs on macOS, this is linux"),
+    ):
+        session.load()

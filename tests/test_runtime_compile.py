@@ -1,0 +1,43 @@
+"""torch.compile: no compiler is a row that says so, and what was not compiled is not attested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHECKPOINT
+
+from toolkit.candidates import checkpoint_candidate, subject_of
+from toolkit.data import load_dataset
+from toolkit.errors import Unsupported
+from toolkit.schema import Settings
+from toolkit.targets import RemoteSession
+
+IMAGES = load_dataset("test").images[:40]
+
+
+def test_it_answers_as_eager_does_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    subject = subject_of(CHECKPOINT, [], model=None)
+    logits = []
+    for runtime in ("eager", "compile"):
+        candidate = checkpoint_candidate(subject, runtime, Settings(threads=1))
+        with RemoteSession(candidate, batch_size=40, timeout_s=300) as session:
+            logits += list(session.predict([IMAGES], batch_size=40))
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4, rtol=0)
+    assert not np.array_equal(logits[0], logits[1])  # other code, other rounding
+    assert list(tmp_path.rglob("*.cpp"))
+
+
+def test_without_a_compiler_it_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    subject = subject_of(CHECKPOINT, [], model=None)
+    candidate = checkpoint_candidate(subject, "compile", Settings(threads=1))
+    with (
+        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        pytest.raises(Unsupported, match=r"needs a C\+\+ compiler"),
+    ):
+        session.load()

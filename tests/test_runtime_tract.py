@@ -1,0 +1,63 @@
+"""tract: another model, one thread, and no word of precisions that it does not compute in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from colour_cnn import candidate_for, expected, pixels, request_for
+
+from toolkit.errors import Unsupported
+from toolkit.onnx_export import write_onnx
+from toolkit.runtimes import tract
+from toolkit.targets import RemoteSession
+
+pytest.importorskip("tract")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "colour.onnx"
+    request = request_for(path)
+    write_onnx(request.model, request.example, path)
+    return path
+
+
+def test_any_batch_size(path: Path) -> None:
+    images = pixels(100)
+    with RemoteSession(
+        candidate_for(path, runtime="tract"), batch_size=1, timeout_s=120
+    ) as session:
+        for batch_size in (1, 7, 100):
+            found = np.concatenate(list(session.predict([images], batch_size=batch_size)))
+            np.testing.assert_allclose(found, expected(images), atol=1e-4, rtol=0)
+        assert session.load().attestation.threads == 1
+
+
+def test_two_threads_are_refused(path: Path) -> None:
+    candidate = candidate_for(path, runtime="tract", threads=2)
+    with (
+        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        pytest.raises(Unsupported, match=r"asked for 2 threads.*the session runs 1 threads"),
+    ):
+        session.load()
+
+
+def test_precision_is_that_of_the_weights_in_the_file(tmp_path: Path) -> None:
+    """Biases, which no runtime keeps in int8, do not count."""
+    path = tmp_path / "weights.onnx"
+    for kind, precision in (("FLOAT", "fp32"), ("FLOAT16", "fp16"), ("INT8", None)):
+        number = onnx.TensorProto.DataType.Value(kind)
+        weights = [
+            onnx.helper.make_tensor("w", number, [1, 1], [1]),
+            onnx.helper.make_tensor("b", onnx.TensorProto.FLOAT, [1], [1]),
+        ]
+        graph = onnx.helper.make_graph([], "g", [], [], initializer=weights)
+        onnx.save(onnx.helper.make_model(graph), path)
+        if precision is None:
+            with pytest.raises(Unsupported, match="weights in INT8; tract computes"):
+                tract._precision_of(path)
+        else:
+            assert tract._precision_of(path) == precision

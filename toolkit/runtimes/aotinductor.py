@@ -1,0 +1,75 @@
+"""AOTInductor's packages. A package is native code: to load one is to run what is in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from toolkit.environment import instruction_sets
+from toolkit.errors import ArtifactError, Unsupported
+from toolkit.runtimes import Session, Source
+from toolkit.schema import Settings
+
+# Else an input of another shape or dtype gives garbage. The code asks once, at its first call.
+os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
+
+_MODEL_FOLDER = "data/aotinductor/model/"
+
+
+def load(source: Source, settings: Settings) -> Session:
+    """Load an `.aoti.pt2` package.
+
+    Raises:
+        ArtifactError: not such a package.
+        Unsupported: compiled for another device or processor.
+    """
+    from torch._C._aoti import AOTIModelContainerRunnerCpu
+
+    from toolkit.torch_session import TorchSession, prepare_torch
+
+    device = prepare_torch(settings)
+    # torch's own loader unpacks to a folder that only its destructor removes, which a worker,
+    # that just ends, never calls. A library that is loaded needs its file no longer.
+    with tempfile.TemporaryDirectory(prefix="toolkit-aotinductor-") as folder:
+        library, metadata = _unpack(source.path, Path(folder))
+        _check_target(metadata, settings)
+        runner: Any = AOTIModelContainerRunnerCpu(str(library), 1)
+    weights = runner.extract_constants_map(False).values()
+    return TorchSession("aotinductor", lambda batch: runner.run([batch])[0], weights, device)
+
+
+def _unpack(path: Path, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Unpack the model's files into `folder`; returns its shared library and its metadata."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if _MODEL_FOLDER in name:
+                    archive.extract(name, folder)
+        (library,) = folder.rglob("*.so")
+        (description,) = folder.rglob("*.wrapper_metadata.json")
+        metadata: dict[str, str] = json.loads(description.read_text())
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: not an AOTInductor package ({error}); export it again"
+        ) from error
+    return library, metadata
+
+
+def _check_target(metadata: dict[str, str], settings: Settings) -> None:
+    """Raise Unsupported where its machine code would not run, or would end in SIGILL."""
+    device, machine = metadata.get("AOTI_DEVICE_KEY"), metadata.get("AOTI_MACHINE")
+    if (device, settings.device) != ("cpu", "cpu"):
+        raise Unsupported(f"compiled for {device}, asked for {settings.device}; use --device cpu")
+    needed = filter(None, metadata.get("instruction_sets", "").split(","))
+    missing = sorted(set(needed) - set(instruction_sets()))
+    if machine != platform.machine() or missing:
+        raise Unsupported(
+            f"compiled on {machine} with {metadata.get('instruction_sets')}; this is "
+            f"{platform.machine()} without {', '.join(missing) or 'that machine code'}: "
+            "export it on a processor like the one that runs it"
+        )
