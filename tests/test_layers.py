@@ -39,6 +39,7 @@ LAYERS = (
         "onnx_export",
         "onnx_contents",
         "pte",
+        "compiler",
         "mnn_file",
     ),
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),

@@ -130,7 +130,7 @@ RUNTIMES = {
         Runtime(
             name="compile",
             module="toolkit.runtimes.compile",
-            package="torch._dynamo",
+            package="torch._inductor.compile_fx",
             distributions=("torch",),
             formats=(CHECKPOINT_FORMAT,),
             install="pip install torch",
@@ -148,7 +148,7 @@ RUNTIMES = {
         Runtime(
             name="aotinductor",
             module="toolkit.runtimes.aotinductor",
-            package="torch._inductor",
+            package="torch",
             distributions=("torch",),
             formats=("aotinductor",),
             install="pip install torch",
@@ -178,6 +178,7 @@ RUNTIMES = {
             distributions=("tract",),
             formats=("onnx",),
             install="pip install 'toolkit[tract]'",
+            precisions=("fp32", "fp16"),
             one_thread=True,
         ),
         Runtime(
