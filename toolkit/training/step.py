@@ -33,7 +33,7 @@ def make_step(
     optimizer = torch.optim.Adam(
         model.parameters(),
         lr=rate,
-        fused=(tuned and device == "cuda") or None,  # on a CPU it gives nothing
+        fused=tuned or None,
         capturable=graphed,
     )
     if tuned:
