@@ -54,3 +54,32 @@ def test_order_and_seeds_depend_on_the_place_alone() -> None:
              for step in range(100) for rank in range(2)]  # fmt: skip
     assert len(set(seeds)) == 400
     assert order.seed_of_step(7, rank=1) == again.seed_of_step(7, rank=1)
+
+
+@given(**SIZES)
+def test_an_epoch_that_ends_early_has_the_images_with_the_largest_losses(
+    images: int, batch_size: int, epochs: float, seed: int
+) -> None:
+    order = Order(images=images, batch_size=batch_size, epochs=epochs, seed=seed)
+    losses = torch.rand(images, generator=torch.Generator().manual_seed(seed))
+    last = order.whole_epochs - 1
+    usual, found = (torch.cat(order.epoch(last, losses=each)) for each in (None, losses))
+    assert len(found) == len(usual) == len(found.unique())
+    if order.ends_early(last):
+        others = torch.ones(images, dtype=torch.bool)
+        others[found] = False
+        assert not others.any() or losses[found].min() >= losses[others].max()
+    else:
+        assert torch.equal(found, usual)
+    for number in range(last):  # whole ones have all images, in the same order
+        whole = order.epoch(number), order.epoch(number, losses=losses)
+        assert all(torch.equal(*pair) for pair in zip(*whole, strict=True))
+
+
+def test_the_hardest_images_come_in_random_order() -> None:
+    order = Order(images=1000, batch_size=10, epochs=1.5, seed=5)
+    losses = torch.arange(1000.0)
+    batches = order.epoch(1, losses=losses)
+    assert sorted(torch.cat(batches).tolist()) == list(range(500, 1000))
+    assert torch.cat(batches).tolist() != list(range(500, 1000))
+    assert max(batch.float().std() for batch in batches) > 100  # hard and less hard in each

@@ -22,7 +22,7 @@ from toolkit.training.recipe import TrainingOptions, find_recipe, learning_rate
 from toolkit.training.state import Keeper, Position, State, put_tensors, tensors_of
 from toolkit.training.step import Step, make_step
 
-_EVALUATION_PIXELS = 1000 * 28 * 28  # a batch; what a model holds grows with them
+_EVALUATION_PIXELS = 250 * 28 * 28  # a batch; what a model holds grows with them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,33 +68,41 @@ def fit(
     feed = make_feed(job.training, spec, device, one_by_one=recipe.one_by_one)
     black = Scale(spec, device).black()
     losses = torch.zeros(order.steps, device=device)
+    hardness = torch.zeros(order.images, device=device)
+    alone = job.processes.count == 1
     done, epochs = 0, list[Epoch]()
     if state is not None:
         put_tensors(state.tensors, model, optimizer)
         losses.copy_(state.tensors["losses"])
+        hardness.copy_(state.tensors["hardness"])
         done, epochs = state.position.step, list(state.position.epochs)
 
     def snapshot() -> State:
-        tensors = {**tensors_of(model, optimizer), "losses": losses.cpu()}
+        own = {"losses": losses.cpu(), "hardness": hardness.cpu()}
+        tensors = {**tensors_of(model, optimizer), **own}
         return State(position=keeper.position(done, epochs), tensors=tensors)
 
     diary = Diary(losses, order, options, progress)
     keeper.keep(snapshot)
     while done < order.steps:
         number, within = divmod(done, order.steps_per_epoch)
-        batches = order.epoch(number, rank=rank)
+        known = hardness.cpu() if recipe.hardest_last and number and alone else None
+        batches = order.epoch(number, rank=rank, losses=known)
         model.train()
         diary.begin(number, done)
-        for images, labels in feed(batches[within:]):
+        left = batches[within:]
+        for rows, (images, labels) in zip(left, feed(left), strict=True):
             keeper.keep_if_due(snapshot)
             torch.manual_seed(order.seed_of_step(done, rank=rank))
             if options.augment:
                 images = move_a_little(images, black)
             lr = learning_rate(done, order.steps, options)
-            alone = job.processes.count == 1
             smaller = partial(_try_smaller, step, images, labels) if alone else None
             with explained(len(images), smaller):
-                losses[done] = step(images, labels, lr=lr)
+                found = step(images, labels, lr=lr)
+            losses[done] = found.mean()
+            if not order.ends_early(number):
+                hardness[rows.to(device)] = found
             done += 1
             diary.tell(done)
         diary.end()

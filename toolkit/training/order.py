@@ -1,7 +1,7 @@
 """The order in which images are trained on, and the seed of every step. Pure.
 
-Both follow from the seed and the place alone, so a training that was killed goes on as if it had
-not been, and no generator's state has to be kept.
+Both follow from the seed and the place (and from earlier losses, where it is asked for), so a
+training that was killed goes on as if it had not been, and no generator's state has to be kept.
 """
 
 from __future__ import annotations
@@ -58,13 +58,25 @@ class Order:
         ]
         return done[1] - done[0]
 
-    def epoch(self, number: int, *, rank: int = 0) -> list[Tensor]:
+    def ends_early(self, number: int) -> bool:
+        """Whether epoch `number`, from 0, does not have all images."""
+        return self.steps < (number + 1) * self.steps_per_epoch
+
+    def epoch(self, number: int, *, rank: int = 0, losses: Tensor | None = None) -> list[Tensor]:
         """Rows of the images of each batch of epoch `number`, from 0: int64, sorted, so that a
-        file is read forward. Of several processes, each has its own part of every batch."""
+        file is read forward. Of several processes, each has its own part of every batch.
+
+        `losses` has one of each image: an epoch that ends early then has the images whose loss was
+        largest, in random order. Of equal ones, those that come first in the data.
+        """
         generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, number))
-        rows = torch.randperm(self.images, generator=generator)[: self.images_per_epoch]
-        first = number * self.steps_per_epoch
-        batches = torch.split(rows, self.batch_size)[: self.steps - first]
+        rows = torch.randperm(self.images, generator=generator)
+        steps = self.steps - number * self.steps_per_epoch
+        if losses is not None and self.ends_early(number):
+            hardest = losses.argsort(descending=True, stable=True)[: steps * self.batch_size]
+            rows = rows[torch.isin(rows, hardest)]
+        rows = rows[: self.images_per_epoch]
+        batches = torch.split(rows, self.batch_size)[:steps]
         return [batch[rank :: self.processes].sort().values for batch in batches]
 
     def seed_of_step(self, step: int, *, rank: int = 0) -> int:

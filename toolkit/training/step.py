@@ -18,7 +18,7 @@ _STEPS_BEFORE_RECORDING = 3  # libraries allocate in their first calls; CUDA gra
 
 class Step(Protocol):
     """Trains on images `[N,C,H,W]`, normalised, and int64 labels `[N]`, both on the device, with
-    the learning rate; returns the mean cross entropy, a scalar on the device."""
+    the learning rate; returns the cross entropy of each `[N]`, on the device."""
 
     def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor: ...
 
@@ -72,11 +72,11 @@ class EagerStep:
         """Forward, backward, and one step of the optimizer."""
         with self._precision():
             logits = self._model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none")
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        return loss.detach()
+        return losses.detach()
 
     def _precision(self) -> AbstractContextManager[None]:
         """Weights, loss and optimizer stay float32. No cache: a graph must not read one."""
@@ -108,15 +108,15 @@ class GraphedStep:
         self._images.copy_(images)
         self._labels.copy_(labels)
         graph.replay()
-        return self._loss.clone()
+        return self._losses.clone()
 
     def _on_the_side(self, images: Tensor, labels: Tensor) -> Tensor:
         """In a stream of its own, as the recording will be."""
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
-            loss = self._eager.update(images, labels)
+            losses = self._eager.update(images, labels)
         torch.cuda.current_stream().wait_stream(self._side)
-        return loss
+        return losses
 
     def _record(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
         """Nothing is computed while recording. Other threads, such as a loader's, may use CUDA
@@ -124,7 +124,7 @@ class GraphedStep:
         self._images, self._labels = images.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._loss = self._eager.update(self._images, self._labels)
+            self._losses = self._eager.update(self._images, self._labels)
         self._graph = graph
         return graph
 
