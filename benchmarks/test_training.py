@@ -2,17 +2,22 @@
 
     pytest benchmarks/test_training.py -s
 
-`benchmarks/training.py` measures whole trainings, and what accuracy they reach.
+Two processes take turns: one keeps the memory that it frees, as the fast recipe does, one gives it
+back. `benchmarks/training.py` measures whole trainings, and what accuracy they reach.
 """
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from conftest import CHECKPOINT
 
+from toolkit.allocator import keep_memory
 from toolkit.checkpoint import read_checkpoint
 from toolkit.data import load_dataset
 from toolkit.environment import usable_cores
@@ -27,20 +32,22 @@ from toolkit.training.step import EagerStep, make_step
 BATCH_SIZE = 100
 ROUNDS = 30
 UNTIMED = 5
+PARTS = ("channels_last", "cheap_dropout", "bfloat16", "fused")
 
-Update = Callable[[tuple[torch.Tensor, torch.Tensor]], object]
+Batch = tuple[torch.Tensor, torch.Tensor]
+Update = Callable[[Batch], object]
 
 
-def update(*, channels_last: bool, cheap_dropout: bool, bfloat16: bool) -> Update:
+def with_parts(parts: frozenset[str]) -> Update:
     """A step of which these parts are as in the fast recipe, the others as in the plain one."""
     torch.manual_seed(0)
     model = ReferenceCNN().train()
-    if channels_last:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused="fused" in parts or None)
+    if "channels_last" in parts:
         model.to(memory_format=torch.channels_last)
-    if cheap_dropout:
+    if "cheap_dropout" in parts:
         with_cheap_dropout(model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
-    step = EagerStep(model, optimizer, "cpu", bfloat16=bfloat16)
+    step = EagerStep(model, optimizer, "cpu", bfloat16="bfloat16" in parts)
     return lambda batch: step(*batch, lr=1e-5)
 
 
@@ -52,29 +59,62 @@ def recipe(*, tuned: bool) -> Update:
     return lambda batch: step(*batch, lr=1e-5)
 
 
-def test_parts_of_the_fast_step() -> None:
-    """Medians of alternating steps; the fast recipe is at least as fast as the plain one."""
-    torch.set_num_threads(usable_cores())
+VARIANTS: dict[str, tuple[bool, Callable[[], Update]]] = {
+    "plain": (False, functools.partial(recipe, tuned=False)),
+    **{
+        f"plain, {part}": (False, functools.partial(with_parts, frozenset({part})))
+        for part in PARTS
+    },
+    "plain, memory kept": (True, functools.partial(recipe, tuned=False)),
+    "fast": (True, functools.partial(recipe, tuned=True)),
+    **{
+        f"fast without {part}": (True, functools.partial(with_parts, frozenset(PARTS) - {part}))
+        for part in PARTS
+    },
+    "fast, memory given back": (False, functools.partial(recipe, tuned=True)),
+}
+"""Name → whether memory is kept, and what makes the step."""
+
+
+@functools.cache
+def batches() -> list[Batch]:
     data, spec = load_dataset("train"), read_checkpoint(CHECKPOINT).input
     order = Order(images=len(data), batch_size=BATCH_SIZE, epochs=1, seed=1)
     feed = make_feed(data, spec, "cpu", one_by_one=False)
-    batches = list(feed(order.epoch(0)[: UNTIMED + ROUNDS]))
-    none = {"channels_last": False, "cheap_dropout": False, "bfloat16": False}
-    every = dict.fromkeys(none, True)
-    updates = {
-        "plain": recipe(tuned=False),
-        **{f"plain, {name}": update(**{**none, name: True}) for name in none},
-        "all parts": update(**every),
-        **{f"all but {name}": update(**{**every, name: False}) for name in none},
-        "fast": recipe(tuned=True),
-    }
-    times_ms: dict[str, list[float]] = {name: [] for name in updates}
-    for number, batch in enumerate(batches):
-        for name, run in updates.items():
-            ((time_ns,), _) = time_calls(run, [batch], calls=1)
-            if number >= UNTIMED:
-                times_ms[name].append(time_ns / 1e6)
+    return list(feed(order.epoch(0)[: UNTIMED + ROUNDS]))
+
+
+@functools.cache
+def update_of(name: str) -> Update:
+    return VARIANTS[name][1]()
+
+
+def begin(keep: bool) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(usable_cores())
+    assert not keep or keep_memory()
+
+
+def step_ms(name: str, number: int) -> float:
+    """One step, timed."""
+    ((time_ns,), _) = time_calls(update_of(name), [batches()[number]], calls=1)
+    return time_ns / 1e6
+
+
+def test_parts_of_the_fast_step() -> None:
+    """Medians of alternating steps; the fast recipe is at least as fast as the plain one."""
+    spawn = multiprocessing.get_context("spawn")
+    times_ms: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with (
+        ProcessPoolExecutor(1, spawn, initializer=begin, initargs=(True,)) as keeps,
+        ProcessPoolExecutor(1, spawn, initializer=begin, initargs=(False,)) as gives,
+    ):
+        for number in range(UNTIMED + ROUNDS):
+            for name, (keep, _) in VARIANTS.items():
+                found = (keeps if keep else gives).submit(step_ms, name, number).result()
+                if number >= UNTIMED:
+                    times_ms[name].append(found)
     medians = {name: statistics.median(times) for name, times in times_ms.items()}
     for name, median in medians.items():
-        print(f"{name:24} {median:6.1f} ms, {median / medians['plain']:.2f} of plain")
+        print(f"{name:28} {median:6.1f} ms, {median / medians['plain']:.2f} of plain")
     assert medians["fast"] <= medians["plain"]

@@ -7,8 +7,11 @@ may not be.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -28,7 +31,7 @@ from toolkit.errors import Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
 from toolkit.formats import FORMATS
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
-from toolkit.schema import Precision, Settings
+from toolkit.schema import Precision, Settings, to_json
 from toolkit.targets import RemoteSession
 
 IMAGES = load_dataset("test").images[:250]
@@ -204,6 +207,46 @@ def test_idle_worker_is_idle(session: RemoteSession) -> None:
     before = sum(process.cpu_times()[:2])
     threading.Event().wait(1.0)
     assert sum(process.cpu_times()[:2]) - before <= 0.05
+
+
+LOAD_AGAIN_AND_AGAIN = """
+import gc, json, sys
+from toolkit.worker import Worker
+arguments, loads = json.loads(sys.stdin.read()), int(sys.argv[1])
+def resident():
+    gc.collect()
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+worker, sizes = Worker(), []
+for _ in range(loads):
+    worker.load(**arguments)
+    sizes.append(resident())
+print(sizes[loads // 5], sizes[-1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
+def test_memory_of_loading_again_and_again_stays_flat(candidate_of: Candidates, row: Row) -> None:
+    """From the 20th load of 100 to the last; `compile` takes seconds a load, and loads 20 times."""
+    candidate = candidate_of(row, threads=1)
+    arguments = {
+        **{"module": candidate.runtime.module, "package": candidate.runtime.package},
+        **{"install": "", "path": str(candidate.source.path), "model": None, "batch_size": 10},
+        "artifact": to_json(candidate.source.artifact),
+        "settings": to_json(candidate.settings),
+        "input": to_json(candidate.input),
+    }
+    loads = 20 if row[0] == "compile" else 100
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_AGAIN_AND_AGAIN, str(loads)],
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    early, late = map(int, done.stdout.split()[-2:])
+    assert late < 1.05 * early + 10e6
 
 
 REFUSE_NETWORK = """

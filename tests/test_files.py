@@ -20,6 +20,7 @@ from toolkit.files import (
     publish,
     scratch_folder,
     sha256_of,
+    size_of,
     write_atomically,
     write_json,
 )
@@ -218,3 +219,49 @@ def test_a_scratch_folder_is_gone_after_an_exception(
     with pytest.raises(error, match=r"^in the middle$"):
         half_written()
     assert list(tmp_path.iterdir()) == []
+
+
+def make_tree(folder: Path, **content: bytes) -> Path:
+    (folder / "sub").mkdir(parents=True)
+    for name, data in content.items():
+        (folder / name.replace("__", "/")).write_bytes(data)
+    return folder
+
+
+def test_the_checksum_of_a_folder_is_of_names_and_bytes(tmp_path: Path) -> None:
+    one = make_tree(tmp_path / "one", a=b"xy", sub__b=b"z")
+    assert size_of(one) == 3
+    same = make_tree(tmp_path / "same", sub__b=b"z", a=b"xy")
+    assert sha256_of(one) == sha256_of(same)
+    others = (
+        make_tree(tmp_path / "bytes", a=b"xy", sub__b=b"w"),
+        make_tree(tmp_path / "name", a=b"xy", sub__c=b"z"),
+        make_tree(tmp_path / "place", a=b"xy", b=b"z"),
+        make_tree(tmp_path / "border", a=b"x", sub__b=b"yz"),
+        make_tree(tmp_path / "less", a=b"xy"),
+    )
+    assert len({sha256_of(one), *map(sha256_of, others)}) == 6
+
+
+def test_a_folder_takes_the_place_of_the_one_before_it(tmp_path: Path) -> None:
+    for data in (b"old", b"new"):
+        with scratch_folder(tmp_path) as scratch:
+            folder = make_tree(scratch / "out", a=data, sub__b=data)
+            (folder / "a").chmod(0o600)
+            publish(folder, tmp_path / "out")
+    assert only_file(tmp_path) == tmp_path / "out"
+    assert (tmp_path / "out" / "sub" / "b").read_bytes() == b"new"
+    assert stat.S_IMODE((tmp_path / "out" / "a").stat().st_mode) & 0o400
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "out" / "a").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_file_in_place_of_a_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*out"),
+        scratch_folder(tmp_path) as scratch,
+    ):
+        publish(make_tree(scratch / "out", a=b"new"), tmp_path / "out")
+    assert only_file(tmp_path).read_text() == "a file"

@@ -10,11 +10,13 @@ import pytest
 from test_report import MEASURED
 
 from toolkit.cli import commands
-from toolkit.fitness import judge, judge_speeds
+from toolkit.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
 from toolkit.schema import (
+    Artifact,
     Environment,
     Interference,
     Interval,
+    Isa,
     MachineWarning,
     Measurement,
     Pass,
@@ -210,3 +212,45 @@ def test_every_flag_that_a_warning_names_is_one_of_bench() -> None:
     actions = " ".join(each.action for each in (*everything(), *judge_speeds(SUSPECT)))
     named = set(re.findall(r"`(?:bench )?(--[a-z-]+)", actions))
     assert {"--threads", "--min-time", "--precision", "--keep-memory"} <= named <= options
+
+
+@pytest.mark.parametrize(
+    ("machine", "isa", "found"),
+    [
+        ("x86_64", ("avx2", "avx512f"), {"avx2"}),
+        ("x86_64", ("avx2", "avx_vnni"), {"vnni"}),
+        ("x86_64", ("avx2", "avx512_vnni"), {"vnni"}),
+        ("aarch64", ("asimd",), {"arm"}),
+        ("riscv64", (), set()),
+    ],
+)
+def test_instruction_sets_that_int8_depends_on(
+    machine: str, isa: tuple[str, ...], found: set[str]
+) -> None:
+    assert instruction_sets(replace(QUIET, machine=machine, isa=isa)) == found
+
+
+def made_for(*isas: Isa) -> Artifact:
+    return Artifact(
+        format="onnx",
+        precision="int8",
+        path="m.int8.onnx",
+        size_bytes=1,
+        sha256="a" * 64,
+        checkpoint_sha256="b" * 64,
+        spec_sha256="c" * 64,
+        input_shape=(1, 28, 28),
+        classes=10,
+        isas=isas or None,
+    )
+
+
+def test_int8_of_another_processor_is_warned_of() -> None:
+    (warning,) = judge_artifacts(QUIET, [made_for("vnni", "arm"), made_for()])
+    assert warning.code == "isa"
+    assert warning.message.endswith("which has avx2: m.int8.onnx is exact on vnni, arm")
+
+
+@pytest.mark.parametrize("isas", [(), ("avx2",), ("arm", "avx2")])
+def test_int8_that_is_exact_here_is_not(isas: tuple[Isa, ...]) -> None:
+    assert judge_artifacts(QUIET, [made_for(*isas)]) == ()

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit.errors import ArtifactError
+from toolkit.files import sha256_of, size_of
 from toolkit.manifest import (
     MANIFEST,
     check_artifact,
@@ -275,3 +276,57 @@ def test_a_folder_that_may_not_be_read_is_an_artifact_error(exports: Path) -> No
 def test_a_file_whose_reading_fails_is_an_artifact_error() -> None:
     with pytest.raises(ArtifactError, match=r"cannot read /proc/self/mem: Input/output error"):
         check_artifact(Path("/proc/self/mem"), record_of("mem", b""))
+
+
+def write_folder_artifact(folder: Path) -> Path:
+    """An export folder with one artifact, a folder of two files."""
+    artifact = folder / "model.ncnn"
+    artifact.mkdir(parents=True)
+    (artifact / "model.param").write_bytes(b"graph")
+    (artifact / "model.bin").write_bytes(b"weights")
+    record = replace(
+        record_of("model.ncnn", b""), sha256=sha256_of(artifact), size_bytes=size_of(artifact)
+    )
+    write_manifest(
+        folder,
+        Manifest(
+            schema_version=MANIFEST_SCHEMA_VERSION,
+            checkpoint="../checkpoint",
+            checkpoint_sha256="c" * 64,
+            spec_sha256="5" * 64,
+            artifacts=(record,),
+        ),
+    )
+    return artifact
+
+
+def test_an_artifact_that_is_a_folder_is_found_by_its_export_folder_and_by_itself(
+    tmp_path: Path,
+) -> None:
+    artifact = write_folder_artifact(tmp_path / "exports")
+    for path in (artifact.parent, artifact):
+        (found,) = find_artifacts([path])
+        assert found.path == artifact
+
+
+@pytest.mark.parametrize("damage", ["change", "add", "remove", "empty"])
+def test_a_damaged_folder(tmp_path: Path, damage: str) -> None:
+    artifact = write_folder_artifact(tmp_path / "exports")
+    if damage == "change":
+        (artifact / "model.bin").write_bytes(b"WEIGHTS")
+    elif damage == "add":
+        (artifact / "more").touch()
+    elif damage == "remove":
+        (artifact / "model.bin").unlink()
+    else:
+        (artifact / "model.bin").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"model\.ncnn: .*expected .*--format ncnn --force"):
+        find_artifacts([artifact.parent])
+
+
+def test_a_folder_that_no_manifest_knows(tmp_path: Path) -> None:
+    artifact = write_folder_artifact(tmp_path / "exports")
+    other = artifact.parent / "other"
+    other.mkdir()
+    with pytest.raises(ArtifactError, match=r"other is not recorded in .*recorded: model\.ncnn"):
+        find_artifacts([other])

@@ -1,0 +1,58 @@
+"""The whole way, converters of all int8 formats included, where there is no network at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CHECKPOINT
+
+pytestmark = pytest.mark.slow
+
+NAMESPACE = ("unshare", "--net", "--map-root-user")
+
+
+@pytest.fixture
+def no_network() -> tuple[str, ...]:
+    """Starts a command in a network namespace of its own, which has no interface that is up."""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare to make a network namespace")
+    if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to make a network namespace")
+    return NAMESPACE
+
+
+def run(command: tuple[str, ...], *arguments: object) -> dict[str, object]:
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "toolkit", "run", *map(str, arguments), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert isinstance(record, dict)
+    return record
+
+
+def test_quick_run_without_a_network(no_network: tuple[str, ...], tmp_path: Path) -> None:
+    assert run(no_network, "--quick", "--out", tmp_path / "run")["parity"]
+
+
+def test_int8_of_every_format_without_a_network(
+    no_network: tuple[str, ...], tmp_path: Path
+) -> None:
+    formats = ("onnx", "openvino", "litert", "executorch")
+    options = [part for name in formats for part in ("--format", name)]
+    record = run(
+        *(no_network, "--quick", "--checkpoint", CHECKPOINT, "--out", tmp_path / "run"),
+        *(*options, "--precision", "int8"),
+    )
+    rows = record["parity"]
+    assert isinstance(rows, list)
+    written = {row["format"] for row in rows if row["precision"] == "int8"}
+    assert written == set(formats)

@@ -1,0 +1,146 @@
+"""Tuning on real runtimes: what is recommended passed, was measured, and can be measured again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import CHECKPOINT, Cli
+
+import toolkit
+from toolkit.artifacts import export
+from toolkit.errors import SettingError, ToolkitError, UnknownNameError
+from toolkit.schema import Constraints, Tuning, to_json
+
+RUNTIMES = ("torchscript", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    export(
+        CHECKPOINT, out=folder, formats=["torchscript", "onnx"], precisions=["fp32", "int8-dynamic"]
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(artifacts: Path) -> Tuning:
+    return toolkit.tune(
+        [artifacts], runtimes=RUNTIMES, batch_size=20, out=artifacts.parent / "tuning.json"
+    )
+
+
+def test_what_is_recommended_passed_in_the_last_heat_and_is_in_the_pareto_set(
+    tuned: Tuning,
+) -> None:
+    assert tuned.recommended is not None
+    best = tuned.trial(tuned.recommended)
+    assert (best.status, best.heat) == ("passed", 3)
+    assert best.pareto or tuned.confidence.startswith("too close")
+    assert best.to_baseline is not None
+    assert tuned.exit_code == 0
+    baseline = tuned.trial(tuned.baseline)
+    assert baseline.configuration.runtime == "eager"
+    assert (baseline.status, baseline.heat, baseline.flips) == ("passed", 3, 0)
+
+
+def test_all_are_tried_in_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> None:
+    heats = [each.heat for each in tuned.trials]
+    single = [each for each in tuned.trials if each.configuration.settings.all_threads == 1]
+    kinds = {(each.configuration.runtime, each.configuration.precision) for each in single}
+    assert kinds == {
+        *(("torchscript", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8-dynamic")),
+    }
+    assert heats.count(3) <= heats.count(2) + 3
+    assert len({each.name for each in tuned.trials}) == len(tuned.trials)
+    assert all(each.accuracy is None for each in tuned.trials if each.heat == 1)
+
+
+def test_the_file_says_the_same_and_bench_takes_it(
+    tuned: Tuning, artifacts: Path, cli: Cli
+) -> None:
+    path = artifacts.parent / "tuning.json"
+    assert toolkit.read_tuning(path) == tuned
+    quick = ("--min-time", "0.6", "--min-rounds", "8")
+    result = cli("bench", "--settings", path, *quick, "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)["measurements"]
+    assert tuned.chosen is not None
+    assert tuned.chosen.runtime in [row["runtime"] for row in rows]
+    for row in rows:
+        assert row["batch_size"] == 20
+        assert row["settings"] == to_json(tuned.chosen.settings)
+
+
+def test_settings_exclude_what_they_decide(tuned: Tuning, artifacts: Path, cli: Cli) -> None:
+    path = artifacts.parent / "tuning.json"
+    result = cli("bench", "--settings", path, "--runtime", "eager")
+    assert (result.exit_code, "--settings and --runtime" in result.stderr) == (2, True)
+
+
+def test_an_artifact_that_changed_since_is_refused(tuned: Tuning, artifacts: Path) -> None:
+    assert tuned.chosen is not None
+    other = replace(tuned.chosen, artifact_sha256="f" * 64)
+    with pytest.raises(SettingError, match=r"is not what was tuned .*tune again"):
+        toolkit.bench([artifacts], tuned=other)
+
+
+def test_nothing_keeps_the_constraints(artifacts: Path, tmp_path: Path) -> None:
+    found = toolkit.tune(
+        [artifacts],
+        runtimes=["onnxruntime"],
+        precisions=["int8-dynamic"],
+        batch_size=20,
+        constraints=Constraints(max_size_bytes=1000),
+        out=tmp_path / "tuning.json",
+    )
+    assert (found.recommended, found.chosen, found.exit_code) == (None, None, 1)
+    with pytest.raises(ToolkitError, match=r"recommends nothing: nothing passed"):
+        toolkit.read_tuning(tmp_path / "tuning.json")
+
+
+def test_a_gate_that_is_too_narrow_leaves_it_out(artifacts: Path) -> None:
+    """8-bit activations flip at least one of 10,000 digits."""
+    found = toolkit.tune(
+        [artifacts],
+        runtimes=["onnxruntime"],
+        precisions=["int8-dynamic"],
+        batch_size=100,
+        constraints=Constraints(max_flips=0),
+    )
+    failed = [each for each in found.trials if each.status == "failed"]
+    assert failed
+    assert all((each.flips or 0) > 0 and not each.pareto for each in failed)
+    # eager is compared with, and recommended where nothing else is left
+    assert found.recommended == found.baseline
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"precisions": ["int4"]}, UnknownNameError, "unknown precision 'int4'"),
+        ({"precisions": ["fp16"]}, SettingError, "the artifacts given are fp32, int8-dynamic"),
+        ({"batch_size": 0}, SettingError, "--batch-size 0"),
+        ({"constraints": Constraints(max_latency_s=0.0)}, SettingError, "--max-latency 0"),
+        ({"constraints": Constraints(max_size_bytes=-1)}, SettingError, "--max-size -1"),
+        ({"constraints": Constraints(max_flips=-1)}, SettingError, "--max-flips -1"),
+        ({"runtimes": ["none"]}, UnknownNameError, "unknown runtime 'none'"),
+    ],
+)
+def test_bad_input(
+    artifacts: Path, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        toolkit.tune([artifacts], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"schema_version": 99}'])
+def test_a_broken_file(tmp_path: Path, content: bytes, cli: Cli) -> None:
+    path = tmp_path / "tuning.json"
+    path.write_bytes(content)
+    result = cli("bench", "--settings", path)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "toolkit tune --out" in result.stderr
