@@ -41,11 +41,12 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One pass over the training set; `loss` is the mean training loss, `accuracy` the test's."""
+    """One pass over the training set; `loss` is the mean training loss, `accuracy` the test's; None
+    where a shorter last epoch follows at once."""
 
     number: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     images_per_s: float
 
 

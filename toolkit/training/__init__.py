@@ -211,7 +211,7 @@ def _record(job: Job, end: Position) -> TrainingRecord:
     return TrainingRecord(
         options=job.options.record(),
         epochs=end.epochs,
-        accuracy=end.epochs[-1].accuracy,
+        accuracy=end.epochs[-1].accuracy or 0.0,  # after the last epoch it is always taken
         dataset=job.training.record,
         wall_s=end.wall_s,
     )

@@ -52,9 +52,9 @@ class Diary:
         """The steps of the epoch are done; what comes now is not their time."""
         self._rate = self._images_per_s(self._last)
 
-    def record(self, accuracy: float) -> Epoch:
-        """Of the epoch that has ended, with the test accuracy after it."""
-        note = f"test accuracy {accuracy:.2%}"
+    def record(self, accuracy: float | None) -> Epoch:
+        """Of the epoch that has ended, with the test accuracy after it, where it was taken."""
+        note = "" if accuracy is None else f"test accuracy {accuracy:.2%}"
         self._progress("epochs", self._epoch + 1, self._order.whole_epochs, note)
         return Epoch(
             number=self._epoch + 1,

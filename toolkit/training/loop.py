@@ -106,8 +106,9 @@ def fit(
             done += 1
             diary.tell(done)
         diary.end()
-        writes = job.processes.writes  # the others' accuracy would be the same
-        accuracy = evaluate(model, job.test, spec, device) if writes else 0.0
+        accuracy = None
+        if job.processes.writes and not order.ends_early(number + 1):  # the others' is the same
+            accuracy = evaluate(model, job.test, spec, device)
         epochs.append(diary.record(accuracy))
     return model, keeper.position(done, epochs)
 

@@ -59,8 +59,8 @@ class Order:
         return done[1] - done[0]
 
     def ends_early(self, number: int) -> bool:
-        """Whether epoch `number`, from 0, does not have all images."""
-        return self.steps < (number + 1) * self.steps_per_epoch
+        """Whether epoch `number`, from 0, is begun and does not have all images."""
+        return number * self.steps_per_epoch < self.steps < (number + 1) * self.steps_per_epoch
 
     def epoch(self, number: int, *, rank: int = 0, losses: Tensor | None = None) -> list[Tensor]:
         """Rows of the images of each batch of epoch `number`, from 0: int64, sorted, so that a
