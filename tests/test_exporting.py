@@ -13,6 +13,7 @@ from conftest import CHECKPOINT
 
 from toolkit import exporting
 from toolkit.artifacts import export
+from toolkit.checkpoint import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
 from toolkit.exporting import export_apart
 from toolkit.formats import FORMATS, Format, Written
@@ -58,6 +59,7 @@ def run(row: Format, path: Path, *, timeout_s: float = 60.0) -> Written:
         row,
         precision="fp32",
         checkpoint=CHECKPOINT,
+        checkpoint_id=read_checkpoint(CHECKPOINT).id,
         model=None,
         path=path,
         calibration=NO_IMAGES,

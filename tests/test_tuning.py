@@ -12,6 +12,7 @@ from conftest import CHECKPOINT, Cli
 import toolkit
 from toolkit.artifacts import export
 from toolkit.errors import SettingError, ToolkitError, UnknownNameError
+from toolkit.plan import Plan
 from toolkit.schema import Constraints, Tuning, to_json
 
 RUNTIMES = ("torchscript", "onnxruntime")
@@ -81,6 +82,27 @@ def test_settings_exclude_what_they_decide(tuned: Tuning, artifacts: Path, cli: 
     assert (result.exit_code, "--settings and --runtime" in result.stderr) == (2, True)
 
 
+def test_gates_find_the_exact_ones_behind_faster_ones(artifacts: Path) -> None:
+    found = toolkit.tune(
+        [artifacts],
+        runtimes=["onnxruntime", "eager"],
+        batch_size=100,
+        constraints=Constraints(max_flips=0),
+    )
+    assert found.chosen is not None
+    assert found.trial(found.recommended or "").flips == 0
+    assert (found.chosen.runtime, found.chosen.precision) == ("onnxruntime", "fp32")
+
+
+def test_eager_can_be_recommended_and_measured_again(tmp_path: Path, artifacts: Path) -> None:
+    path = tmp_path / "tuning.json"
+    found = toolkit.tune([artifacts], runtimes=["eager"], batch_size=20, out=path)
+    assert found.chosen is not None
+    assert found.chosen.runtime == "eager"
+    results = toolkit.bench([], tuned=found.chosen, plan=Plan(min_time_s=0.6, min_rounds=6))
+    assert [row.runtime for row in results.measurements] == ["eager", "null"]
+
+
 def test_an_artifact_that_changed_since_is_refused(tuned: Tuning, artifacts: Path) -> None:
     assert tuned.chosen is not None
     other = replace(tuned.chosen, artifact_sha256="f" * 64)
@@ -114,8 +136,7 @@ def test_a_gate_that_is_too_narrow_leaves_it_out(artifacts: Path) -> None:
     failed = [each for each in found.trials if each.status == "failed"]
     assert failed
     assert all((each.flips or 0) > 0 and not each.pareto for each in failed)
-    # eager is compared with, and recommended where nothing else is left
-    assert found.recommended == found.baseline
+    assert (found.recommended, found.exit_code) == (None, 1)  # eager was not asked for
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,8 @@ def export(
         images, drawn = draw(calibration or CalibrationSettings(), record)
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
+    if (out / MANIFEST).exists() and manifest.artifacts:
+        write_manifest(out, manifest)  # the checkpoint's folder may be another now
     writer = _Writer(
         out=out,
         checkpoint=checkpoint,
@@ -126,7 +128,7 @@ def export(
         trusted=model,
         images=images,
         drawn=drawn,
-        isas=None if isas is None else tuple(isas),
+        isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
     written, failures = [], []
@@ -194,7 +196,7 @@ class _Writer:
                 continue
             if (old.versions, old.calibration, old.checkpoint_id) != wanted:
                 return False
-            if precision == "int8" and old.isas != self.isas:
+            if old.asked_isas != self._asked_isas(precision):
                 return False
             try:
                 check_artifact(self.out / old.path, old)
@@ -230,10 +232,14 @@ class _Writer:
                 batch_sizes=written.batch_sizes,
                 calibration=self._drawn(precision),
                 isas=written.isas,
+                asked_isas=self._asked_isas(precision),
                 versions=row.versions(),
             )
             publish(temporary, path)
         return artifact
+
+    def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:
+        return self.isas if precision in ("int8", "int8-dynamic") else None
 
     def _drawn(self, precision: Precision) -> Calibration | None:
         return self.drawn if precision == "int8" else None
@@ -252,6 +258,7 @@ class _Writer:
                     row,
                     precision=precision,
                     checkpoint=self.checkpoint,
+                    checkpoint_id=self.record.id,
                     model=self.trusted,
                     path=temporary,
                     calibration=calibration,

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.candidates import NULL, Candidate, Subject, checkpoint_candidate, find_subject, line_up
+from toolkit.candidates import (
+    NULL,
+    Candidate,
+    Subject,
+    checkpoint_candidate,
+    find_subject,
+    line_up,
+    subject_of,
+)
 from toolkit.capacity import measure_capacity
 from toolkit.conclusions import conclude
 from toolkit.data import Dataset, check_fits, load_dataset
@@ -17,7 +25,7 @@ from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.report.folder import refuse_to_mix, write_folder
 from toolkit.results import start_results
-from toolkit.runtimes import find_runtime
+from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
 from toolkit.scenarios import (
     InterruptedScenarios,
     Scenarios,
@@ -76,7 +84,7 @@ def bench(
         device: `cpu` or `cuda`.
         keep_memory: Memory that a runtime frees stays with its process.
         tuned: What `tune` recommended: its artifact, runtime, settings and batch size, with eager
-            beside it; goes before those given alone.
+            beside it, in place of all that is given alone; `paths` may be empty then.
         sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
             other; it goes before the value given alone.
         plan: How long to measure; None is `Plan()`.
@@ -99,8 +107,8 @@ def bench(
         InterruptedBench: Ctrl-C after the first round; it carries the results so far.
     """
     if tuned is not None:
-        refuse_beside_tuned(runtimes=runtimes, sweep=sweep, scenario=scenario)
-        batch_size, runtimes = tuned.batch_size, [tuned.runtime]
+        batch_size, sweep, scenario = tuned.batch_size, None, None
+        runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
         threads, streams = tuned.settings.threads, tuned.settings.streams
         device, keep_memory = tuned.settings.device, tuned.settings.keep_memory
     single = session_settings(
@@ -124,7 +132,10 @@ def bench(
         unfit=[flag for flag, value in unfit.items() if value],
     )
     grid = make_grid(single, batch_size=batch_size, sweep=sweep or {})
-    subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    if tuned is None:
+        subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    else:
+        subject = tuned_subject(tuned, paths, checkpoint=checkpoint, model=model)
     if scenario is not None:
         wanted = scenario_settings(
             scenario, plan, target_qps=target_qps, latency_bound_s=latency_bound_s
@@ -133,9 +144,6 @@ def bench(
             wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress
         )
         return _under_load(load, line_up(subject, runtimes, single), subject, data=data, out=out)
-    if tuned is not None:
-        subject = only_tuned(subject, tuned)
-        runtimes = [tuned.runtime] if tuned.runtime == EAGER else [EAGER, tuned.runtime]
     candidates = [
         candidate
         for settings in grid.settings
@@ -175,26 +183,25 @@ def _under_load(
         raise InterruptedBench(stop.results) from stop
 
 
-def only_tuned(subject: Subject, tuned: Configuration) -> Subject:
-    """The subject with the artifact that was tuned.
+def tuned_subject(
+    tuned: Configuration, paths: Sequence[Path], *, checkpoint: Path | None, model: str | None
+) -> Subject:
+    """The checkpoint with the artifact that was tuned: the one among `paths`, or where it was.
 
     Raises:
         SettingError: it is not there, or has changed.
     """
+    place = Path(tuned.artifact_path)
+    if tuned.format == CHECKPOINT_FORMAT:
+        return subject_of(checkpoint or place, [], model=model)
+    subject = find_subject(list(paths) or [place], checkpoint=checkpoint, model=model)
     kept = [each for each in subject.artifacts if each.record.sha256 == tuned.artifact_sha256]
-    if not kept and tuned.artifact_sha256 != subject.checkpoint.sha256:
+    if not kept:
         raise SettingError(
-            f"--settings: {tuned.artifact_path} is not what was tuned (sha256 "
-            f"{tuned.artifact_sha256[:12]} is not among the artifacts given); tune again"
+            f"--settings: {place} is not what was tuned (sha256 {tuned.artifact_sha256[:12]} is "
+            "not among the artifacts given); tune again"
         )
     return replace(subject, artifacts=tuple(kept[:1]))
-
-
-def refuse_beside_tuned(**others: object) -> None:
-    """Raise SettingError where something is asked for that a tuned configuration decides."""
-    given = [name.rstrip("s") for name, value in others.items() if value]
-    if given:
-        raise SettingError(f"--settings and --{given[0]} exclude each other; leave one out")
 
 
 def with_null(

@@ -28,6 +28,11 @@ class Candidate:
     input: InputSpec
 
     @property
+    def depends_on_the_batch(self) -> bool:
+        """Whether an image's logits move a little with the others in its batch."""
+        return self.source.artifact.precision == "int8-dynamic"
+
+    @property
     def label(self) -> str:
         """A short name for progress and messages."""
         return f"{self.runtime.name} {self.source.artifact.precision}"
@@ -81,12 +86,14 @@ def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str 
     return Subject(folder=folder, checkpoint=record, artifacts=tuple(artifacts), model=model)
 
 
-def choose_runtimes(names: Sequence[str]) -> list[Runtime]:
+def choose_runtimes(
+    names: Sequence[str], artifacts: Iterable[tuple[str, Precision]]
+) -> list[Runtime]:
     """The runtimes named, none twice; `all` stands for all but `null`.
 
-    No names means those that are installed, run on this system and need not be asked for; and
-    others where none of these loads a format: without them an artifact would pass uncompared, with
-    them there is a row.
+    No names means those that are installed, run on this system and need not be asked for; and, for
+    each format and precision among `artifacts` that none of these loads, those that would: without
+    them it would pass uncompared, with them there is a row.
 
     Raises:
         UnknownNameError: an unknown runtime.
@@ -97,9 +104,9 @@ def choose_runtimes(names: Sequence[str]) -> list[Runtime]:
         return [find_runtime(name) for name in dict.fromkeys(spread)]
     rows = [RUNTIMES[name] for name in real]
     usual = [row for row in rows if row.version() and row.runs_here() and not row.asked_for]
-    covered = {name for row in usual for name in row.formats}
-    needed = [row for row in rows if row not in usual and not covered.intersection(row.formats)]
-    return [*usual, *needed]
+    lost = [each for each in artifacts if not any(row.loads(*each) for row in usual)]
+    needed = [row for row in rows if any(row.loads(*each) for each in lost)]
+    return [*usual, *(row for row in needed if row not in usual)]
 
 
 def line_up(
@@ -115,7 +122,8 @@ def line_up(
         SettingError: a runtime that was named loads none of the artifacts.
     """
     candidates = []
-    for row in choose_runtimes(runtimes):
+    kinds = [(item.record.format, item.record.precision) for item in subject.artifacts]
+    for row in choose_runtimes(runtimes, kinds):
         sources = list(_sources(row, subject))
         if not sources and runtimes and not set(lost).intersection(row.formats):
             formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))

@@ -32,7 +32,7 @@ from toolkit.errors import (
     headline,
 )
 from toolkit.formats import Format, Request, Written, find_format, load_exporter
-from toolkit.schema import Isa, Precision, from_json, to_json
+from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
 
 _STDERR_TAIL_LINES = 40
 _FAILURES = {kind.status: kind for kind in (Crashed, OutOfMemory, NotInstalled, Unsupported)}
@@ -45,6 +45,7 @@ class Job:
     format: str
     precision: Precision
     checkpoint: str
+    checkpoint_id: CheckpointId
     model: str | None
     path: str
     calibration: str
@@ -57,6 +58,7 @@ def export_apart(
     *,
     precision: Precision,
     checkpoint: Path,
+    checkpoint_id: CheckpointId,
     model: str | None,
     path: Path,
     calibration: NDArray[np.float32],
@@ -75,6 +77,7 @@ def export_apart(
             format=row.name,
             precision=precision,
             checkpoint=str(checkpoint.resolve()),
+            checkpoint_id=checkpoint_id,
             model=model,
             path=str(path.resolve()),
             calibration=str(scratch / "calibration.npy"),
@@ -105,7 +108,7 @@ def _run(job: Job, scratch: Path, log: Path, *, timeout_s: float) -> int:
     """
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(each for each in sys.path if each),
+        "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
         **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
@@ -134,15 +137,17 @@ def _run(job: Job, scratch: Path, log: Path, *, timeout_s: float) -> int:
 
 def main() -> None:
     """The child's side."""
-    from toolkit.checkpoint import load_model
+    from toolkit.checkpoint import load_same_model, read_checkpoint
     from toolkit.model import NamedClassifier, example_input
 
     job = from_json(Job, json.load(sys.stdin))
     try:
-        module, record = load_model(Path(job.checkpoint), trusted=job.model)
+        folder = Path(job.checkpoint)
+        module = load_same_model(folder, job.checkpoint_id, trusted=job.model)
+        shape = read_checkpoint(folder).input.shape
         request = Request(
             model=NamedClassifier(module).eval(),
-            example=example_input(record.input.shape, batch_size=2),
+            example=example_input(shape, batch_size=2),
             path=Path(job.path),
             precision=job.precision,
             calibration=np.load(job.calibration),

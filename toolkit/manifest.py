@@ -130,7 +130,14 @@ def _folder_of(path: Path) -> Path:
 
 def _is_artifact(folder: Path) -> bool:
     """Whether it is one of the artifacts that are folders, not an export folder."""
-    return not (folder / MANIFEST).exists() and (folder.parent / MANIFEST).exists()
+    try:
+        beside = read_manifest(folder.parent)
+    except ArtifactError:
+        return False
+    return (
+        folder.name in [record.path for record in beside.artifacts]
+        or not (folder / MANIFEST).exists()
+    )
 
 
 @contextmanager

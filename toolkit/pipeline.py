@@ -141,7 +141,8 @@ def run(
     ):
         for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
             report, logits = check.judge(session, dataset, reference)
-            tally.logits = None if logits is None else logits[rows]
+            same = len(rows) <= len(dataset) or not session.candidate.depends_on_the_batch
+            tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))
             write_results(folder / RESULTS, results)
         results = bench.with_capacity(results, candidates, subject)
@@ -213,7 +214,8 @@ def _lost_rows(
 ) -> tuple[ParityReport, ...]:
     """The rows of formats that could not be exported: one a chosen runtime that would load it, or
     one without a runtime where none would."""
-    chosen = choose_runtimes(runtimes)
+    lost = [(item.format, item.precision) for item in exported.failures]
+    chosen = choose_runtimes(runtimes, lost)
     return tuple(
         not_run(
             item.failure,
@@ -225,5 +227,6 @@ def _lost_rows(
             gates=default_gates(item.precision),
         )
         for item in exported.failures
-        for name in [row.name for row in chosen if item.format in row.formats] or [NO_RUNTIME]
+        for name in [row.name for row in chosen if row.loads(item.format, item.precision)]
+        or [NO_RUNTIME]
     )

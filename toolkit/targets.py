@@ -307,6 +307,8 @@ class RemoteSession:
     def _check_attestation(self, found: Attestation) -> None:
         settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
         threads = 1 if self.candidate.runtime.one_thread else settings.threads
+        if self.candidate.runtime.own_threads:
+            threads = found.threads
         wanted = threads, precision, settings.device, settings.streams
         runs = found.threads, found.precision, found.device, found.streams
         if runs != wanted:

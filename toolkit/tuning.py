@@ -13,6 +13,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.allocator import can_keep_memory
 from toolkit.calibration import refuse_overlap
 from toolkit.candidates import (
     NULL,
@@ -45,6 +49,7 @@ from toolkit.schema import (
     ParityReport,
     Precision,
     Settings,
+    Status,
     Trial,
     Tuning,
     to_json,
@@ -61,6 +66,7 @@ _SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
 _LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
 _LEAST_KEPT = 4  # of the first heat; at least so many go on, however many there were
 _FINALISTS = 4
+_OF_EACH_PRECISION = 2
 _HOPELESS = 0.5  # of the fastest's speed in one thread: more threads do not make up for it
 
 
@@ -121,6 +127,7 @@ def tune(
         dataset=dataset,
         batch_size=batch_size,
         cores=cores,
+        precisions=precisions,
         wanted=wanted,
         timeout_s=timeout_s,
         progress=progress,
@@ -151,12 +158,14 @@ def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
 
 @dataclass(kw_only=True)
 class _Entry:
-    """A candidate on its way through the heats; `tally` is that of the last one."""
+    """A candidate on its way through the heats; `tally` is that of the last one. `logits` are the
+    verified ones of the images that its calls rotate through."""
 
     candidate: Candidate
     tally: Tally
     heat: int = 0
     report: ParityReport | None = None
+    logits: NDArray[np.floating] | None = None
     to_baseline: Interval | None = None
 
     @property
@@ -174,6 +183,7 @@ class _Search:
     dataset: Dataset
     batch_size: int
     cores: int
+    precisions: Sequence[Precision]
     wanted: Constraints
     timeout_s: float
     progress: Progress
@@ -186,29 +196,42 @@ class _Search:
         first = [
             self._entry(candidate)
             for candidate in line_up(self.subject, runtimes, single)
-            if candidate.runtime.name != NULL
+            if candidate.runtime.name != NULL and self._wants(candidate)
         ]
-        self._heat(1, first, _FIRST)
+        heats = [self._heat(1, first, _FIRST)]
         second = [
             self._entry(replace(entry.candidate, settings=settings))
             for entry in self._better_half(first)
             for settings in self._ways(entry)
         ]
-        self._heat(2, second, _SECOND)
+        heats.append(self._heat(2, second, _SECOND))
         finalists = self._verified(second)
         plain = checkpoint_candidate(self.subject, BASELINE, Settings(threads=self.cores))
-        baseline = self._entry(plain)
-        last = self._heat(3, [baseline, *finalists], _LAST)
-        for entry in [baseline, *finalists]:
+        baseline = next((each for each in finalists if each.candidate == plain), None)
+        if baseline is None:
+            baseline = self._entry(plain)
+            self._verify(baseline)
+            last = [baseline, *finalists]
+        else:
+            last = finalists
+        heats.append(self._heat(3, last, _LAST))
+        for entry in last:
             if entry.tally.throughput() and baseline.tally.throughput():
                 entry.to_baseline = speed_ratio(entry.tally.passes, baseline.tally.passes)
-        self._verify(baseline)
-        interference = combined(last.interference)
         warnings = (
+            *(_stopped(number) for number, each in enumerate(heats, start=1) if each.stopped),
             *judge_artifacts(environment, [each.candidate.source.artifact for each in finalists]),
-            *judge(environment, threads=self.cores, interference=interference),
+            *judge(environment, threads=self.cores, interference=combined(heats[-1].interference)),
         )
         return self._conclude(baseline, finalists, environment=environment, warnings=warnings)
+
+    def _wants(self, candidate: Candidate) -> bool:
+        """Whether it may be recommended at all, as far as that is known before it has run."""
+        artifact = candidate.source.artifact
+        limit = self.wanted.max_size_bytes
+        return (not self.precisions or artifact.precision in self.precisions) and (
+            limit is None or artifact.size_bytes <= limit
+        )
 
     def _entry(self, candidate: Candidate) -> _Entry:
         tally = Tally(candidate=candidate, batch_size=self.batch_size)
@@ -220,7 +243,9 @@ class _Search:
         """Measure the entries anew."""
         for entry in entries:
             entry.heat = number
-            entry.tally = Tally(candidate=entry.candidate, batch_size=self.batch_size)
+            entry.tally = Tally(
+                candidate=entry.candidate, batch_size=self.batch_size, logits=entry.logits
+            )
 
         def progress(label: str, done: int, total: int, note: str = "", /) -> None:
             self.progress(f"heat {number} {label}", done, total, note)
@@ -237,21 +262,23 @@ class _Search:
         return passes
 
     def _better_half(self, entries: Sequence[_Entry]) -> list[_Entry]:
-        """The faster half, and the fastest of each precision; nothing that is hopeless."""
+        """The faster half without what is hopeless, and the two fastest of each precision, so that
+        gates find something."""
         order = sorted(entries, key=lambda each: -each.images_per_s)
         order = [each for each in order if each.images_per_s > 0]
-        kept = order[: max(_LEAST_KEPT, (len(order) + 1) // 2)]
+        fastest = order[0].images_per_s if order else 0.0
+        half = order[: max(_LEAST_KEPT, (len(order) + 1) // 2)]
+        kept = [each for each in half if each.images_per_s >= _HOPELESS * fastest]
         for precision in dict.fromkeys(each.candidate.source.artifact.precision for each in order):
             own = [each for each in order if each.candidate.source.artifact.precision == precision]
-            kept += [each for each in own[:1] if each not in kept]
-        fastest = order[0].images_per_s if order else 0.0
-        return [each for each in kept if each.images_per_s >= _HOPELESS * fastest]
+            kept += [each for each in own[:_OF_EACH_PRECISION] if each not in kept]
+        return kept
 
     def _ways(self, entry: _Entry) -> list[Settings]:
         """How a candidate may use all cores: threads, or streams of one thread each; with memory
         kept where the first heat saw it given back."""
-        keep = (page_faults(entry.tally.passes) or 0) > PAGE_FAULTS
-
+        faults = page_faults(entry.tally.passes) or 0
+        keep = faults > PAGE_FAULTS and can_keep_memory()
         ways = [(self.cores, 1), (1, self.cores)] if self.cores > 1 else [(1, 1)]
         if entry.candidate.runtime.one_thread:
             ways = [(1, self.cores)]
@@ -260,31 +287,33 @@ class _Search:
         return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
 
     def _verified(self, entries: Sequence[_Entry]) -> list[_Entry]:
-        """The fastest that pass and keep the constraints, not more than there are places."""
+        """The fastest that pass and keep the constraints, not more than there are places; and the
+        fastest of them in float32, which many will want to see."""
         passed: list[_Entry] = []
         for entry in sorted(entries, key=lambda each: -each.images_per_s):
-            if entry.images_per_s > 0 and self._fits(entry):
+            exact = entry.candidate.source.artifact.precision == "fp32"
+            has_exact = any(each.candidate.source.artifact.precision == "fp32" for each in passed)
+            room = len(passed) < _FINALISTS or (exact and not has_exact)
+            if room and entry.images_per_s > 0 and self._fits(entry):
                 self._verify(entry)
                 if entry.report is not None and entry.report.status == "passed":
                     passed.append(entry)
-            if len(passed) == _FINALISTS:
-                break
         return passed
 
     def _fits(self, entry: _Entry) -> bool:
-        """Whether it keeps what can be told without its logits."""
-        wanted, latency_s = self.wanted, _median_call_s(entry.tally)
-        size = entry.candidate.source.artifact.size_bytes
-        return (
-            wanted.max_latency_s is None or latency_s is None or latency_s <= wanted.max_latency_s
-        ) and (wanted.max_size_bytes is None or size <= wanted.max_size_bytes)
+        """Whether its calls are short enough."""
+        limit, latency_s = self.wanted.max_latency_s, _median_call_s(entry.tally)
+        return limit is None or latency_s is None or latency_s <= limit
 
     def _verify(self, entry: _Entry) -> None:
         """All test images, with the settings that it was measured with."""
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
         ) as session:
-            entry.report = self._check.report(session, self.dataset, self._reference)
+            entry.report, logits = self._check.judge(session, self.dataset, self._reference)
+        rows = np.arange(DISTINCT_BATCHES * self.batch_size) % len(self.dataset)
+        if logits is not None and not entry.candidate.depends_on_the_batch:
+            entry.logits = logits[rows]
 
     @cached_property
     def _check(self) -> ParityCheck:
@@ -311,10 +340,11 @@ class _Search:
         """Trials, the Pareto set among those that may be taken, the recommendation."""
         names = distinct_names([entry.tally for entry in self.entries])
         trials = [_trial(name, each) for name, each in zip(names, self.entries, strict=True)]
-        worth = pareto_set([each for each in trials if keeps(each, self.wanted)])
+        last = [trials[self.entries.index(each)] for each in finalists]
+        worth = pareto_set([each for each in last if keeps(each, self.wanted)])
         trials = [replace(each, pareto=each.name in worth) for each in trials]
         order = sorted(
-            (self.entries.index(entry) for entry in [baseline, *finalists]),
+            (self.entries.index(entry) for entry in finalists),
             key=lambda at: -self.entries[at].images_per_s,
         )
         order = [at for at in order if keeps(trials[at], self.wanted)]
@@ -345,7 +375,10 @@ class _Search:
 def _trial(name: str, entry: _Entry) -> Trial:
     candidate, report, failure = entry.candidate, entry.report, entry.tally.failure
     artifact = candidate.source.artifact
-    status, reason = (report.status, report.reason) if report is not None else (None, None)
+    status: Status | None = report.status if report is not None else None
+    reason = report.reason if report is not None else None
+    if report is None and failure is None and entry.tally.throughput() is None:
+        status, reason = "too_short", "it had no rounds"
     if failure is not None:
         status, reason = failure.status, failure.reason
     return Trial(
@@ -369,6 +402,14 @@ def _trial(name: str, entry: _Entry) -> Trial:
         status=status,
         reason=reason,
         pareto=False,
+    )
+
+
+def _stopped(number: int) -> MachineWarning:
+    return MachineWarning(
+        code="stopped",
+        message=f"heat {number} took longer than its limit: some candidates had no turn",
+        action="tune fewer of them, with `--runtime` and `--precision`",
     )
 
 

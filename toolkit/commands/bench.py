@@ -79,7 +79,9 @@ def bench(
     )
     trust(options["model"])
     tuned = None if settings_file is None else toolkit.read_tuning(settings_file).chosen
-    places = [Path(tuned.artifact_path)] if tuned and not paths else or_default(paths)
+    if tuned is not None:
+        _refuse_beside(click.get_current_context())
+    places = or_default(paths) if tuned is None else list(paths)
     try:
         results = toolkit.bench(
             places,
@@ -94,3 +96,12 @@ def bench(
     except InterruptedBench as stop:
         return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
     return results_outcome(results)
+
+
+def _refuse_beside(context: click.Context) -> None:
+    """Raise UsageError where something is given that the settings file decides."""
+    decided = ("runtimes", "batch_size", "threads", "streams", "device", "keep_memory", "sweep")
+    for name in (*decided, "scenario"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise click.UsageError(f"--settings and {flag} exclude each other; leave one out")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from toolkit.report.summary import status_text
 from toolkit.report.table import aligned
-from toolkit.schema import Interval, Settings, Trial, Tuning
+from toolkit.schema import LAST_HEAT, Interval, Settings, Trial, Tuning
 
 _HEADINGS = (
     *("", "runtime", "format", "precision", "threads", "streams", "memory", "images/s [95 %]"),
@@ -16,9 +16,7 @@ _HEADINGS = (
 
 def render_tuning(tuning: Tuning) -> str:
     """Aligned text."""
-    shown = [each for each in tuning.trials if each.pareto or each.name == tuning.baseline]
-    if tuning.recommended is not None and tuning.trial(tuning.recommended) not in shown:
-        shown.append(tuning.trial(tuning.recommended))
+    shown = [each for each in tuning.trials if each.heat == LAST_HEAT]
     shown.sort(key=lambda each: -each.images_per_s.value if each.images_per_s else 0.0)
     table = aligned(
         list(_HEADINGS),
@@ -30,8 +28,10 @@ def render_tuning(tuning: Tuning) -> str:
 
 def _cells(trial: Trial, tuning: Tuning) -> list[str]:
     own = trial.configuration
-    role = "recommended" if trial.name == tuning.recommended else ""
-    if trial.name == tuning.baseline and not role:
+    role = "Pareto" if trial.pareto else ""
+    if trial.name == tuning.recommended:
+        role = "recommended"
+    elif trial.name == tuning.baseline:
         role = "compared with"
     return [
         *(role, own.runtime, own.format, own.precision),
@@ -72,8 +72,9 @@ def _notes(tuning: Tuning) -> list[str]:
 
 def _fates(trials: Sequence[Trial]) -> str:
     """How many came how far."""
-    counts = [sum(each.heat >= heat for each in trials) for heat in (1, 2, 3)]
-    return f"{counts[1]} went on to all cores, {counts[2]} to the last heat"
+    single = sum(each.heat == 1 for each in trials)
+    last = sum(each.heat == LAST_HEAT for each in trials)
+    return f"{single} in one thread, {len(trials) - single} on all cores, {last} in the last heat"
 
 
 def _settings(settings: Settings) -> str:

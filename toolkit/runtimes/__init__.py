@@ -37,6 +37,7 @@ class Runtime:
         precisions: Those of the formats' that it loads; None is all.
         one_thread: It computes in one thread, whatever is asked for.
         one_stream: It computes one call at a time in a process.
+        own_threads: It decides by itself how many threads compute, and does not tell.
         asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
         systems: Where it runs, as `sys.platform` has it; None is everywhere.
     """
@@ -50,6 +51,7 @@ class Runtime:
     precisions: tuple[Precision, ...] | None = None
     one_thread: bool = False
     one_stream: bool = False
+    own_threads: bool = False
     asked_for: bool = False
     systems: tuple[str, ...] | None = None
 
@@ -221,6 +223,7 @@ RUNTIMES = {
             distributions=("coremltools",),
             formats=("coreml",),
             install="pip install 'toolkit[coreml]'",
+            own_threads=True,
             systems=("darwin",),
         ),
         Runtime(

@@ -35,6 +35,7 @@ from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Res
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import Attestation, Settings
 from toolkit.schema.tuning import (
+    LAST_HEAT,
     TUNING_SCHEMA_VERSION,
     Configuration,
     Constraints,
@@ -46,6 +47,7 @@ from toolkit.schema.words import EXPORTED_PRECISIONS, Device, Isa, Precision, St
 __all__ = [
     "CHECKPOINT_SCHEMA_VERSION",
     "EXPORTED_PRECISIONS",
+    "LAST_HEAT",
     "MANIFEST_SCHEMA_VERSION",
     "RESULTS_SCHEMA_VERSION",
     "TUNING_SCHEMA_VERSION",

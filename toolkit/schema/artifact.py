@@ -35,6 +35,7 @@ class Artifact:
         batch_sizes: What the file computes at a time, largest first, where it is fixed; else any.
         calibration: Of int8 whose ranges were measured.
         isas: Instruction sets on which its int8 arithmetic is exact; None is all.
+        asked_isas: Those that were asked for; None is all.
     """
 
     format: str
@@ -50,6 +51,7 @@ class Artifact:
     batch_sizes: tuple[int, ...] = ()
     calibration: Calibration | None = None
     isas: tuple[Isa, ...] | None = None
+    asked_isas: tuple[Isa, ...] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

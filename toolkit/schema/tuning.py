@@ -11,6 +11,7 @@ from toolkit.schema.session import Settings
 from toolkit.schema.words import Precision, Status
 
 TUNING_SCHEMA_VERSION = 1
+LAST_HEAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +49,8 @@ class Trial:
     `heat` is the last one that it took part in, from 1; speeds are those measured there.
     `to_baseline` is known of the last heat only. `accuracy` and `flips` are known where it was
     compared with its checkpoint; `status` and `reason` say how that, or running it, ended; None
-    where it was not compared, being too slow. `pareto` says that no other one that may be taken is
-    at least as good in throughput, latency, size and accuracy, and better in one.
+    where it was not compared, being too slow. `pareto` says that no other one of the last heat that
+    may be taken is at least as good in throughput, latency, size and accuracy, and better in one.
     """
 
     name: str

@@ -23,7 +23,7 @@ from toolkit.schema import Epoch, from_json, to_json
 from toolkit.timing import Stopwatch
 
 _KEPT = 2
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
