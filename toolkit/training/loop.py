@@ -63,7 +63,12 @@ def fit(
     torch.manual_seed(options.seed)
     model = build_model(job.checkpoint.model).to(device)
     step, optimizer = make_step(
-        model, device, options.batch_size, tuned=recipe.tuned, processes=job.processes
+        model,
+        device,
+        options.batch_size,
+        tuned=recipe.tuned,
+        processes=job.processes,
+        label_smoothing=recipe.label_smoothing,
     )
     feed = make_feed(job.training, spec, device, one_by_one=recipe.one_by_one)
     black = Scale(spec, device).black()

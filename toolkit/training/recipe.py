@@ -29,6 +29,7 @@ class Recipe:
         one_cycle: The learning rate rises, then falls to nothing; else it stays.
         one_by_one: Images are decoded, converted and normalised one at a time, as the plain
             script does; else in batches, on the device.
+        label_smoothing: Share of each label that is spread over all classes in the loss.
         hardest_last: An epoch that ends early has the images whose loss was largest.
         tuned: Memory format, precision, optimizer, dropout masks (on CUDA: a graph) for speed.
     """
@@ -38,6 +39,7 @@ class Recipe:
     lr: float
     one_cycle: bool
     one_by_one: bool
+    label_smoothing: float
     hardest_last: bool
     tuned: bool
 
@@ -49,6 +51,7 @@ RECIPES: Mapping[str, Recipe] = {
         lr=0.003,
         one_cycle=True,
         one_by_one=False,
+        label_smoothing=0.05,
         hardest_last=True,
         tuned=True,
     ),
@@ -58,6 +61,7 @@ RECIPES: Mapping[str, Recipe] = {
         lr=0.001,
         one_cycle=False,
         one_by_one=True,
+        label_smoothing=0.0,
         hardest_last=False,
         tuned=False,
     ),

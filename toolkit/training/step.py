@@ -24,7 +24,13 @@ class Step(Protocol):
 
 
 def make_step(
-    model: nn.Module, device: Device, batch_size: int, *, tuned: bool, processes: Processes
+    model: nn.Module,
+    device: Device,
+    batch_size: int,
+    *,
+    tuned: bool,
+    processes: Processes,
+    label_smoothing: float = 0.0,
 ) -> tuple[Step, torch.optim.Optimizer]:
     """The step that trains `model`, in place, and its optimizer; of several processes each must
     make its own. `batch_size` is that of all batches but some."""
@@ -40,7 +46,13 @@ def make_step(
         model.to(memory_format=torch.channels_last)
         if device == "cpu":
             with_cheap_dropout(model)
-    eager = EagerStep(processes.wrap(model), optimizer, device, bfloat16=tuned and _fast(device))
+    eager = EagerStep(
+        processes.wrap(model),
+        optimizer,
+        device,
+        bfloat16=tuned and _fast(device),
+        label_smoothing=label_smoothing,
+    )
     return (GraphedStep(eager, batch_size) if graphed else eager), optimizer
 
 
@@ -48,12 +60,19 @@ class EagerStep:
     """A step whose kernels are started one by one."""
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, device: Device, *, bfloat16: bool
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: Device,
+        *,
+        bfloat16: bool,
+        label_smoothing: float = 0.0,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._device = device
         self._bfloat16 = bfloat16
+        self._label_smoothing = label_smoothing
 
     def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor:
         """See `Step`."""
@@ -72,11 +91,12 @@ class EagerStep:
         """Forward, backward, and one step of the optimizer."""
         with self._precision():
             logits = self._model(images)
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         self._optimizer.zero_grad()
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        return losses.detach()
+        return F.cross_entropy(logits.detach(), labels, reduction="none")
 
     def _precision(self) -> AbstractContextManager[None]:
         """Weights, loss and optimizer stay float32. No cache: a graph must not read one."""
