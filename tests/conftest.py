@@ -20,11 +20,14 @@ from toolkit.artifacts import export
 from toolkit.candidates import Candidate, Subject, find_subject
 from toolkit.cli import commands
 from toolkit.data import load_dataset
+from toolkit.formats import FORMATS
 from toolkit.runtimes import RUNTIMES, Runtime, Source
 from toolkit.schema import Settings
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
+
+USUAL = [row.name for row in FORMATS.values() if row.usual]
 
 Cli = Callable[..., Result]
 IdxWriter = Callable[..., Path]
@@ -145,7 +148,7 @@ def write_idx(path: Path, values: NDArray[np.uint8]) -> Path:
     """Write uint8 values as an IDX file, gzip'ed where the name says so."""
     header = bytes([0, 0, 0x08, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
     data = header + values.tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
 
 

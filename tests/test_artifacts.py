@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from conftest import CHECKPOINT, Cli
+from conftest import CHECKPOINT, USUAL, Cli
 
 from toolkit.artifacts import export
 from toolkit.candidates import find_subject
@@ -24,8 +24,6 @@ from toolkit.files import sha256_of
 from toolkit.formats import FORMATS
 from toolkit.manifest import find_artifacts, read_manifest
 from toolkit.model import REFERENCE_FACTORY
-
-USUAL = [row.name for row in FORMATS.values() if row.usual]
 
 
 def changed_checkpoint(source: Path, folder: Path) -> Path:
@@ -316,8 +314,8 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
     record = json.loads(result.stdout)
     assert result.exit_code == 3
     assert record["written"] == ["own.torchscript"]
-    assert set(record["failed"]) == {"onnx", "pt2"}
-    assert "cannot export this model" in record["failed"]["pt2"]
+    assert set(record["failed"]) == {"onnx fp32", "pt2 fp32"}
+    assert "cannot export this model" in record["failed"]["pt2 fp32"]
 
 
 @pytest.fixture

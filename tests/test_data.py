@@ -109,7 +109,7 @@ def test_idx_files_are_read_as_written(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, values: Pixels
 ) -> None:
     path, content = tmp_path_factory.mktemp("idx") / f"file{suffix}", idx_bytes(values)
-    path.write_bytes(gzip.compress(content) if suffix else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if suffix else content)
     found = read_idx(path, dimensions=(values.ndim,))
     assert np.array_equal(found.values, values)
     assert found.values.dtype == np.uint8
@@ -139,7 +139,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 def test_a_bad_idx_file_is_refused_by_name(tmp_path: Path, fault: str, packed: bool) -> None:
     content, message = BAD[fault]
     path = tmp_path / ("images.gz" if packed else "images")
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     with pytest.raises(DatasetError, match=message) as caught:
         read_idx(path, dimensions=(3, 4))
     assert str(path) in str(caught.value)
@@ -149,14 +149,22 @@ def test_a_bad_idx_file_is_refused_by_name(tmp_path: Path, fault: str, packed: b
 @pytest.mark.parametrize("name", ["images", "images.gz"])
 def test_dimensions_whose_product_overflows_are_refused(tmp_path: Path, name: str) -> None:
     content = idx_bytes(IMAGES[:0], shape=(2**16,) * 4)
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (tmp_path / name).write_bytes(
+        gzip.compress(content, mtime=0) if name.endswith(".gz") else content
+    )
     with pytest.raises(DatasetError):
         read_idx(tmp_path / name, dimensions=(3, 4))
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", GOOD, gzip.compress(GOOD)[:-4], gzip.compress(GOOD)[:25], gzip.compress(GOOD) + b"more"],
+    [
+        b"",
+        GOOD,
+        gzip.compress(GOOD, mtime=0)[:-4],
+        gzip.compress(GOOD, mtime=0)[:25],
+        gzip.compress(GOOD, mtime=0) + b"more",
+    ],
 )
 def test_a_file_that_is_no_whole_gzip_is_refused(tmp_path: Path, content: bytes) -> None:
     """An empty file holds no gzip member, so it is empty rather than cut."""

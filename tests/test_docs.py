@@ -58,8 +58,9 @@ def test_readme_names_every_runtime_and_format() -> None:
 
 def test_set_up_is_two_one_line_commands_and_ci_calls_the_second() -> None:
     assert re.search(r"^pip install .* && toolkit run$", README, re.MULTILINE)
-    assert len(re.findall(r"^pip install .* && pytest$", README, re.MULTILINE)) == 1
-    assert "pip install .* && pytest$" in (REPOSITORY / ".ci" / "run").read_text()
+    tests = "pip install .* && pytest -n 2 --dist loadfile$"
+    assert len(re.findall(f"^{tests}", README, re.MULTILINE)) == 1
+    assert tests in (REPOSITORY / ".ci" / "run").read_text()
 
 
 def test_readme_python_example_runs_as_far_as_its_names() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import CHECKPOINT, Cli, installed_pairs, write_idx
+from conftest import CHECKPOINT, USUAL, Cli, installed_pairs, write_idx
 
 import toolkit
 from toolkit import capacity
@@ -59,7 +59,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
     assert record.pop("folder") == "here"
     assert json.loads((folder / "results.json").read_text()) == record
-    names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, *FORMATS)]
+    names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, *USUAL)]
     assert [row["runtime"] for row in record["parity"]] == names
     assert [row["runtime"] for row in record["measurements"]] == [*names, "null"]
     sha256 = {row["runtime"]: row["artifact_sha256"] for row in record["parity"]}

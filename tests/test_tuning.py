@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,17 @@ from toolkit.schema import Constraints, Tuning, to_json
 RUNTIMES = ("torchscript", "onnxruntime")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_heats() -> Iterator[None]:
+    """What is tested here is what follows from speeds, not how exact they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
+        for name in ("_FIRST", "_SECOND"):
+            patch.setattr(f"toolkit.tuning.{name}", short)
+        patch.setattr("toolkit.tuning._LAST", replace(short, min_rounds=8, passes=2))
+        yield
+
+
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tuned")
@@ -28,9 +40,13 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(artifacts: Path) -> Tuning:
+def tuned(artifacts: Path, small_data: Path) -> Tuning:
     return toolkit.tune(
-        [artifacts], runtimes=RUNTIMES, batch_size=20, out=artifacts.parent / "tuning.json"
+        [artifacts],
+        runtimes=RUNTIMES,
+        data=small_data,
+        batch_size=20,
+        out=artifacts.parent / "tuning.json",
     )
 
 
@@ -61,12 +77,12 @@ def test_all_are_tried_in_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> No
 
 
 def test_the_file_says_the_same_and_bench_takes_it(
-    tuned: Tuning, artifacts: Path, cli: Cli
+    tuned: Tuning, artifacts: Path, small_data: Path, cli: Cli
 ) -> None:
     path = artifacts.parent / "tuning.json"
     assert toolkit.read_tuning(path) == tuned
     quick = ("--min-time", "0.6", "--min-rounds", "8")
-    result = cli("bench", "--settings", path, *quick, "--json")
+    result = cli("bench", "--settings", path, "--data", small_data, *quick, "--json")
     assert result.exit_code == 0, result.stderr
     rows = json.loads(result.stdout)["measurements"]
     assert tuned.chosen is not None
@@ -82,24 +98,29 @@ def test_settings_exclude_what_they_decide(tuned: Tuning, artifacts: Path, cli: 
     assert (result.exit_code, "--settings and --runtime" in result.stderr) == (2, True)
 
 
-def test_gates_find_the_exact_ones_behind_faster_ones(artifacts: Path) -> None:
+def test_gates_find_the_exact_one_behind_a_faster_one_that_flips(artifacts: Path) -> None:
+    """8-bit activations flip at least one of 10,000 digits."""
     found = toolkit.tune(
-        [artifacts],
-        runtimes=["onnxruntime", "eager"],
-        batch_size=100,
-        constraints=Constraints(max_flips=0),
+        [artifacts], runtimes=["onnxruntime"], constraints=Constraints(max_flips=0)
     )
+    failed = [each for each in found.trials if each.status == "failed"]
+    assert failed
+    assert all((each.flips or 0) > 0 and not each.pareto for each in failed)
     assert found.chosen is not None
-    assert found.trial(found.recommended or "").flips == 0
     assert (found.chosen.runtime, found.chosen.precision) == ("onnxruntime", "fp32")
+    assert found.recommended != found.baseline  # eager was not asked for
 
 
-def test_eager_can_be_recommended_and_measured_again(tmp_path: Path, artifacts: Path) -> None:
+def test_eager_can_be_recommended_and_measured_again(
+    tmp_path: Path, artifacts: Path, small_data: Path
+) -> None:
     path = tmp_path / "tuning.json"
-    found = toolkit.tune([artifacts], runtimes=["eager"], batch_size=20, out=path)
+    found = toolkit.tune([artifacts], runtimes=["eager"], data=small_data, batch_size=20, out=path)
     assert found.chosen is not None
     assert found.chosen.runtime == "eager"
-    results = toolkit.bench([], tuned=found.chosen, plan=Plan(min_time_s=0.6, min_rounds=6))
+    results = toolkit.bench(
+        [], data=small_data, tuned=found.chosen, plan=Plan(min_time_s=0.6, min_rounds=6)
+    )
     assert [row.runtime for row in results.measurements] == ["eager", "null"]
 
 
@@ -110,11 +131,12 @@ def test_an_artifact_that_changed_since_is_refused(tuned: Tuning, artifacts: Pat
         toolkit.bench([artifacts], tuned=other)
 
 
-def test_nothing_keeps_the_constraints(artifacts: Path, tmp_path: Path) -> None:
+def test_nothing_keeps_the_constraints(artifacts: Path, small_data: Path, tmp_path: Path) -> None:
     found = toolkit.tune(
         [artifacts],
         runtimes=["onnxruntime"],
         precisions=["int8-dynamic"],
+        data=small_data,
         batch_size=20,
         constraints=Constraints(max_size_bytes=1000),
         out=tmp_path / "tuning.json",
@@ -122,21 +144,6 @@ def test_nothing_keeps_the_constraints(artifacts: Path, tmp_path: Path) -> None:
     assert (found.recommended, found.chosen, found.exit_code) == (None, None, 1)
     with pytest.raises(ToolkitError, match=r"recommends nothing: nothing passed"):
         toolkit.read_tuning(tmp_path / "tuning.json")
-
-
-def test_a_gate_that_is_too_narrow_leaves_it_out(artifacts: Path) -> None:
-    """8-bit activations flip at least one of 10,000 digits."""
-    found = toolkit.tune(
-        [artifacts],
-        runtimes=["onnxruntime"],
-        precisions=["int8-dynamic"],
-        batch_size=100,
-        constraints=Constraints(max_flips=0),
-    )
-    failed = [each for each in found.trials if each.status == "failed"]
-    assert failed
-    assert all((each.flips or 0) > 0 and not each.pareto for each in failed)
-    assert (found.recommended, found.exit_code) == (None, 1)  # eager was not asked for
 
 
 @pytest.mark.parametrize(

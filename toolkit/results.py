@@ -60,6 +60,7 @@ def read_results(path: Path) -> Results:
     file = path / RESULTS if path.is_dir() else path
     return _read(
         Results,
+        "results",
         file,
         RESULTS_SCHEMA_VERSION,
         f"{RESULTS} of bench, verify or run, or the folder that holds it",
@@ -76,6 +77,7 @@ def read_tuning(path: Path) -> Tuning:
     """
     found = _read(
         Tuning,
+        "tuning",
         path,
         TUNING_SCHEMA_VERSION,
         "the file that toolkit tune wrote",
@@ -86,7 +88,9 @@ def read_tuning(path: Path) -> Tuning:
     return found
 
 
-def _read(kind: type[Record], file: Path, version: int, expected: str, again: str) -> Record:
+def _read(
+    kind: type[Record], noun: str, file: Path, version: int, expected: str, again: str
+) -> Record:
     try:
         return from_json(kind, json.loads(file.read_bytes()), version=version)
     except OSError as error:
@@ -96,5 +100,5 @@ def _read(kind: type[Record], file: Path, version: int, expected: str, again: st
     except ValueError as error:
         found = textwrap.shorten(str(error), _LONGEST_ERROR, placeholder=" ...")
         raise ToolkitError(
-            f"{file}: not a file of this version: {found}; measure again: {again}"
+            f"{file}: not a {noun} file of this version: {found}; measure again: {again}"
         ) from error
