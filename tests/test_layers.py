@@ -60,7 +60,8 @@ LAYERS = (
     ("reference", "passes", "report.folder"),
     ("conclusions", "verification"),
     ("scenarios",),
-    ("benchmark", "tuning"),
+    ("benchmark", "trials"),
+    ("tuning",),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name
     ("commands", "commands.shared"),

@@ -111,6 +111,15 @@ def test_gates_find_the_exact_one_behind_a_faster_one_that_flips(artifacts: Path
     assert found.recommended != found.baseline  # eager was not asked for
 
 
+def test_one_thread_tries_the_same_settings_in_each_heat(artifacts: Path, small_data: Path) -> None:
+    found = toolkit.tune(
+        [artifacts], runtimes=["onnxruntime"], data=small_data, batch_size=20, threads=1
+    )
+    assert found.recommended is not None
+    assert len({each.name for each in found.trials}) == len(found.trials)
+    assert {each.configuration.settings.all_threads for each in found.trials} == {1}
+
+
 def test_eager_can_be_recommended_and_measured_again(
     tmp_path: Path, artifacts: Path, small_data: Path
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.candidates import (
+    EAGER,
     NULL,
     Candidate,
     Subject,
@@ -36,8 +37,6 @@ from toolkit.schema import Configuration, Device, Limits, Results, ScenarioName,
 from toolkit.settings import make_grid, session_settings
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES
-
-EAGER = "eager"
 
 
 class InterruptedBench(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from toolkit.runtimes import ALL, CHECKPOINT_FORMAT, RUNTIMES, Runtime, Source, 
 from toolkit.schema import Artifact, Checkpoint, InputSpec, Precision, Settings
 
 NULL = "null"
+EAGER = "eager"
 
 
 @dataclass(frozen=True, kw_only=True)

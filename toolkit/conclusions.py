@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from toolkit.candidates import NULL
+from toolkit.candidates import EAGER, NULL
 from toolkit.fitness import judge, judge_artifacts, judge_speeds
 from toolkit.interference import combined
 from toolkit.names import distinct, facts_of
@@ -23,8 +23,6 @@ from toolkit.speeds import (
     speed_ratio,
     speeds_of,
 )
-
-_EAGER = "eager"
 
 
 def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
@@ -90,7 +88,7 @@ def _default_baseline(tallies: Sequence[Tally]) -> str | None:
     known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
     if len(known) < 2:
         return None
-    return _EAGER if _EAGER in known else known[0]
+    return EAGER if EAGER in known else known[0]
 
 
 def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -> Tally | None:

@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toolkit.allocator import can_keep_memory
 from toolkit.calibration import refuse_overlap
 from toolkit.candidates import (
+    EAGER,
     NULL,
     Candidate,
     Subject,
@@ -41,26 +41,21 @@ from toolkit.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     TUNING_SCHEMA_VERSION,
-    Configuration,
     Constraints,
     Environment,
-    Interval,
     MachineWarning,
-    ParityReport,
     Precision,
     Settings,
-    Status,
-    Trial,
     Tuning,
     to_json,
 )
 from toolkit.settings import check_batch_size, check_gates, check_positive, check_threads
-from toolkit.speeds import latencies, page_faults, speed_ratio
+from toolkit.speeds import page_faults
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
+from toolkit.trials import Entry, how_sure, median_call_s, trial_of, why_it
 from toolkit.verification import ParityCheck
 
-BASELINE = "eager"
 _FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
 _SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
 _LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
@@ -157,25 +152,6 @@ def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
 
 
 @dataclass(kw_only=True)
-class _Entry:
-    """A candidate on its way through the heats; `tally` is that of the last one. `logits` are the
-    verified ones of the images that its calls rotate through."""
-
-    candidate: Candidate
-    tally: Tally
-    heat: int = 0
-    report: ParityReport | None = None
-    logits: NDArray[np.floating] | None = None
-    to_baseline: Interval | None = None
-
-    @property
-    def images_per_s(self) -> float:
-        """0 where it has none."""
-        speed = self.tally.throughput()
-        return speed.value if speed else 0.0
-
-
-@dataclass(kw_only=True)
 class _Search:
     """See `tune`; one search over one subject."""
 
@@ -187,7 +163,7 @@ class _Search:
     wanted: Constraints
     timeout_s: float
     progress: Progress
-    entries: list[_Entry] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
 
     def run(self, runtimes: Sequence[str]) -> Tuning:
         """All heats."""
@@ -206,7 +182,7 @@ class _Search:
         ]
         heats.append(self._heat(2, second, _SECOND))
         finalists = self._verified(second)
-        plain = checkpoint_candidate(self.subject, BASELINE, Settings(threads=self.cores))
+        plain = checkpoint_candidate(self.subject, EAGER, Settings(threads=self.cores))
         baseline = next((each for each in finalists if each.candidate == plain), None)
         if baseline is None:
             baseline = self._entry(plain)
@@ -216,8 +192,7 @@ class _Search:
             last = finalists
         heats.append(self._heat(3, last, _LAST))
         for entry in last:
-            if entry.tally.throughput() and baseline.tally.throughput():
-                entry.to_baseline = speed_ratio(entry.tally.passes, baseline.tally.passes)
+            entry.to_baseline = entry.ratio_to(baseline)
         warnings = (
             *(_stopped(number) for number, each in enumerate(heats, start=1) if each.stopped),
             *judge_artifacts(environment, [each.candidate.source.artifact for each in finalists]),
@@ -233,13 +208,13 @@ class _Search:
             limit is None or artifact.size_bytes <= limit
         )
 
-    def _entry(self, candidate: Candidate) -> _Entry:
+    def _entry(self, candidate: Candidate) -> Entry:
         tally = Tally(candidate=candidate, batch_size=self.batch_size)
-        entry = _Entry(candidate=candidate, tally=tally)
+        entry = Entry(candidate=candidate, tally=tally)
         self.entries.append(entry)
         return entry
 
-    def _heat(self, number: int, entries: Sequence[_Entry], plan: Plan) -> Passes:
+    def _heat(self, number: int, entries: Sequence[Entry], plan: Plan) -> Passes:
         """Measure the entries anew."""
         for entry in entries:
             entry.heat = number
@@ -261,7 +236,7 @@ class _Search:
         passes.run()
         return passes
 
-    def _better_half(self, entries: Sequence[_Entry]) -> list[_Entry]:
+    def _better_half(self, entries: Sequence[Entry]) -> list[Entry]:
         """The faster half without what is hopeless, and the two fastest of each precision, so that
         gates find something."""
         order = sorted(entries, key=lambda each: -each.images_per_s)
@@ -274,7 +249,7 @@ class _Search:
             kept += [each for each in own[:_OF_EACH_PRECISION] if each not in kept]
         return kept
 
-    def _ways(self, entry: _Entry) -> list[Settings]:
+    def _ways(self, entry: Entry) -> list[Settings]:
         """How a candidate may use all cores: threads, or streams of one thread each; with memory
         kept where the first heat saw it given back."""
         faults = page_faults(entry.tally.passes) or 0
@@ -286,10 +261,10 @@ class _Search:
             ways = [(self.cores, 1)]
         return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
 
-    def _verified(self, entries: Sequence[_Entry]) -> list[_Entry]:
+    def _verified(self, entries: Sequence[Entry]) -> list[Entry]:
         """The fastest that pass and keep the constraints, not more than there are places; and the
         fastest of them in float32, which many will want to see."""
-        passed: list[_Entry] = []
+        passed: list[Entry] = []
         for entry in sorted(entries, key=lambda each: -each.images_per_s):
             exact = entry.candidate.source.artifact.precision == "fp32"
             has_exact = any(each.candidate.source.artifact.precision == "fp32" for each in passed)
@@ -300,12 +275,12 @@ class _Search:
                     passed.append(entry)
         return passed
 
-    def _fits(self, entry: _Entry) -> bool:
+    def _fits(self, entry: Entry) -> bool:
         """Whether its calls are short enough."""
-        limit, latency_s = self.wanted.max_latency_s, _median_call_s(entry.tally)
+        limit, latency_s = self.wanted.max_latency_s, median_call_s(entry.tally)
         return limit is None or latency_s is None or latency_s <= limit
 
-    def _verify(self, entry: _Entry) -> None:
+    def _verify(self, entry: Entry) -> None:
         """All test images, with the settings that it was measured with."""
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
@@ -331,15 +306,15 @@ class _Search:
 
     def _conclude(
         self,
-        baseline: _Entry,
-        finalists: Sequence[_Entry],
+        baseline: Entry,
+        finalists: Sequence[Entry],
         *,
         environment: Environment,
         warnings: tuple[MachineWarning, ...],
     ) -> Tuning:
         """Trials, the Pareto set among those that may be taken, the recommendation."""
         names = distinct_names([entry.tally for entry in self.entries])
-        trials = [_trial(name, each) for name, each in zip(names, self.entries, strict=True)]
+        trials = [trial_of(name, each) for name, each in zip(names, self.entries, strict=True)]
         last = [trials[self.entries.index(each)] for each in finalists]
         worth = pareto_set([each for each in last if keeps(each, self.wanted)])
         trials = [replace(each, pareto=each.name in worth) for each in trials]
@@ -351,11 +326,15 @@ class _Search:
         recommended, why, confidence = None, "nothing passed and kept the constraints", ""
         if order:
             fastest = self.entries[order[0]]
-            ratios = [None if at == order[0] else _ratio(self.entries[at], fastest) for at in order]
-            best, close = preferred(list(zip([trials[at] for at in order], ratios, strict=True)))
+            ratios = [
+                None if at == order[0] else self.entries[at].ratio_to(fastest) for at in order
+            ]
+            best, close = preferred(
+                list(zip([trials[at] for at in order], [None, *others], strict=True))
+            )
             recommended = best.name
-            why = _why(best, close)
-            confidence = _confidence(best, close, len(order))
+            why = why_it(best, close)
+            confidence = how_sure(close, len(order))
         return Tuning(
             schema_version=TUNING_SCHEMA_VERSION,
             environment=environment,
@@ -372,76 +351,9 @@ class _Search:
         )
 
 
-def _trial(name: str, entry: _Entry) -> Trial:
-    candidate, report, failure = entry.candidate, entry.report, entry.tally.failure
-    artifact = candidate.source.artifact
-    status: Status | None = report.status if report is not None else None
-    reason = report.reason if report is not None else None
-    if report is None and failure is None and entry.tally.throughput() is None:
-        status, reason = "too_short", "it had no rounds"
-    if failure is not None:
-        status, reason = failure.status, failure.reason
-    return Trial(
-        name=name,
-        configuration=Configuration(
-            runtime=candidate.runtime.name,
-            format=artifact.format,
-            precision=artifact.precision,
-            artifact_path=str(candidate.source.path),
-            artifact_sha256=artifact.sha256,
-            batch_size=entry.tally.batch_size,
-            settings=candidate.settings,
-        ),
-        heat=entry.heat,
-        images_per_s=entry.tally.throughput(),
-        to_baseline=entry.to_baseline,
-        latency_s=_median_call_s(entry.tally),
-        size_bytes=artifact.size_bytes,
-        accuracy=report.accuracy if report is not None else None,
-        flips=report.flips if report is not None else None,
-        status=status,
-        reason=reason,
-        pareto=False,
-    )
-
-
 def _stopped(number: int) -> MachineWarning:
     return MachineWarning(
         code="stopped",
         message=f"heat {number} took longer than its limit: some candidates had no turn",
         action="tune fewer of them, with `--runtime` and `--precision`",
     )
-
-
-def _median_call_s(tally: Tally) -> float | None:
-    if tally.failure is not None:
-        return None
-    return next((each.value for each in latencies(tally.passes) if each.share == 0.5), None)
-
-
-def _ratio(entry: _Entry, fastest: _Entry) -> Interval | None:
-    """Speed over the fastest's."""
-    return speed_ratio(entry.tally.passes, fastest.tally.passes)
-
-
-def _why(best: Trial, close: Sequence[Trial]) -> str:
-    accuracy = "" if best.accuracy is None else f"{best.accuracy:.2%} accuracy, {best.flips} flips"
-    faster = ""
-    if best.to_baseline is not None:
-        ratio = best.to_baseline
-        faster = f", {ratio.value:.2f} times eager torch [{ratio.low:.2f}-{ratio.high:.2f}]"
-    choice = "the fastest that is still the model"
-    if close:
-        choice = (
-            "of the fastest, which are too close to call, the one that flips least or is smallest"
-        )
-    return f"{choice}: {accuracy}{faster}"
-
-
-def _confidence(best: Trial, close: Sequence[Trial], finalists: int) -> str:
-    if close:
-        names = ", ".join(each.name for each in close)
-        return f"too close to call to {names}: either will do"
-    if finalists == 1:
-        return "the only one that passed"
-    return "faster than the other finalists, each by an interval that leaves 1 out (95 %)"

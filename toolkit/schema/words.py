@@ -17,7 +17,7 @@ Status = Literal[
 ]
 Precision = Literal["fp64", "fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights"]
 EXPORTED_PRECISIONS: tuple[Precision, ...] = (
-    *("fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-weights"),
+    *("fp32", "fp16", "int8", "int8-dynamic", "int8-weights"),
 )
 Isa = Literal["avx2", "vnni", "arm", "wasm"]
 Device = Literal["cpu", "cuda"]

@@ -1,0 +1,108 @@
+"""Trials of a tuning: what becomes of a candidate in the heats, in records and in words.
+
+In: entries of the search. Out: `Trial` records, and why one of them is recommended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.candidates import Candidate
+from toolkit.passes import Tally
+from toolkit.schema import Configuration, Interval, ParityReport, Status, Trial
+from toolkit.speeds import latencies, speed_ratio
+
+
+@dataclass(kw_only=True, eq=False)
+class Entry:
+    """A candidate on its way through the heats; `tally` is that of the last one. `logits` are the
+    verified ones of the images that its calls rotate through."""
+
+    candidate: Candidate
+    tally: Tally
+    heat: int = 0
+    report: ParityReport | None = None
+    logits: NDArray[np.floating] | None = None
+    to_baseline: Interval | None = None
+
+    def ratio_to(self, other: Entry) -> Interval | None:
+        """Its speed over the other's, from rounds side by side; None where it cannot be said."""
+        if self.tally.throughput() is None or other.tally.throughput() is None:
+            return None
+        return speed_ratio(self.tally.passes, other.tally.passes)
+
+    @property
+    def images_per_s(self) -> float:
+        """0 where it has none."""
+        speed = self.tally.throughput()
+        return speed.value if speed else 0.0
+
+
+def trial_of(name: str, entry: Entry) -> Trial:
+    """The record; whether it is in the Pareto set is not known yet."""
+    candidate, report, failure = entry.candidate, entry.report, entry.tally.failure
+    artifact = candidate.source.artifact
+    status: Status | None = report.status if report is not None else None
+    reason = report.reason if report is not None else None
+    if report is None and failure is None and entry.tally.throughput() is None:
+        status, reason = "too_short", "it had no rounds"
+    if failure is not None:
+        status, reason = failure.status, failure.reason
+    return Trial(
+        name=name,
+        configuration=Configuration(
+            runtime=candidate.runtime.name,
+            format=artifact.format,
+            precision=artifact.precision,
+            artifact_path=str(candidate.source.path),
+            artifact_sha256=artifact.sha256,
+            batch_size=entry.tally.batch_size,
+            settings=candidate.settings,
+        ),
+        heat=entry.heat,
+        images_per_s=entry.tally.throughput(),
+        to_baseline=entry.to_baseline,
+        latency_s=median_call_s(entry.tally),
+        size_bytes=artifact.size_bytes,
+        accuracy=report.accuracy if report is not None else None,
+        flips=report.flips if report is not None else None,
+        status=status,
+        reason=reason,
+        pareto=False,
+    )
+
+
+def median_call_s(tally: Tally) -> float | None:
+    """The median call; None where there is none."""
+    if tally.failure is not None:
+        return None
+    return next((each.value for each in latencies(tally.passes) if each.share == 0.5), None)
+
+
+def why_it(best: Trial, close: Sequence[Trial]) -> str:
+    """The reason for the one that is recommended, in words; `close` are too close to it to call."""
+    accuracy = "" if best.accuracy is None else f"{best.accuracy:.2%} accuracy, {best.flips} flips"
+    faster = ""
+    if best.to_baseline is not None:
+        ratio = best.to_baseline
+        faster = f", {ratio.value:.2f} times eager torch [{ratio.low:.2f}-{ratio.high:.2f}]"
+    choice = "the fastest that is still the model"
+    if close:
+        choice = (
+            "of the fastest, which are too close to call, the one that flips least or is smallest"
+        )
+    return f"{choice}: {accuracy}{faster}"
+
+
+def how_sure(close: Sequence[Trial], finalists: int) -> str:
+    """The confidence in the one that is recommended, in words."""
+    if close:
+        names = ", ".join(each.name for each in close)
+        return f"too close to call to {names}: either will do"
+    if finalists == 1:
+        return "the only one that passed"
+    return "faster than the other finalists, each by an interval that leaves 1 out (95 %)"
