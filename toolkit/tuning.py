@@ -326,9 +326,7 @@ class _Search:
         recommended, why, confidence = None, "nothing passed and kept the constraints", ""
         if order:
             fastest = self.entries[order[0]]
-            ratios = [
-                None if at == order[0] else self.entries[at].ratio_to(fastest) for at in order
-            ]
+            others = [self.entries[at].ratio_to(fastest) for at in order[1:]]
             best, close = preferred(
                 list(zip([trials[at] for at in order], [None, *others], strict=True))
             )
