@@ -1,24 +1,35 @@
-"""A user's classifier that is not like the reference: colour, batch normalisation, a residual sum,
-a depthwise convolution, means in place of a flatten, five classes."""
+"""A user's classifier that is not like the reference: colour, sides that differ and are odd, batch
+normalisation, a residual sum, a depthwise and a 1x1 convolution, mean pooling, five classes.
+
+With it what it takes to export it, and to load what was written in this process or in a worker.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from toolkit.artifacts import NamedClassifier
+from toolkit.candidates import Candidate
+from toolkit.files import sha256_of, size_of
 from toolkit.formats import Request
-from toolkit.schema import Artifact, Isa, Precision
+from toolkit.runtimes import RUNTIMES, Source
+from toolkit.schema import Artifact, InputSpec, Isa, Precision, Settings
 
-SHAPE = (3, 32, 32)
+SHAPE = (3, 31, 29)
 CLASSES = 5
+INPUT = InputSpec(shape=SHAPE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 IMAGES = np.random.default_rng(0).standard_normal((60, *SHAPE), np.float32)
 
 
 class ColourNet(nn.Module):
-    """Float32 `[N,3,32,32]` → logits `[N,5]`; the weights come from a fixed seed."""
+    """Float32 `[N,3,31,29]` → logits `[N,5]`; the weights come from a fixed seed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,13 +39,14 @@ class ColourNet(nn.Module):
             self.norm = nn.BatchNorm2d(16)
             self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
             self.pointwise = nn.Conv2d(16, 16, 1)
-            self.hidden = nn.Linear(16, 24)
-            self.head = nn.Linear(24, CLASSES)
+            self.hidden = nn.Linear(16 * 7 * 7, 64)
+            self.head = nn.Linear(64, CLASSES)
 
-    def forward(self, input: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.stem(input)))
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
         x = x + torch.relu(self.pointwise(self.depthwise(x)))
-        logits: Tensor = self.head(torch.relu(self.hidden(x.mean((2, 3)))))
+        x = nn.functional.avg_pool2d(x, 4)
+        logits: Tensor = self.head(torch.relu(self.hidden(x.view(x.size(0), -1))))
         return logits
 
 
@@ -43,23 +55,25 @@ class OneLayer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.only = nn.Linear(3 * 32 * 32, CLASSES)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.only = nn.Linear(int(np.prod(SHAPE)), CLASSES)
 
-    def forward(self, input: Tensor) -> Tensor:
-        logits: Tensor = self.only(input.flatten(1))
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.only(x.flatten(1))
         return logits
 
 
 def request_for(
     path: Path,
-    precision: Precision,
+    precision: Precision = "fp32",
     *,
     isas: tuple[Isa, ...] | None = None,
     model: nn.Module | None = None,
 ) -> Request:
     """A request to write the model in `precision`, with its own images to calibrate on."""
     return Request(
-        model=(model or ColourNet()).eval(),
+        model=NamedClassifier(model or ColourNet()).eval(),
         example=torch.from_numpy(IMAGES[:2].copy()),
         path=path,
         precision=precision,
@@ -68,22 +82,42 @@ def request_for(
     )
 
 
-def expected_logits() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """What torch computes of `IMAGES`, in float32."""
+def logits_of(images: NDArray[np.float32], model: nn.Module | None = None) -> NDArray[np.float32]:
+    """What torch computes of normalised images, in float32."""
     with torch.inference_mode():
-        return np.asarray(ColourNet().eval()(torch.from_numpy(IMAGES)).numpy())
+        logits: NDArray[np.float32] = (
+            (model or ColourNet()).eval()(torch.from_numpy(images)).numpy()
+        )
+    return logits
 
 
-def record_of(path: Path, format: str, precision: Precision) -> Artifact:
-    """As export would record it, but for checksums, which a session does not read."""
-    return Artifact(
+def source_of(path: Path, format: str, precision: Precision = "fp32") -> Source:
+    """What was written there, as export would record it, but for the checkpoint."""
+    artifact = Artifact(
         format=format,
         precision=precision,
         path=path.name,
-        size_bytes=0,
-        sha256="",
+        size_bytes=size_of(path),
+        sha256=sha256_of(path),
         checkpoint_sha256="",
         spec_sha256="",
         input_shape=SHAPE,
         classes=CLASSES,
     )
+    return Source(path=path, artifact=artifact)
+
+
+def candidate_for(
+    path: Path, *, runtime: str, precision: Precision = "fp32", threads: int = 1
+) -> Candidate:
+    """The file in a runtime, for a worker."""
+    row = RUNTIMES[runtime]
+    source = source_of(path, row.formats[0], precision)
+    return Candidate(runtime=row, source=source, settings=Settings(threads=threads), input=INPUT)
+
+
+def damaged(folder: Path, into: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    """A copy of an artifact that is a folder, with one of its files changed."""
+    copy = Path(shutil.copytree(folder, into / folder.name))
+    (copy / name).write_bytes(change((copy / name).read_bytes()))
+    return copy

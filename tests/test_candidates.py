@@ -43,6 +43,31 @@ def test_no_names_are_all_installed_runtimes_with_what_each_loads(subject: Subje
     assert pairs(line_up(subject, [], ONE_THREAD)) == ALL
 
 
+def test_all_are_those_that_load_something(subject: Subject) -> None:
+    """Also those that take part only where they are asked for, installed or not."""
+    only = replace(subject, artifacts=subject.artifacts[:1])
+    assert only.artifacts[0].record.format == "torchscript"
+    assert pairs(line_up(only, ["all"], ONE_THREAD)) == [
+        ("eager", "checkpoint"),
+        ("torchscript", "torchscript"),
+        ("torchscript-frozen", "torchscript"),
+        ("compile", "checkpoint"),
+    ]
+
+
+def test_runtimes_of_the_other_device_take_part_only_where_they_are_named(
+    subject: Subject,
+) -> None:
+    """A row that says `unsupported` fails a run; so nobody gets one that they did not ask for."""
+    cuda = Settings(threads=1, device="cuda")
+    for names in ([], ["all"]):
+        for settings in (ONE_THREAD, cuda):
+            rows = {each.runtime for each in line_up(subject, names, settings)}
+            assert all(settings.device in row.devices for row in rows)
+    assert pairs(line_up(subject, ["cudagraph"], ONE_THREAD)) == [("cudagraph", "checkpoint")]
+    assert ("tensorrt", "onnx") in pairs(line_up(subject, ["all"], cuda))
+
+
 @pytest.mark.usefixtures("only_known")
 def test_a_missing_runtime_stays_where_no_other_loads_the_artifact(
     subject: Subject, monkeypatch: pytest.MonkeyPatch

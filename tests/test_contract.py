@@ -88,15 +88,18 @@ class Candidates:
 
     def __call__(self, row: Row, threads: int) -> Candidate:
         runtime, format_name, precision = RUNTIMES[row[0]], row[1], row[2]
-        if not runtime.runs_here():
+        settings = Settings(threads=threads, device=runtime.devices[0])
+        if not runtime.runs_on(settings.device):
             pytest.skip(f"{runtime.name} runs on {', '.join(runtime.systems or ())}")
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            pytest.skip(f"{runtime.name} needs a CUDA device, torch finds none")
         if runtime.version() is None and runtime.name not in REQUIRED:
             pytest.skip(f"{runtime.name} is not installed: {runtime.install}")
         found_format = FORMATS.get(format_name)
         if found_format and found_format.missing() and runtime.name not in REQUIRED:
             pytest.skip(f"{format_name} cannot be written: {found_format.install}")
         subject = self._exported("torchscript" if found_format is None else format_name)
-        found = line_up(subject, [runtime.name], Settings(threads=threads))
+        found = line_up(subject, [runtime.name], settings)
         return next(
             each
             for each in found
@@ -191,7 +194,7 @@ def test_streams_run_at_the_same_time_and_say_the_same_as_one(
     if RUNTIMES[row[0]].one_stream:
         pytest.skip(f"{row[0]} computes one call at a time in a process")
     alone = candidate_of(row, threads=1)
-    candidate = replace(alone, settings=Settings(threads=1, streams=2))
+    candidate = replace(alone, settings=replace(alone.settings, streams=2))
     with RemoteSession(candidate, batch_size=50, timeout_s=300) as opened:
         opened.prepare(IMAGES, batch_size=50)
         for repeat in (False, True):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch._inductor.cpp_builder
-from colour_cnn import candidate_for, expected, pixels, request_for
+from colour import INPUT, SHAPE, candidate_for, logits_of, request_for
 from torch._inductor.exc import InvalidCxxCompiler
 
 from toolkit.errors import ArtifactError, FailedRun, Unsupported
 from toolkit.formats.aotinductor import export
+from toolkit.preprocessing import normalise
 from toolkit.runtimes import aotinductor
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession
@@ -27,13 +28,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_batch_size_and_either_number_of_threads(package: Path) -> None:
-    images = pixels(100)
+    images = np.random.default_rng(0).integers(0, 256, (100, *SHAPE), np.uint8)
+    wanted = logits_of(normalise(images, INPUT))
     for threads in (1, 2):
         candidate = candidate_for(package, runtime="aotinductor", threads=threads)
         with RemoteSession(candidate, batch_size=100, timeout_s=120) as session:
             for batch_size in (1, 7, 16, 100):
                 found = np.concatenate(list(session.predict([images], batch_size=batch_size)))
-                np.testing.assert_allclose(found, expected(images), atol=1e-4, rtol=0)
+                np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
 
 
 def test_the_code_holds_no_number_of_threads(package: Path) -> None:

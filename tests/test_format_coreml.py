@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colour_cnn import CLASSES, SHAPE, candidate_for, request_for
+from colour import CLASSES, SHAPE, candidate_for, request_for
 from numpy.typing import NDArray
 
 from toolkit.errors import Unsupported
@@ -36,7 +36,7 @@ def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Precision]:
     path = tmp_path_factory.mktemp("coreml") / "colour.mlpackage"
-    export(request_for(path, precision=request.param))
+    export(request_for(path, request.param))
     return path, request.param
 
 
@@ -85,6 +85,6 @@ def test_elsewhere_than_on_macos_it_is_unsupported(exported: tuple[Path, Precisi
     candidate = candidate_for(exported[0], runtime="coreml", precision=exported[1])
     with (
         RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
-        pytest.raises(Unsupported, match=r"Core ML runs on macOS, this is linux"),
+        pytest.raises(Unsupported, match="coreml runs on darwin only, this is linux"),
     ):
         session.load()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from colour import CLASSES, IMAGES, SHAPE, logits_of, request_for, source_of
 from torch import Tensor, nn
 
-from toolkit.errors import ArtifactError, Unsupported
-from toolkit.formats import FORMATS, Request, Written
-from toolkit.runtimes import RUNTIMES, Session, Source
-from toolkit.schema import Artifact, Precision, Settings
+from toolkit.errors import ArtifactError
+from toolkit.formats import FORMATS, Written
+from toolkit.runtimes import RUNTIMES, Session
+from toolkit.schema import Precision, Settings
 
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
-SHAPE, CLASSES = (3, 32, 32), 5
 
 pytestmark = pytest.mark.skipif(
     bool(FORMATS["litert"].missing() or RUNTIMES["litert"].version() is None)
@@ -25,102 +26,54 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class Model(nn.Module):
-    """Colour images, grouped channels, a sum of two branches, a flatten of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=2)
-        self.out = nn.Linear(8 * 16 * 16, CLASSES)
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = torch.relu(self.first(image))
-        x = x + torch.relu(self.second(x))
-        logits: Tensor = self.out(x.view(x.size(0), -1))
-        return logits
+MANY = np.random.default_rng(1).standard_normal((103, *SHAPE), np.float32)
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return Model().eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(103, *SHAPE, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def folders(
-    model: nn.Module, images: Tensor, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Precision, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     """The model in each precision. Not to be written to."""
     from toolkit.formats.litert import export
 
     folders: dict[Precision, Path] = {}
     for precision in FORMATS["litert"].precisions:
         folders[precision] = tmp_path_factory.mktemp("exports") / "model.litert"
-        written = export(
-            Request(
-                model=model,
-                example=images[:2],
-                path=folders[precision],
-                precision=precision,
-                calibration=images[:50].numpy(),
-                isas=None,
-            )
-        )
+        written = export(request_for(folders[precision], precision))
         assert written == Written(batch_sizes=(100, 1))
     return folders
 
 
-def opened(folder: Path, *, threads: int = 1, shape: tuple[int, int, int] = SHAPE) -> Session:
+def opened(folder: Path, *, threads: int = 1) -> Session:
     from toolkit.runtimes.litert import load
 
-    artifact = Artifact(
-        format="litert",
-        precision="fp32",
-        path=folder.name,
-        size_bytes=0,
-        sha256="",
-        checkpoint_sha256="",
-        spec_sha256="",
-        input_shape=shape,
-        classes=CLASSES,
-    )
-    return load(Source(path=folder, artifact=artifact), Settings(threads=threads))
+    return load(source_of(folder, "litert"), Settings(threads=threads))
 
 
-def kinds_of(file: Path) -> dict[str, set[str]]:
-    """Operation → the types of its inputs, as the file has them."""
+def operations_of(file: Path) -> list[tuple[str, set[str]]]:
+    """Operations in order, and the types of their inputs, as the file has them."""
     from ai_edge_litert.interpreter import Interpreter
 
     graph = Interpreter(str(file))
     types = {each["index"]: each["dtype"].__name__ for each in graph.get_tensor_details()}
-    kinds: dict[str, set[str]] = {}
-    for each in graph._get_ops_details():
-        kinds.setdefault(each["op_name"], set()).update(types[at] for at in each["inputs"])
-    return kinds
+    return [
+        (each["op_name"], {types[at] for at in each["inputs"]}) for each in graph._get_ops_details()
+    ]
+
+
+def kinds_of(file: Path) -> dict[str, set[str]]:
+    """Operation → the types of the inputs of the last one of that name."""
+    return dict(operations_of(file))
 
 
 @pytest.mark.parametrize(
     ("precision", "largest"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8-dynamic", 0.1)]
 )
 def test_every_precision_is_the_same_model_and_says_what_it_is(
-    model: nn.Module,
-    images: Tensor,
-    folders: dict[Precision, Path],
-    precision: Precision,
-    largest: float,
+    folders: dict[Precision, Path], precision: Precision, largest: float
 ) -> None:
     session = opened(folders[precision], threads=2)
-    with torch.inference_mode():
-        expected = model(images).numpy()
-    found = session.run(images.numpy())  # a hundred, and three by one
-    assert np.abs(found - expected).max() < largest
-    singles = [session.run(images[at : at + 1].numpy()) for at in range(len(images))]
+    found = session.run(MANY)  # a hundred, and three by one
+    assert np.abs(found - logits_of(MANY)).max() < largest
+    singles = [session.run(MANY[at : at + 1]) for at in range(len(MANY))]
     np.testing.assert_allclose(found, np.concatenate(singles), atol=1e-4, rtol=0)
     attested = session.attestation
     assert (attested.precision, attested.threads, attested.device) == (precision, 2, "cpu")
@@ -141,7 +94,10 @@ def test_weights_in_the_file_have_the_type_of_the_precision(
 
 
 def test_int8_leaves_the_layer_of_the_logits_in_float(folders: dict[Precision, Path]) -> None:
-    assert kinds_of(folders["int8"] / "batch-1.tflite")["FULLY_CONNECTED"] == {"float32"}
+    operations = operations_of(folders["int8"] / "batch-1.tflite")
+    hidden, last = (types for name, types in operations if name == "FULLY_CONNECTED")
+    assert hidden == {"int8", "int32"}
+    assert last == {"float32"}
 
 
 def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) -> None:
@@ -155,11 +111,11 @@ def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) 
             assert (logits.shape, logits.dtype) == ((size, CLASSES), np.float32)
 
 
-def test_logits_are_the_callers_own(images: Tensor, folders: dict[Precision, Path]) -> None:
+def test_logits_are_the_callers_own(folders: dict[Precision, Path]) -> None:
     session = opened(folders["fp32"])
-    first = session.run(images[:1].numpy())
+    first = session.run(IMAGES[:1])
     kept = first.copy()
-    session.run(images[1:2].numpy())
+    session.run(IMAGES[1:2])
     np.testing.assert_array_equal(first, kept)
 
 
@@ -182,16 +138,12 @@ def test_folder_without_a_file_for_one_image_is_an_error(
 
 
 def test_file_of_another_shape_is_an_error(folders: dict[Precision, Path]) -> None:
-    with pytest.raises(ArtifactError, match=r"\[1, 3, 32, 32\].*expected float32 \[N, 3, 28, 28\]"):
-        opened(folders["fp32"], shape=(3, 28, 28))
-
-
-def test_only_the_cpu(folders: dict[Precision, Path]) -> None:
     from toolkit.runtimes.litert import load
 
-    source = Source(path=folders["fp32"], artifact=None)  # type: ignore[arg-type]
-    with pytest.raises(Unsupported, match="--device cpu"):
-        load(source, Settings(threads=1, device="cuda"))
+    source = source_of(folders["fp32"], "litert")
+    other = replace(source, artifact=replace(source.artifact, input_shape=(3, 28, 28)))
+    with pytest.raises(ArtifactError, match=r"\[1, 3, 31, 29\].*expected float32 \[N, 3, 28, 28\]"):
+        load(other, Settings(threads=1))
 
 
 class OnePixel(nn.Module):
@@ -211,20 +163,13 @@ class OnePixel(nn.Module):
         return logits
 
 
-def test_int8_of_graphs_that_differ_is_one_file(images: Tensor, tmp_path: Path) -> None:
+def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
     from toolkit.formats.litert import export
 
     torch.manual_seed(0)
-    request = Request(
-        model=OnePixel().eval(),
-        example=images[:2],
-        path=tmp_path / "model.litert",
-        precision="int8",
-        calibration=images[:50].numpy(),
-        isas=None,
-    )
+    model = OnePixel()
+    request = request_for(tmp_path / "model.litert", "int8", model=model)
     assert export(request) == Written(batch_sizes=(1,))
     assert [file.name for file in request.path.iterdir()] == ["batch-1.tflite"]
-    with torch.inference_mode():
-        expected = request.model(images).numpy()
-    assert np.abs(opened(request.path).run(images.numpy()) - expected).max() < 0.1
+    found = opened(request.path).run(IMAGES)
+    assert np.abs(found - logits_of(IMAGES, model)).max() < 0.1

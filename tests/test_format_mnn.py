@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("MNN")
 
-from classifiers import SHAPE, logits_of, request, residual, source_of
+from colour import IMAGES, SHAPE, logits_of, request_for, source_of
 
 from toolkit.errors import ArtifactError, InputError, Unsupported
 from toolkit.formats.mnn import export
@@ -22,7 +22,7 @@ from toolkit.schema import Precision, Settings
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small classifier in float32. Not to be written to."""
     path = tmp_path_factory.mktemp("mnn") / "model.mnn"
-    export(request(residual(), path, precision="fp32"))
+    export(request_for(path))
     return path
 
 
@@ -33,13 +33,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_users_model_is_the_same_model(
     file: Path, tmp_path: Path, precision: Precision, tolerance: float, smaller: float
 ) -> None:
-    model, path = residual(), tmp_path / "model.mnn"
-    export(request(model, path, precision=precision))
-    session = load(source_of(path, precision), Settings(threads=1))
-    images = np.random.default_rng(0).standard_normal((3, *SHAPE), np.float32)
-    np.testing.assert_allclose(
-        session.run(images), logits_of(model, images), atol=tolerance, rtol=0
-    )
+    path = tmp_path / "model.mnn"
+    export(request_for(path, precision))
+    session = load(source_of(path, "mnn", precision), Settings(threads=1))
+    np.testing.assert_allclose(session.run(IMAGES), logits_of(IMAGES), atol=tolerance, rtol=0)
     assert session.attestation.precision == weight_precision(path.read_bytes()) == precision
     assert path.stat().st_size < smaller * file.stat().st_size
 
@@ -49,46 +46,42 @@ def test_nothing_is_left_in_the_working_folder(
 ) -> None:
     """Also where the path is relative to it."""
     monkeypatch.chdir(tmp_path)
-    export(request(residual(), Path("model.mnn"), precision="fp16"))
+    export(request_for(Path("model.mnn"), "fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]
 
 
 def test_logits_are_the_callers_own(file: Path) -> None:
-    session = load(source_of(file), Settings(threads=1))
-    images = np.random.default_rng(0).standard_normal((4, *SHAPE), np.float32)
-    first = session.run(images[:2])
+    session = load(source_of(file, "mnn"), Settings(threads=1))
+    first = session.run(IMAGES[:2])
     kept = first.copy()
-    session.run(images[2:])
+    session.run(IMAGES[2:4])
     np.testing.assert_array_equal(first, kept)
 
 
 def test_batch_sizes_may_change_from_call_to_call(file: Path) -> None:
-    session = load(source_of(file), Settings(threads=1))
-    images = np.random.default_rng(0).standard_normal((9, *SHAPE), np.float32)
-    wanted = session.run(images)
+    session = load(source_of(file, "mnn"), Settings(threads=1))
+    wanted = session.run(IMAGES[:9])
     for size in (1, 4, 9, 4):
-        np.testing.assert_allclose(session.run(images[:size]), wanted[:size], atol=1e-5, rtol=0)
+        np.testing.assert_allclose(session.run(IMAGES[:size]), wanted[:size], atol=1e-5, rtol=0)
 
 
 def test_float64_in_any_order_of_axes_is_no_crash(file: Path) -> None:
-    session = load(source_of(file), Settings(threads=1))
-    images = np.random.default_rng(0).standard_normal((2, *SHAPE), np.float32)
+    session = load(source_of(file, "mnn"), Settings(threads=1))
+    images = IMAGES[:2]
     turned = np.asfortranarray(images.astype(np.float64))
     np.testing.assert_array_equal(session.run(turned), session.run(images))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 29, 31), (0, *SHAPE), SHAPE])
 def test_another_shape_is_refused(file: Path, shape: tuple[int, ...]) -> None:
-    session = load(source_of(file), Settings(threads=1))
+    session = load(source_of(file, "mnn"), Settings(threads=1))
     with pytest.raises(InputError, match=r"expected \[N, 3, 31, 29\] with N >= 1"):
         session.run(np.zeros(shape, np.float32))
 
 
-def test_what_is_not_offered_is_refused(file: Path) -> None:
-    with pytest.raises(Unsupported, match="--device cpu"):
-        load(source_of(file), Settings(threads=1, device="cuda"))
+def test_streams_of_several_threads_are_refused(file: Path) -> None:
     with pytest.raises(Unsupported, match="2 streams of 2 threads are not 4 threads"):
-        load(source_of(file), Settings(threads=2, streams=2))
+        load(source_of(file, "mnn"), Settings(threads=2, streams=2))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.999])
@@ -96,4 +89,4 @@ def test_a_truncated_file_is_refused(file: Path, tmp_path: Path, kept: float) ->
     data, cut = file.read_bytes(), tmp_path / "cut.mnn"
     cut.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(ArtifactError, match="toolkit export --format mnn"):
-        load(source_of(cut), Settings(threads=1))
+        load(source_of(cut, "mnn"), Settings(threads=1))

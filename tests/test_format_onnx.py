@@ -16,7 +16,6 @@ from toolkit.formats import Written
 from toolkit.formats.onnx import export
 from toolkit.formats.ort import export as export_ort
 from toolkit.onnx_contents import read_onnx, read_ort
-from toolkit.runtimes import Source
 from toolkit.runtimes.onnxruntime import load
 from toolkit.schema import Precision, Settings
 
@@ -57,10 +56,12 @@ def test_file_is_valid_standard_onnx_with_float32_ends(
 def test_session_computes_the_model_and_attests_its_precision(
     files: dict[Precision, Path], precision: Precision
 ) -> None:
-    record = colour.record_of(files[precision], "onnx", precision)
-    session = load(Source(path=files[precision], artifact=record), Settings(threads=1))
+    source = colour.source_of(files[precision], "onnx", precision)
+    session = load(source, Settings(threads=1))
     logits = session.run(colour.IMAGES)
-    np.testing.assert_allclose(logits, colour.expected_logits(), atol=MOVED[precision], rtol=0)
+    np.testing.assert_allclose(
+        logits, colour.logits_of(colour.IMAGES), atol=MOVED[precision], rtol=0
+    )
     assert session.attestation.precision == precision
 
 
@@ -163,10 +164,10 @@ def test_ort_is_optimised_for_any_cpu_and_loads(tmp_path: Path) -> None:
     contents = read_ort(path)
     assert "FusedConv" in contents.operators
     assert not {"ReorderInput", "ReorderOutput"} & contents.operators  # x86's own layout
-    source = Source(path=path, artifact=colour.record_of(path, "ort", "fp32"))
+    source = colour.source_of(path, "ort")
     session = load(source, Settings(threads=1))
     logits = session.run(colour.IMAGES)
-    np.testing.assert_allclose(logits, colour.expected_logits(), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(logits, colour.logits_of(colour.IMAGES), atol=1e-6, rtol=0)
     assert session.attestation.precision == "fp32"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Exception, match="ORT model verification failed"):

@@ -45,6 +45,7 @@ LAYERS = (
     ("parity", "torch_session", "outcome", "speeds", "capacity", "plan", "changes", "names"),
     ("loadgen", "report.scenario"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
+    ("onnx_session",),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "report.comparison"),
     ("report.tuning",),
     ("data.idx", "data.images"),

@@ -1,0 +1,53 @@
+"""The table of runtimes: where each runs, and what it refuses before a worker starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from toolkit.candidates import EAGER, Subject, checkpoint_candidate
+from toolkit.errors import Unsupported
+from toolkit.runtimes import RUNTIMES, Runtime
+from toolkit.schema import Device, Settings
+from toolkit.targets import RemoteSession
+
+EVERYWHERE = [replace(row, systems=None) for row in RUNTIMES.values()]
+
+
+@pytest.mark.parametrize("row", EVERYWHERE, ids=list(RUNTIMES))
+def test_only_devices_in_the_table_are_taken(row: Runtime) -> None:
+    for device in get_args(Device):
+        if device in row.devices:
+            row.refuse(Settings(threads=1, device=device))
+            continue
+        with pytest.raises(Unsupported, match=f"not on {device}; use --device {row.devices[0]}"):
+            row.refuse(Settings(threads=1, device=device))
+
+
+@pytest.mark.parametrize("row", EVERYWHERE, ids=list(RUNTIMES))
+def test_several_streams_are_taken_unless_it_has_one(row: Runtime) -> None:
+    several = Settings(threads=1, streams=2, device=row.devices[0])
+    if not row.one_stream:
+        row.refuse(several)
+        return
+    with pytest.raises(Unsupported, match="2 streams were asked for; use --streams 1"):
+        row.refuse(several)
+
+
+def test_another_system_is_refused() -> None:
+    row = replace(RUNTIMES[EAGER], systems=("plan9", "beos"))
+    assert not row.runs_on("cpu")
+    with pytest.raises(Unsupported, match="eager runs on plan9, beos only, this is "):
+        row.refuse(Settings(threads=1))
+
+
+def test_what_cannot_be_is_a_failed_row_and_no_process(subject: Subject) -> None:
+    row = replace(RUNTIMES[EAGER], devices=("cpu",))
+    candidate = checkpoint_candidate(subject, EAGER, Settings(threads=1, device="cuda"))
+    with RemoteSession(replace(candidate, runtime=row), batch_size=1, timeout_s=60) as session:
+        for _ in range(2):  # the first failure stays
+            with pytest.raises(Unsupported, match="eager runs on cpu here, not on cuda"):
+                session.load()
+        assert session.pid is None
