@@ -13,7 +13,7 @@ from toolkit.checkpoint import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
 from toolkit.manifest import MANIFEST, StoredArtifact, find_artifacts
 from toolkit.runtimes import ALL, CHECKPOINT_FORMAT, RUNTIMES, Runtime, Source, find_runtime
-from toolkit.schema import Artifact, Checkpoint, InputSpec, Precision, Settings
+from toolkit.schema import Artifact, Checkpoint, Device, InputSpec, Precision, Settings
 
 NULL = "null"
 EAGER = "eager"
@@ -88,25 +88,32 @@ def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str 
 
 
 def choose_runtimes(
-    names: Sequence[str], artifacts: Iterable[tuple[str, Precision]]
+    names: Sequence[str], artifacts: Iterable[tuple[str, Precision]], device: Device
 ) -> list[Runtime]:
-    """The runtimes named, none twice; `all` stands for all but `null`.
+    """The runtimes named, none twice; `all` stands for all but `null` that run on `device` and
+    load the checkpoint or one of the `artifacts`.
 
-    No names means those that are installed, run on this system and need not be asked for; and, for
-    each format and precision among `artifacts` that none of these loads, those that would: without
-    them it would pass uncompared, with them there is a row.
+    No names means those that are installed, run here and need not be asked for; and, for each
+    format and precision among `artifacts` that none of these loads, those that would: without them
+    it would pass uncompared, with them there is a row.
 
     Raises:
         UnknownNameError: an unknown runtime.
     """
-    real = [name for name in RUNTIMES if name != NULL]
+    checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
+    kinds = [checkpoint, *artifacts]
+    real = [row for row in RUNTIMES.values() if row.name != NULL]
     if names:
-        spread = [each for name in names for each in (real if name == ALL else [name])]
+        fitting = [
+            row.name
+            for row in real
+            if device in row.devices and any(row.loads(*kind) for kind in kinds)
+        ]
+        spread = [each for name in names for each in (fitting if name == ALL else [name])]
         return [find_runtime(name) for name in dict.fromkeys(spread)]
-    rows = [RUNTIMES[name] for name in real]
-    usual = [row for row in rows if row.version() and row.runs_here() and not row.asked_for]
-    lost = [each for each in artifacts if not any(row.loads(*each) for row in usual)]
-    needed = [row for row in rows if any(row.loads(*each) for each in lost)]
+    usual = [row for row in real if row.version() and row.runs_on(device) and not row.asked_for]
+    lost = [kind for kind in kinds if not any(row.loads(*kind) for row in usual)]
+    needed = [row for row in real if any(row.loads(*kind) for kind in lost)]
     return [*usual, *(row for row in needed if row not in usual)]
 
 
@@ -124,7 +131,7 @@ def line_up(
     """
     candidates = []
     kinds = [(item.record.format, item.record.precision) for item in subject.artifacts]
-    for row in choose_runtimes(runtimes, kinds):
+    for row in choose_runtimes(runtimes, kinds, settings.device):
         sources = list(_sources(row, subject))
         if not sources and runtimes and not set(lost).intersection(row.formats):
             formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))

@@ -129,7 +129,7 @@ def run(
     refuse_overlap([stored.record for stored in artifacts], dataset)
     subject = subject_of(checkpoint, artifacts, model=model)
     candidates = _candidates(subject, exported, runtimes, settings)
-    lost = _lost_rows(exported, runtimes, dataset)
+    lost = _lost_rows(exported, runtimes, settings, dataset)
     results = replace(start_results(subject, dataset), parity=lost)
     write_results(folder / RESULTS, results)
     reference = check.reference(subject, dataset, settings)
@@ -210,12 +210,12 @@ def _candidates(
 
 
 def _lost_rows(
-    exported: Export, runtimes: Sequence[str], dataset: Dataset
+    exported: Export, runtimes: Sequence[str], settings: Settings, dataset: Dataset
 ) -> tuple[ParityReport, ...]:
     """The rows of formats that could not be exported: one a chosen runtime that would load it, or
     one without a runtime where none would."""
     lost = [(item.format, item.precision) for item in exported.failures]
-    chosen = choose_runtimes(runtimes, lost)
+    chosen = choose_runtimes(runtimes, lost, settings.device)
     return tuple(
         not_run(
             item.failure,

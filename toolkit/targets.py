@@ -106,8 +106,12 @@ class RemoteSession:
         if self._failure is not None:
             raise self._failure
         if self.loaded is None:
-            self._start()
             source, row = self.candidate.source, self.candidate.runtime
+            try:
+                row.refuse(self.candidate.settings)
+            except Unsupported as unsupported:
+                raise self._fail(unsupported)  # noqa: B904
+            self._start()
             reply = self._ask(
                 "load",
                 module=row.module,

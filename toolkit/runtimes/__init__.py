@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from toolkit.errors import NotInstalled, UnknownNameError
-from toolkit.schema import Artifact, Attestation, Precision, Settings
+from toolkit.errors import NotInstalled, UnknownNameError, Unsupported
+from toolkit.schema import Artifact, Attestation, Device, Precision, Settings
 from toolkit.versions import installed_version
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Runtime:
         one_stream: It computes one call at a time in a process.
         own_threads: It decides by itself how many threads compute, and does not tell.
         asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
+        devices: Where its sessions run.
         systems: Where it runs, as `sys.platform` has it; None is everywhere.
     """
 
@@ -53,6 +54,7 @@ class Runtime:
     one_stream: bool = False
     own_threads: bool = False
     asked_for: bool = False
+    devices: tuple[Device, ...] = ("cpu",)
     systems: tuple[str, ...] | None = None
 
     def loads(self, format: str, precision: Precision) -> bool:
@@ -60,9 +62,30 @@ class Runtime:
         fits = self.precisions is None or precision in self.precisions
         return format in self.formats and fits
 
-    def runs_here(self) -> bool:
-        """Whether it runs on this operating system."""
-        return self.systems is None or sys.platform in self.systems
+    def runs_on(self, device: Device) -> bool:
+        """Whether it runs on this operating system, on `device`."""
+        return (self.systems is None or sys.platform in self.systems) and device in self.devices
+
+    def refuse(self, settings: Settings) -> None:
+        """Raise what cannot be, before a worker starts.
+
+        Raises:
+            Unsupported: says where it runs, or how many calls it takes at a time.
+        """
+        if self.systems is not None and sys.platform not in self.systems:
+            raise Unsupported(
+                f"{self.name} runs on {', '.join(self.systems)} only, this is {sys.platform}"
+            )
+        if settings.device not in self.devices:
+            raise Unsupported(
+                f"{self.name} runs on {', '.join(self.devices)} here, not on {settings.device}; "
+                f"use --device {self.devices[0]}"
+            )
+        if settings.streams > 1 and self.one_stream:
+            raise Unsupported(
+                f"{self.name} computes one call at a time in a process, and {settings.streams} "
+                "streams were asked for; use --streams 1"
+            )
 
     def version(self) -> str | None:
         """The installed version, or None."""
@@ -111,6 +134,18 @@ RUNTIMES = {
             distributions=("torch",),
             formats=(CHECKPOINT_FORMAT,),
             install="pip install torch",
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="cudagraph",
+            module="toolkit.runtimes.cudagraph",
+            package="torch",
+            distributions=("torch",),
+            formats=(CHECKPOINT_FORMAT,),
+            install="pip install torch",
+            one_stream=True,
+            asked_for=True,
+            devices=("cuda",),
         ),
         Runtime(
             name="torchscript",
@@ -119,6 +154,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("torchscript",),
             install="pip install torch",
+            devices=("cpu", "cuda"),
         ),
         Runtime(
             name="torchscript-frozen",
@@ -128,6 +164,7 @@ RUNTIMES = {
             formats=("torchscript",),
             install="pip install torch",
             asked_for=True,
+            devices=("cpu", "cuda"),
         ),
         Runtime(
             name="compile",
@@ -137,6 +174,7 @@ RUNTIMES = {
             formats=(CHECKPOINT_FORMAT,),
             install="pip install torch",
             asked_for=True,
+            devices=("cpu", "cuda"),
         ),
         Runtime(
             name="pt2",
@@ -146,6 +184,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("pt2",),
             install="pip install torch",
+            devices=("cpu", "cuda"),
         ),
         Runtime(
             name="aotinductor",
@@ -163,6 +202,18 @@ RUNTIMES = {
             distributions=("onnxruntime", "onnxruntime-gpu"),
             formats=("onnx", "ort"),
             install="pip install onnxruntime",
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="tensorrt",
+            module="toolkit.runtimes.tensorrt",
+            package="onnxruntime",
+            distributions=("onnxruntime-gpu",),
+            formats=("onnx",),
+            install="pip install onnxruntime-gpu tensorrt (in place of onnxruntime)",
+            precisions=("fp32", "fp16"),
+            asked_for=True,
+            devices=("cuda",),
         ),
         Runtime(
             name="openvino",
@@ -198,6 +249,8 @@ RUNTIMES = {
             distributions=("executorch",),
             formats=("executorch",),
             install="pip install 'toolkit[executorch]'",
+            # Its Python binding holds the interpreter's lock while it computes (seen in 1.5.1), and
+            # all sessions of a process share one thread pool.
             one_stream=True,
         ),
         Runtime(
@@ -233,6 +286,7 @@ RUNTIMES = {
             distributions=("numpy",),
             formats=(CHECKPOINT_FORMAT,),
             install="pip install numpy",
+            devices=("cpu", "cuda"),
         ),
     )
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from typing import Any
 
@@ -20,18 +19,7 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load an `.mlpackage` folder.
-
-    Raises:
-        Unsupported: this is not macOS, or another device than the CPU was asked for.
-    """
-    if sys.platform != "darwin":
-        raise Unsupported(
-            f"Core ML runs on macOS, this is {sys.platform}; leave runtime coreml out here, and "
-            "verify the .mlpackage on a Mac"
-        )
-    if settings.device != "cpu":
-        raise Unsupported(f"coreml runs on the CPU here, not on {settings.device}")
+    """Load an `.mlpackage` folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import coremltools

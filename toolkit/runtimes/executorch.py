@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import Unsupported
 from toolkit.pte import XNNPACK, Program, read_program
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Settings
@@ -17,21 +16,10 @@ def load(source: Source, settings: Settings) -> Session:
     """Load a `.pte` file.
 
     Raises:
-        Unsupported: another device than the CPU, several streams, or a file without XNNPACK.
+        Unsupported: a file without XNNPACK.
     """
     from executorch.runtime import Runtime, Verification
 
-    if settings.device != "cpu":
-        raise Unsupported(
-            f"executorch runs on the CPU here, not on {settings.device}; use --device cpu"
-        )
-    if settings.streams > 1:
-        # Its Python binding does not give the interpreter's lock up while it computes (seen in
-        # 1.5.1), and all sessions of a process share one thread pool.
-        raise Unsupported(
-            f"executorch computes one call at a time in a process, not {settings.streams}; "
-            "use --streams 1"
-        )
     _set_threads(settings.threads)
     runtime = Runtime.get()
     loaded = runtime.load_program(source.path, verification=Verification.InternalConsistency)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.environment import thread_count
-from toolkit.errors import ArtifactError, Unsupported, headline
+from toolkit.errors import ArtifactError, headline
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
 from toolkit.versions import installed_version
@@ -21,13 +21,8 @@ def load(source: Source, settings: Settings) -> Session:
     """Load a folder of `.tflite` files; each gets its memory at the first call of its batch size.
 
     Raises:
-        Unsupported: another device than the CPU was asked for.
         ArtifactError: a file is damaged, or none takes a single image.
     """
-    if settings.device != "cpu":
-        raise Unsupported(
-            f"litert runs on the CPU here, not on {settings.device}; use --device cpu"
-        )
     files = [
         FixedBatch(path, source.artifact.input_shape, threads=settings.threads)
         for path in sorted(source.path.glob("*.tflite"))

@@ -29,12 +29,10 @@ def load(source: Source, settings: Settings) -> Session:
 
     Raises:
         ArtifactError: MNN cannot read it.
-        Unsupported: another device than the CPU was asked for, or streams of several threads.
+        Unsupported: streams of several threads.
     """
     import MNN
 
-    if settings.device != "cpu":
-        raise Unsupported(f"MNN runs on the CPU here, not on {settings.device}; use --device cpu")
     if settings.threads > 1 and settings.streams > 1:
         raise Unsupported(
             f"MNN's sessions share one pool of threads, so {settings.streams} streams of "

@@ -28,12 +28,10 @@ def load(source: Source, settings: Settings) -> Session:
 
     Raises:
         ArtifactError: damaged, or not of a model with one input and one output.
-        Unsupported: another device than the CPU was asked for, or the weights are int8.
+        Unsupported: the weights are int8.
     """
     import ncnn
 
-    if settings.device != "cpu":
-        raise Unsupported(f"ncnn runs on the CPU here, not on {settings.device}; use --device cpu")
     net = ncnn.Net()
     net.opt.num_threads = settings.threads
     for option in _reduced_options(net):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import Unsupported
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
 
@@ -25,17 +24,9 @@ _KEPT_BATCH_SIZES = 4
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load an `.onnx` file or an IR folder; it is compiled at the first call of each batch size.
-
-    Raises:
-        Unsupported: another device than the CPU was asked for.
-    """
+    """Load an `.onnx` file or an IR folder; it is compiled at the first call of each batch size."""
     import openvino
 
-    if settings.device != "cpu":
-        raise Unsupported(
-            f"openvino runs on the CPU here, not on {settings.device}; use --device cpu"
-        )
     core = openvino.Core()
     path = source.path / "model.xml" if source.path.is_dir() else source.path
     model = core.read_model(path)

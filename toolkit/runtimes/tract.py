@@ -15,15 +15,9 @@ from toolkit.schema import Attestation, Precision, Settings
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load an `.onnx` file.
-
-    Raises:
-        Unsupported: another device than the CPU was asked for.
-    """
+    """Load an `.onnx` file."""
     import tract
 
-    if settings.device != "cpu":
-        raise Unsupported(f"tract runs on the CPU, not on {settings.device}; use --device cpu")
     before = thread_count()
     # No fact is set for the input: the file's own has a dynamic batch, and tract takes that.
     runnable = tract.onnx().load(source.path).into_model().into_runnable()
