@@ -1,5 +1,5 @@
 """Does the toolkit's session cost anything? Each runtime by its session and called by hand, with
-the same settings, in turns within one process; one process a runtime.
+the same settings, in turns within one process, which keeps its memory; one process a runtime.
 
     python benchmarks/by_hand.py EXPORTS --out by-hand.jsonl
 
@@ -20,13 +20,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.allocator import keep_memory
 from toolkit.candidates import NULL, Candidate, find_subject, line_up
 from toolkit.runtimes import CHECKPOINT_FORMAT, Session, import_loader
 from toolkit.schema import Settings
 from toolkit.timing import time_calls
 
 BATCH_SIZE = 100
-PAIRS = 60
+PAIRS = 200
 UNTIMED = 10
 
 Run = Callable[[NDArray[np.float32]], object]
@@ -37,6 +38,8 @@ def onnxruntime(candidate: Candidate) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = candidate.settings.threads
+    # Else the threads of this session take the cores from the other one.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(
         str(candidate.source.path), options, providers=["CPUExecutionProvider"]
     )
@@ -184,7 +187,8 @@ BY_HAND: dict[str, Callable[[Candidate], Run]] = {
 
 
 def compare(candidate: Candidate) -> dict[str, Any]:
-    """Medians in seconds and the ratio of session to hand, of calls in turns."""
+    """Medians in seconds and their ratio, session to hand, of calls in turns."""
+    keep_memory()
     row = candidate.runtime
     session: Session = import_loader(row.module, row.package, row.install).load(
         candidate.source, candidate.settings
@@ -200,15 +204,15 @@ def compare(candidate: Candidate) -> dict[str, Any]:
             ((time_ns,), _) = time_calls(sides[name], [batch], calls=1)
             if number >= UNTIMED:
                 times_s[name].append(time_ns / 1e9)
-    ratios = [a / b for a, b in zip(times_s["session"], times_s["hand"], strict=True)]
+    session_s, hand_s = (statistics.median(each) for each in times_s.values())
     return {
         "runtime": row.name,
         "format": candidate.source.artifact.format,
         "precision": candidate.source.artifact.precision,
         "threads": candidate.settings.threads,
-        "session_s": statistics.median(times_s["session"]),
-        "hand_s": statistics.median(times_s["hand"]),
-        "ratio": statistics.median(ratios),
+        "session_s": session_s,
+        "hand_s": hand_s,
+        "ratio": session_s / hand_s,
     }
 
 
