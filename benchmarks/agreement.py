@@ -1,5 +1,5 @@
-"""Do other tools measure the same? OpenVINO's benchmark_app, pytest-benchmark and toolkit bench on
-one artifact with the same threads, in alternating runs.
+"""Do other tools measure the same? OpenVINO's benchmark_app, LiteRT's litert-benchmark,
+pytest-benchmark and toolkit bench on one artifact with the same threads, in alternating runs.
 
     python benchmarks/agreement.py --runs 10 --out agreement.jsonl
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from native_tools import benchmark_app
+from native_tools import benchmark_app, litert_benchmark
 
 from toolkit.artifacts import export
 from toolkit.benchmark import bench
@@ -28,8 +28,9 @@ from toolkit.plan import Plan
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "models" / "mnist-cnn"
 BATCH_SIZE = 100
-RUNTIMES = ("openvino", "onnxruntime")
+RUNTIMES = {"openvino": "onnx", "onnxruntime": "onnx", "litert": "litert"}  # → format
 SECONDS = 4
+CALLS = 300
 
 Reading = Callable[[], float]
 
@@ -53,7 +54,7 @@ def pytest_benchmark_s(runtime: str, threads: int) -> float:
     """Median latency of a batch in seconds by pytest-benchmark, as it writes it."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
-        name = f"test_inference[{runtime}-onnx-{threads}]"
+        name = f"test_inference[{runtime}-{RUNTIMES[runtime]}-{threads}]"
         command = [sys.executable, "-m", "pytest", "-q", f"{HERE / 'test_inference.py'}::{name}"]
         subprocess.run(
             [*command, f"--benchmark-json={found}"], check=True, capture_output=True, text=True
@@ -71,6 +72,9 @@ def readings(model: Path, runtime: str, threads: int) -> dict[str, Reading]:
         found["benchmark_app"] = lambda: benchmark_app(
             model, batch_size=BATCH_SIZE, threads=threads, seconds=SECONDS
         )
+    if runtime == "litert":
+        file = model / f"batch-{BATCH_SIZE}.tflite"
+        found["litert-benchmark"] = lambda: litert_benchmark(file, threads=threads, calls=CALLS)
     return found
 
 
@@ -101,11 +105,11 @@ def main(runs: int, threads: int, out: Path) -> None:
     """Alternate the tools `runs` times, and say how their medians compare."""
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     with tempfile.TemporaryDirectory() as folder:
-        export(CHECKPOINT, out=Path(folder), formats=["onnx"])
-        model = next(Path(folder).glob("*.onnx"))
+        export(CHECKPOINT, out=Path(folder), formats=list(dict.fromkeys(RUNTIMES.values())))
         with out.open("a") as file:
             for number in range(len(lines), runs * len(RUNTIMES)):
-                runtime = RUNTIMES[number % len(RUNTIMES)]
+                runtime = list(RUNTIMES)[number % len(RUNTIMES)]
+                model = next(Path(folder).glob(f"*.{RUNTIMES[runtime]}"))
                 tools = list(readings(model, runtime, threads).items())
                 turn = number // len(RUNTIMES) % len(tools)  # who goes first changes
                 found = {name: read() for name, read in tools[turn:] + tools[:turn]}

@@ -5,9 +5,11 @@ In: an artifact and settings. Out: what the program says of the same work.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 _START_S = 120
@@ -61,3 +63,39 @@ def benchmark_app(model: Path, *, batch_size: int, threads: int, seconds: int) -
             f"benchmark_app, exit code {done.returncode}:\n{done.stdout}{done.stderr}"
         )
     return float(median[1]) * _UNITS_S[median[2]]
+
+
+def litert_benchmark(model: Path, *, threads: int, calls: int) -> float:
+    """Median latency in seconds of the `.tflite` file's own batch, as LiteRT's litert-benchmark
+    measures it.
+
+    It corresponds to `latency_median_s` of `toolkit bench --runtime litert`, but calls LiteRT by
+    its newer CompiledModel, on one random input that lies ready, and leaves the logits where they
+    are.
+
+    Raises:
+        RuntimeError: it failed, or ran elsewhere than on the CPU alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [str(Path(sys.executable).parent / "litert-benchmark"), f"--model={model}"]
+        command += [
+            f"--num_threads={threads}",
+            f"--num_runs={calls}",
+            f"--warmup_runs={calls // 5}",
+        ]
+        done = subprocess.run(
+            [*command, f"--result_json={result}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_START_S + calls,
+        )
+        if done.returncode or not result.exists():
+            raise RuntimeError(
+                f"litert-benchmark, exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+        found = json.loads(result.read_text())
+    if found["accelerators"] != ["CPU"]:
+        raise RuntimeError(f"litert-benchmark ran on {found['accelerators']}")
+    return float(found["latency"]["median_ms"]) * _UNITS_S["ms"]

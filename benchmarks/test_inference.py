@@ -4,6 +4,8 @@
     pytest benchmarks/test_inference.py --benchmark-autosave
     pytest benchmarks/test_inference.py --benchmark-compare
 
+What is not installed, or does not run on this machine's CPU, is skipped.
+
 The sessions, inputs and times are those of `toolkit bench`: one worker a runtime, times taken
 inside it. Here the runtimes run one after the other; `toolkit bench` interleaves them, so compare
 runtimes there and one runtime with its past here.
@@ -11,13 +13,18 @@ runtimes there and one runtime with its past here.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pytest
-from conftest import WORKER_CLOCK, WorkerClock
+from conftest import CHECKPOINT, WORKER_CLOCK, WorkerClock
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from toolkit.candidates import Candidate, Subject, line_up
+from toolkit.artifacts import export
+from toolkit.candidates import Candidate, Subject, find_subject, line_up
 from toolkit.data import load_dataset
 from toolkit.environment import usable_cores
+from toolkit.formats import FORMATS
 from toolkit.runtimes import RUNTIMES
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession
@@ -28,18 +35,32 @@ WARMUP_ROUNDS = 10
 PAIRS = [(row.name, name) for row in RUNTIMES.values() for name in row.formats]
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
+    """A format's fp32 artifact, exported when it is first asked for."""
+
+    @functools.cache
+    def make(format_name: str) -> Subject:
+        folder = tmp_path_factory.mktemp(f"exported-{format_name}")
+        done = export(CHECKPOINT, out=folder, formats=[format_name])
+        assert not done.failures, done.failures[0].failure.stderr_tail
+        return find_subject([folder], checkpoint=CHECKPOINT, model=None)
+
+    return make
+
+
 @pytest.mark.benchmark(group="batch-100 inference", timer=WORKER_CLOCK)
 @pytest.mark.parametrize("threads", sorted({1, usable_cores()}))
 @pytest.mark.parametrize("pair", PAIRS, ids=["-".join(pair) for pair in PAIRS])
 def test_inference(
     benchmark: BenchmarkFixture,
     worker_clock: WorkerClock,
-    subject: Subject,
+    exported: Callable[[str], Subject],
     pair: tuple[str, str],
     threads: int,
 ) -> None:
     """One call on 100 images; the inputs rotate."""
-    candidate = _candidate(subject, pair, threads)
+    candidate = _candidate(exported, pair, threads)
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
         session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE], batch_size=BATCH_SIZE)
         benchmark.pedantic(
@@ -49,6 +70,14 @@ def test_inference(
         benchmark.extra_info["artifact_sha256"] = candidate.source.artifact.sha256
 
 
-def _candidate(subject: Subject, pair: tuple[str, str], threads: int) -> Candidate:
-    found = line_up(subject, [pair[0]], Settings(threads=threads))
+def _candidate(
+    exported: Callable[[str], Subject], pair: tuple[str, str], threads: int
+) -> Candidate:
+    row, found_format = RUNTIMES[pair[0]], FORMATS.get(pair[1])
+    if not row.runs_on("cpu"):
+        pytest.skip(f"{row.name} does not run on this machine's CPU")
+    if row.version() is None or (found_format and found_format.missing()):
+        pytest.skip(f"not installed: {row.install}")
+    subject = exported("torchscript" if found_format is None else pair[1])
+    found = line_up(subject, [row.name], Settings(threads=threads))
     return next(each for each in found if each.source.artifact.format == pair[1])
