@@ -22,8 +22,8 @@ from native_tools import benchmark_app, litert_benchmark
 
 from toolkit.artifacts import export
 from toolkit.benchmark import bench
-from toolkit.environment import usable_cores
-from toolkit.plan import Plan
+from toolkit.machine.environment import usable_cores
+from toolkit.measuring.plan import Plan
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "models" / "mnist-cnn"

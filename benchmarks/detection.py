@@ -27,15 +27,15 @@ import click
 from toolkit.artifacts import export
 from toolkit.candidates import Candidate, find_subject, line_up
 from toolkit.data import load_dataset
-from toolkit.environment import describe_environment
-from toolkit.fitness import judge
-from toolkit.interference import combined
+from toolkit.machine.environment import describe_environment
+from toolkit.machine.fitness import judge
+from toolkit.machine.interference import combined
+from toolkit.measuring.passes import Passes, Tally
+from toolkit.measuring.plan import Plan
+from toolkit.measuring.speeds import speed_ratio, speeds_of
 from toolkit.options import Share
-from toolkit.passes import Passes, Tally
-from toolkit.plan import Plan
 from toolkit.runtimes import Runtime
 from toolkit.schema import Settings
-from toolkit.speeds import speed_ratio, speeds_of
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 
 CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"

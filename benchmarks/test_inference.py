@@ -23,8 +23,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from toolkit.artifacts import export
 from toolkit.candidates import Candidate, Subject, find_subject, line_up
 from toolkit.data import load_dataset
-from toolkit.environment import usable_cores
 from toolkit.formats import FORMATS
+from toolkit.machine.environment import usable_cores
 from toolkit.runtimes import RUNTIMES
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession

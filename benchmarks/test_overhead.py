@@ -11,8 +11,8 @@ import pytest
 from toolkit.benchmark import bench, with_null
 from toolkit.candidates import Subject, line_up
 from toolkit.data import load_dataset
-from toolkit.passes import Passes, Tally
-from toolkit.plan import Plan
+from toolkit.measuring.passes import Passes, Tally
+from toolkit.measuring.plan import Plan
 from toolkit.progress import bars
 from toolkit.schema import Settings
 from toolkit.timing import Stopwatch

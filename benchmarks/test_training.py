@@ -20,7 +20,7 @@ from conftest import CHECKPOINT
 from toolkit.allocator import keep_memory
 from toolkit.checkpoint import read_checkpoint
 from toolkit.data import load_dataset
-from toolkit.environment import usable_cores
+from toolkit.machine.environment import usable_cores
 from toolkit.model import ReferenceCNN
 from toolkit.timing import time_calls
 from toolkit.training.dropout import with_cheap_dropout

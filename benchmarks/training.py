@@ -25,8 +25,8 @@ import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.capacity import measure_capacity
-from toolkit.environment import usable_cores
+from toolkit.machine.capacity import measure_capacity
+from toolkit.machine.environment import usable_cores
 from toolkit.model import ReferenceCNN
 from toolkit.timing import Stopwatch
 

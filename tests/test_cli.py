@@ -17,10 +17,10 @@ import pytest
 import torch
 from conftest import CHECKPOINT, USUAL, Cli, installed_pairs
 
-from toolkit import capacity
 from toolkit.cli import commands
-from toolkit.environment import usable_cores
 from toolkit.formats import FORMATS
+from toolkit.machine import capacity
+from toolkit.machine.environment import usable_cores
 from toolkit.results import SCHEMA
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime
 from toolkit.schema import Settings, to_json

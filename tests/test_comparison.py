@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import toolkit
 from toolkit.comparison import compare
 from toolkit.errors import SettingError, ToolkitError
-from toolkit.plan import Plan
+from toolkit.measuring.plan import Plan
+from toolkit.measuring.speeds import throughput
 from toolkit.report.comparison import render_comparison
 from toolkit.results import read_results, write_results
 from toolkit.schema import (
@@ -38,7 +39,6 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
-from toolkit.speeds import throughput
 
 MIRRORED = {
     "faster": "slower",

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from test_report import results_of
 
 from toolkit.candidates import Candidate
-from toolkit.conclusions import conclude, distinct_names
 from toolkit.errors import Crashed, FailedRun, TimedOut, WrongOutput
-from toolkit.passes import Passes, Tally
-from toolkit.plan import Plan
+from toolkit.measuring.conclusions import conclude, distinct_names
+from toolkit.measuring.passes import Passes, Tally
+from toolkit.measuring.plan import Plan
 from toolkit.runtimes import Runtime, Source
 from toolkit.schema import (
     Artifact,

@@ -14,10 +14,10 @@ from conftest import Cli
 from test_fitness import ALONE, QUIET, WORST
 from test_report import ALL
 
-from toolkit import capacity
-from toolkit.diagnosis import doctor
-from toolkit.environment import usable_cores
-from toolkit.fitness import judge
+from toolkit.machine import capacity
+from toolkit.machine.diagnosis import doctor
+from toolkit.machine.environment import usable_cores
+from toolkit.machine.fitness import judge
 from toolkit.report.machine import machine_facts, render_diagnosis
 from toolkit.report.markdown import render_markdown
 from toolkit.schema import Diagnosis, Gpu, Limits, from_json

@@ -17,9 +17,10 @@ from toolkit.results import SCHEMA
 from toolkit.runtimes import RUNTIMES
 
 README = (REPOSITORY / "README.md").read_text()
+STRUCTURE = (REPOSITORY / "docs" / "structure.md").read_text()
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *(REPOSITORY / "docs").glob("*.md"),
+    *(REPOSITORY / "docs").glob("**/*.md"),
     *(REPOSITORY / "models").glob("*/*.md"),
     *(REPOSITORY / "benchmarks").glob("**/*.md"),
 ]
@@ -42,14 +43,15 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_readme_gives_every_file_one_line() -> None:
+def test_structure_gives_every_file_one_line_and_no_other() -> None:
     files = {
-        path.relative_to(REPOSITORY).as_posix()
+        path.relative_to(REPOSITORY / "toolkit").as_posix()
         for path in (REPOSITORY / "toolkit").rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
     }
-    missing = {name for name in files if f"`{name.removeprefix('toolkit/')}`" not in README}
-    assert missing == set()
+    listed = re.findall(r"^\| `([^`]+\.py)` \|", STRUCTURE, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= files
+    assert {name for name in files - set(listed) if not name.endswith("__.py")} == set()
 
 
 def test_readme_names_every_runtime_and_format() -> None:

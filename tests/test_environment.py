@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from toolkit import environment
-from toolkit.environment import (
+from toolkit.machine import environment
+from toolkit.machine.environment import (
     cpu_name,
     cpu_quota,
     describe_environment,
@@ -260,7 +260,7 @@ def test_this_machine() -> None:
 def test_affinity_counts() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))});"
-        "from toolkit.environment import describe_environment as d;"
+        "from toolkit.machine.environment import describe_environment as d;"
         "print(d().cores, d().physical_cores in (1, None), d().logical_cores == os.cpu_count())"
     )
     answer = subprocess.check_output([sys.executable, "-c", code], text=True)

@@ -10,7 +10,7 @@ import pytest
 from test_report import MEASURED
 
 from toolkit.cli import commands
-from toolkit.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
+from toolkit.machine.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
 from toolkit.schema import (
     Artifact,
     Environment,

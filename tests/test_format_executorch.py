@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("executorch.runtime")
 
-from toolkit.pte import read_program
+from toolkit.contents.executorch import read_program
 from toolkit.runtimes.executorch import load
 
 MANY = np.random.default_rng(1).standard_normal((300, *SHAPE), np.float32)

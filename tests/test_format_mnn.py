@@ -11,9 +11,9 @@ pytest.importorskip("MNN")
 
 from colour import IMAGES, SHAPE, logits_of, request_for, source_of
 
+from toolkit.contents.mnn import weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
 from toolkit.formats.mnn import export
-from toolkit.mnn_file import weight_precision
 from toolkit.runtimes.mnn import load
 from toolkit.schema import Precision, Settings
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from toolkit.contents.onnx import read_onnx, read_ort
 from toolkit.formats import Written
 from toolkit.formats.onnx import export
 from toolkit.formats.ort import export as export_ort
-from toolkit.onnx_contents import read_onnx, read_ort
 from toolkit.runtimes.onnxruntime import load
 from toolkit.schema import Precision, Settings
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from toolkit.environment import describe_environment
-from toolkit.fitness import judge
-from toolkit.interference import CpuTimes, LoadWatch, interference, read_cpu_times
+from toolkit.machine.environment import describe_environment
+from toolkit.machine.fitness import judge
+from toolkit.machine.interference import CpuTimes, LoadWatch, interference, read_cpu_times
 from toolkit.schema import Interference
 
 START = CpuTimes(busy_s=100.0, total_s=1000.0, steal_s=5.0, own_s=40.0)
@@ -100,7 +100,7 @@ def test_pids_that_are_gone_are_no_error() -> None:
 def test_only_the_usable_cpus_count() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from toolkit.interference import read_cpu_times; print(read_cpu_times().total_s)"
+        "from toolkit.machine.interference import read_cpu_times; print(read_cpu_times().total_s)"
     )
     one_s = float(subprocess.check_output([sys.executable, "-c", code], text=True))
     cpus = len(os.sched_getaffinity(0))

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit import limits
-from toolkit.limits import count_flops
+from toolkit.machine import limits
+from toolkit.machine.limits import count_flops
 from toolkit.model import ReferenceCNN
 from toolkit.schema import Limits, from_json
 
 MEASURE = """
 import json, sys
-from toolkit.limits import measure_limits
+from toolkit.machine.limits import measure_limits
 from toolkit.schema import to_json
 {before}
 print(json.dumps(to_json(measure_limits(1, time_s=0.08))))
@@ -109,7 +109,7 @@ def test_flops_are_counted_in_eval_mode_at_batch_1() -> None:
 
 def test_threads_are_those_that_were_asked_for() -> None:
     code = (
-        "import torch; from toolkit.limits import measure_limits;"
+        "import torch; from toolkit.machine.limits import measure_limits;"
         "print(measure_limits(3, time_s=0.01).threads, torch.get_num_threads())"
     )
     answer = subprocess.check_output([sys.executable, "-c", code], text=True)

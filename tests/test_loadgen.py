@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from toolkit.candidates import Candidate, Subject, line_up
 from toolkit.data import load_dataset
 from toolkit.errors import SettingError
-from toolkit.loadgen import LoadResult, Sample, Stream, serve, violations
-from toolkit.plan import SCENARIO_TIME_S, Plan
-from toolkit.report.markdown import render_markdown
-from toolkit.report.table import render_table
-from toolkit.results import read_results, start_results
-from toolkit.scenarios import (
+from toolkit.measuring.loadgen import LoadResult, Sample, Stream, serve, violations
+from toolkit.measuring.plan import SCENARIO_TIME_S, Plan
+from toolkit.measuring.scenarios import (
     Scenarios,
     check_scenario,
     is_submission_length,
     library_of,
     scenario_settings,
 )
+from toolkit.report.markdown import render_markdown
+from toolkit.report.table import render_table
+from toolkit.results import read_results, start_results
 from toolkit.schema import (
     Results,
     ScenarioName,

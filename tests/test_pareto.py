@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.pareto import keeps, pareto_set, preferred
 from toolkit.schema import Configuration, Constraints, Interval, Settings, Trial
+from toolkit.tuning.pareto import keeps, pareto_set, preferred
 
 CONFIGURATION = Configuration(
     runtime="onnxruntime",

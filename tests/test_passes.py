@@ -13,14 +13,14 @@ import psutil
 import pytest
 from conftest import faulty
 
-from toolkit import passes as passes_module
 from toolkit.benchmark import Bench, InterruptedBench
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate
-from toolkit.conclusions import conclude
 from toolkit.data import load_dataset
 from toolkit.errors import WrongOutput
-from toolkit.passes import Interrupted, Passes, Tally
-from toolkit.plan import Plan
+from toolkit.measuring import passes as passes_module
+from toolkit.measuring.conclusions import conclude
+from toolkit.measuring.passes import Interrupted, Passes, Tally
+from toolkit.measuring.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.results import read_results, start_results
 from toolkit.schema import Measurement, Results, Round, Settings
@@ -311,7 +311,7 @@ def test_streams_that_differ_are_an_unsupported_row(subject: Subject) -> None:
 
 
 def test_more_threads_than_cores_warn_and_go_on(subject: Subject) -> None:
-    from toolkit.environment import usable_cores
+    from toolkit.machine.environment import usable_cores
 
     passes = passes_of([faulty(subject, "", threads=usable_cores() + 1)])
     passes.run()

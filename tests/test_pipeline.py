@@ -22,9 +22,9 @@ import torch
 from conftest import CHECKPOINT, USUAL, Cli, installed_pairs, write_idx
 
 import toolkit
-from toolkit import capacity
 from toolkit.errors import OutputError
 from toolkit.formats import FORMATS
+from toolkit.machine import capacity
 from toolkit.pipeline import Run
 from toolkit.progress import Progress
 from toolkit.results import SCHEMA, read_results

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.ranking import longer, rank, too_close
-from toolkit.stats import Interval, ratio_interval, speed_interval, student_t
+from toolkit.measuring.ranking import longer, rank, too_close
+from toolkit.measuring.stats import Interval, ratio_interval, speed_interval, student_t
 
 
 def passes_at(speed: float, *spread: float) -> list[list[float]]:

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from toolkit.schema import Interval, Pass, Round
-from toolkit.speeds import (
+from toolkit.measuring.speeds import (
     call_outliers,
     call_times,
     latencies,
@@ -21,6 +20,7 @@ from toolkit.speeds import (
     speeds_of,
     throughput,
 )
+from toolkit.schema import Interval, Pass, Round
 
 times_s = st.floats(1e-5, 10.0)
 

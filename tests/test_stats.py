@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from toolkit.stats import (
+from toolkit.measuring.stats import (
     Interval,
     Passes,
     independent_ratio_interval,

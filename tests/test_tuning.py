@@ -13,7 +13,7 @@ from conftest import CHECKPOINT, Cli
 import toolkit
 from toolkit.artifacts import export
 from toolkit.errors import SettingError, ToolkitError, UnknownNameError
-from toolkit.plan import Plan
+from toolkit.measuring.plan import Plan
 from toolkit.schema import Constraints, Tuning, to_json
 
 RUNTIMES = ("torchscript", "onnxruntime")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from toolkit.benchmark import bench
     from toolkit.checkpoint import import_weights, save_checkpoint
     from toolkit.comparison import compare
-    from toolkit.diagnosis import doctor
+    from toolkit.machine.diagnosis import doctor
     from toolkit.pipeline import run
     from toolkit.results import read_results, read_tuning
     from toolkit.training import train
@@ -51,7 +51,7 @@ __all__ = [
 _HOMES = {
     "bench": "toolkit.benchmark",
     "compare": "toolkit.comparison",
-    "doctor": "toolkit.diagnosis",
+    "doctor": "toolkit.machine.diagnosis",
     "export": "toolkit.artifacts",
     "import_weights": "toolkit.checkpoint",
     "read_results": "toolkit.results",

@@ -16,23 +16,23 @@ from toolkit.candidates import (
     line_up,
     subject_of,
 )
-from toolkit.capacity import measure_capacity
-from toolkit.conclusions import conclude
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.environment import usable_cores
 from toolkit.errors import SettingError
-from toolkit.passes import Interrupted, Passes, Tally
-from toolkit.plan import Plan
-from toolkit.progress import Progress, silent
-from toolkit.report.folder import refuse_to_mix, write_folder
-from toolkit.results import start_results
-from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
-from toolkit.scenarios import (
+from toolkit.machine.capacity import measure_capacity
+from toolkit.machine.environment import usable_cores
+from toolkit.measuring.conclusions import conclude
+from toolkit.measuring.passes import Interrupted, Passes, Tally
+from toolkit.measuring.plan import Plan
+from toolkit.measuring.scenarios import (
     InterruptedScenarios,
     Scenarios,
     check_scenario,
     scenario_settings,
 )
+from toolkit.progress import Progress, silent
+from toolkit.report.folder import refuse_to_mix, write_folder
+from toolkit.results import start_results
+from toolkit.runtimes import CHECKPOINT_FORMAT, find_runtime
 from toolkit.schema import Configuration, Device, Limits, Results, ScenarioName, Settings
 from toolkit.settings import make_grid, session_settings
 from toolkit.targets import RemoteSession

@@ -10,8 +10,10 @@ from itertools import zip_longest
 
 from toolkit.changes import machine_changes, other_changes
 from toolkit.errors import SettingError, ToolkitError
+from toolkit.measuring.ranking import too_close
+from toolkit.measuring.speeds import speeds_of
+from toolkit.measuring.stats import independent_ratio_interval
 from toolkit.names import distinct, facts_of
-from toolkit.ranking import too_close
 from toolkit.schema import (
     ComparedRow,
     Comparison,
@@ -21,8 +23,6 @@ from toolkit.schema import (
     Settings,
     Verdict,
 )
-from toolkit.speeds import speeds_of
-from toolkit.stats import independent_ratio_interval
 
 _NULL = "null"  # computes nothing, so it has no speed to lose
 _MOST_LISTED = 6

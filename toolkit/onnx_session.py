@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.environment import thread_count
+from toolkit.contents.onnx import read_onnx, read_ort
 from toolkit.errors import Unsupported
-from toolkit.onnx_contents import read_onnx, read_ort
+from toolkit.machine.environment import thread_count
 from toolkit.runtimes import Source
 from toolkit.schema import Attestation, Device, Precision, Settings
 

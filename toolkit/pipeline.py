@@ -25,9 +25,9 @@ from toolkit.checkpoint import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import OutputError, SettingError
 from toolkit.manifest import MANIFEST, find_artifacts
+from toolkit.measuring.passes import Tally
+from toolkit.measuring.plan import Plan
 from toolkit.parity import default_gates, not_run
-from toolkit.passes import Tally
-from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.report.folder import write_folder
 from toolkit.results import RESULTS, read_results, start_results, write_results

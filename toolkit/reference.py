@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from toolkit.allocator import can_keep_memory
 from toolkit.candidates import Subject, checkpoint_candidate
 from toolkit.data import Dataset
-from toolkit.environment import describe_environment
 from toolkit.errors import Crashed, OutputError
 from toolkit.files import write_atomically
+from toolkit.machine.environment import describe_environment
 from toolkit.parity import Reference, noise_floor
 from toolkit.progress import Progress, silent
 from toolkit.schema import Precision, Settings, to_json

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from toolkit.candidates import Subject
 from toolkit.data import Dataset
-from toolkit.environment import describe_environment
 from toolkit.errors import ToolkitError
 from toolkit.files import write_json
+from toolkit.machine.environment import describe_environment
 from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
     TUNING_SCHEMA_VERSION,

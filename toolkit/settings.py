@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from toolkit.environment import usable_cores
 from toolkit.errors import SettingError
+from toolkit.machine.environment import usable_cores
 from toolkit.schema import Device, Settings
 
 SWEPT = ("batch-size", "threads", "streams")

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate
 from toolkit.data import Dataset
-from toolkit.environment import oom_kills
 from toolkit.errors import (
     Crashed,
     FailedRun,
@@ -35,7 +34,8 @@ from toolkit.errors import (
     Unsupported,
     WrongOutput,
 )
-from toolkit.loadgen import LoadResult
+from toolkit.machine.environment import oom_kills
+from toolkit.measuring.loadgen import LoadResult
 from toolkit.progress import Progress
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.worker import pack, unpack

@@ -13,7 +13,7 @@ from toolkit.calibration import refuse_overlap
 from toolkit.candidates import Subject, find_subject, line_up
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import FailedRun
-from toolkit.fitness import judge_artifacts
+from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity import Reference, compare, default_gates, not_run
 from toolkit.progress import Progress, silent
 from toolkit.reference import ReferenceMaker

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.allocator import keep_memory
-from toolkit.environment import page_faults, peak_memory_bytes
 from toolkit.errors import (
     Crashed,
     FailedRun,
@@ -33,8 +32,9 @@ from toolkit.errors import (
     WrongOutput,
     headline,
 )
-from toolkit.loadgen import run_scenario
+from toolkit.machine.environment import page_faults, peak_memory_bytes
 from toolkit.manifest import check_artifact
+from toolkit.measuring.loadgen import run_scenario
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
 from toolkit.schema import (

@@ -70,7 +70,7 @@ def bench(
     """
     import toolkit
     from toolkit.benchmark import InterruptedBench
-    from toolkit.plan import DEFAULT_TIME_S, SCENARIO_TIME_S, Plan
+    from toolkit.measuring.plan import DEFAULT_TIME_S, SCENARIO_TIME_S, Plan
 
     if min_time_s is None:
         min_time_s = DEFAULT_TIME_S if scenario is None else SCENARIO_TIME_S

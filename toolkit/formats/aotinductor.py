@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import warnings
 
-from toolkit.compiler import require_compiler
-from toolkit.environment import instruction_sets
 from toolkit.formats import Request, Written
+from toolkit.machine.compiler import require_compiler
+from toolkit.machine.environment import instruction_sets
 
 # torch.export holds the batch open, but inductor, which asks torch which convolution to take,
 # narrows it to the side of 16 that the example is on (torch 2.14: `s < 16 [guard added]`).

@@ -26,8 +26,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from toolkit.contents.onnx import read_onnx
 from toolkit.formats import Request, Written
-from toolkit.onnx_contents import read_onnx
 from toolkit.onnx_export import write_onnx
 
 # Else ONNX Runtime, which quantises, tells its makers about each session (seen in 1.32).

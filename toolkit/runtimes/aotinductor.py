@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from toolkit.environment import instruction_sets
 from toolkit.errors import ArtifactError, Unsupported
+from toolkit.machine.environment import instruction_sets
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Settings
 

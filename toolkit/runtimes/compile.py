@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from toolkit.compiler import require_compiler
 from toolkit.errors import Unsupported
+from toolkit.machine.compiler import require_compiler
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Settings
 

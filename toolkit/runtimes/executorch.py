@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.pte import XNNPACK, Program, read_program
+from toolkit.contents.executorch import XNNPACK, Program, read_program
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Settings
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.environment import thread_count
 from toolkit.errors import ArtifactError, headline
+from toolkit.machine.environment import thread_count
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
 from toolkit.versions import installed_version

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.contents.mnn import weight_precision
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
-from toolkit.mnn_file import weight_precision
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Artifact, Attestation, Precision, Settings
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.environment import thread_count
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
+from toolkit.machine.environment import thread_count
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Artifact, Attestation, Precision, Settings
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.environment import thread_count
 from toolkit.errors import Unsupported
+from toolkit.machine.environment import thread_count
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
 

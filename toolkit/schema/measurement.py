@@ -1,7 +1,8 @@
 """Records of speed: what was timed, and what follows from it.
 
 A candidate is timed in passes, each in a worker process of its own; a pass has rounds; a round has
-calls. Raw times are kept, the rest is derived from them by `toolkit.stats` and `toolkit.samples`.
+calls. Raw times are kept, the rest is derived from them in
+`toolkit.measuring`.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from toolkit.allocator import kept_memory
 from toolkit.checkpoint import RECORD, read_checkpoint, refuse_to_replace, save_checkpoint
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
-from toolkit.environment import usable_cores
 from toolkit.errors import DatasetError, SettingError
 from toolkit.files import make_folder
+from toolkit.machine.environment import usable_cores
 from toolkit.model import REFERENCE_FACTORY
 from toolkit.progress import Progress, silent
 from toolkit.schema import (

@@ -19,8 +19,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from toolkit.data import Dataset
 from toolkit.data.images import ImageFiles
-from toolkit.environment import usable_cores
 from toolkit.errors import DatasetError
+from toolkit.machine.environment import usable_cores
 from toolkit.schema import Device, InputSpec
 
 Batch = tuple[Tensor, Tensor]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from threading import Event
 
-from toolkit.capacity import measure_capacity
-from toolkit.environment import describe_environment
-from toolkit.fitness import judge
-from toolkit.interference import LoadWatch
+from toolkit.machine.capacity import measure_capacity
+from toolkit.machine.environment import describe_environment
+from toolkit.machine.fitness import judge
+from toolkit.machine.interference import LoadWatch
 from toolkit.progress import Progress, silent
 from toolkit.schema import Diagnosis
 from toolkit.settings import check_threads

@@ -26,17 +26,17 @@ from toolkit.candidates import (
     find_subject,
     line_up,
 )
-from toolkit.conclusions import distinct_names
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.environment import describe_environment, usable_cores
 from toolkit.errors import SettingError, UnknownNameError
 from toolkit.files import write_json
-from toolkit.fitness import PAGE_FAULTS, judge, judge_artifacts
-from toolkit.interference import combined
-from toolkit.pareto import keeps, pareto_set, preferred
+from toolkit.machine.environment import describe_environment, usable_cores
+from toolkit.machine.fitness import PAGE_FAULTS, judge, judge_artifacts
+from toolkit.machine.interference import combined
+from toolkit.measuring.conclusions import distinct_names
+from toolkit.measuring.passes import Passes, Tally
+from toolkit.measuring.plan import Plan
+from toolkit.measuring.speeds import page_faults
 from toolkit.parity import Reference
-from toolkit.passes import Passes, Tally
-from toolkit.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
@@ -50,10 +50,10 @@ from toolkit.schema import (
     to_json,
 )
 from toolkit.settings import check_batch_size, check_gates, check_positive, check_threads
-from toolkit.speeds import page_faults
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
-from toolkit.trials import Entry, how_sure, median_call_s, trial_of, why_it
+from toolkit.tuning.pareto import keeps, pareto_set, preferred
+from toolkit.tuning.trials import Entry, how_sure, median_call_s, trial_of, why_it
 from toolkit.verification import ParityCheck
 
 _FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from toolkit.measuring.stats import Passes, ratio_interval, speed_interval, student_t
 from toolkit.schema import Interval, Rank
-from toolkit.stats import Passes, ratio_interval, speed_interval, student_t
 
 _NO_DIFFERENCE = 0.001
 _LONGEST = 100

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.candidates import NULL, Candidate
-from toolkit.environment import usable_cores
 from toolkit.errors import FailedRun
-from toolkit.interference import LoadWatch
-from toolkit.plan import Plan
+from toolkit.machine.environment import usable_cores
+from toolkit.machine.interference import LoadWatch
+from toolkit.measuring.plan import Plan
+from toolkit.measuring.samples import STEADY_VALUES, steady
+from toolkit.measuring.speeds import throughput
 from toolkit.progress import Progress, silent
-from toolkit.samples import STEADY_VALUES, steady
 from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
-from toolkit.speeds import throughput
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 

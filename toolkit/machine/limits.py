@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.environment import last_level_cache_bytes
+from toolkit.machine.environment import last_level_cache_bytes
 from toolkit.schema import Limits
 from toolkit.timing import Stopwatch, time_calls
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from toolkit.samples import outliers, percentile
+from toolkit.measuring.samples import outliers, percentile
+from toolkit.measuring.stats import ratio_interval, speed_interval
 from toolkit.schema import Interval, Outliers, Pass, Percentile
-from toolkit.stats import ratio_interval, speed_interval
 
 _SHARES = (0.5, 0.9, 0.99)
 

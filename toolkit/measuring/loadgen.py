@@ -22,7 +22,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolkit.errors import Crashed, NotInstalled
-from toolkit.samples import samples_needed
+from toolkit.measuring.samples import samples_needed
 from toolkit.schema import Percentile, ScenarioName, ScenarioSettings
 from toolkit.timing import Stopwatch
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate
-from toolkit.conclusions import distinct_names
 from toolkit.errors import FailedRun, SettingError
-from toolkit.fitness import judge
-from toolkit.interference import LoadWatch, combined
-from toolkit.loadgen import LoadResult, require_loadgen
-from toolkit.passes import Tally
-from toolkit.plan import SCENARIO_TIME_S, Plan
+from toolkit.machine.fitness import judge
+from toolkit.machine.interference import LoadWatch, combined
+from toolkit.measuring.conclusions import distinct_names
+from toolkit.measuring.loadgen import LoadResult, require_loadgen
+from toolkit.measuring.passes import Tally
+from toolkit.measuring.plan import SCENARIO_TIME_S, Plan
 from toolkit.progress import Progress, silent
 from toolkit.report.folder import write_folder
 from toolkit.schema import (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from toolkit.measuring.stats import precision
 from toolkit.schema import (
     Artifact,
     Environment,
@@ -17,7 +18,6 @@ from toolkit.schema import (
     MachineWarning,
     Measurement,
 )
-from toolkit.stats import precision
 
 _OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
 _OTHERS_SHARE = 0.02  # … and on many cores the error that those ticks leave

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from toolkit.errors import SettingError
+from toolkit.measuring.stats import precision as precision_of
 from toolkit.schema import Interval
 from toolkit.settings import check_positive
-from toolkit.stats import precision as precision_of
 
 DEFAULT_TIME_S = 3.0
 SCENARIO_TIME_S = 10.0  # with LoadGen: what a person waits for; MLPerf asks for 600 s

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from toolkit.environment import usable_cpus
+from toolkit.machine.environment import usable_cpus
 from toolkit.schema import Interference
 from toolkit.timing import Stopwatch
 

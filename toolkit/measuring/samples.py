@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
+from toolkit.measuring.stats import CONFIDENCE, quantile
 from toolkit.schema import Outliers, Percentile
-from toolkit.stats import CONFIDENCE, quantile
 
 _STEADY_HALF = 3
 STEADY_VALUES = 2 * _STEADY_HALF  # fewer cannot tell

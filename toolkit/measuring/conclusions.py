@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from toolkit.candidates import EAGER, NULL
-from toolkit.fitness import judge, judge_artifacts, judge_speeds
-from toolkit.interference import combined
-from toolkit.names import distinct, facts_of
-from toolkit.passes import Passes, Tally
-from toolkit.ranking import rank
-from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Status
-from toolkit.speeds import (
+from toolkit.machine.fitness import judge, judge_artifacts, judge_speeds
+from toolkit.machine.interference import combined
+from toolkit.measuring.passes import Passes, Tally
+from toolkit.measuring.ranking import rank
+from toolkit.measuring.speeds import (
     call_outliers,
     latencies,
     page_faults,
@@ -23,6 +21,8 @@ from toolkit.speeds import (
     speed_ratio,
     speeds_of,
 )
+from toolkit.names import distinct, facts_of
+from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Status
 
 
 def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:

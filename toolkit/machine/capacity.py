@@ -21,7 +21,7 @@ _MEASURE = """
 import json, sys
 from pathlib import Path
 from toolkit.errors import headline
-from toolkit.limits import count_flops, measure_limits
+from toolkit.machine.limits import count_flops, measure_limits
 from toolkit.schema import to_json
 threads, folder, model = json.loads(sys.argv[1])
 found = {"limits": to_json(measure_limits(threads)), "flops": None, "failure": None}

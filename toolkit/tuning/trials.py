@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate
-from toolkit.passes import Tally
+from toolkit.measuring.passes import Tally
+from toolkit.measuring.speeds import latencies, speed_ratio
 from toolkit.schema import Configuration, Interval, ParityReport, Status, Trial
-from toolkit.speeds import latencies, speed_ratio
 
 
 @dataclass(kw_only=True, eq=False)

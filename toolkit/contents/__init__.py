@@ -1,0 +1,1 @@
+"""What artifacts hold, read from their bytes without the runtime that loads them."""

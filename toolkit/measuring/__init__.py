@@ -1,0 +1,1 @@
+"""From rounds in workers to speeds, ratios and ranks with their intervals."""
