@@ -9,6 +9,7 @@ import ctypes
 import itertools
 import os
 import resource
+import subprocess
 import sys
 import time
 
@@ -97,6 +98,8 @@ class FaultySession:
             raise ValueError("no such operator")
         if self._fault == "hang":
             time.sleep(3600)
+        if self._fault == "hang with a child":
+            subprocess.run(["sleep", "3600"], check=False)
         if self._fault == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
             np.ones(1 << 40, np.uint8)

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 from conftest import CHECKPOINT
 
-from toolkit.candidates import Candidate, Subject, find_subject, line_up, subject_of
+from toolkit.candidates import (
+    Candidate,
+    Subject,
+    choose_runtimes,
+    find_subject,
+    line_up,
+    subject_of,
+)
 from toolkit.errors import SettingError
 from toolkit.runtimes import RUNTIMES, Runtime
-from toolkit.schema import Settings
+from toolkit.schema import Precision, Settings
 
 ONE_THREAD = Settings(threads=1)
 ALL = [
@@ -25,6 +32,15 @@ ALL = [
 
 def pairs(candidates: list[Candidate]) -> list[tuple[str, str]]:
     return [(each.runtime.name, each.source.artifact.format) for each in candidates]
+
+
+def with_precision(subject: Subject, precision: Precision) -> Subject:
+    """As if all its artifacts had it."""
+    artifacts = (
+        replace(each, record=replace(each.record, precision=precision))
+        for each in subject.artifacts
+    )
+    return replace(subject, artifacts=tuple(artifacts))
 
 
 def not_installed(row: Runtime, name: str | None = None) -> Runtime:
@@ -66,6 +82,19 @@ def test_runtimes_of_the_other_device_take_part_only_where_they_are_named(
             assert all(settings.device in row.devices for row in rows)
     assert pairs(line_up(subject, ["cudagraph"], ONE_THREAD)) == [("cudagraph", "checkpoint")]
     assert ("tensorrt", "onnx") in pairs(line_up(subject, ["all"], cuda))
+
+
+def test_an_artifact_that_no_runtime_of_the_device_loads_keeps_its_row() -> None:
+    """It says `unsupported`; without it the artifact would pass uncompared."""
+    for names in ([], ["all"]):
+        found = choose_runtimes(names, [("litert", "fp32"), ("onnx", "fp32")], "cuda")
+        assert {"eager", "onnxruntime", "litert"} <= {row.name for row in found}
+        assert "ncnn" not in {row.name for row in found}
+
+
+def test_a_precision_that_a_named_runtime_does_not_load_is_said(subject: Subject) -> None:
+    with pytest.raises(SettingError, match=r"tract loads onnx in fp32, fp16, .* given are .*int8"):
+        line_up(with_precision(subject, "int8"), ["tract"], ONE_THREAD)
 
 
 @pytest.mark.usefixtures("only_known")

@@ -16,6 +16,7 @@ import pytest
 
 from toolkit.errors import OutputError
 from toolkit.files import (
+    check_writable,
     make_folder,
     publish,
     scratch_folder,
@@ -168,6 +169,18 @@ def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> Non
     with pytest.raises(OutputError), scratch_folder(tmp_path / "folder"):
         pass
     assert only_file(tmp_path).read_text() == "a file"
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+    """And what can be leaves no trace but its folder."""
+    check_writable(tmp_path / "new" / "file")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+    (tmp_path / "old").write_text("old")
+    check_writable(tmp_path / "old")
+    with pytest.raises(OutputError, match=r"cannot write .*/new: Is a directory"):
+        check_writable(tmp_path / "new")
+    with pytest.raises(OutputError, match=r"cannot write .*/old"):
+        check_writable(tmp_path / "old" / "file")
 
 
 def test_a_folder_in_place_of_the_file_is_an_output_error(tmp_path: Path) -> None:

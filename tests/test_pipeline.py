@@ -354,10 +354,17 @@ def test_a_run_that_was_cut_off_after_training_says_how_to_go_on(
         (("--runtime", "null"), "--runtime null computes nothing; name one more"),
         (
             ("--runtime", "pt2", "--format", "onnx"),
-            "runtime pt2 loads pt2, but --format names onnx; add --format pt2",
+            "loads pt2, but --format and --precision name onnx fp32; add --format pt2",
+        ),
+        (
+            ("--runtime", "tract", "--format", "onnx", "--precision", "int8"),
+            "tract loads onnx in fp32, fp16, but --format and --precision name onnx int8",
         ),
     ],
-    ids=["no data", "no training data", "other data", "no checkpoint", "null", "no common format"],
+    ids=[
+        *("no data", "no training data", "other data", "no checkpoint", "null"),
+        *("no common format", "no common precision"),
+    ],
 )
 def test_what_is_refused_leaves_no_folder(
     cli: Cli,

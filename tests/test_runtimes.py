@@ -48,6 +48,6 @@ def test_what_cannot_be_is_a_failed_row_and_no_process(subject: Subject) -> None
     candidate = checkpoint_candidate(subject, EAGER, Settings(threads=1, device="cuda"))
     with RemoteSession(replace(candidate, runtime=row), batch_size=1, timeout_s=60) as session:
         for _ in range(2):  # the first failure stays
-            with pytest.raises(Unsupported, match="eager runs on cpu here, not on cuda"):
+            with pytest.raises(Unsupported, match="eager runs on cpu only, not on cuda"):
                 session.load()
         assert session.pid is None

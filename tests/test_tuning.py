@@ -12,7 +12,7 @@ from conftest import CHECKPOINT, Cli
 
 import toolkit
 from toolkit.artifacts import export
-from toolkit.errors import SettingError, ToolkitError, UnknownNameError
+from toolkit.errors import OutputError, SettingError, ToolkitError, UnknownNameError
 from toolkit.measuring.plan import Plan
 from toolkit.schema import Constraints, Tuning, to_json
 
@@ -131,6 +131,9 @@ def test_eager_can_be_recommended_and_measured_again(
         [], data=small_data, tuned=found.chosen, plan=Plan(min_time_s=0.6, min_rounds=6)
     )
     assert [row.runtime for row in results.measurements] == ["eager", "null"]
+    other = replace(found.chosen, artifact_sha256="f" * 64)
+    with pytest.raises(SettingError, match=r"is not what was tuned .*tune again"):
+        toolkit.bench([], data=small_data, tuned=other)
 
 
 def test_an_artifact_that_changed_since_is_refused(tuned: Tuning, artifacts: Path) -> None:
@@ -165,6 +168,9 @@ def test_nothing_keeps_the_constraints(artifacts: Path, small_data: Path, tmp_pa
         ({"constraints": Constraints(max_size_bytes=-1)}, SettingError, "--max-size -1"),
         ({"constraints": Constraints(max_flips=-1)}, SettingError, "--max-flips -1"),
         ({"runtimes": ["none"]}, UnknownNameError, "unknown runtime 'none'"),
+        ({"runtimes": ["cudagraph"]}, SettingError, "tune searches on the CPU"),
+        ({"timeout_s": -1.0}, SettingError, "--timeout -1"),
+        ({"out": CHECKPOINT}, OutputError, "Is a directory"),
     ],
 )
 def test_bad_input(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import faulty
+from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import Dataset, load_dataset
@@ -90,6 +94,45 @@ def test_hang_is_killed_and_named(subject: Subject) -> None:
         assert (caught.value.status, caught.value.reason) == ("timed_out", "after 4 s")
         assert session.pid is not None
         assert not psutil.pid_exists(session.pid)
+
+
+def test_what_a_worker_started_goes_with_it(subject: Subject) -> None:
+    """A compiler at work, for one: it would take a core from the candidates that go on."""
+    with session_of(faulty(subject, "hang with a child"), timeout_s=4) as session:
+        session.load()
+        assert session.pid is not None
+        worker = psutil.Process(session.pid)
+        children: list[psutil.Process] = []
+
+        def look() -> None:
+            while not children and worker.is_running():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    children.extend(worker.children(recursive=True))
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        with pytest.raises(FailedRun, match="after 4 s"):
+            list(session.predict([IMAGES], batch_size=100))
+        watcher.join()
+    assert [child.name() for child in children if child.is_running()] == []
+    assert len(children) == 1
+
+
+def test_pages_are_those_that_the_timed_calls_were_given() -> None:
+    """Not those of the call before them, which is not timed."""
+    pages = 5000
+
+    def run(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        with mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as memory:
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+            np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE].sum()
+            for at in range(0, len(memory), mmap.PAGESIZE):
+                memory[at] = 1
+        return inputs
+
+    batches = [np.zeros((1, 1, 28, 28), np.float32)] * 2
+    _, given = Worker()._time([run], batches, calls=1, offset=0, kept=0)
+    assert pages <= given < 1.2 * pages
 
 
 def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:

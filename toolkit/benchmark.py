@@ -192,15 +192,18 @@ def tuned_subject(
     """
     place = Path(tuned.artifact_path)
     if tuned.format == CHECKPOINT_FORMAT:
-        return subject_of(checkpoint or place, [], model=model)
-    subject = find_subject(list(paths) or [place], checkpoint=checkpoint, model=model)
-    kept = [each for each in subject.artifacts if each.record.sha256 == tuned.artifact_sha256]
-    if not kept:
-        raise SettingError(
-            f"--settings: {place} is not what was tuned (sha256 {tuned.artifact_sha256[:12]} is "
-            "not among the artifacts given); tune again"
-        )
-    return replace(subject, artifacts=tuple(kept[:1]))
+        subject = subject_of(checkpoint or place, [], model=model)
+        if subject.checkpoint.sha256 == tuned.artifact_sha256:
+            return subject
+    else:
+        subject = find_subject(list(paths) or [place], checkpoint=checkpoint, model=model)
+        for each in subject.artifacts:
+            if each.record.sha256 == tuned.artifact_sha256:
+                return replace(subject, artifacts=(each,))
+    raise SettingError(
+        f"--settings: {place} is not what was tuned (nothing given has sha256 "
+        f"{tuned.artifact_sha256[:12]}); tune again"
+    )
 
 
 def with_null(

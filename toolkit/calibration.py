@@ -30,7 +30,7 @@ class CalibrationSettings:
 
     def __post_init__(self) -> None:
         check_positive("--calibration-images", self.images)
-        check_seed(self.seed)
+        check_seed(self.seed, "--calibration-seed")
 
 
 def draw(

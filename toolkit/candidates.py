@@ -91,11 +91,11 @@ def choose_runtimes(
     names: Sequence[str], artifacts: Iterable[tuple[str, Precision]], device: Device
 ) -> list[Runtime]:
     """The runtimes named, none twice; `all` stands for all but `null` that run on `device` and
-    load the checkpoint or one of the `artifacts`.
+    load the checkpoint or one of the `artifacts`. No names means those that are installed, run here
+    and need not be asked for.
 
-    No names means those that are installed, run here and need not be asked for; and, for each
-    format and precision among `artifacts` that none of these loads, those that would: without them
-    it would pass uncompared, with them there is a row.
+    To `all`, and to no names, come for each format and precision among `artifacts` that none of
+    these loads those that would: without them it would pass uncompared, with them there is a row.
 
     Raises:
         UnknownNameError: an unknown runtime.
@@ -103,18 +103,20 @@ def choose_runtimes(
     checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
     kinds = [checkpoint, *artifacts]
     real = [row for row in RUNTIMES.values() if row.name != NULL]
-    if names:
-        fitting = [
-            row.name
-            for row in real
-            if device in row.devices and any(row.loads(*kind) for kind in kinds)
-        ]
-        spread = [each for name in names for each in (fitting if name == ALL else [name])]
-        return [find_runtime(name) for name in dict.fromkeys(spread)]
+
+    def loading(rows: Sequence[Runtime]) -> list[str]:
+        lost = [kind for kind in kinds if not any(row.loads(*kind) for row in rows)]
+        needed = [row for row in real if any(row.loads(*kind) for kind in lost)]
+        return [row.name for row in (*rows, *(row for row in needed if row not in rows))]
+
     usual = [row for row in real if row.version() and row.runs_on(device) and not row.asked_for]
-    lost = [kind for kind in kinds if not any(row.loads(*kind) for row in usual)]
-    needed = [row for row in real if any(row.loads(*kind) for kind in lost)]
-    return [*usual, *(row for row in needed if row not in usual)]
+    fitting = [
+        row for row in real if device in row.devices and any(row.loads(*kind) for kind in kinds)
+    ]
+    if not names:
+        return [find_runtime(name) for name in loading(usual)]
+    spread = [each for name in names for each in (loading(fitting) if name == ALL else [name])]
+    return [find_runtime(name) for name in dict.fromkeys(spread)]
 
 
 def line_up(
@@ -134,10 +136,10 @@ def line_up(
     for row in choose_runtimes(runtimes, kinds, settings.device):
         sources = list(_sources(row, subject))
         if not sources and runtimes and not set(lost).intersection(row.formats):
-            formats = ", ".join(sorted({item.record.format for item in subject.artifacts}))
+            given = ", ".join(sorted({" ".join(kind) for kind in kinds}))
             raise SettingError(
-                f"runtime {row.name} loads {', '.join(row.formats)}, but the artifacts given are "
-                f"{formats}; export one with toolkit export --format {row.formats[0]}"
+                f"runtime {row.name} loads {row.what_it_loads()}, but the artifacts given are "
+                f"{given}; export one with toolkit export --format {row.formats[0]}"
             )
         candidates += [_candidate(row, source, settings, subject) for source in sources]
     return candidates

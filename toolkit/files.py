@@ -5,6 +5,7 @@ In: bytes and paths. Out: files; whatever stood there before is untouched until 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -50,6 +51,19 @@ def make_folder(path: Path) -> None:
     """
     with _as_output_error(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise, before work of minutes, what would keep a file from being written there at its end.
+
+    Raises:
+        OutputError: a folder stands there, or its place is not writable.
+    """
+    with _as_output_error(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    with scratch_folder(path.parent):
+        pass
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

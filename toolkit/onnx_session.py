@@ -43,7 +43,7 @@ def open_session(
         raise Unsupported(
             f"onnxruntime {onnxruntime.__version__} has no {provider}, only "
             f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu in "
-            "place of onnxruntime, or use --device cpu"
+            "place of onnxruntime"
         )
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = settings.threads
@@ -55,15 +55,19 @@ def open_session(
     own_format = source.artifact.format == "ort"
     asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
     asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
+    asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     before = thread_count()
     session = onnxruntime.InferenceSession(
-        str(source.path), sess_options=asked, providers=[(provider, dict(options))]
+        str(source.path),
+        sess_options=asked,
+        providers=[(provider, dict(options))],
+        enable_fallback=0,  # else what the provider cannot do is done on the CPU, without a word
     )
     if session.get_providers()[0] != provider:
         # Without this check a missing CUDA library shows as a warning and a slow CPU run.
         raise Unsupported(
             f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
-            "its CUDA libraries may be missing or of another version"
+            "its libraries may be missing or of another version"
         )
     after = thread_count()
     threads = session.get_session_options().intra_op_num_threads
@@ -93,17 +97,26 @@ class OnnxSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Provider from the session, precision from the file, threads as the system counts them."""
+        """Provider from the session, with its share of the operators where it has not all of them;
+        precision from the file, threads as the system counts them."""
         provider = self._session.get_providers()[0]
         device: Device = "cpu" if provider == "CPUExecutionProvider" else "cuda"
         return Attestation(
             runtime=self._runtime,
             version=self._version,
-            provider=provider,
+            provider=provider + self._share(provider),
             device=device,
             precision=self._precision,
             threads=self._threads,
         )
+
+    def _share(self, provider: str) -> str:
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):  # older versions
+            return ""
+        parts = self._session.get_provider_graph_assignment_info()
+        all_operators = sum(len(part.get_nodes()) for part in parts)
+        own = sum(len(part.get_nodes()) for part in parts if part.ep_name == provider)
+        return "" if own == all_operators else f" ({own} of {all_operators} operators)"
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`."""

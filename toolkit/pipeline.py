@@ -13,6 +13,7 @@ from toolkit.artifacts import Export, choose_artifacts, export
 from toolkit.benchmark import Bench, InterruptedBench, with_null
 from toolkit.calibration import CalibrationSettings, refuse_overlap
 from toolkit.candidates import (
+    EAGER,
     NULL,
     Candidate,
     Subject,
@@ -167,12 +168,13 @@ def _check_names(
     formats: Sequence[str], precisions: Sequence[Precision], runtimes: Sequence[str]
 ) -> None:
     """Raise what is wrong with the names before anything is trained."""
-    written = list(dict.fromkeys(row.name for row, _ in choose_artifacts(formats, precisions)))
+    written = [(row.name, precision) for row, precision in choose_artifacts(formats, precisions)]
     for row in [find_runtime(name) for name in runtimes if name != ALL]:
-        if not {CHECKPOINT_FORMAT, *written}.intersection(row.formats):
+        if CHECKPOINT_FORMAT not in row.formats and not any(row.loads(*each) for each in written):
+            given = ", ".join(" ".join(each) for each in written)
             raise SettingError(
-                f"runtime {row.name} loads {', '.join(row.formats)}, but --format names "
-                f"{', '.join(written)}; add --format {row.formats[0]}"
+                f"runtime {row.name} loads {row.what_it_loads()}, but --format and --precision "
+                f"name {given}; add --format {row.formats[0]}"
             )
     if set(runtimes) == {NULL}:
         raise SettingError("--runtime null computes nothing; name one more runtime to verify")
@@ -205,7 +207,7 @@ def _candidates(
     named = [name for name in runtimes if name != NULL]
     lost = [item.format for item in exported.failures]
     found = line_up(subject, named, settings, lost=lost)
-    found = found or [checkpoint_candidate(subject, "eager", settings)]
+    found = found or [checkpoint_candidate(subject, EAGER, settings)]
     return with_null(found, subject, settings)
 
 

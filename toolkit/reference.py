@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.allocator import can_keep_memory
-from toolkit.candidates import Subject, checkpoint_candidate
+from toolkit.candidates import EAGER, Subject, checkpoint_candidate
 from toolkit.data import Dataset
 from toolkit.errors import Crashed, OutputError
 from toolkit.files import write_atomically
@@ -126,7 +126,7 @@ class ReferenceMaker:
         settings = replace(
             self.settings, device="cpu", threads=threads, keep_memory=can_keep_memory()
         )
-        candidate = checkpoint_candidate(self.subject, "eager", settings, precision=precision)
+        candidate = checkpoint_candidate(self.subject, EAGER, settings, precision=precision)
         return RemoteSession(candidate, batch_size=_BATCH_SIZE, timeout_s=self.timeout_s)
 
 

@@ -28,10 +28,10 @@ def check_batch_size(batch_size: int) -> None:
     check_positive("--batch-size", batch_size, most=_MOST_IMAGES)
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, flag: str = "--seed") -> None:
     """Raise SettingError unless torch takes the seed."""
     if not 0 <= seed <= _LARGEST_SEED:
-        raise SettingError(f"--seed {seed}: expected a whole number from 0 to {_LARGEST_SEED}")
+        raise SettingError(f"{flag} {seed}: expected a whole number from 0 to {_LARGEST_SEED}")
 
 
 def check_threads(threads: int | None) -> int:

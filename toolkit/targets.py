@@ -372,6 +372,9 @@ def _images(images: NDArray[np.uint8]) -> dict[str, object]:
 
 
 def _kill(process: psutil.Process) -> None:
+    """With what it has started: a compiler at work would take a core from the others."""
     with contextlib.suppress(psutil.Error):
-        process.kill()
+        for each in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait(timeout=_EXIT_GRACE_S)

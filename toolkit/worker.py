@@ -216,9 +216,7 @@ class Worker:
         batches = self._batches[:1] if repeat else self._batches
         offset, kept = self._timed_calls, self._random.randrange(calls)
         runs: list[Run] = [session.unchecked.run for session in self._sessions]
-        before = page_faults()
-        timed = self._time(runs, batches, calls=calls, offset=offset, kept=kept)
-        given = page_faults() - before
+        timed, given = self._time(runs, batches, calls=calls, offset=offset, kept=kept)
         self._timed_calls += calls
         for number, (_, logits) in enumerate(timed):
             self._sessions[number].check_logits(logits, len(batches[0]))
@@ -266,12 +264,18 @@ class Worker:
         calls: int,
         offset: int,
         kept: int,
-    ) -> list[tuple[list[int], NDArray[np.floating]]]:
-        """One stream in this thread, as any caller would have it; several in theirs."""
+    ) -> tuple[list[tuple[list[int], NDArray[np.floating]]], int]:
+        """One stream in this thread, as any caller would have it; several in theirs. Also how many
+        pages of memory the timed calls were given."""
         if self._pool is not None:
-            return time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
+            before = page_faults()
+            timed = time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
+            given = page_faults() - before
+            return timed, given * calls // (calls + 1)  # each stream made one more, untimed
         runs[0](batches[(offset - 1) % len(batches)])  # not the one that is timed next
-        return [time_calls(runs[0], batches, calls=calls, offset=offset, kept=kept)]
+        before = page_faults()
+        only = time_calls(runs[0], batches, calls=calls, offset=offset, kept=kept)
+        return [only], page_faults() - before
 
     def _ready(self) -> tuple[CheckedSession, InputSpec]:
         if not self._sessions or self._input is None:

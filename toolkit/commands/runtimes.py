@@ -25,14 +25,15 @@ def runtimes(progress: Progress) -> Outcome:
         "runtimes": [_runtime_record(row) for row in RUNTIMES.values()],
         "formats": [_format_record(row) for row in FORMATS.values()],
     }
-    lines = [f"{'runtime':<13} {'version, or how to install':<28} loads"]
+    lines = [f"{'runtime':<18} {'runs on':<14} {'loads':<36} version, or how to install"]
     for row in RUNTIMES.values():
-        lines.append(f"{row.name:<13} {row.version() or row.install:<28} {', '.join(row.formats)}")
-    lines += ["", f"{'format':<13} written with, or how to install"]
+        where, found = row.where_it_runs(), row.version() or row.install
+        lines.append(f"{row.name:<18} {where:<14} {row.what_it_loads():<36} {found}")
+    lines += ["", f"{'format':<18} written with, or how to install"]
     for item in FORMATS.values():
         missing = item.missing()
         found = ", ".join(f"{name} {version}" for name, version in item.versions().items())
-        lines.append(f"{item.name:<13} {item.install if missing else found}")
+        lines.append(f"{item.name:<18} {item.install if missing else found}")
     return Outcome(record=record, text="\n".join(lines))
 
 
@@ -41,6 +42,9 @@ def _runtime_record(row: Runtime) -> dict[str, Any]:
         "name": row.name,
         "version": row.version(),
         "formats": list(row.formats),
+        "precisions": None if row.precisions is None else list(row.precisions),
+        "devices": list(row.devices),
+        "systems": None if row.systems is None else list(row.systems),
         "install": row.install,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from toolkit.errors import OutputError
-from toolkit.files import write_atomically
+from toolkit.files import check_writable, write_atomically
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
 from toolkit.results import RESULTS, write_results
@@ -24,6 +24,8 @@ def write_folder(folder: Path, results: Results) -> None:
 
 
 def refuse_to_mix(folder: Path) -> None:
-    """A folder holds one run: raise OutputError where it has results of another."""
+    """A folder holds one run: raise OutputError where it has results of another, or where nothing
+    can be written."""
     if (folder / RESULTS).exists():
         raise OutputError(f"{folder} already holds {RESULTS}; choose another folder with --out")
+    check_writable(folder / RESULTS)

@@ -62,6 +62,16 @@ class Runtime:
         fits = self.precisions is None or precision in self.precisions
         return format in self.formats and fits
 
+    def what_it_loads(self) -> str:
+        """In words."""
+        precisions = f" in {', '.join(self.precisions)}" if self.precisions else ""
+        return ", ".join(self.formats) + precisions
+
+    def where_it_runs(self) -> str:
+        """In words."""
+        systems = f" on {', '.join(self.systems)}" if self.systems else ""
+        return ", ".join(self.devices) + systems
+
     def runs_on(self, device: Device) -> bool:
         """Whether it runs on this operating system, on `device`."""
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
@@ -78,7 +88,7 @@ class Runtime:
             )
         if settings.device not in self.devices:
             raise Unsupported(
-                f"{self.name} runs on {', '.join(self.devices)} here, not on {settings.device}; "
+                f"{self.name} runs on {', '.join(self.devices)} only, not on {settings.device}; "
                 f"use --device {self.devices[0]}"
             )
         if settings.streams > 1 and self.one_stream:

@@ -63,8 +63,8 @@ def _unpack(path: Path, folder: Path) -> tuple[Path, dict[str, str]]:
 def _check_target(metadata: dict[str, str], settings: Settings) -> None:
     """Raise Unsupported where its machine code would not run, or would end in SIGILL."""
     device, machine = metadata.get("AOTI_DEVICE_KEY"), metadata.get("AOTI_MACHINE")
-    if (device, settings.device) != ("cpu", "cpu"):
-        raise Unsupported(f"compiled for {device}, asked for {settings.device}; use --device cpu")
+    if device != settings.device:
+        raise Unsupported(f"compiled for {device}, asked for {settings.device}")
     needed = filter(None, metadata.get("instruction_sets", "").split(","))
     missing = sorted(set(needed) - set(instruction_sets()))
     if machine != platform.machine() or missing:

@@ -27,6 +27,6 @@ def load(source: Source, settings: Settings) -> Session:
         settings,
         runtime="tensorrt",
         provider="TensorrtExecutionProvider",
-        options={"trt_fp16_enable": "0", "trt_engine_cache_enable": "0"},
+        options={},  # float16 and engines on disk are off by default
         whole=True,
     )

@@ -28,7 +28,7 @@ from toolkit.candidates import (
 )
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import SettingError, UnknownNameError
-from toolkit.files import write_json
+from toolkit.files import check_writable, write_json
 from toolkit.machine.environment import describe_environment, usable_cores
 from toolkit.machine.fitness import PAGE_FAULTS, judge, judge_artifacts
 from toolkit.machine.interference import combined
@@ -38,6 +38,7 @@ from toolkit.measuring.plan import Plan
 from toolkit.measuring.speeds import page_faults
 from toolkit.parity import Reference
 from toolkit.progress import Progress, silent
+from toolkit.runtimes import ALL, find_runtime
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     TUNING_SCHEMA_VERSION,
@@ -112,6 +113,10 @@ def tune(
     ):
         if value is not None:
             check_positive(flag, value, most=float("inf"))
+    check_positive("--timeout", timeout_s)
+    _refuse_devices(runtimes)
+    if out is not None:
+        check_writable(out)
     cores = usable_cores() if threads is None else check_threads(threads)
     subject = _only(find_subject(paths, checkpoint=checkpoint, model=model), precisions)
     dataset = load_dataset("test", data)
@@ -132,6 +137,16 @@ def tune(
     if out is not None:
         write_json(out, to_json(tuning))
     return tuning
+
+
+def _refuse_devices(runtimes: Sequence[str]) -> None:
+    """The search is one on the CPU: raise SettingError where a runtime that is named has none."""
+    for row in [find_runtime(name) for name in runtimes if name != ALL]:
+        if "cpu" not in row.devices:
+            raise SettingError(
+                f"--runtime {row.name} runs on {', '.join(row.devices)} only, and tune searches on "
+                f"the CPU; measure it with toolkit bench --device {row.devices[0]}"
+            )
 
 
 def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
