@@ -114,8 +114,13 @@ def test_what_a_worker_started_goes_with_it(subject: Subject) -> None:
         with pytest.raises(FailedRun, match="after 4 s"):
             list(session.predict([IMAGES], batch_size=100))
         watcher.join()
-    assert [child.name() for child in children if child.is_running()] == []
-    assert len(children) == 1
+    assert [child.name() for child in children] == ["sleep"]
+    gone_or_dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    for _ in range(50):
+        if not children[0].is_running() or children[0].status() in gone_or_dead:
+            return
+        time.sleep(0.1)
+    pytest.fail("what the worker started is still there")
 
 
 def test_pages_are_those_that_the_timed_calls_were_given() -> None:
@@ -125,7 +130,6 @@ def test_pages_are_those_that_the_timed_calls_were_given() -> None:
     def run(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         with mmap.mmap(-1, pages * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE) as memory:
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-            np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE].sum()
             for at in range(0, len(memory), mmap.PAGESIZE):
                 memory[at] = 1
         return inputs
