@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from toolkit.schema import Settings
 os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
 
 _MODEL_FOLDER = "data/aotinductor/model/"
+_folders: dict[str, Path] = {}  # where packages were unpacked, by checksum
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -33,14 +37,31 @@ def load(source: Source, settings: Settings) -> Session:
     from toolkit.torch_session import TorchSession, prepare_torch
 
     device = prepare_torch(settings)
-    # torch's own loader unpacks to a folder that only its destructor removes, which a worker,
-    # that just ends, never calls. A library that is loaded needs its file no longer.
-    with tempfile.TemporaryDirectory(prefix="toolkit-aotinductor-") as folder:
-        library, metadata = _unpack(source.path, Path(folder))
+    with _unpacked(source) as (library, metadata):
         _check_target(metadata, settings)
         runner: Any = AOTIModelContainerRunnerCpu(str(library), 1)
     weights = runner.extract_constants_map(False).values()
     return TorchSession("aotinductor", lambda batch: runner.run([batch])[0], weights, device)
+
+
+@contextmanager
+def _unpacked(source: Source) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Its library, for as long as it takes to open it, and its metadata.
+
+    torch's own loader unpacks to a folder that only its destructor removes, which a worker, that
+    just ends, never calls. A library that is open needs its file no longer. It never closes, but is
+    found again by its path: so in one process a package always has the same.
+    """
+    folder = _folders.get(source.artifact.sha256)
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="toolkit-aotinductor-"))
+        _folders[source.artifact.sha256] = folder
+    else:
+        folder.mkdir(mode=0o700)
+    try:
+        yield _unpack(source.path, folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 def _unpack(path: Path, folder: Path) -> tuple[Path, dict[str, str]]:
