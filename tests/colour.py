@@ -19,6 +19,7 @@ from toolkit.artifacts import NamedClassifier
 from toolkit.candidates import Candidate
 from toolkit.files import sha256_of, size_of
 from toolkit.formats import Request
+from toolkit.preprocessing import normalise
 from toolkit.runtimes import RUNTIMES, Source
 from toolkit.schema import Artifact, InputSpec, Isa, Precision, Settings
 
@@ -26,6 +27,7 @@ SHAPE = (3, 31, 29)
 CLASSES = 5
 INPUT = InputSpec(shape=SHAPE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 IMAGES = np.random.default_rng(0).standard_normal((60, *SHAPE), np.float32)
+PIXELS = np.random.default_rng(0).integers(0, 256, (250, *SHAPE), np.uint8)
 
 
 class ColourNet(nn.Module):
@@ -89,6 +91,11 @@ def logits_of(images: NDArray[np.float32], model: nn.Module | None = None) -> ND
             (model or ColourNet()).eval()(torch.from_numpy(images)).numpy()
         )
     return logits
+
+
+def logits_of_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """… of raw images."""
+    return logits_of(normalise(pixels, INPUT))
 
 
 def source_of(path: Path, format: str, precision: Precision = "fp32") -> Source:

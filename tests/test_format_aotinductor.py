@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch._inductor.cpp_builder
-from colour import INPUT, SHAPE, candidate_for, logits_of, request_for
+from colour import PIXELS, candidate_for, logits_of_pixels, request_for
 from torch._inductor.exc import InvalidCxxCompiler
 
 from toolkit.errors import ArtifactError, FailedRun, Unsupported
 from toolkit.formats.aotinductor import export
-from toolkit.preprocessing import normalise
 from toolkit.runtimes import aotinductor
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession
@@ -28,8 +27,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_batch_size_and_either_number_of_threads(package: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (100, *SHAPE), np.uint8)
-    wanted = logits_of(normalise(images, INPUT))
+    images = PIXELS[:100]
+    wanted = logits_of_pixels(images)
     for threads in (1, 2):
         candidate = candidate_for(package, runtime="aotinductor", threads=threads)
         with RemoteSession(candidate, batch_size=100, timeout_s=120) as session:

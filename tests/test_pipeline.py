@@ -191,7 +191,7 @@ def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
 
 
 def test_every_installed_runtime_runs_by_default(small_data: Path) -> None:
-    assert all(row.version() for row in RUNTIMES.values())
+    assert all(row.version() for row in RUNTIMES.values() if "cpu" in row.devices)
 
 
 @pytest.fixture

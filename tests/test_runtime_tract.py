@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from colour_cnn import candidate_for, expected, pixels, request_for
+from colour import PIXELS, candidate_for, logits_of_pixels, request_for
 
 from toolkit.errors import Unsupported
 from toolkit.onnx_export import write_onnx
@@ -26,13 +26,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_batch_size(path: Path) -> None:
-    images = pixels(100)
+    images = PIXELS[:100]
     with RemoteSession(
         candidate_for(path, runtime="tract"), batch_size=1, timeout_s=120
     ) as session:
         for batch_size in (1, 7, 100):
             found = np.concatenate(list(session.predict([images], batch_size=batch_size)))
-            np.testing.assert_allclose(found, expected(images), atol=1e-4, rtol=0)
+            np.testing.assert_allclose(found, logits_of_pixels(images), atol=1e-4, rtol=0)
         assert session.load().attestation.threads == 1
 
 
