@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 
 from toolkit.machine import environment
 from toolkit.machine.environment import (
+    NewThreads,
     cpu_name,
     cpu_quota,
     describe_environment,
@@ -279,3 +281,30 @@ def test_versions_are_those_of_all_that_the_toolkit_needs() -> None:
     assert {"toolkit", "torch", "onnxruntime", "numpy", "psutil"} <= set(found)
     assert not {"pytest", "ruff", "mypy"} & set(found)
     assert dependency_versions("no-such-distribution") == {}
+
+
+def test_new_threads_are_counted_though_old_ones_end() -> None:
+    """As a thread pool of a session before does, some time after that session is gone."""
+    ends, goes_on = threading.Event(), threading.Event()
+    old = [threading.Thread(target=ends.wait) for _ in range(3)]
+    new = [threading.Thread(target=goes_on.wait) for _ in range(2)]
+    for thread in old:
+        thread.start()
+    counted = NewThreads()
+    assert counted.count() == 0
+    for thread in new:
+        thread.start()
+    ends.set()
+    for thread in old:
+        thread.join()
+    assert counted.count() == 2
+    goes_on.set()
+    for thread in new:
+        thread.join()
+
+
+def test_new_threads_are_unknown_where_the_system_does_not_list_them(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_ROOT", tree({}))
+    assert NewThreads().count() is None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toolkit.contents.onnx import read_onnx, read_ort
 from toolkit.errors import Unsupported
-from toolkit.machine.environment import thread_count
+from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Source
 from toolkit.schema import Attestation, Device, Precision, Settings
 
@@ -56,7 +56,7 @@ def open_session(
     asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
     asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
     asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    before = thread_count()
+    new_threads = NewThreads()
     session = onnxruntime.InferenceSession(
         str(source.path),
         sess_options=asked,
@@ -69,10 +69,10 @@ def open_session(
             f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
             "its libraries may be missing or of another version"
         )
-    after = thread_count()
+    started = new_threads.count()
     threads = session.get_session_options().intra_op_num_threads
-    if settings.device == "cpu" and before is not None and after is not None:
-        threads = 1 + after - before  # the calling thread works too; a GPU's driver starts others
+    if settings.device == "cpu" and started is not None:
+        threads = 1 + started  # the calling thread works too; a GPU's driver starts others
     contents = read_ort(source.path) if own_format else read_onnx(source.path)
     return OnnxSession(
         session,

@@ -156,10 +156,24 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(_gpu(*row) for row in rows if len(row) == len(_GPU_QUERY))
 
 
-def thread_count() -> int | None:
-    """Threads of this process, as the kernel counts them; None where it does not say."""
-    found = re.search(r"^Threads:\s+(\d+)$", _read(_ROOT / "proc/self/status"), re.MULTILINE)
-    return int(found[1]) if found else None
+class NewThreads:
+    """Counts the threads that this process starts from now on, as the kernel lists them. One that
+    ends meanwhile, of a session before, does not count against them."""
+
+    def __init__(self) -> None:
+        self._before = _thread_ids()
+
+    def count(self) -> int | None:
+        """So far; None where the system does not say."""
+        now = _thread_ids()
+        return None if now is None or self._before is None else len(now - self._before)
+
+
+def _thread_ids() -> frozenset[Path] | None:
+    try:
+        return frozenset((_ROOT / "proc/self/task").iterdir())
+    except OSError:
+        return None
 
 
 def oom_kills() -> int:

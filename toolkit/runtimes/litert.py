@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import ArtifactError, headline
-from toolkit.machine.environment import thread_count
+from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
 from toolkit.versions import installed_version
@@ -74,12 +74,12 @@ class FixedBatch:
 
     def _prepare(self) -> int:
         """Hand the graph to the delegate, which packs the weights; returns the threads."""
-        before = thread_count()
+        new_threads = NewThreads()
         self._interpreter.allocate_tensors()
-        after = thread_count()
-        if before is None or after is None:
+        started = new_threads.count()
+        if started is None:
             return self._asked_threads
-        return after - before + 1  # the calling thread works too
+        return 1 + started  # the calling thread works too
 
     @property
     def threads(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
-from toolkit.machine.environment import thread_count
+from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Artifact, Attestation, Precision, Settings
 
@@ -128,15 +128,15 @@ class NcnnSession:
         return logits
 
     def _started_threads(self) -> int | None:
-        before = thread_count()
+        new_threads = NewThreads()
         logits = np.asarray(self._compute(np.zeros(self._artifact.input_shape, np.float32)))
-        after = thread_count()
+        started = new_threads.count()
         if logits.size != self._artifact.classes:
             raise Crashed(
                 f"ncnn returned {list(logits.shape)} for an image, expected "
                 f"{self._artifact.classes} logits"
             )
-        return None if before is None or after is None else after - before
+        return started
 
 
 def _reduced_options(net: Any) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import Unsupported
-from toolkit.machine.environment import thread_count
+from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Precision, Settings
 
@@ -18,11 +18,10 @@ def load(source: Source, settings: Settings) -> Session:
     """Load an `.onnx` file."""
     import tract
 
-    before = thread_count()
+    new_threads = NewThreads()
     # No fact is set for the input: the file's own has a dynamic batch, and tract takes that.
     runnable = tract.onnx().load(source.path).into_model().into_runnable()
-    after = thread_count()
-    started = 0 if before is None or after is None else after - before
+    started = new_threads.count() or 0
     return TractSession(runnable, tract.version(), source.path, threads=1 + started)
 
 
