@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import colour
 import numpy as np
@@ -13,9 +14,13 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from toolkit.contents.onnx import read_onnx, read_ort
+from toolkit.errors import Unsupported
 from toolkit.formats import Written
 from toolkit.formats.onnx import export
 from toolkit.formats.ort import export as export_ort
+from toolkit.onnx_session import OnnxSession
+from toolkit.runtimes import Loader, tensorrt
+from toolkit.runtimes import onnxruntime as cuda_runtime
 from toolkit.runtimes.onnxruntime import load
 from toolkit.schema import Precision, Settings
 
@@ -172,3 +177,24 @@ def test_ort_is_optimised_for_any_cpu_and_loads(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Exception, match="ORT model verification failed"):
         load(source, Settings(threads=1))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("module", [cuda_runtime, tensorrt], ids=["onnxruntime", "tensorrt"])
+def test_a_provider_that_is_not_there_is_said(files: dict[Precision, Path], module: Loader) -> None:
+    with pytest.raises(Unsupported, match=r"onnxruntime \S+ has no (CUDA|Tensorrt)Execution"):
+        module.load(colour.source_of(files["fp32"], "onnx"), Settings(threads=1, device="cuda"))
+
+
+def test_operators_left_to_another_provider_are_attested() -> None:
+    """On a stand-in for a session on a GPU."""
+    parts = [("CUDAExecutionProvider", 7), ("CPUExecutionProvider", 2)]
+    stand_in = SimpleNamespace(
+        get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        get_provider_graph_assignment_info=lambda: [
+            SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count)
+            for name, count in parts
+        ],
+    )
+    found = OnnxSession(stand_in, runtime="x", version="1", precision="fp32", threads=1).attestation
+    assert (found.provider, found.device) == ("CUDAExecutionProvider (7 of 9 operators)", "cuda")

@@ -110,7 +110,7 @@ class RemoteSession:
             try:
                 row.refuse(self.candidate.settings)
             except Unsupported as unsupported:
-                raise self._fail(unsupported)  # noqa: B904
+                raise self._fail(unsupported) from None
             self._start()
             reply = self._ask(
                 "load",
