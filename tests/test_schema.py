@@ -216,6 +216,7 @@ NOT_RUN: tuple[Status, ...] = (
         ([], ["measured"], 0),
         (["passed"], ["measured", "measured"], 0),
         (["failed"], [], 1),
+        (["undecided", "passed"], [], 1),
         (["passed", "failed", "passed"], ["measured"], 1),
         (["passed"], ["failed"], 1),
         *[([status, "passed"], [], 3) for status in NOT_RUN],
@@ -231,4 +232,4 @@ def test_exit_code(parity: list[Status], measured: list[Status], code: int) -> N
 
 
 def test_the_table_of_exit_codes_knows_every_status() -> None:
-    assert {*NOT_RUN, "passed", "failed", "measured"} == set(typing.get_args(Status))
+    assert {*NOT_RUN, "passed", "failed", "undecided", "measured"} == set(typing.get_args(Status))

@@ -178,6 +178,7 @@ def _numbers(reference: Reference, candidate: NDArray[np.floating]) -> _Numbers:
             reference=int(wanted[index]),
             candidate=int(decided[index]),
             margin=float(margin),
+            distance=None,
             benign=bool(undecided),
         )
         for index, margin, undecided in zip(

@@ -6,7 +6,13 @@ Units are SI and stand in the names; raw samples are kept, the rest is derived.
 
 from __future__ import annotations
 
-from toolkit.schema.artifact import MANIFEST_SCHEMA_VERSION, Artifact, Calibration, Manifest
+from toolkit.schema.artifact import (
+    MANIFEST_SCHEMA_VERSION,
+    Artifact,
+    Calibration,
+    ExpectedError,
+    Manifest,
+)
 from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
 from toolkit.schema.json import from_json, to_json
 from toolkit.schema.machine import Diagnosis, Environment, Gpu, Interference, Limits, MachineWarning
@@ -30,10 +36,10 @@ from toolkit.schema.model import (
     ModelSpec,
     TrainingRecord,
 )
-from toolkit.schema.parity import Flip, Gates, ParityReport
+from toolkit.schema.parity import Bound, Cause, Check, Flip, Gates, ParityReport, WorstImage
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
-from toolkit.schema.session import Attestation, Settings
+from toolkit.schema.session import FLOAT32, UNKNOWN, Attestation, Evidence, Settings
 from toolkit.schema.tuning import (
     LAST_HEAT,
     TUNING_SCHEMA_VERSION,
@@ -42,18 +48,31 @@ from toolkit.schema.tuning import (
     Trial,
     Tuning,
 )
-from toolkit.schema.words import EXPORTED_PRECISIONS, Device, Isa, Precision, Status
+from toolkit.schema.words import (
+    EXACT_PRECISIONS,
+    EXPORTED_PRECISIONS,
+    Device,
+    Isa,
+    Precision,
+    Status,
+)
 
 __all__ = [
     "CHECKPOINT_SCHEMA_VERSION",
+    "EXACT_PRECISIONS",
     "EXPORTED_PRECISIONS",
+    "FLOAT32",
     "LAST_HEAT",
     "MANIFEST_SCHEMA_VERSION",
     "RESULTS_SCHEMA_VERSION",
     "TUNING_SCHEMA_VERSION",
+    "UNKNOWN",
     "Artifact",
     "Attestation",
+    "Bound",
     "Calibration",
+    "Cause",
+    "Check",
     "Checkpoint",
     "CheckpointId",
     "CheckpointRecord",
@@ -66,6 +85,8 @@ __all__ = [
     "Diagnosis",
     "Environment",
     "Epoch",
+    "Evidence",
+    "ExpectedError",
     "Flip",
     "Gates",
     "Gpu",
@@ -96,6 +117,7 @@ __all__ = [
     "Tuning",
     "Verdict",
     "WarmUp",
+    "WorstImage",
     "from_json",
     "to_json",
 ]

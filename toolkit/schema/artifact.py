@@ -24,6 +24,20 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpectedError:
+    """How far rounding to an artifact's precision should move logits from the checkpoint's.
+
+    `rms` and `largest` are in logit units, over `images` images; `method` says in words how they
+    were found.
+    """
+
+    rms: float
+    largest: float
+    images: int
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """One exported file, or folder of files, as `manifest.json` records it.
 
@@ -36,6 +50,7 @@ class Artifact:
         calibration: Of int8 whose ranges were measured.
         isas: Instruction sets on which its int8 arithmetic is exact; None is all.
         asked_isas: Those that were asked for; None is all.
+        expected_error: Of artifacts that round more than float32 does, where it was measured.
     """
 
     format: str
@@ -52,6 +67,7 @@ class Artifact:
     calibration: Calibration | None = None
     isas: tuple[Isa, ...] | None = None
     asked_isas: tuple[Isa, ...] | None = None
+    expected_error: ExpectedError | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -10,6 +10,7 @@ from toolkit.schema.measurement import Measurement, Rank
 from toolkit.schema.model import DatasetRecord, TrainingRecord
 from toolkit.schema.parity import ParityReport
 from toolkit.schema.scenario import ScenarioReport
+from toolkit.schema.words import Status
 
 RESULTS_SCHEMA_VERSION = 2
 
@@ -56,10 +57,18 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """0 all passed; 1 a verdict failed; 3 something could not be run, or nothing was."""
-        statuses = [row.status for row in self.parity]
+        """0 all passed; 1 a verdict failed, or is undecided where that is not allowed; 3 something
+        could not be run, or nothing was."""
+        statuses = [_counted(row) for row in self.parity]
         statuses += [row.status for row in self.measurements]
         statuses += [row.status for row in self.scenarios]
         if "failed" in statuses:
             return 1
         return 0 if statuses and all(status in ("passed", "measured") for status in statuses) else 3
+
+
+def _counted(row: ParityReport) -> Status:
+    """The status as the exit code counts it."""
+    if row.status == "undecided":
+        return "passed" if row.gates.allow_undecided else "failed"
+    return row.status

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from toolkit.schema.words import Device, Precision
 
@@ -16,12 +17,15 @@ class Settings:
         device: Where it computes.
         streams: Calls that run at the same time, each on a copy of the session of its own.
         keep_memory: Memory that the runtime frees stays with the process; see `toolkit.allocator`.
+        plain: Fast kernels that do not compute plain float32 sums of products (Winograd
+            convolutions, say) are off, where the runtime can switch them off.
     """
 
     threads: int
     device: Device = "cpu"
     streams: int = 1
     keep_memory: bool = False
+    plain: bool = False
 
     @property
     def all_threads(self) -> int:
@@ -29,12 +33,26 @@ class Settings:
         return self.threads * self.streams
 
 
+Evidence = Literal["read back", "from the file", "by design", "as asked"]
+"""How an attested word is known: the runtime reported it, the artifact's bytes say it, the runtime
+has no other way to work, or nothing shows it and it is what was asked for."""
+
+FLOAT32 = "float32"
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attestation:
     """What a session says really runs, read back from the runtime, not from the request.
 
-    `streams` is how many such sessions the worker holds, and runs at the same time; `keep_memory`
-    says that the C library took the parameters for it.
+    Attributes:
+        streams: How many such sessions the worker holds, and runs at the same time.
+        keep_memory: The C library took the parameters for it.
+        arithmetic: What the kernels compute in: `float32` (plain sums of products), `float32
+            (Winograd)`, `TF32`, `int8` ..., or `unknown`.
+        evidence: How each word is known: `provider`, `precision`, `threads`, `arithmetic`.
+        files: The artifact's files that have computed something so far, where it has several that
+            are loaded apart.
     """
 
     runtime: str
@@ -45,3 +63,6 @@ class Attestation:
     threads: int
     streams: int = 1
     keep_memory: bool = False
+    arithmetic: str = UNKNOWN
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    files: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from typing import Literal
 Status = Literal[
     "passed",
     "failed",
+    "undecided",
     "crashed",
     "timed_out",
     "out_of_memory",
@@ -19,5 +20,7 @@ Precision = Literal["fp64", "fp32", "fp16", "bf16", "int8", "int8-dynamic", "int
 EXPORTED_PRECISIONS: tuple[Precision, ...] = (
     *("fp32", "fp16", "int8", "int8-dynamic", "int8-weights"),
 )
+EXACT_PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32")
+"""Those whose logits are the checkpoint's, up to the rounding of float32 sums."""
 Isa = Literal["avx2", "vnni", "arm", "wasm"]
 Device = Literal["cpu", "cuda"]
