@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import CHECKPOINT
+from conftest import CHECKPOINT, PATIENCE_S
 
 from toolkit.artifacts import export
 from toolkit.candidates import NULL, Candidate, Subject, find_subject, line_up
@@ -117,7 +117,7 @@ def candidate_of(exported: Callable[[str], Subject]) -> Candidates:
 def session(request: pytest.FixtureRequest, candidate_of: Candidates) -> Iterator[RemoteSession]:
     """One worker for each runtime and artifact it loads; the tests of a row share it."""
     candidate = candidate_of(request.param, threads=2)
-    with RemoteSession(candidate, batch_size=100, timeout_s=300) as opened:
+    with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as opened:
         yield opened
 
 
@@ -195,7 +195,7 @@ def test_streams_run_at_the_same_time_and_say_the_same_as_one(
         pytest.skip(f"{row[0]} computes one call at a time in a process")
     alone = candidate_of(row, threads=1)
     candidate = replace(alone, settings=replace(alone.settings, streams=2))
-    with RemoteSession(candidate, batch_size=50, timeout_s=300) as opened:
+    with RemoteSession(candidate, batch_size=50, timeout_s=PATIENCE_S) as opened:
         opened.prepare(IMAGES, batch_size=50)
         for repeat in (False, True):
             found = opened.measure(calls=6, repeat=repeat)
@@ -204,12 +204,18 @@ def test_streams_run_at_the_same_time_and_say_the_same_as_one(
 
 
 def test_idle_worker_is_idle(session: RemoteSession) -> None:
+    """Once threads that wait busily for more work have given up: after how long is the runtime's
+    choice, and how long that takes the machine's."""
     session.prepare(IMAGES[:100], batch_size=100)
     session.measure(calls=5)
     process = psutil.Process(session.pid)
-    before = sum(process.cpu_times()[:2])
-    threading.Event().wait(1.0)
-    assert sum(process.cpu_times()[:2]) - before <= 0.05
+
+    def idle() -> bool:
+        before = sum(process.cpu_times()[:2])
+        threading.Event().wait(1.0)
+        return sum(process.cpu_times()[:2]) - before <= 0.05
+
+    assert any(idle() for _ in range(10))
 
 
 LOAD_AGAIN_AND_AGAIN = """
@@ -277,7 +283,7 @@ def test_nothing_goes_to_a_network_nor_into_the_users_home(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
     candidate = candidate_of(row, threads=1)
-    with RemoteSession(candidate, batch_size=100, timeout_s=300) as session:
+    with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as session:
         logits_of(session, batch_size=100)
     assert not log.exists(), log.read_text()
     assert list(home.rglob("*")) == []
@@ -290,8 +296,8 @@ def test_one_and_two_threads_agree_in_two_workers_at_once(
     first = candidate_of(row, threads=1)
     second = candidate_of(row, threads=2)
     with (
-        RemoteSession(first, batch_size=100, timeout_s=300) as one,
-        RemoteSession(second, batch_size=100, timeout_s=300) as two,
+        RemoteSession(first, batch_size=100, timeout_s=PATIENCE_S) as one,
+        RemoteSession(second, batch_size=100, timeout_s=PATIENCE_S) as two,
     ):
         assert one.load().attestation.threads == 1
         assert two.load().attestation.threads == threads_of(row, 2)
@@ -304,7 +310,7 @@ def test_one_and_two_threads_agree_in_two_workers_at_once(
 def test_wrong_input_shape_is_a_clear_error(candidate_of: Candidates, row: Row) -> None:
     candidate = candidate_of(row, threads=1)
     with (
-        RemoteSession(candidate, batch_size=10, timeout_s=300) as session,
+        RemoteSession(candidate, batch_size=10, timeout_s=PATIENCE_S) as session,
         pytest.raises(Crashed, match=r"shape \[10, 1, 28, 27\], expected float32 \[N, 1, 28, 28\]"),
     ):
         list(session.predict([IMAGES[:10, :, :, :27]], batch_size=10))
@@ -360,7 +366,7 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
     damage(copy)
     damaged = replace(candidate, source=replace(candidate.source, path=copy))
     with (
-        RemoteSession(damaged, batch_size=10, timeout_s=300) as session,
+        RemoteSession(damaged, batch_size=10, timeout_s=PATIENCE_S) as session,
         pytest.raises(Crashed, match=r"ArtifactError: .*toolkit export --format"),
     ):
         session.load()
@@ -376,7 +382,7 @@ def test_truncated_file_with_a_matching_record_is_a_row_not_the_end(
     record = replace(candidate.source.artifact, sha256=sha256_of(copy), size_bytes=size_of(copy))
     damaged = replace(candidate, source=replace(candidate.source, path=copy, artifact=record))
     with (
-        RemoteSession(damaged, batch_size=10, timeout_s=300) as session,
+        RemoteSession(damaged, batch_size=10, timeout_s=PATIENCE_S) as session,
         pytest.raises(FailedRun) as caught,
     ):
         session.load()
@@ -419,7 +425,7 @@ def test_pickle_inside_a_pt2_does_not_run(
     )
     trap = replace(candidate, source=replace(candidate.source, path=copy, artifact=record))
     with (
-        RemoteSession(trap, batch_size=10, timeout_s=300) as session,
+        RemoteSession(trap, batch_size=10, timeout_s=PATIENCE_S) as session,
         pytest.raises(FailedRun, match=r"refused|weights_only|Weights only|UnpicklingError"),
     ):
         session.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import CHECKPOINT, USUAL, Cli, installed_pairs, write_idx
+from conftest import CHECKPOINT, PATIENCE_S, USUAL, Cli, installed_pairs, wait_until, write_idx
 
 import toolkit
 from toolkit.errors import OutputError
@@ -52,7 +52,7 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Path) -> None:
     process = start("run", "--quick", "--data", small_data, "--out", "here", "--json", cwd=tmp_path)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
     record = json.loads(stdout)
     folder = tmp_path / "here"
@@ -71,7 +71,9 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     ranked = sorted(record["measurements"][:-1], key=lambda row: places[row["name"]])
     assert [line["runtime"] for line in lines] == [*(row["runtime"] for row in ranked), "null"]
     assert record["limits"]["float32_flops_per_s"] > 0
-    assert all(len(row["passes"]) == 3 for row in record["measurements"])
+    ended_early = "stopped" in {warning["code"] for warning in record["warnings"]}
+    passes = {len(row["passes"]) for row in record["measurements"]}
+    assert passes == {3} or (ended_early and passes <= {1, 2, 3})
     assert read_results(folder / "results.json").exit_code == 0
     assert {path.name for path in folder.iterdir()} == {
         *("small0-cnn", "artifacts", "results.json", "results.md", "results.csv")
@@ -131,6 +133,13 @@ def test_run_goes_on_without_a_format_that_cannot_be_exported(
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
 
 
+def at_work(process: psutil.Process) -> bool:
+    """Whether it has begun: by the CPU time that it has used, whatever else takes the machine."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(process.cpu_times()[:2]) > 0.5
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_no_child_and_no_half_file(
     small_data: Path, tmp_path: Path, number: signal.Signals
@@ -140,15 +149,10 @@ def test_interrupt_leaves_no_child_and_no_half_file(
         cwd=tmp_path,
     )
     driver = psutil.Process(process.pid)
-    deadline = time.monotonic() + 120
-    while not driver.children() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: any(map(at_work, driver.children())), "a converter is at work")
     children = driver.children(recursive=True)
-    assert children, "no worker was started"
-    time.sleep(1.0)
-    children += driver.children(recursive=True)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr
@@ -165,18 +169,15 @@ def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
     """The first pass is over when results.json is there; the second is under way."""
     process = start(
         *("bench", exports / "mnist-cnn.onnx", "--data", small_data, "--runtime", "onnxruntime"),
-        *("--threads", 1, "--precision", "0.01%", "--out", "here", "--json"),
+        *("--threads", 1, "--precision", "0.01%", "--max-time", 3600, "--out", "here", "--json"),
         cwd=tmp_path,
     )
     driver, results = psutil.Process(process.pid), tmp_path / "here" / "results.json"
-    deadline = time.monotonic() + 120
-    while not results.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert results.exists(), "the first pass did not end"
-    time.sleep(1.0)
+    wait_until(results.exists, "the first pass is over")
+    wait_until(lambda: any(map(at_work, driver.children())), "a worker of the second is at work")
     children = driver.children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     record = json.loads(stdout)
