@@ -23,6 +23,7 @@ from toolkit.candidates import Candidate, Subject, find_subject
 from toolkit.cli import commands
 from toolkit.data import load_dataset
 from toolkit.formats import FORMATS
+from toolkit.machine import capacity
 from toolkit.runtimes import RUNTIMES, Runtime, Source
 from toolkit.schema import Settings
 from toolkit.targets import Loaded, RemoteSession
@@ -52,6 +53,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """References are kept in a folder of this session's own, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def limits_unknown() -> Iterator[None]:
+    """In this process: to measure the machine's limits takes seconds each time, and few tests are
+    about them. Commands that are started measure them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
         yield
 
 

@@ -123,15 +123,9 @@ print("found: " + json.dumps({{"limits": limits, "flops": 24 * 10**6, "failure":
     monkeypatch.setattr(capacity, "_MEASURE", script)
 
 
-def limits_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring them takes seconds, and not every test is about them."""
-    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
-
-
 def test_a_sweep_gives_a_row_for_each_of_its_settings(
-    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
-    limits_unknown(monkeypatch)
     result = cli(
         *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
         *("onnxruntime", "--sweep", "batch-size=1,10", "threads=1,2", "--min-time", 0.1),
@@ -155,9 +149,8 @@ def test_a_sweep_gives_a_row_for_each_of_its_settings(
 
 
 def test_more_threads_than_cores_are_warned_of_and_measured(
-    exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+    exports: Path, small_data: Path
 ) -> None:
-    limits_unknown(monkeypatch)
     threads = usable_cores() + 1
     results = toolkit.bench(
         [exports / "mnist-cnn.onnx"],

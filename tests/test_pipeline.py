@@ -25,19 +25,12 @@ import toolkit
 from toolkit import pipeline
 from toolkit.errors import OutputError
 from toolkit.formats import FORMATS
-from toolkit.machine import capacity
 from toolkit.measuring.plan import Plan
 from toolkit.pipeline import Run
 from toolkit.progress import Progress
 from toolkit.results import SCHEMA, read_results
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 from toolkit.schema import InputSpec, ModelSpec, Results, from_json
-
-
-@pytest.fixture(autouse=True)
-def limits_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process: measuring them takes seconds each time. Those started measure them."""
-    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
 
 
 @pytest.fixture
