@@ -24,7 +24,7 @@ LAYERS = (
     ("schema.parity", "schema.measurement"),
     ("schema.scenario",),
     ("schema.results", "schema.comparison", "schema.tuning"),
-    ("schema", "versions", "timing", "progress", "options", "report", "allocator"),
+    ("schema", "versions", "timing", "progress", "options", "report", "allocator", "numerics"),
     ("machine", "measuring", "contents"),
     (
         "errors",
