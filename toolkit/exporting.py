@@ -32,6 +32,7 @@ from toolkit.errors import (
     headline,
 )
 from toolkit.formats import Format, Request, Written, find_format, load_exporter
+from toolkit.numerics import pinned
 from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
 
 _STDERR_TAIL_LINES = 40
@@ -107,7 +108,7 @@ def _run(job: Job, scratch: Path, log: Path, *, timeout_s: float) -> int:
         TimedOut: it was killed.
     """
     environment = {
-        **os.environ,
+        **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
         **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
