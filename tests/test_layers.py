@@ -45,6 +45,8 @@ LAYERS = (
         "settings",
         "model",
         "onnx_export",
+        "torch_arithmetic",
+        "torchscript_graph",
         "contents.onnx",
         "contents.executorch",
         "machine.compiler",
@@ -91,6 +93,7 @@ LAYERS = (
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training", "model", "torch_session", "onnx_export", "artifacts"),
+    *("torch_arithmetic", "torchscript_graph"),
     *("formats.*", "training.*"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
