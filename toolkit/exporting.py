@@ -139,16 +139,16 @@ def _run(job: Job, scratch: Path, log: Path, *, timeout_s: float) -> int:
 def main() -> None:
     """The child's side."""
     from toolkit.checkpoint import load_same_model, read_checkpoint
-    from toolkit.model import NamedClassifier, example_input
+    from toolkit.model import example_input, exportable
 
     job = from_json(Job, json.load(sys.stdin))
     try:
         folder = Path(job.checkpoint)
         module = load_same_model(folder, job.checkpoint_id, trusted=job.model)
-        shape = read_checkpoint(folder).input.shape
+        example = example_input(read_checkpoint(folder).input.shape, batch_size=2)
         request = Request(
-            model=NamedClassifier(module).eval(),
-            example=example_input(shape, batch_size=2),
+            model=exportable(module, example),
+            example=example,
             path=Path(job.path),
             precision=job.precision,
             calibration=np.load(job.calibration),
