@@ -24,7 +24,7 @@ LAYERS = (
     ("schema.parity", "schema.measurement"),
     ("schema.scenario",),
     ("schema.results", "schema.comparison", "schema.tuning"),
-    ("schema", "versions", "timing", "progress", "options", "report", "allocator"),
+    ("schema", "versions", "timing", "progress", "options", "report", "allocator", "numerics"),
     ("machine", "measuring", "contents", "report.parity"),
     (
         "errors",
@@ -45,6 +45,8 @@ LAYERS = (
         "settings",
         "model",
         "onnx_export",
+        "torch_arithmetic",
+        "torchscript_graph",
         "contents.onnx",
         "contents.executorch",
         "machine.compiler",
@@ -92,6 +94,7 @@ LAYERS = (
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training", "model", "torch_session", "onnx_export", "artifacts"),
+    *("torch_arithmetic", "torchscript_graph"),
     *("formats.*", "training.*"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}

@@ -297,6 +297,15 @@ def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
     assert (report.status, report.nan_count) == ("failed", 4)
 
 
+def test_runtime_that_writes_into_its_input_fails(subject: Subject) -> None:
+    """Its later calls would get other images than the ones that were given."""
+    with (
+        session_of(faulty(subject, "writes into its input")) as session,
+        pytest.raises(WrongOutput, match=r"changed 78,400 of 78,400 values of its input"),
+    ):
+        session.load()
+
+
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
     candidate = faulty(subject, "", threads=2)
     with session_of(candidate) as session:

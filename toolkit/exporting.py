@@ -32,6 +32,7 @@ from toolkit.errors import (
     headline,
 )
 from toolkit.formats import Format, Request, Written, find_format, load_exporter
+from toolkit.numerics import pinned
 from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
 
 _STDERR_TAIL_LINES = 40
@@ -107,7 +108,7 @@ def _run(job: Job, scratch: Path, log: Path, *, timeout_s: float) -> int:
         TimedOut: it was killed.
     """
     environment = {
-        **os.environ,
+        **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
         **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
@@ -138,16 +139,16 @@ def _run(job: Job, scratch: Path, log: Path, *, timeout_s: float) -> int:
 def main() -> None:
     """The child's side."""
     from toolkit.checkpoint import load_same_model, read_checkpoint
-    from toolkit.model import NamedClassifier, example_input
+    from toolkit.model import example_input, exportable
 
     job = from_json(Job, json.load(sys.stdin))
     try:
         folder = Path(job.checkpoint)
         module = load_same_model(folder, job.checkpoint_id, trusted=job.model)
-        shape = read_checkpoint(folder).input.shape
+        example = example_input(read_checkpoint(folder).input.shape, batch_size=2)
         request = Request(
-            model=NamedClassifier(module).eval(),
-            example=example_input(shape, batch_size=2),
+            model=exportable(module, example),
+            example=example,
             path=Path(job.path),
             precision=job.precision,
             calibration=np.load(job.calibration),

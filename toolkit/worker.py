@@ -308,10 +308,18 @@ class CheckedSession:
         Raises:
             InputError: inputs that do not fit.
             Crashed: the runtime returned something that is not logits `[N,K]`.
+            WrongOutput: the runtime wrote into its input.
         """
         self.check_inputs(inputs)
+        before = inputs.copy()
         logits = self.unchecked.run(inputs)
         self.check_logits(logits, len(inputs))
+        changed = int(np.count_nonzero(inputs != before))
+        if changed:
+            raise WrongOutput(
+                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in place, "
+                "so later calls would get other images; its session must give the model a copy"
+            )
         return logits
 
     def check_inputs(self, inputs: NDArray[np.float32]) -> None:
