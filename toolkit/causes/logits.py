@@ -17,13 +17,14 @@ from toolkit.causes.order import (
 )
 from toolkit.causes.outputs import (
     biased,
+    cut_off,
     decision_only,
     function_of_logits,
+    in_steps,
     narrow_output,
     offset_of_each_image,
     one_class,
     scaled,
-    steps_of_eight_bits,
 )
 from toolkit.causes.places import (
     batch_statistics,
@@ -48,13 +49,14 @@ SPECIFIC: tuple[Hypothesis, ...] = (
     answers_of_other_images,
     decision_only,
     classes_permuted,
+    cut_off,
     function_of_logits,
     batch_statistics,
     one_call,
     places_in_the_batch,
     only_the_second_look,
     narrow_output,
-    steps_of_eight_bits,
+    in_steps,
     noise,
 )
 """Each names what went wrong."""
@@ -62,8 +64,8 @@ SPECIFIC: tuple[Hypothesis, ...] = (
 GENERAL: tuple[Hypothesis, ...] = (
     not_finite,
     scaled,
-    biased,
     one_class,
+    biased,
     few_images,
     offset_of_each_image,
     not_repeatable,

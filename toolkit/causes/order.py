@@ -82,7 +82,7 @@ def same_answer_for_all(symptoms: Symptoms) -> Cause | None:
     if not (candidate == candidate[0]).all() or not symptoms.wrong.any():
         return None
     return Cause(
-        kind="constant answer",
+        kind="answers repeated",
         text=f"All {count(symptoms.images, 'image')} get the same logits, to the bit: the output "
         "does not depend on the input.",
         action="Look at whether the input reaches the model (its name, its type, an empty "
@@ -165,9 +165,7 @@ def _shifted(symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.int
         if calls:
             which = "call before" if calls == -1 else "call after" if calls == 1 else "call"
             what = f"Each image gets the answer of image {by:+,}: that of the {which} of {size}"
-            return Cause(
-                kind="answers of another call", text=f"{what}.", action=_LOOK_AT_THE_RUNTIME
-            )
+            return Cause(kind="answers shifted", text=f"{what}.", action=_LOOK_AT_THE_RUNTIME)
         return Cause(
             kind="answers shifted",
             text=f"Each image gets the answer of image {by:+,} ({count(int(inside.sum()), 'image')}"
@@ -179,7 +177,7 @@ def _shifted(symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.int
         symptoms, backwards, np.ones(symptoms.images, bool)
     ):
         return Cause(
-            kind="answers reversed",
+            kind="answers shifted",
             text="The answers are in reversed order: the first image gets the answer of the last.",
             action="Look at how images are put into the batch and taken out of it.",
         )
@@ -205,14 +203,14 @@ def _within_the_batch(
     moved = np.flatnonzero(places != np.arange(size))
     if len(np.unique(places)) < size:
         return Cause(
-            kind="answers repeated in the batch",
+            kind="answers repeated",
             text=f"Places {numbers(moved)} of each batch of {size} repeat the answers of places "
             f"{numbers(places[moved])}.",
             action="Look at how a batch is cut into chunks: the last, smaller chunk is not "
             "computed, or its answers are overwritten.",
         )
     return Cause(
-        kind="answers shifted" if _rolled(places) else "answers in another order",
+        kind="answers shifted",
         text=f"The answers of each batch of {size} are {_placed(places)}.",
         action="Look at how images are put into the batch and taken out of it.",
     )
@@ -247,7 +245,7 @@ def _of_other_calls(
     which = "later" if later.mean() > 0.5 else "earlier"
     why = "the output buffer is used again" if which == "later" else "answers are kept too long"
     return Cause(
-        kind="answers of another call",
+        kind="answers shifted",
         text=f"Wrong answers are those of the same place in {which} calls "
         f"({int(same_place.sum())} of {len(rows)} looked at): {why}.",
         action=_LOOK_AT_THE_RUNTIME,

@@ -18,6 +18,7 @@ Logits = NDArray[np.float64]
 
 _LARGEST_ERROR_OF_A_PROBABILITY = 1e-3
 _IMAGES_OF_A_CLASS = 10  # wrong ones; of fewer, their numbers say more
+_CUT_OFF_AT_LEAST = 1e-3  # share of the logits
 _SAME_BITS_AT_LEAST = 50  # distinct values before their number format says anything
 
 
@@ -43,10 +44,6 @@ def sigmoid(logits: Logits) -> Logits:
 
 def _two_softmaxes(logits: Logits) -> Logits:
     return softmax(softmax(logits))
-
-
-def _relu(logits: Logits) -> Logits:
-    return np.maximum(logits, 0)
 
 
 @dataclass(frozen=True)
@@ -100,22 +97,6 @@ _FUNCTIONS = (
         "hyperbolic tangent",
         "Remove the tanh at the end of the exported model.",
     ),
-    _Function(
-        "relu on the output",
-        _relu,
-        1.0,
-        False,
-        "ReLU",
-        "Remove the ReLU after the last layer: negative logits became 0.",
-    ),
-    _Function(
-        "sign turned",
-        np.negative,
-        1.0,
-        False,
-        "negative",
-        "Look for a negated loss or distance at the end of the exported model.",
-    ),
 )
 
 
@@ -138,6 +119,30 @@ def function_of_logits(symptoms: Symptoms) -> Cause | None:
             action=each.action,
         )
     return None
+
+
+def cut_off(symptoms: Symptoms) -> Cause | None:
+    """Logits beyond a limit are set to it."""
+    candidate = symptoms.candidate.astype(np.float64)
+    if not symptoms.wrong.any() or not np.isfinite(candidate).all():
+        return None
+    low, high = float(candidate.min()), float(candidate.max())
+    at_low, at_high = (candidate == low).mean(), (candidate == high).mean()
+    if max(at_low, at_high) < _CUT_OFF_AT_LEAST or (
+        symptoms.fit(np.clip(symptoms.reference, low, high)) is None
+    ):
+        return None
+    limits = [
+        f"{words} {number(limit)} ({100 * share:.1f} % of them)"
+        for words, limit, share in (("below", low, at_low), ("above", high, at_high))
+        if share >= _CUT_OFF_AT_LEAST
+    ]
+    return Cause(
+        kind="cut off",
+        text=f"Logits {' and '.join(limits)} are set to that value; all others are right.",
+        action="Look for a ReLU or a clip after the last layer, and for an output that is "
+        "quantised with too small a range.",
+    )
 
 
 def decision_only(symptoms: Symptoms) -> Cause | None:
@@ -184,12 +189,12 @@ def narrow_output(symptoms: Symptoms) -> Cause | None:
     )
 
 
-def steps_of_eight_bits(symptoms: Symptoms) -> Cause | None:
+def in_steps(symptoms: Symptoms) -> Cause | None:
     """The logits of a float32 candidate lie on at most 256 equal steps."""
     if not symptoms.exact or not symptoms.wrong.any() or symptoms.candidate.size < 2000:
         return None
     values = np.unique(symptoms.candidate.astype(np.float64))
-    if not 16 <= len(values) <= 256 or not np.isfinite(values).all():
+    if not 8 <= len(values) <= 256 or not np.isfinite(values).all():
         return None
     gaps = np.diff(values)
     step = float(gaps.min())
@@ -197,10 +202,11 @@ def steps_of_eight_bits(symptoms: Symptoms) -> Cause | None:
     if not whole.all() or float(symptoms.difference.max()) > 20 * step:
         return None
     return Cause(
-        kind="8-bit output",
+        kind="output in steps",
         text=f"The {count(symptoms.candidate.size, 'logit')} have {len(values)} distinct values, "
-        f"in steps of {number(step)}: the output is quantised to 8 bits.",
-        action="Compare the float32 artifact, or record this one as int8.",
+        f"in steps of {number(step)}: the output is quantised or rounded.",
+        action="Look for a Round or Quantize operator at the end of the file; an int8 file must be "
+        "recorded as int8.",
     )
 
 
@@ -329,10 +335,13 @@ def one_class(symptoms: Symptoms) -> Cause | None:
         return None
     wrong = symptoms.difference[:, bad]
     noun = "class" if len(bad) == 1 else "classes"
+    moved = (symptoms.candidate - symptoms.reference)[:, bad]
+    steady = (np.ptp(moved, axis=0) <= 2 * float(limit.max())).all()
+    how = f"by {moved.mean():+.3g} on each image" if steady else f"by up to {number(wrong.max())}"
     return Cause(
         kind="one class" if len(bad) == 1 else "few classes",
-        text=f"Only the logits of {noun} {numbers(bad)} differ, by up to "
-        f"{number(float(wrong.max()))}; those of the {count(symptoms.classes - len(bad), 'class')} "
+        text=f"Only the logits of {noun} {numbers(bad)} differ, {how}; "
+        f"those of the {count(symptoms.classes - len(bad), 'class')} "
         f"left agree within {number(others)} noise floors.",
         action=f"Look at the row of {noun} {numbers(bad)} in the weights and the bias of the last "
         "layer.",

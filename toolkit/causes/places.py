@@ -74,7 +74,7 @@ def one_call(symptoms: Symptoms) -> Cause | None:
     which = "first" if calls[0] == 0 else "last" if calls[0] == last else f"{calls[0] + 1:,}th"
     ragged = in_call < size
     return Cause(
-        kind="last batch only" if ragged else "one call",
+        kind="last batch only" if ragged else "one batch",
         text=f"Only the {which} call is wrong: {len(rows)} of its {count(in_call, 'image')}; "
         f"the {count(symptoms.images - in_call, 'image')} of the other calls are right.",
         action=f"It is the only call with {in_call} images: look at how the runtime pads or cuts "
@@ -95,7 +95,7 @@ def places_in_the_batch(symptoms: Symptoms) -> Cause | None:
         return None
     noun = "place" if len(bad) == 1 else "places"
     return Cause(
-        kind="places in the batch",
+        kind="one batch position",
         text=f"Only {noun} {numbers(bad)} of each batch of {size} "
         f"{'is' if len(bad) == 1 else 'are'} wrong "
         f"({int(wrong.sum()):,} of {count(symptoms.images, 'image')}); the others are right.",
@@ -144,17 +144,26 @@ def batch_statistics(symptoms: Symptoms) -> Cause | None:
     )
     if fit is None:
         return None
-    means = reference.mean(axis=1, keepdims=True)
-    factor = float((means * offsets).sum() / (means**2).sum()) if means.any() else 0.0
-    is_mean = root_mean_square(offsets - factor * means) < 0.05 * root_mean_square(offsets)
-    what = f"{factor:+.3g} times their mean over the batch" if is_mean else "one number a batch"
+    what = _means(reference.mean(axis=1, keepdims=True), offsets)
     return Cause(
-        kind="batch statistics",
+        kind="depends on the batch",
         text=f"The logits depend on the other images of the batch: {what} is added to each class; "
         f"{fit.words(symptoms)}.",
         action="Look for normalisation by the statistics of the batch (BatchNorm in training "
         "mode, a mean over dimension 0).",
     )
+
+
+def _means(means: NDArray[np.float64], offsets: NDArray[np.float64]) -> str:
+    """In words what is added: `means` are those of the reference's logits of each batch."""
+    for name, given, wanted in (
+        ("their mean over the batch", means, offsets),
+        ("the mean of the call before", means[:-1], offsets[1:]),
+    ):
+        factor = float((given * wanted).sum() / (given**2).sum()) if given.any() else 0.0
+        if root_mean_square(wanted - factor * given) < 0.05 * root_mean_square(wanted):
+            return f"{factor:+.3g} times {name}"
+    return "one number for each batch"
 
 
 def only_the_second_look(symptoms: Symptoms) -> Cause | None:
@@ -163,14 +172,7 @@ def only_the_second_look(symptoms: Symptoms) -> Cause | None:
     if symptoms.wrong.any() or not failed:
         return None
     passed = [check for check in symptoms.checks if check.reason is None]
-    usual = [check for check in failed if check.batch_size == symptoms.batch_size]
-    kind, what, action = _of_sizes(failed, passed)
-    if usual:
-        kind, action = (
-            "some inputs only",
-            ("Run these images alone: look for what the runtime does with such values."),
-        )
-        what = f"{_names(usual)} differs" if len(usual) == 1 else f"{_names(usual)} differ"
+    kind, what, action = _of_checks(failed, passed, symptoms)
     return Cause(
         kind=kind,
         text=f"The {count(symptoms.images, 'image')} of the main pass, {symptoms.batch_size} at a "
@@ -179,10 +181,20 @@ def only_the_second_look(symptoms: Symptoms) -> Cause | None:
     )
 
 
-def _of_sizes(failed: list[Check], passed: list[Check]) -> tuple[str, str, str]:
+def _of_checks(
+    failed: list[Check], passed: list[Check], symptoms: Symptoms
+) -> tuple[str, str, str]:
+    """Kind, words and action: checks run one after another, in the order of `symptoms.checks`."""
     sizes = sorted({check.batch_size for check in failed} - {check.batch_size for check in passed})
+    last = symptoms.checks[-len(failed) :]
+    if len(sizes) > 1 and symptoms.batch_size in sizes and last == tuple(failed):
+        what = f"all that is asked from “{failed[0].name}” on is wrong, whatever the batch size"
+        return "after many calls", what, _LOOK_AT_THE_CALLS
+    if all(check.batch_size == symptoms.batch_size for check in failed):
+        action = "Run these images alone: look for what the runtime does with such values."
+        return "some inputs only", f"wrong are {_names(failed)}", action
     if not sizes:
-        return "state of the session", f"later {_names(failed)} differs", _LOOK_AT_THE_CALLS
+        return "after many calls", f"later, {_names(failed)} are wrong", _LOOK_AT_THE_CALLS
     action = (
         f"Run the artifact at batch size {sizes[0]} alone; look for a batch size that is fixed in "
         "the file (a Reshape with a number for the batch), and for kernels of that size."
@@ -213,7 +225,7 @@ def noise(symptoms: Symptoms) -> Cause | None:
     if sizes.max() > 1.3 * sizes.min() or _kurtosis(error) > 6 or _correlated(symptoms, error):
         return None
     return Cause(
-        kind="noise",
+        kind="random",
         text=f"Noise of {number(scale)} is added to each logit: equal in all classes, and "
         f"unrelated to the logits, the other classes and the other images "
         f"({count(symptoms.images, 'image')}).",
@@ -250,7 +262,7 @@ def not_repeatable(symptoms: Symptoms) -> Cause | None:
         return None
     error = root_mean_square(symptoms.difference)
     return Cause(
-        kind="not repeatable",
+        kind="random",
         text="The same images give other logits each time; they are "
         f"{number(error)} (root mean square) away from the checkpoint's.",
         action="Look for dropout that is still active, for a source of random numbers, and for "
