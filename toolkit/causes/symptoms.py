@@ -8,7 +8,7 @@ round more than float32 does, within the error that the precision should have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -104,6 +104,29 @@ class Symptoms:
             limit = 0.01 * _spread(self.reference)
         return np.asarray(largest <= max(_FAR_OFF * limit, float(floors.max(initial=0))))
 
+    def of(self, rows: NDArray[np.intp]) -> Symptoms:
+        """Those of some images, in this order; what is known of whole batches goes."""
+        return replace(
+            self,
+            reference=self.reference[rows],
+            candidate=self.candidate[rows],
+            floors=self.floors[rows],
+            labels=self.labels[rows],
+            checks=(),
+        )
+
+    def _enlarged(
+        self, predicted: NDArray[np.float64], rows: NDArray[np.intp] | None
+    ) -> NDArray[np.float64]:
+        """How many times larger than the reference's the predicted logits of each image are: so
+        much larger is their noise."""
+        reference = self.reference if rows is None else self.reference[rows]
+        sizes = [
+            np.abs(np.nan_to_num(each, posinf=0, neginf=0)).max(axis=1)
+            for each in (predicted, reference)
+        ]
+        return np.asarray(np.maximum(1, sizes[0] / np.maximum(sizes[1], 1e-300)))
+
     def fit(
         self,
         predicted: NDArray[np.float64],
@@ -131,7 +154,8 @@ class Symptoms:
         ):
             return None
         if self.exact:
-            if not (residual.max(axis=1) <= gain * self.tolerance_floors * floors).all():
+            limit = gain * self.tolerance_floors * floors * self._enlarged(predicted, rows)
+            if not (residual.max(axis=1) <= limit).all():
                 return None
         elif self.expected_rms is not None and left > _INEXACT * max(gain, 0) * self.expected_rms:
             return None
