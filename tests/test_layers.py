@@ -43,6 +43,7 @@ LAYERS = (
         "machine.interference",
         "machine.limits",
         "settings",
+        "rounding",
         "model",
         "onnx_export",
         "contents.onnx",
@@ -53,6 +54,7 @@ LAYERS = (
     (
         "parity",
         "torch_session",
+        "torch_rounding",
         "outcome",
         "measuring.speeds",
         "machine.capacity",
@@ -90,7 +92,7 @@ LAYERS = (
 # Beside torch and numpy, which the toolkit itself stands on.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
-    *("training", "model", "torch_session", "onnx_export", "artifacts"),
+    *("training", "model", "torch_session", "torch_rounding", "onnx_export", "artifacts"),
     *("formats.*", "training.*"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
