@@ -119,7 +119,7 @@ class RoundedProducts:
         return logits
 
 
-class _RoundOperands(TorchDispatchMode):  # type: ignore[no-untyped-call] - torch's own
+class _RoundOperands(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Rounds the operands of products on their way to the kernel."""
 
     def __init__(self, kind: Kind) -> None:
