@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import CHECKPOINT, PATIENCE_S
 
-from toolkit import exporting
+from toolkit import apart
 from toolkit.artifacts import export
 from toolkit.checkpoint import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
@@ -127,4 +127,4 @@ def test_a_format_that_crashes_does_not_stop_the_others(
 
 
 def test_the_failures_that_it_knows_are_all_that_an_exporter_may_raise() -> None:
-    assert set(exporting._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}
+    assert set(apart._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}

@@ -43,6 +43,9 @@ LAYERS = (
         "machine.interference",
         "machine.limits",
         "settings",
+        "rounding",
+        "onnx_rounding",
+        "apart",
         "model",
         "onnx_export",
         "torch_arithmetic",
@@ -56,6 +59,7 @@ LAYERS = (
     (
         "parity.verdict",
         "torch_session",
+        "torch_rounding",
         "outcome",
         "measuring.speeds",
         "machine.capacity",
@@ -71,7 +75,7 @@ LAYERS = (
     ("data.idx", "data.images"),
     ("data.folder", "data.statistics", "parity.special"),
     ("data", "candidates", "machine.diagnosis", "worker", "exporting"),
-    ("calibration", "parity.labels"),
+    ("calibration", "parity.labels", "quantisation"),
     ("artifacts",),
     ("results", "targets", "training.dropout", "training.processes", "training.recipe"),
     ("training.augmentation", "training.memory", "training.order", "training.feed"),
@@ -93,7 +97,7 @@ LAYERS = (
 # Beside torch and numpy, which the toolkit itself stands on.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
-    *("training", "model", "torch_session", "onnx_export", "artifacts"),
+    *("training", "model", "torch_session", "onnx_export", "artifacts", "torch_rounding"),
     *("torch_arithmetic", "torchscript_graph"),
     *("formats.*", "training.*"),
 )

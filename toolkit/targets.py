@@ -127,6 +127,7 @@ class RemoteSession:
                 model=source.model,
                 input=to_json(self.candidate.input),
                 batch_size=self._batch_size,
+                variant=source.variant,
             )
             self.loaded = from_json(Loaded, reply)
             self._check_attestation(self.loaded.attestation)

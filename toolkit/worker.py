@@ -129,10 +129,12 @@ class Worker:
         model: str | None,
         input: dict[str, Any],
         batch_size: int,
+        variant: str | None = None,
     ) -> dict[str, Any]:
         """Load the artifact once a stream; time the import, the first load and the first inference
         apart."""
-        source = Source(path=Path(path), artifact=from_json(Artifact, artifact), model=model)
+        record = from_json(Artifact, artifact)
+        source = Source(path=Path(path), artifact=record, model=model, variant=variant)
         if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
             check_artifact(source.path, source.artifact)
         wanted = from_json(Settings, settings)
