@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from toolkit.measuring.difference import student_t
 from toolkit.measuring.stats import (
     Interval,
     Passes,
@@ -20,7 +21,6 @@ from toolkit.measuring.stats import (
     quantile,
     ratio_interval,
     speed_interval,
-    student_t,
 )
 
 SECONDS = st.floats(min_value=1e-6, max_value=1e3)
