@@ -25,11 +25,12 @@ LAYERS = (
     ("schema.scenario",),
     ("schema.results", "schema.comparison", "schema.tuning"),
     ("schema", "versions", "timing", "progress", "options", "report", "allocator"),
-    ("machine", "measuring", "contents"),
+    ("machine", "measuring", "contents", "measuring.difference"),
     (
         "errors",
         "machine.environment",
         "measuring.stats",
+        "measuring.regressions",
         "preprocessing",
         "report.machine",
         "report.summary",
