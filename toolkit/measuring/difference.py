@@ -40,15 +40,14 @@ class Difference:
     def p_below(self, ratio: float) -> float:
         """The p-value of "the true ratio is `ratio` or more": small where it is shown to be lower.
 
-        Twice the one-sided value, so that it is at most 5 % exactly where the 95 % interval lies
-        below `ratio` as a whole.
+        One-sided: it is below 2.5 % exactly where the 95 % interval lies below `ratio` as a whole.
         """
         from scipy.special import stdtr
 
         distance = self.centre - math.log(ratio)
         if not self.error:
             return 0.0 if distance < 0 else 1.0
-        return min(1.0, 2 * float(stdtr(self.freedom, distance / self.error)))
+        return float(stdtr(self.freedom, distance / self.error))
 
     def p_above(self, ratio: float) -> float:
         """The p-value of "the true ratio is `ratio` or less"; see `p_below`."""

@@ -27,6 +27,7 @@ DRIFT = 1.1  # a machine whose speed changed by more is in another state; rows d
 LEAST_OTHERS = 3  # the median of fewer follows a single one that changed
 
 _MAD_TO_SIGMA = 1.4826  # of normal values
+_NOTABLE = 2  # times the variance that passes tell; so seldom by luck that power is not lost to it
 Logs = Sequence[float | None]
 Call = Literal["faster", "slower", "too close to call", "undecided"]
 
@@ -86,25 +87,22 @@ def find_regressions(
         limit: The ratio below which a loss counts, such as 0.97.
         unfit: Why the two runs cannot be judged against each other; None if they can.
     """
-    few = len(pairs) <= LEAST_OTHERS
     own = [pair.difference() for pair in pairs]
     relative = [_relative(pair, _others(pair, pairs)) for pair in pairs]
-    if not few:
-        relative = _with_scatter(relative)
-    shown = _tested(own, relative, limit)
-    if few:
+    shared, common = _common(pairs), None
+    if shared is None:
+        shown = _tested(own, relative, limit)
         found = [_of_few(each, limit, alone=len(pairs) == 1) for each in shown]
-        common = None
     else:
-        difference = _common(pairs)
-        common = difference.interval()
-        together = difference.p_below(limit) <= ERROR_RATE
+        relative, common = _with_scatter(relative), shared.interval()
+        together = shared.p_below(limit) <= ERROR_RATE
+        shown = _tested(own, relative, limit)
         found = [_among_others(each, limit, shared_change(common), together) for each in shown]
         if unfit is None and not 1 / DRIFT <= common.value <= DRIFT:
             unfit = f"{shared_change(common)}: the machine was in another state"
     findings = [
         Finding(
-            to_others=None if few or each is None else each.interval(),
+            to_others=None if common is None or each is None else each.interval(),
             p_value=one.p_value,
             call=call if unfit is None else "undecided",
             regression=regression and unfit is None,
@@ -127,8 +125,8 @@ def _tested(
     decisive = [other or alone for other, alone in zip(relative, own, strict=True)]
     p_values = holm([each.p_below(limit) for each in decisive])
     own_losses = holm([each.p_below(limit) for each in own])
-    slower = holm([each.p_below(1) for each in decisive])
-    faster = holm([each.p_above(1) for each in decisive])
+    slower = holm([2 * each.p_below(1) for each in decisive])  # one of the two is what is claimed
+    faster = holm([2 * each.p_above(1) for each in decisive])
     return [
         _Shown(
             ratio=each.interval().value,
@@ -212,23 +210,27 @@ def _with_scatter(relative: Sequence[Difference | None]) -> list[Difference | No
             continue
         middle = median(each.centre for each in others)
         spread = _MAD_TO_SIGMA * median(abs(each.centre - middle) for each in others)
-        excess = max(0.0, spread**2 - median(each.error**2 for each in others))
-        found[row] = replace(
-            own,
-            error=math.sqrt(own.error**2 + excess),
-            freedom=min(own.freedom, len(others) - 1) if excess else own.freedom,
-        )
+        expected = median(each.error**2 for each in others)
+        if spread**2 > _NOTABLE * expected:
+            found[row] = replace(
+                own,
+                error=math.sqrt(own.error**2 + spread**2 - expected),
+                freedom=min(own.freedom, len(others) - 1),
+            )
     return found
 
 
-def _common(pairs: Sequence[Pair]) -> Difference:
-    """New minus old of the median row."""
-    return of_two(*(_known(_machine(pairs, which)) for which in ("new", "old")))
+def _common(pairs: Sequence[Pair]) -> Difference | None:
+    """New minus old of the median row; None with fewer than four rows side by side."""
+    new, old = (_known(_machine(pairs, which)) for which in ("new", "old"))
+    enough = len(pairs) > LEAST_OTHERS and min(len(new), len(old)) > 1
+    return of_two(new, old) if enough else None
 
 
 def _machine(pairs: Sequence[Pair], which: str) -> list[float | None]:
-    """How much faster each pass of one run was than usual: the median over rows. Usual is a row's
-    middle between the runs, so that neither of them is favoured."""
+    """How much faster each pass of one run was than usual: the median over rows, None where too few
+    had that pass. Usual is a row's middle between the runs, so that neither of them is favoured."""
+    least = min(LEAST_OTHERS, len(pairs))
     usual = [(mean(_known(pair.new)) + mean(_known(pair.old))) / 2 for pair in pairs]
     sides = [_side(pair, which) for pair in pairs]
     found: list[float | None] = []
@@ -238,7 +240,7 @@ def _machine(pairs: Sequence[Pair], which: str) -> list[float | None]:
             for logs, level in zip(sides, usual, strict=True)
             if number < len(logs) and (log := logs[number]) is not None
         ]
-        found.append(median(values) if values else None)
+        found.append(median(values) if len(values) >= least else None)
     return found
 
 

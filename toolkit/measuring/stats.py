@@ -31,7 +31,7 @@ from statistics import median
 
 import numpy as np
 
-from toolkit.measuring.difference import CONFIDENCE, Difference, of_one, of_two
+from toolkit.measuring.difference import CONFIDENCE, Difference, of_one
 from toolkit.schema import Interval
 
 LEAST_PASSES = 6  # to tell two apart: of five values, not even all hold the median with 95 %
@@ -67,18 +67,6 @@ def ratio_interval(candidate: Passes, baseline: Passes) -> Interval:
     pairs = _pairs(candidate, baseline)
     medians = _medians(pairs)
     return _signed_rank(medians) if len(medians) >= LEAST_PASSES else _interval(pairs)
-
-
-def independent_ratio_interval(new: Passes, old: Passes) -> Interval:
-    """Speed of the new run over that of the old one, measured apart from each other.
-
-    Welch's interval (1947) of the difference of the logarithms. Passes of one run share that day's
-    machine; how the days differ is not in the interval.
-
-    Raises:
-        ValueError: fewer than 2 passes in either; otherwise as for `speed_interval`.
-    """
-    return of_two(_medians(_logs(new)), _medians(_logs(old))).interval()
 
 
 def paired_difference(candidate: Passes, baseline: Passes) -> Difference:
