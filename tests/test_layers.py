@@ -25,11 +25,12 @@ LAYERS = (
     ("schema.scenario",),
     ("schema.results", "schema.comparison", "schema.tuning"),
     ("schema", "versions", "timing", "progress", "options", "report", "allocator", "numerics"),
-    ("machine", "measuring", "contents", "report.parity"),
+    ("machine", "measuring", "contents", "report.parity", "measuring.difference"),
     (
         "errors",
         "machine.environment",
         "measuring.stats",
+        "measuring.regressions",
         "preprocessing",
         "report.machine",
         "report.summary",
