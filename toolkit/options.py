@@ -80,14 +80,46 @@ timeout_option = click.option(
     show_default=True,
     help="Seconds after which a silent worker is killed.",
 )
+flips_option = click.option(
+    "--max-flips",
+    type=int,
+    help="Images that may be decided differently; default: 0 for fp32, else no limit.",
+)
+accuracy_option = click.option(
+    "--max-accuracy-drop",
+    type=float,
+    metavar="SHARE",
+    help="Accuracy that may be lost, as a fraction; default: no limit for fp32, else 0.001.",
+)
 gates_options = together(
+    flips_option,
+    accuracy_option,
     click.option(
-        "--max-flips", type=int, help="Allowed flips; default: 0 for fp32, else no limit."
+        "--max-flip-rate",
+        type=float,
+        metavar="SHARE",
+        help="Share of images that may be decided differently. The bound of the rate must stay "
+        "below it, so it needs images enough; default: 0.001, for fp32 0.1.",
     ),
     click.option(
-        "--max-accuracy-drop",
+        "--max-logit-diff",
         type=float,
-        help="Allowed drop as a fraction; default: none for fp32, else 0.001.",
+        metavar="LOGITS",
+        help="Distance from the checkpoint's logits that is allowed, in logit units; default: 20 "
+        "noise floors for fp32, else twice the error that the rounding should give.",
+    ),
+    click.option(
+        "--confidence",
+        type=float,
+        default=0.975,
+        show_default=True,
+        metavar="SHARE",
+        help="Confidence of each bound, one-sided.",
+    ),
+    click.option(
+        "--allow-undecided",
+        is_flag=True,
+        help="Exit with 0 where there are too few images to decide.",
     ),
 )
 session_options = together(

@@ -28,7 +28,8 @@ from toolkit.errors import OutputError, SettingError
 from toolkit.manifest import MANIFEST, find_artifacts
 from toolkit.measuring.passes import Tally
 from toolkit.measuring.plan import Plan
-from toolkit.parity import default_gates, not_run
+from toolkit.parity.gates import GateSettings
+from toolkit.parity.verdict import not_run
 from toolkit.progress import Progress, silent
 from toolkit.report.folder import write_folder
 from toolkit.results import RESULTS, read_results, start_results, write_results
@@ -68,6 +69,7 @@ def run(
     threads: int | None = None,
     device: Device = "cpu",
     keep_memory: bool = False,
+    gates: GateSettings | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
@@ -94,6 +96,7 @@ def run(
         threads: Threads to train with and of each session; None takes all usable cores.
         device: Where sessions run. Training takes CUDA where there is one.
         keep_memory: Memory that a runtime frees stays with its process.
+        gates: What a row must keep to pass; None is the default of each precision.
         timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about every step.
@@ -104,7 +107,8 @@ def run(
     settings = session_settings(
         threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
     )
-    check = ParityCheck(batch_size=batch_size, timeout_s=timeout_s, progress=progress)
+    gates = gates or GateSettings()
+    check = ParityCheck(batch_size=batch_size, gates=gates, timeout_s=timeout_s, progress=progress)
     plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
     bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
     calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
@@ -130,10 +134,10 @@ def run(
     refuse_overlap([stored.record for stored in artifacts], dataset)
     subject = subject_of(checkpoint, artifacts, model=model)
     candidates = _candidates(subject, exported, runtimes, settings)
-    lost = _lost_rows(exported, runtimes, settings, dataset)
+    lost = _lost_rows(exported, runtimes, settings, dataset, gates)
     results = replace(start_results(subject, dataset), parity=lost)
     write_results(folder / RESULTS, results)
-    reference = check.reference(subject, dataset, settings)
+    references = check.references(subject, dataset, settings)
     tallies = [Tally(candidate=candidate, batch_size=batch_size) for candidate in candidates]
     rows = np.arange(DISTINCT_BATCHES * batch_size) % len(dataset)
     with (
@@ -141,7 +145,7 @@ def run(
         open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
     ):
         for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
-            report, logits = check.judge(session, dataset, reference)
+            report, logits = check.judge(session, dataset, references)
             same = len(rows) <= len(dataset) or not session.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))
@@ -212,7 +216,11 @@ def _candidates(
 
 
 def _lost_rows(
-    exported: Export, runtimes: Sequence[str], settings: Settings, dataset: Dataset
+    exported: Export,
+    runtimes: Sequence[str],
+    settings: Settings,
+    dataset: Dataset,
+    gates: GateSettings,
 ) -> tuple[ParityReport, ...]:
     """The rows of formats that could not be exported: one a chosen runtime that would load it, or
     one without a runtime where none would."""
@@ -226,7 +234,7 @@ def _lost_rows(
             precision=item.precision,
             artifact_sha256=None,
             expected=len(dataset),
-            gates=default_gates(item.precision),
+            gates=gates.of(item.precision),
         )
         for item in exported.failures
         for name in [row.name for row in chosen if row.loads(item.format, item.precision)]

@@ -118,14 +118,3 @@ def make_grid(single: Settings, *, batch_size: int, sweep: Mapping[str, Sequence
         ),
         batch_sizes=sizes,
     )
-
-
-def check_gates(max_flips: int | None, max_accuracy_drop: float | None) -> None:
-    """Raise SettingError unless each gate is absent or in range (NaN gates let all pass)."""
-    if max_flips is not None and not 0 <= max_flips <= _MOST:
-        raise SettingError(f"--max-flips {max_flips}: expected 0 or more, at most {_MOST:,}")
-    if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 1:
-        raise SettingError(
-            f"--max-accuracy-drop {max_accuracy_drop}: expected a fraction from 0 to 1 "
-            "(0.001 is 0.1 percentage point)"
-        )

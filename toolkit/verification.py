@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,16 @@ from toolkit.candidates import Subject, find_subject, line_up
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import FailedRun
 from toolkit.machine.fitness import judge_artifacts
-from toolkit.parity import Reference, compare, default_gates, not_run
+from toolkit.parity.gates import GateSettings
+from toolkit.parity.labels import refuse_foreign_labels
+from toolkit.parity.reference import References
+from toolkit.parity.second_look import SecondLook
+from toolkit.parity.verdict import compare, not_run
 from toolkit.progress import Progress, silent
 from toolkit.reference import ReferenceMaker
 from toolkit.results import start_results
 from toolkit.schema import Device, ParityReport, Results, Settings
-from toolkit.settings import check_gates, session_settings
+from toolkit.settings import session_settings
 from toolkit.targets import RemoteSession, open_sessions, predict_all
 
 
@@ -33,8 +37,7 @@ def verify(
     threads: int | None = None,
     device: Device = "cpu",
     keep_memory: bool = False,
-    max_flips: int | None = None,
-    max_accuracy_drop: float | None = None,
+    gates: GateSettings | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
@@ -50,8 +53,7 @@ def verify(
         threads: Intra-op threads of each session; None takes all usable cores.
         device: `cpu` or `cuda`.
         keep_memory: Memory that a runtime frees stays with its process.
-        max_flips: Allowed argmax flips that are not benign; None is 0 for fp32, else no gate.
-        max_accuracy_drop: Allowed drop as a fraction; None is no gate for fp32, else 0.001.
+        gates: What a row must keep to pass; None is the default of each precision.
         timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about the images of each candidate.
@@ -67,8 +69,7 @@ def verify(
     )
     check = ParityCheck(
         batch_size=batch_size,
-        max_flips=max_flips,
-        max_accuracy_drop=max_accuracy_drop,
+        gates=gates or GateSettings(),
         timeout_s=timeout_s,
         progress=progress,
     )
@@ -78,12 +79,12 @@ def verify(
     check_fits(dataset, subject.checkpoint)
     results = start_results(subject, dataset)  # before the work: its own load is no fact
     refuse_overlap(results.artifacts, dataset)
-    reference = check.reference(subject, dataset, settings)
+    references = check.references(subject, dataset, settings)
     rows = []
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions:
             with session:  # one worker at a time: each has the machine to itself
-                rows.append(check.report(session, dataset, reference))
+                rows.append(check.judge(session, dataset, references)[0])
     warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
     return replace(results, parity=tuple(rows), warnings=warnings)
 
@@ -93,47 +94,44 @@ class ParityCheck:
     """How candidates are compared with their checkpoint; see `verify` for the fields."""
 
     batch_size: int
-    max_flips: int | None = None
-    max_accuracy_drop: float | None = None
+    gates: GateSettings = field(default_factory=GateSettings)
     timeout_s: float
     progress: Progress = silent
 
-    def __post_init__(self) -> None:
-        check_gates(self.max_flips, self.max_accuracy_drop)
-
-    def reference(self, subject: Subject, dataset: Dataset, settings: Settings) -> Reference:
+    def references(self, subject: Subject, dataset: Dataset, settings: Settings) -> References:
         """The checkpoint's own logits in float64, computed or kept; see `toolkit.reference`.
 
         Raises:
             FailedRun: the checkpoint cannot be run.
+            CheckpointError: its logits are no reference.
+            DatasetError: the labels are not those of the images.
         """
-        return ReferenceMaker(
+        references = ReferenceMaker(
             subject=subject,
             dataset=dataset,
             settings=settings,
             timeout_s=self.timeout_s,
             progress=self.progress,
         ).make()
-
-    def report(
-        self, session: RemoteSession, dataset: Dataset, reference: Reference
-    ) -> ParityReport:
-        """All images through one candidate; a candidate that cannot be run gets its row too."""
-        return self.judge(session, dataset, reference)[0]
+        refuse_foreign_labels(subject.checkpoint, dataset, references.data)
+        return references
 
     def judge(
-        self, session: RemoteSession, dataset: Dataset, reference: Reference
+        self, session: RemoteSession, dataset: Dataset, references: References
     ) -> tuple[ParityReport, NDArray[np.floating] | None]:
-        """The report, and the logits `[N,K]` that it is about; None where there are none."""
+        """The report of all images through one candidate, and the logits `[N,K]` that it is about;
+        None where there are none. A candidate that cannot be run gets its row too."""
         runtime, artifact = session.candidate.runtime.name, session.candidate.source.artifact
-        gates = default_gates(
-            artifact.precision,
-            max_flips=self.max_flips,
-            max_accuracy_drop=self.max_accuracy_drop,
-        )
+        gates = self.gates.of(artifact.precision)
         try:
             logits = predict_all(
                 session, dataset, self.batch_size, session.candidate.label, self.progress
+            )
+            look = SecondLook(dataset=dataset, references=references)
+            checks = tuple(
+                look.checks(
+                    session, logits, batch_size=self.batch_size, gates=gates, progress=self.progress
+                )
             )
             attested = session.load().attestation
         except FailedRun as failure:
@@ -145,9 +143,17 @@ class ParityCheck:
                 artifact_sha256=artifact.sha256,
                 expected=len(dataset),
                 gates=gates,
+                file=session.candidate.source.path.name,
             )
             return lost, None
         report = compare(
-            reference, logits, runtime=runtime, artifact=artifact, gates=gates, session=attested
+            references.data,
+            logits,
+            runtime=runtime,
+            artifact=artifact,
+            gates=gates,
+            session=attested,
+            expected_error=artifact.expected_error,
+            checks=checks,
         )
         return report, logits

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.commands.shared import results_outcome, trust
-from toolkit.options import formats_option, precisions_option, session_options
+from toolkit.commands.shared import gates_of, results_outcome, trust
+from toolkit.options import formats_option, gates_options, precisions_option, session_options
 from toolkit.outcome import INTERRUPTED, Outcome, outcome_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/<time>.")
 @formats_option
 @precisions_option
+@gates_options
 @session_options
 @outcome_of
 def run(progress: Progress, **options: Any) -> Outcome:
@@ -33,7 +34,8 @@ def run(progress: Progress, **options: Any) -> Outcome:
 
     trust(options["model"])
     try:
-        done = toolkit.run(**options, progress=progress)
+        gates, others = gates_of(options)
+        done = toolkit.run(gates=gates, **others, progress=progress)
     except InterruptedBench as stop:
         return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
     outcome = results_outcome(done.results)

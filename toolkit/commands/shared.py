@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.outcome import Outcome
 
 if TYPE_CHECKING:
+    from toolkit.parity.gates import GateSettings
     from toolkit.schema import Results
 
 REFERENCE = Path("models/mnist-cnn")
@@ -29,6 +31,19 @@ def trust(model: str | None) -> None:
 def import_from_here() -> None:
     """Let the user's model factory be imported from the current folder, as `python -m` would."""
     sys.path.insert(0, str(Path.cwd()))
+
+
+def gates_of(options: dict[str, Any]) -> tuple[GateSettings, dict[str, Any]]:
+    """The gates among the options of a command, and the other options.
+
+    Raises:
+        SettingError: a gate out of range.
+    """
+    from toolkit.parity.gates import GateSettings
+
+    names = {each.name for each in fields(GateSettings)}
+    gates = {name: value for name, value in options.items() if name in names}
+    return GateSettings(**gates), {name: options[name] for name in options.keys() - names}
 
 
 def results_outcome(results: Results) -> Outcome:

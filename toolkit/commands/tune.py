@@ -9,10 +9,11 @@ import click
 
 from toolkit.commands.shared import or_default, trust
 from toolkit.options import (
+    accuracy_option,
     batch_size_option,
     checkpoint_option,
     data_option,
-    gates_options,
+    flips_option,
     model_option,
     paths_argument,
     runtimes_option,
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Only artifacts of this precision; default: all.",
 )
-@gates_options
+@flips_option
+@accuracy_option
 @click.option(
     "--max-latency",
     "max_latency_ms",

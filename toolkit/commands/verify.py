@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.commands.shared import or_default, results_outcome, trust
+from toolkit.commands.shared import gates_of, or_default, results_outcome, trust
 from toolkit.options import checkpoint_option, gates_options, paths_argument, session_options
 from toolkit.outcome import Outcome, outcome_of
 
@@ -29,4 +29,6 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
     import toolkit
 
     trust(options["model"])
-    return results_outcome(toolkit.verify(or_default(paths), **options, progress=progress))
+    gates, others = gates_of(options)
+    results = toolkit.verify(or_default(paths), gates=gates, **others, progress=progress)
+    return results_outcome(results)

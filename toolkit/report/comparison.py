@@ -5,7 +5,7 @@ In: a `Comparison`. Out: a table, notes, and a closing sentence.
 
 from __future__ import annotations
 
-from toolkit.report.summary import status_text
+from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
 from toolkit.schema import ComparedRow, Comparison, Interval
 

@@ -20,8 +20,11 @@ _PARITY = (
     "flips",
     "benign_flips",
     "max_abs_diff",
+    "max_diff_in_floors",
     "mean_abs_diff",
+    "rms_error",
     "nan_count",
+    "file",
 )
 _MEASUREMENT: dict[str, Callable[[Measurement], object]] = {
     "name": lambda row: row.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolkit.report.summary import status_text
+from toolkit.report.parity import status_text
 from toolkit.schema import Results, ScenarioReport
 
 

@@ -9,10 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from toolkit.schema import Interval, Measurement, ParityReport, Rank, Results, Status
-
-# Winograd convolutions were seen 170 noise floors away; half precision starts at 1,000.
-_FAR_IN_FLOORS = 500
+from toolkit.report.parity import parity_notes, parity_text, percent, status_text
+from toolkit.schema import (
+    EXACT_PRECISIONS,
+    Interval,
+    Measurement,
+    ParityReport,
+    Rank,
+    Results,
+)
 
 _Key = tuple[str, str, str, str | None]
 
@@ -27,6 +32,7 @@ class SummaryRow:
     parity: ParityReport | None
     measurement: Measurement | None
     place: str | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,7 @@ def summarise(results: Results) -> list[SummaryRow]:
     for row in results.measurements:
         measured.setdefault(_key(row), []).append(row)
     places = _places(results.ranking)
+    alike = _alike(results)
     rows = [
         SummaryRow(
             runtime=key[0],
@@ -60,12 +67,19 @@ def summarise(results: Results) -> list[SummaryRow]:
             parity=parity.get(key),
             measurement=measurement,
             place=places.get(measurement.name) if measurement else None,
+            file=parity[key].file if key in parity and key[:3] in alike else None,
         )
         for key in dict.fromkeys([*parity, *measured])
         for measurement in measured.get(key, [None])
     ]
     order = {name: number for number, name in enumerate(places)}
     return sorted(rows, key=lambda row: order.get(_name(row), len(order)))
+
+
+def _alike(results: Results) -> set[tuple[str, str, str]]:
+    """Runtime, format and precision of rows that only their file tells apart."""
+    kinds = [(row.runtime, row.format, row.precision) for row in results.parity]
+    return {kind for kind in kinds if kinds.count(kind) > 1}
 
 
 def _name(row: SummaryRow) -> str:
@@ -83,12 +97,6 @@ def _places(ranking: tuple[Rank, ...]) -> dict[str, str]:
     return places
 
 
-def status_text(status: Status, reason: str | None) -> str:
-    """`passed`, or the status with what is known of it: `crashed: SIGSEGV`."""
-    words = status.replace("_", " ")
-    return f"{words}: {' '.join(reason.split())}" if reason else words
-
-
 def filled_columns(rows: list[SummaryRow]) -> list[Column]:
     """The columns in which some row has something to say; settings only where they differ."""
     found = {column: {column.cell(row) for row in rows} - {""} for column in COLUMNS}
@@ -98,16 +106,7 @@ def filled_columns(rows: list[SummaryRow]) -> list[Column]:
 def notes(results: Results) -> list[str]:
     """What a reader should know beside the table, one sentence each."""
     lines = []
-    judged = next((row for row in results.parity if row.noise_floor is not None), None)
-    if judged is not None:
-        against = "the checkpoint in float64"
-        if judged.reference_precision == "fp32":
-            against = "the checkpoint in float32 (its code fixes a dtype: there is no float64 form)"
-        lines.append(
-            f"Logit differences are against {against}; torch's own float32 is up to "
-            f"{judged.noise_floor:.1e} away from it (500 images)."
-        )
-    lines += [text for row in results.parity if (text := _far_away(row))]
+    lines += parity_notes(results)
     copies = len(results.artifacts) - len(
         {(item.format, item.precision, item.sha256) for item in results.artifacts}
     )
@@ -181,23 +180,9 @@ def _settings_alike(results: Results) -> list[str]:
         "on {}": {row.settings.device for row in rows},
     }
     alike = [text.format(*found) for text, found in facts.items() if len(found) == 1]
-    if all(row.settings.keep_memory for row in rows):
+    if rows and all(row.settings.keep_memory for row in rows):
         alike.append("memory kept")
     return [f"Each call: {', '.join(alike)}."] if alike else []
-
-
-def _far_away(row: ParityReport) -> str | None:
-    """A sentence where fp32 decides alike but cannot have computed what the model computes."""
-    if row.precision != "fp32" or row.status != "passed" or not row.noise_floor:
-        return None
-    floors = (row.max_abs_diff or 0) / row.noise_floor
-    if floors <= _FAR_IN_FLOORS:
-        return None
-    return (
-        f"{row.runtime} {row.format}: decisions agree, but logits are up to {row.max_abs_diff:.1e} "
-        f"away, {floors:,.0f} times torch's own float32 noise: the arithmetic is not fp32, or the "
-        "output is not the logits (a softmax, a scale). Thresholds on scores will not carry over."
-    )
 
 
 def _key(row: ParityReport | Measurement) -> _Key:
@@ -217,9 +202,18 @@ def _number(value: float | None, template: str, *, scale: float = 1.0) -> str:
 
 
 def _flips(row: ParityReport) -> str:
-    if row.flips is None:
+    """`0 of 10,000: ≤ 0.037%`: the number, and the bound of their share."""
+    if row.flips is None or row.flip_rate is None:
         return ""
-    return f"{row.flips} ({row.benign_flips} benign)" if row.benign_flips else str(row.flips)
+    benign = f" ({row.benign_flips} benign)" if row.benign_flips else ""
+    return f"{row.flips}{benign} of {row.compared:,}: ≤ {percent(row.flip_rate.high)}"
+
+
+def _in_floors(row: ParityReport) -> str:
+    """The distance of fp32; that of other precisions is far more by their nature."""
+    if row.precision not in EXACT_PRECISIONS or row.max_diff_in_floors is None:
+        return ""
+    return f"{row.max_diff_in_floors:,.1f}"
 
 
 def _speed(row: Measurement) -> str:
@@ -269,9 +263,10 @@ COLUMNS = (
     Column(heading="runtime", cell=lambda row: row.runtime, numeric=False),
     Column(heading="format", rank=2, cell=lambda row: row.format, numeric=False),
     Column(heading="precision", rank=1, cell=lambda row: row.precision, numeric=False),
+    Column(heading="file", rank=1, cell=lambda row: row.file or "", numeric=False, varies=True),
     Column(
         heading="parity",
-        cell=_parity(lambda row: status_text(row.status, row.reason)),
+        cell=_parity(parity_text),
         numeric=False,
     ),
     Column(
@@ -282,6 +277,7 @@ COLUMNS = (
     Column(
         heading="max diff", rank=1, cell=_parity(lambda row: _number(row.max_abs_diff, "{:.1e}"))
     ),
+    Column(heading="in floors", rank=2, cell=_parity(_in_floors)),
     Column(heading="batch", cell=_measured(lambda row: str(row.batch_size)), rank=1, varies=True),
     Column(
         heading="threads",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.report.summary import status_text
+from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
 from toolkit.schema import LAST_HEAT, Interval, Settings, Trial, Tuning
 

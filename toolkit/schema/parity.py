@@ -23,8 +23,8 @@ class Flip:
     reference: int
     candidate: int
     margin: float
-    distance: float | None
     benign: bool
+    distance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,7 @@ class Bound:
 class Check:
     """One part of the second look: the same session once more, fed in another way.
 
+    `images_sha256` is the checksum of images that were made for it, None for the data set's own.
     `floors` is the largest distance from the reference in noise floors, `difference` in logit
     units. `reason` says what is wrong, and is None where all is well.
     """
@@ -93,6 +94,7 @@ class Check:
     difference: float | None
     floors: float | None
     reason: str | None
+    images_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +116,8 @@ class ParityReport:
 
     Numbers are None where nothing could be compared. Logit differences are in logit units against
     the reference, or in noise floors: an image's noise floor is torch's own float32 distance from
-    the reference there. `noise_floor` is the median of the floors, `largest_noise_floor` their
-    maximum. `reference_precision` is fp64, or fp32 where the model has no float64 form.
+    the reference there. `noise_floor` is the largest of them, `typical_noise_floor` their median.
+    `reference_precision` is fp64, or fp32 where the model has no float64 form.
 
     Attributes:
         file: The artifact's file name.
@@ -156,7 +158,7 @@ class ParityReport:
     stderr_tail: str
     file: str | None = None
     max_diff_in_floors: float | None = None
-    largest_noise_floor: float | None = None
+    typical_noise_floor: float | None = None
     accuracy_drop: Bound | None = None
     flip_rate: Bound | None = None
     unclear: int | None = None

@@ -36,7 +36,8 @@ from toolkit.measuring.conclusions import distinct_names
 from toolkit.measuring.passes import Passes, Tally
 from toolkit.measuring.plan import Plan
 from toolkit.measuring.speeds import page_faults
-from toolkit.parity import Reference
+from toolkit.parity.gates import GateSettings
+from toolkit.parity.reference import References
 from toolkit.progress import Progress, silent
 from toolkit.runtimes import ALL, find_runtime
 from toolkit.schema import (
@@ -50,7 +51,7 @@ from toolkit.schema import (
     Tuning,
     to_json,
 )
-from toolkit.settings import check_batch_size, check_gates, check_positive, check_threads
+from toolkit.settings import check_batch_size, check_positive, check_threads
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 from toolkit.tuning.pareto import keeps, pareto_set, preferred
@@ -106,7 +107,7 @@ def tune(
     watch = Stopwatch()
     wanted = constraints or Constraints()
     check_batch_size(batch_size)
-    check_gates(wanted.max_flips, wanted.max_accuracy_drop)
+    gates = GateSettings(max_flips=wanted.max_flips, max_accuracy_drop=wanted.max_accuracy_drop)
     for flag, value in (
         ("--max-latency", wanted.max_latency_s),
         ("--max-size", wanted.max_size_bytes),
@@ -129,6 +130,7 @@ def tune(
         cores=cores,
         precisions=precisions,
         wanted=wanted,
+        gates=gates,
         timeout_s=timeout_s,
         progress=progress,
     )
@@ -176,6 +178,7 @@ class _Search:
     cores: int
     precisions: Sequence[Precision]
     wanted: Constraints
+    gates: GateSettings
     timeout_s: float
     progress: Progress
     entries: list[Entry] = field(default_factory=list)
@@ -300,7 +303,7 @@ class _Search:
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
         ) as session:
-            entry.report, logits = self._check.judge(session, self.dataset, self._reference)
+            entry.report, logits = self._check.judge(session, self.dataset, self._references)
         rows = np.arange(DISTINCT_BATCHES * self.batch_size) % len(self.dataset)
         if logits is not None and not entry.candidate.depends_on_the_batch:
             entry.logits = logits[rows]
@@ -309,15 +312,14 @@ class _Search:
     def _check(self) -> ParityCheck:
         return ParityCheck(
             batch_size=self.batch_size,
-            max_flips=self.wanted.max_flips,
-            max_accuracy_drop=self.wanted.max_accuracy_drop,
+            gates=self.gates,
             timeout_s=self.timeout_s,
             progress=self.progress,
         )
 
     @cached_property
-    def _reference(self) -> Reference:
-        return self._check.reference(self.subject, self.dataset, Settings(threads=self.cores))
+    def _references(self) -> References:
+        return self._check.references(self.subject, self.dataset, Settings(threads=self.cores))
 
     def _conclude(
         self,

@@ -1,0 +1,66 @@
+"""Counts of images → what they show, with bounds. Pure.
+
+`confidence` is one-sided: of each bound by itself (0.975: together they hold 95 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from toolkit.schema import Bound
+
+_MOST_IMAGES = 100_000_000
+_GROWTH = 1.02  # of the number of images, while searching how many would tell
+
+
+def rate(count: int, images: int, confidence: float) -> Bound:
+    """The share `count / images` between its Clopper-Pearson bounds (Clopper and Pearson 1934).
+
+    Raises:
+        ValueError: no images, or more counted than there are.
+    """
+    if not 0 <= count <= images or images < 1:
+        raise ValueError(f"{count} of {images} images is no share")
+    from scipy.special import betaincinv
+
+    low = 0.0 if count == 0 else float(betaincinv(count, images - count + 1, 1 - confidence))
+    high = 1.0 if count == images else float(betaincinv(count + 1, images - count, confidence))
+    return Bound(value=count / images, low=low, high=high)
+
+
+def accuracy_drop(lost: int, won: int, images: int, confidence: float) -> Bound:
+    """Reference's accuracy minus candidate's, between exact bounds for paired answers.
+
+    `lost` counts images that only the reference has right, `won` those that only the candidate has
+    right. Given how many images differ, `lost` is binomial (McNemar 1947): Clopper-Pearson bounds
+    of its share, times Clopper-Pearson bounds of the share of images that differ. Each of the two
+    may be wrong in half of the cases that the confidence leaves, so that both hold together.
+
+    Raises:
+        ValueError: as for `rate`.
+    """
+    each = (1 + confidence) / 2
+    differing = rate(lost + won, images, each)
+    share = rate(lost, lost + won, each) if lost + won else Bound(value=0.5, low=0.0, high=1.0)
+    value = (lost - won) / images
+    low, high = 2 * share.low - 1, 2 * share.high - 1
+    return Bound(
+        value=value,
+        low=low * (differing.high if low < 0 else differing.low),
+        high=high * (differing.high if high > 0 else differing.low),
+    )
+
+
+def needed_images(bounds: Callable[[float], Bound], gate: float, *, images: int) -> int | None:
+    """About how many images would decide whether a share lies below `gate`, if what was seen so far
+    goes on; None where even 100 million would not.
+
+    `bounds` gives the bounds that a multiple of the images would have.
+    """
+    factor = 1.0
+    while factor * images <= _MOST_IMAGES:
+        found = bounds(factor)
+        if found.high <= gate or found.low > gate:
+            return round(factor * images)
+        factor *= _GROWTH
+    return None

@@ -1,0 +1,193 @@
+"""The second look: what a session answers when it is fed in another way than at first.
+
+In: a session that has answered all test images in batches of one size. Out: checks. The same images
+once more, one at a time, in batches of 7 and of 33 with a ragged end, in another order, after
+hundreds of calls; each batch size that a file of the artifact is made for; and images that no test
+set has. A file may be right at the batch size of the test and wrong at that of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.data import Dataset
+from toolkit.errors import Crashed, WrongOutput
+from toolkit.parity.gates import MAX_FLOORS
+from toolkit.parity.reference import Reference, References, distances
+from toolkit.parity.special import checksum
+from toolkit.progress import Progress
+from toolkit.schema import EXACT_PRECISIONS, Check, Gates
+from toolkit.targets import RemoteSession
+
+_SEED = 11
+_SINGLE_IMAGES = 200
+_SIZES = {7: 203, 33: 250}  # batch size → images; 250 leave a ragged end of 19
+_ERROR_RATIO = 1.5  # of inexact precisions: how much of its own error a session may move
+_LARGEST_RATIO = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SecondLook:
+    """The images that a session is asked again, and their references."""
+
+    dataset: Dataset
+    references: References
+
+    def checks(
+        self,
+        session: RemoteSession,
+        first: NDArray[np.floating],
+        *,
+        batch_size: int,
+        gates: Gates,
+        progress: Progress,
+    ) -> Iterator[Check]:
+        """Ask the session; `first` are its logits `[N,K]` of the data set, in batches of
+        `batch_size`. A session that raises gets a check that says so, and is asked no more.
+
+        Raises:
+            FailedRun: it hangs, or runs out of memory.
+        """
+        feeds = list(self._feeds(session, batch_size))
+        label = f"{session.candidate.label} second look"
+        judge = _Judge(
+            gates=gates,
+            exact=session.candidate.source.artifact.precision in EXACT_PRECISIONS,
+            error=distances(self.references.data.logits, first),
+        )
+        for number, feed in enumerate(feeds):
+            progress(label, number, len(feeds), feed.name)
+            try:
+                logits = _answers(session, feed)
+            except (Crashed, WrongOutput) as failure:
+                yield feed.check(reason=str(failure))
+                return
+            expected = None if feed.indices is None else first[feed.indices]
+            yield judge.check(feed, logits, expected)
+        progress(label, len(feeds), len(feeds))
+
+    def _feeds(self, session: RemoteSession, batch_size: int) -> Iterator[_Feed]:
+        order = np.random.default_rng(_SEED).permutation(len(self.dataset))
+        sizes = {1: _SINGLE_IMAGES, **_SIZES}
+        for size in session.candidate.source.artifact.batch_sizes:
+            # Fewer images than the file takes at a time: at first it computed nothing.
+            if size not in sizes and (size > batch_size or size > len(self.dataset)):
+                sizes[size] = size
+        for size, count in sizes.items():
+            indices = np.resize(order, count)
+            yield _Feed(
+                name="one image at a time" if size == 1 else f"batches of {size}",
+                images=self.dataset.images[indices],
+                batch_size=size,
+                reference=self.references.data.rows(indices),
+                indices=indices,
+            )
+        special = self.references.special_images
+        if len(special):
+            yield _Feed(
+                name="images that no test set has",
+                images=special,
+                batch_size=min(batch_size, len(special)),
+                reference=self.references.special,
+                sha256=checksum(special),
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Feed:
+    """Raw images with their reference, and how many go into a call."""
+
+    name: str
+    images: NDArray[np.uint8]
+    batch_size: int
+    reference: Reference
+    indices: NDArray[np.intp] | None = None  # in the data set
+    sha256: str | None = None
+
+    def check(
+        self, *, reason: str | None, difference: float | None = None, floors: float | None = None
+    ) -> Check:
+        return Check(
+            name=self.name,
+            images=len(self.images),
+            batch_size=self.batch_size,
+            images_sha256=self.sha256,
+            difference=_finite(difference),
+            floors=_finite(floors),
+            reason=reason,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judge:
+    """Judges answers by the gates of the first look, or by the error that was seen there."""
+
+    gates: Gates
+    exact: bool
+    error: NDArray[np.float64]  # [N,K] of the first look
+
+    def check(
+        self,
+        feed: _Feed,
+        logits: NDArray[np.floating],
+        first: NDArray[np.floating] | None,
+    ) -> Check:
+        found = distances(feed.reference.logits, logits)
+        in_floors = feed.reference.in_floors(logits)
+        reason = _not_finite(found)
+        if reason is None and self.exact:
+            reason = self._too_far(found, in_floors)
+        elif reason is None and first is not None:
+            reason = self._moved(distances(first, logits), feed.reference)
+        return feed.check(
+            reason=reason, difference=float(found.max()), floors=float(in_floors.max())
+        )
+
+    def _too_far(self, found: NDArray[np.float64], in_floors: NDArray[np.float64]) -> str | None:
+        worst = np.unravel_index(int(in_floors.argmax()), in_floors.shape)[0]
+        images = f"{np.count_nonzero((in_floors > MAX_FLOORS).any(axis=1))} of {len(found)} images"
+        if self.gates.max_floors is not None and in_floors.max() > self.gates.max_floors:
+            return (
+                f"logits are up to {in_floors.max():,.0f} noise floors ({found[worst].max():.1e}) "
+                f"from the checkpoint's, at most {self.gates.max_floors:,.0f} allowed ({images})"
+            )
+        limit = self.gates.max_logit_diff
+        if limit is not None and found.max() > limit:
+            return f"logits are up to {found.max():.2g} from the checkpoint's, at most {limit:g}"
+        return None
+
+    def _moved(self, moved: NDArray[np.float64], reference: Reference) -> str | None:
+        """Rounding is the same whatever the batch: logits may not move more than they are off."""
+        error = self.error[np.isfinite(self.error)]
+        floor = MAX_FLOORS * float(np.median(reference.floors))
+        usual = max(_ERROR_RATIO * _rms(error), floor)
+        most = max(_LARGEST_RATIO * float(error.max(initial=0)), floor)
+        if _rms(moved) <= usual and moved.max() <= most:
+            return None
+        return (
+            f"the same images gave logits {moved.max():.2g} away (root mean square "
+            f"{_rms(moved):.2g}) in the first look, more than the error of this rounding there "
+            f"(root mean square {_rms(error):.2g})"
+        )
+
+
+def _answers(session: RemoteSession, feed: _Feed) -> NDArray[np.floating]:
+    parts = session.predict([feed.images], batch_size=feed.batch_size)
+    return np.concatenate(list(parts))
+
+
+def _not_finite(found: NDArray[np.float64]) -> str | None:
+    count = int(np.count_nonzero(~np.isfinite(found)))
+    return f"{count} logits are NaN or infinite" if count else None
+
+
+def _rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
