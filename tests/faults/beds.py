@@ -6,12 +6,11 @@ demand. The reference checkpoint is judged on the test images of smallest margin
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -242,6 +241,4 @@ def own_bed(
     folder.mkdir(parents=True)
     save_checkpoint(folder, model, record)
     data = put_data(scratch / "data", images, train)
-    return Bed(
-        name=name, checkpoint=folder, data=data, folder=scratch, trusted=spec.factory
-    )
+    return Bed(name=name, checkpoint=folder, data=data, folder=scratch, trusted=spec.factory)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from toolkit.preprocessing import normalise
 from toolkit.schema import Precision
 
 from . import nets, onnx_files
@@ -91,7 +89,9 @@ def _optimised(level: str) -> Build:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, f"ORT_{level}"
+        )
         options.optimized_model_filepath = str(path)
         options.log_severity_level = 3
         onnxruntime.InferenceSession(
@@ -158,7 +158,7 @@ def _batchnorm_folded(bed: Bed, path: Path) -> None:
 FORMATS = (
     *(
         variant(f"{format} in {runtime}", plain(format), format=format, runtime=runtime,
-                short=(format, runtime) in (("onnx", "onnxruntime"), ("torchscript", "torchscript")))
+                short=runtime in ("onnxruntime", "torchscript") and format != "ort")
         for format, runtimes in _RUNTIMES.items()
         for runtime in runtimes
     ),
@@ -176,13 +176,13 @@ FORMATS = (
 )  # fmt: skip
 
 REWRITTEN = (
-    *(variant(f"opset {each}", _opset(each), short=each in (13, 21)) for each in range(13, 22)),
+    *(variant(f"opset {each}", _opset(each), short=each == 13) for each in range(13, 22)),
     *(
-        variant(f"optimised offline: {level}", _optimised(level), short="ALL" in level)
-        for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+        variant(f"optimised offline: {level}", _optimised(level), short=level == "ENABLE_ALL")
+        for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
     ),
     variant("weights as Constant nodes", edited(onnx_files.weights_as_constants)),
-    variant("pool rounds up, no effect", edited(onnx_files.ceil_pool), short=True),
+    variant("pool rounds up, no effect", edited(onnx_files.ceil_pool)),
     variant("Gemm as MatMul and Add", edited(onnx_files.gemm_as_matmul)),
     variant("fc1 as the sum of two halves", edited(onnx_files.split_sum), short=True),
     variant("features in another order", edited(onnx_files.features_permuted)),
@@ -225,7 +225,7 @@ _BOTH = ("onnx", "torchscript")
 _THREE = (*_BOTH, "pt2")
 OWN_MODELS = (
     *(case for kind in nets.KINDS
-      for case in _own(kind, formats=_THREE, short=kind in ("batchnorm", "attention"))),
+      for case in _own(kind, formats=_THREE, short=kind == "batchnorm")),
     variant("batchnorm folded into convolutions", _batchnorm_folded, bed="batchnorm"),
     *(variant(f"{kind}: {format}", plain(format), bed=kind, format=format)
       for kind in ("batchnorm", "residual", "depthwise") for format in ("openvino", "mnn")),
@@ -233,13 +233,13 @@ OWN_MODELS = (
       for kind in ("batchnorm", "residual", "depthwise")),
     *(case for each in nets.SEEDS for case in _own(f"seed {each}", formats=_BOTH)),
     *(case for each in nets.CLASSES for case in _own(f"{each} classes", formats=_BOTH)),
-    *(case for each in nets.SCALES for case in _own(f"scale {each:g}", short=each == 1e-30)),
+    *(case for each in nets.SCALES for case in _own(f"scale {each:g}")),
     *(case for each in nets.OFFSETS
-      for case in _own(f"offset {each:g}", formats=_BOTH, short=each == 1e5)),
+      for case in _own(f"offset {each:g}", formats=_BOTH)),
     *(case for each in nets.TIES for case in _own(f"tie {each:g}", formats=_BOTH)),
     *(case for name in ("masked -inf", "masked least")
       for case in _own(name, formats=_BOTH, short=name == "masked -inf")),
-    *_own("constant", formats=_BOTH, short=True),
+    *_own("constant", formats=_BOTH),
     *_own("in place", formats=_BOTH),
     *_own("standardised", formats=_BOTH),
 )  # fmt: skip

@@ -237,7 +237,7 @@ def _layer_faults() -> dict[str, Changed]:
             change=scaled_layer(layer, 1.02), cause=_words("scale") if layer == "fc2" else _words()
         )
         found[f"bias {layer} dropped"] = Changed(
-            change=no_bias(layer), cause=_words("offset") if layer == "fc2" else _words()
+            change=no_bias(layer), cause=_words("bias of classes") if layer == "fc2" else _words()
         )
     return found
 
@@ -268,9 +268,9 @@ _WEIGHTS = {
     "weights rounded to 4 bits in an fp32 file": Changed(change=to_steps(4)),
     "conv1 weights in float8": Changed(
         change=weights(
-            lambda net: net.conv1.weight.copy_(
-                net.conv1.weight.to(torch.float8_e4m3fn).float()
-            ) and None
+            lambda net: (
+                net.conv1.weight.copy_(net.conv1.weight.to(torch.float8_e4m3fn).float()) and None
+            )
         )
     ),
 }
@@ -346,7 +346,9 @@ _INPUT = {
         cause=_words("other normalisation", "1/256 for 1/255"),
     ),
     "inverted": Changed(change=pixels(lambda p: (1 - p - MEAN) / STD), cause=_words("inverted")),
-    "H/W swapped": Changed(change=fed(lambda x: x.transpose(2, 3)), cause=_words("H and W swapped")),
+    "H/W swapped": Changed(
+        change=fed(lambda x: x.transpose(2, 3)), cause=_words("H and W swapped")
+    ),
     "turned upside down": Changed(change=fed(lambda x: x.flip(2)), cause=_words("flipped")),
     "mirrored": Changed(change=fed(lambda x: x.flip(3)), cause=_words("flipped")),
     "turned by 90 degrees": Changed(change=fed(lambda x: x.rot90(1, (2, 3)))),
@@ -364,17 +366,21 @@ _OUTPUT = {
         change=answering(lambda x: x.log_softmax(1)), cause=_words("log-softmax")
     ),
     "sigmoid output": Changed(change=answering(torch.sigmoid), cause=_words("sigmoid")),
-    "tanh output": Changed(change=answering(torch.tanh)),
-    "logits / 10 (temperature)": Changed(
-        change=answering(lambda x: x / 10), cause=_words("scale")
-    ),
+    "tanh output": Changed(change=answering(torch.tanh), cause=_words("tanh")),
+    "logits / 10 (temperature)": Changed(change=answering(lambda x: x / 10), cause=_words("scale")),
     "logits + 1": Changed(change=answering(lambda x: x + 1), cause=_words("offset")),
     "logits of the other sign": Changed(change=answering(lambda x: -x), cause=_words("scale")),
-    "one-hot output": Changed(change=answering(one_hot)),
-    "logits cut off at 10": Changed(change=answering(lambda x: x.clamp(-10, 10))),
-    "logits rounded to fp16": Changed(change=answering(lambda x: x.half().float())),
-    "logits rounded to whole numbers": Changed(change=answering(torch.round)),
-    "negative logits set to 0": Changed(change=answering(F.relu)),
+    "one-hot output": Changed(change=answering(one_hot), cause=_words("one-hot")),
+    "logits cut off at 10": Changed(
+        change=answering(lambda x: x.clamp(-10, 10)), cause=_words("cut off")
+    ),
+    "logits rounded to fp16": Changed(
+        change=answering(lambda x: x.half().float()), cause=_words("float16 output")
+    ),
+    "logits rounded to whole numbers": Changed(
+        change=answering(torch.round), cause=_words("output in steps")
+    ),
+    "negative logits set to 0": Changed(change=answering(F.relu), cause=_words("cut off")),
     "class 7 + 0.5": Changed(change=answering(on(7, 0.5)), cause=_words("one class")),
     "classes 3,5 swapped": Changed(change=answering(exchanged), cause=_words("classes permuted")),
     "classes shifted": Changed(

@@ -67,8 +67,8 @@ class Case:
 class Outcome:
     """What the verifier said about a case.
 
-    `status` is that of the row, `refused` where verify raised an error, or `not built`. `remarks`
-    are those of the row and the warnings of the run.
+    `status` is that of the row, `refused` where verify raised an error, or `not built`. `cause` is
+    the kind that the row names; of an error, the word of `Case.cause` that it holds.
     """
 
     case: Case
@@ -79,17 +79,11 @@ class Outcome:
     difference: float | None = None
     cause: str | None = None
     cause_text: str = ""
-    remarks: tuple[str, ...] = ()
 
     @property
     def right(self) -> bool:
         """Whether the status is one of those expected."""
-        return self.status in self.case.expect or ("remark" in self.case.expect and self.remarked)
-
-    @property
-    def remarked(self) -> bool:
-        """Whether the row says anything beside its verdict."""
-        return bool(self.remarks)
+        return self.status in self.case.expect
 
     @property
     def named_wrongly(self) -> bool:

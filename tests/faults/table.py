@@ -110,7 +110,9 @@ def _cut(text: str) -> str:
 def judge_all(*, short: bool, matching: str, images: int, scratch: Path) -> list[Outcome]:
     """Run the cases whose name has `matching` in it."""
     chosen = [
-        case for case in ALL if matching in f"{case.name} {case.level}" and (case.short or not short)
+        case
+        for case in ALL
+        if matching in f"{case.name} {case.level}" and (case.short or not short)
     ]
     harness = Harness(scratch, images=images, say=lambda text: click.echo(text, err=True))
     return harness.judge(chosen)
