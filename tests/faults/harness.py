@@ -1,0 +1,193 @@
+"""Runs cases through `toolkit.verify`, and reads what it says.
+
+In: cases. Out: outcomes. Cases on the same bed and in the same runtime share one call, so the
+reference is computed once for all of them; each artifact has a worker of its own, as always.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.data import load_dataset
+from toolkit.errors import ToolkitError
+from toolkit.formats import find_format
+from toolkit.runtimes import RUNTIMES, Runtime
+from toolkit.schema import ParityReport
+from toolkit.verification import verify
+
+from .beds import Bed, mnist_bed
+from .nets import own_beds
+from .records import Case, Outcome
+
+MISBEHAVING = "misbehaving"
+_TIMEOUT_S = 300.0
+Say = Callable[[str], None]
+Labels = NDArray[np.int64]
+Row = ParityReport | str
+
+
+@contextmanager
+def misbehaving_runtime() -> Iterator[None]:
+    """The table of runtimes with one more row: ONNX Runtime that does what its file's name says."""
+    before = dict(RUNTIMES)
+    RUNTIMES[MISBEHAVING] = Runtime(
+        name=MISBEHAVING,
+        module=f"{__package__}.misbehaving",
+        package="onnxruntime",
+        distributions=("onnxruntime",),
+        formats=("onnx",),
+        install="pip install onnxruntime",
+        asked_for=True,
+    )
+    try:
+        yield
+    finally:
+        RUNTIMES.clear()
+        RUNTIMES.update(before)
+
+
+@dataclass(eq=False)
+class Harness:
+    """Judges cases in a scratch folder. `images` is the size of the reference checkpoint's beds."""
+
+    scratch: Path
+    images: int = 2000
+    say: Say = lambda text: None
+    _beds: dict[str, Bed] = field(default_factory=dict)
+    _calls: int = 0
+
+    def judge(self, cases: Iterable[Case]) -> list[Outcome]:
+        """The outcome of each case, in the same order."""
+        given = list(cases)
+        found: dict[int, Outcome] = {}
+        for group in _groups(given):
+            outcomes = self._judge_together(group)
+            found.update((id(case), each) for case, each in zip(group, outcomes, strict=True))
+        return [found[id(case)] for case in given]
+
+    def bed(self, name: str) -> Bed:
+        """The bed of that name, made when it is first asked for."""
+        if self.images < _WHOLE and name in _BY_SIZE:
+            name = "mnist"  # one bed is enough where all have few images
+        if name not in self._beds:
+            folder = self.scratch / f"bed-{len(self._beds)}"
+            folder.mkdir(parents=True)
+            if name in _MNIST_BEDS:
+                self._beds[name] = _MNIST_BEDS[name](folder, self.images)
+            else:
+                self._beds[name] = own_beds()[name](folder)
+        return self._beds[name]
+
+    def _judge_together(self, cases: list[Case]) -> list[Outcome]:
+        self._calls += 1
+        folder = self.scratch / f"call-{self._calls}"
+        bed = self.bed(cases[0].bed)
+        self.say(f"{bed.name} {cases[0].format} in {cases[0].runtime}: {len(cases)} cases")
+        lost = bed.plant(cases, folder)
+        built = [case for case in cases if case.name not in lost]
+        try:
+            rows = self._verify(bed, built, folder)
+        except ToolkitError as error:
+            if len(built) > 1:  # one of them: ask for each
+                return [one for case in cases for one in self._judge_together([case])]
+            rows = {case.name: str(error) for case in built}
+        finally:
+            shutil.rmtree(folder)
+        rows |= lost
+        return [_outcome(case, rows[case.name], built=case.name not in lost) for case in cases]
+
+    def _verify(self, bed: Bed, cases: list[Case], folder: Path) -> dict[str, Row]:
+        """The row of each case, or why there is none."""
+        if not cases:
+            return {}
+        first = cases[0]
+        options: dict[str, Any] = dict(first.options)
+        with misbehaving_runtime():
+            results = verify(
+                [folder],
+                runtimes=[first.runtime],
+                data=bed.data,
+                model=bed.trusted,
+                batch_size=first.batch_size,
+                threads=first.threads,
+                timeout_s=options.pop("timeout_s", _TIMEOUT_S),
+                **options,
+            )
+        rows: dict[str, Row] = {}
+        names = {f"{case.slug}{find_format(case.format).suffix}": case.name for case in cases}
+        by_checksum = {each.sha256: names[each.path] for each in results.artifacts}
+        for row in results.parity:
+            if row.format == "checkpoint":
+                rows[first.name] = row
+            elif row.artifact_sha256 in by_checksum:
+                rows[by_checksum[row.artifact_sha256]] = row
+        for case in cases:  # files of the same bytes are judged once
+            rows.setdefault(case.name, "the same bytes as another case")
+        return rows
+
+
+def _groups(cases: list[Case]) -> list[list[Case]]:
+    """Cases that one call of verify can judge."""
+    groups: dict[tuple[object, ...], list[Case]] = {}
+    for case in cases:
+        key = (case.bed, case.runtime, case.batch_size, case.threads, *case.options.items())
+        groups.setdefault(key, []).append(case)
+    return list(groups.values())
+
+
+def _outcome(case: Case, row: Row, *, built: bool) -> Outcome:
+    if isinstance(row, str):
+        named = next((word for word in sorted(case.cause) if word in row), None)
+        status = "refused" if built else "not built"
+        return Outcome(case=case, status=status, reason=row, cause=named)
+    report, cause = row, row.cause
+    return Outcome(
+        case=case,
+        status=report.status,
+        reason=report.reason or "",
+        flips=report.flips,
+        floors=report.max_diff_in_floors,
+        difference=report.max_abs_diff,
+        cause=None if cause is None else cause.kind,
+        cause_text="" if cause is None else cause.text,
+    )
+
+
+def _mnist(
+    name: str, images: int | None, relabel: Callable[[Labels], Labels] = lambda labels: labels
+) -> Callable[[Path, int], Bed]:
+    """A bed on so many images, or on all of them."""
+    return lambda folder, most: mnist_bed(folder, images, name=name, relabel=relabel)
+
+
+def _labels_of_others(labels: Labels) -> Labels:
+    return load_dataset("train").labels[: len(labels)]
+
+
+_WHOLE = 1000  # images; a harness with fewer runs the short version
+_BY_SIZE = ("mnist 300", "mnist 10000")
+_MNIST_BEDS: dict[str, Callable[[Path, int], Bed]] = {
+    "mnist": lambda folder, images: mnist_bed(folder, images),
+    "mnist 300": _mnist("mnist 300", 300),
+    "mnist 10000": _mnist("mnist 10000", None),
+    "labels shuffled": _mnist(
+        "labels shuffled", None, lambda y: np.random.default_rng(0).permutation(y)
+    ),
+    "labels of others": _mnist("labels of others", None, _labels_of_others),
+    "labels from 1": _mnist("labels from 1", None, lambda y: (y + 1) % 10),
+    "labels equal": _mnist("labels equal", None, lambda y: np.zeros_like(y)),
+}
+
+
+def scratch_cache(folder: Path) -> None:
+    """Keep references in a folder of this run's own, not in the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

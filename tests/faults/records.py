@@ -1,0 +1,96 @@
+"""Records: a case, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from toolkit.schema import Precision
+
+if TYPE_CHECKING:
+    from .beds import Bed
+
+Level = Literal["file", "runtime", "checkpoint", "data", "healthy"]
+Build = Callable[["Bed", Path], None]
+"""Writes an artifact to a path: a changed copy, or an export of a changed model."""
+
+PASSED = frozenset({"passed"})
+CAUGHT = frozenset({"failed", "crashed", "unsupported", "timed_out", "refused"})
+NOT_FAILED = frozenset({"passed", "undecided"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One artifact that is judged against a healthy checkpoint.
+
+    Attributes:
+        name: Says what is wrong with it, or what is unusual about it.
+        build: Writes the artifact.
+        bed: The checkpoint and the images; a name from `beds.BEDS`.
+        runtime: Where it runs.
+        expect: Statuses that are right; `refused` is an error before anything ran.
+        cause: Kinds of `Cause` that name it rightly; empty where the numbers do not show a cause.
+        moves: A logit moves by more than 20 noise floors, or an answer changes.
+        short: It is part of the short version, which runs in the test command.
+        batch_size: Images per call.
+    """
+
+    name: str
+    level: Level
+    build: Build
+    bed: str = "mnist"
+    format: str = "onnx"
+    precision: Precision = "fp32"
+    runtime: str = "onnxruntime"
+    expect: frozenset[str] = CAUGHT
+    cause: frozenset[str] = frozenset()
+    moves: bool = True
+    short: bool = False
+    batch_size: int = 100
+    threads: int = 1
+    options: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it must pass."""
+        return self.expect <= NOT_FAILED
+
+    @property
+    def slug(self) -> str:
+        """The name of its file, without a suffix."""
+        return "".join(each if each.isalnum() else "-" for each in self.name.lower())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the verifier said about a case.
+
+    `status` is that of the row, `refused` where verify raised an error, or `not built`. `cause` is
+    the kind that the row names; of an error, the word of `Case.cause` that it holds.
+    """
+
+    case: Case
+    status: str
+    reason: str = ""
+    flips: int | None = None
+    floors: float | None = None
+    difference: float | None = None
+    cause: str | None = None
+    cause_text: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether the status is one of those expected."""
+        return self.status in self.case.expect
+
+    @property
+    def named_wrongly(self) -> bool:
+        """Whether it names a cause, and not the right one."""
+        return self.cause is not None and self.cause not in self.case.cause
+
+    @property
+    def named(self) -> bool:
+        """Whether it names the right cause."""
+        return self.cause is not None and self.cause in self.case.cause

@@ -1,0 +1,137 @@
+"""Outcomes → the page docs/faults.md.
+
+In: outcomes, a note on what ran. Out: Markdown, with the counts on top.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from .cases import ALL
+from .harness import Harness, scratch_cache
+from .records import Outcome
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
+_CUT = 90
+
+
+def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """How many faults were caught and named, and how many healthy variants failed."""
+    built = [each for each in outcomes if each.status != "not built"]
+    faults = [each for each in built if not each.case.healthy]
+    healthy = [each for each in built if each.case.healthy]
+    caught = [each for each in faults if each.right]
+    nameable = [each for each in caught if each.case.cause]
+    return {
+        "faults": len(faults),
+        "caught": len(caught),
+        "with a cause to name": len(nameable),
+        "named": sum(each.named for each in nameable),
+        "named wrongly": sum(each.named_wrongly for each in caught),
+        "healthy": len(healthy),
+        "false alarms": sum(not each.right for each in healthy),
+        "undecided": sum(each.status == "undecided" for each in healthy),
+        "not built": len(outcomes) - len(built),
+    }
+
+
+def page(outcomes: Sequence[Outcome], note: str) -> str:
+    """The page as Markdown."""
+    number = counts(outcomes)
+    faults = [each for each in outcomes if not each.case.healthy]
+    healthy = [each for each in outcomes if each.case.healthy]
+    lines = [
+        "# Planted faults and healthy variants",
+        "",
+        f"Written by `python -m tests.faults` {note}.",
+        "Each case is built by code in `tests/faults/` and judged by `toolkit.verify` with its",
+        "default gates. Distances are in noise floors: torch's own float32 distance from the",
+        "float64 reference on the same image.",
+        "",
+        "| | of | |",
+        "| --- | --- | --- |",
+        f"| faults caught | {number['faults']} | {number['caught']} |",
+        f"| … cause named | {number['with a cause to name']} | {number['named']} |",
+        f"| … named wrongly | {number['caught']} | {number['named wrongly']} |",
+        f"| healthy variants failed | {number['healthy']} | {number['false alarms']} |",
+        f"| … undecided | {number['healthy']} | {number['undecided']} |",
+        "",
+        "## Faults",
+        "",
+        "| fault | level | format | verdict | flips | floors | cause that it names |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_fault_row(each) for each in faults),
+        "",
+        "## Healthy variants",
+        "",
+        "| variant | format | precision | runtime | verdict | flips | floors | reason |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_healthy_row(each) for each in healthy),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _fault_row(each: Outcome) -> str:
+    verdict = each.status if each.right else f"**{each.status}**"
+    cause = each.cause or ""
+    if each.named_wrongly:
+        cause = f"**{cause}**"
+    cells = [
+        *(each.case.name, each.case.level, each.case.format, verdict),
+        *(_number(each.flips), _number(each.floors), cause or f"({_cut(each.reason)})"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _healthy_row(each: Outcome) -> str:
+    case = each.case
+    verdict = each.status if each.right else f"**{each.status}**"
+    cells = [
+        *(case.name, case.format, case.precision, case.runtime, verdict),
+        *(_number(each.flips), _number(each.floors)),
+        "" if each.status == "passed" else _cut(each.reason),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _cut(text: str) -> str:
+    line = text.replace("|", "/").replace("\n", " ")
+    return line if len(line) <= _CUT else f"{line[: _CUT - 1]}…"
+
+
+def judge_all(*, short: bool, matching: str, images: int, scratch: Path) -> list[Outcome]:
+    """Run the cases whose name has `matching` in it."""
+    chosen = [
+        case
+        for case in ALL
+        if matching in f"{case.name} {case.level}" and (case.short or not short)
+    ]
+    harness = Harness(scratch, images=images, say=lambda text: click.echo(text, err=True))
+    return harness.judge(chosen)
+
+
+@click.command()
+@click.option("--short", is_flag=True, help="Run the cases of the short version only.")
+@click.option("--match", "matching", default="", help="Run the cases with this in their name.")
+@click.option("--images", default=2000, show_default=True, help="Test images for fp32 files.")
+@click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: none]")
+def main(short: bool, matching: str, images: int, out: Path | None) -> None:
+    """Judge planted faults and healthy variants, and write the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        scratch_cache(Path(folder))
+        outcomes = judge_all(short=short, matching=matching, images=images, scratch=Path(folder))
+    for each in outcomes:
+        if not each.right or each.named_wrongly:
+            click.echo(f"{each.case.name}: {each.status}; {each.cause}; {each.reason}"[:300])
+    click.echo(str(counts(outcomes)))
+    if out is not None:
+        note = f"on {images} test images"
+        out.write_text(page(outcomes, note))
