@@ -37,7 +37,6 @@ LAYERS = (
     ),
     (
         "measuring.samples",
-        "machine.fitness",
         "measuring.ranking",
         "tuning.pareto",
         "files",
@@ -61,7 +60,7 @@ LAYERS = (
         "changes",
         "names",
     ),
-    ("measuring.loadgen", "report.scenario"),
+    ("measuring.loadgen", "report.scenario", "machine.fitness"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
     ("onnx_session",),
     ("formats.*", "runtimes.*", "manifest", "checkpoint", "report.comparison"),

@@ -20,9 +20,9 @@ def passes_at(speed: float, *spread: float) -> list[list[float]]:
     return [[speed * factor] * 3 for factor in spread]
 
 
-FAST = passes_at(200, 1.00, 1.01, 0.99, 1.00)
-SLOW = passes_at(100, 1.00, 1.01, 0.99, 1.01)
-CLOSE = passes_at(99, 0.97, 1.02, 1.02, 0.99)
+FAST = passes_at(200, 1.00, 1.01, 0.99, 1.00, 1.02, 0.98)
+SLOW = passes_at(100, 1.00, 1.01, 0.99, 1.01, 1.00, 1.01)
+CLOSE = passes_at(99, 0.97, 1.02, 1.02, 0.99, 1.01, 1.00)
 
 
 def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> None:
@@ -34,6 +34,20 @@ def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> N
     assert (second.too_close, second.longer) == (False, None)
     assert third.to_faster == ratio_interval(CLOSE, SLOW)
     assert third.too_close
+
+
+@pytest.mark.parametrize("passes", [2, 4, 5, 6])
+def test_no_order_is_asserted_below_six_passes(passes: int) -> None:
+    _, second = rank({"slow": SLOW[:passes], "fast": FAST[:passes]})
+    assert second.to_faster is not None
+    assert second.to_faster.high < 0.6
+    assert second.too_close == (passes < 6)
+    assert second.reason == ("needs six passes" if passes < 6 else None)
+
+
+def test_one_pass_of_many_rounds_asserts_no_order_either() -> None:
+    _, second = rank({"slow": [[100.0] * 9], "fast": [[200.0] * 9]})
+    assert (second.too_close, second.reason) == (True, "needs six passes")
 
 
 def test_nothing_to_rank_and_one_to_rank() -> None:
@@ -102,7 +116,7 @@ def test_ten_equals_are_mostly_too_close_from_top_to_bottom() -> None:
     random, runs = np.random.default_rng(1), 200
     told_apart = 0
     for _ in range(runs):
-        log = random.normal(0, 0.01, (10, 4, 1)) + random.normal(0, 0.02, (10, 4, 5))
+        log = random.normal(0, 0.01, (10, 8, 1)) + random.normal(0, 0.02, (10, 8, 5))
         ranks = rank({str(number): passes.tolist() for number, passes in enumerate(np.exp(log))})
         told_apart += not all(each.too_close for each in ranks[1:])
     assert told_apart / runs <= 0.1

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 
 from toolkit.measuring.difference import student_t
-from toolkit.measuring.stats import Passes, ratio_interval, speed_interval
+from toolkit.measuring.stats import LEAST_PASSES, Passes, ratio_interval, speed_interval
 from toolkit.schema import Interval, Rank
 
+NEEDS = "needs six passes"
 _NO_DIFFERENCE = 0.001
 _LONGEST = 100
 
@@ -19,7 +20,8 @@ def rank(candidates: Mapping[str, Passes]) -> list[Rank]:
     Each interval is a 95 % one by itself. Among ten equals some neighbour looks faster in about 1
     run of 20, but the fastest, which is so by luck, looks faster than some other in about every
     second: to compare many with one, compare them with a baseline that was chosen beforehand. A
-    candidate that failed has no speed and does not belong here.
+    candidate that failed has no speed and does not belong here. Below six passes no order is
+    asserted: all neighbours are too close to call.
 
     Args:
         candidates: Passes of each candidate, by its name, from one run of interleaved rounds.
@@ -38,11 +40,17 @@ def rank(candidates: Mapping[str, Passes]) -> list[Rank]:
                 name=name,
                 speed=speeds[name],
                 to_faster=to_faster,
-                too_close=to_faster is not None and too_close(to_faster),
+                too_close=to_faster is not None and (few(to_faster) or too_close(to_faster)),
                 longer=longer(to_faster) if to_faster is not None else None,
+                reason=NEEDS if to_faster is not None and few(to_faster) else None,
             )
         )
     return ranks
+
+
+def few(ratio: Interval) -> bool:
+    """Whether so few passes are behind it that no difference may be asserted."""
+    return ratio.passes < LEAST_PASSES
 
 
 def too_close(ratio: Interval) -> bool:
