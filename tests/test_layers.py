@@ -79,6 +79,7 @@ LAYERS = (
     ("measuring.conclusions", "verification"),
     ("measuring.scenarios",),
     ("benchmark", "tuning.trials"),
+    ("tuning.finals",),
     ("tuning",),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name
