@@ -37,7 +37,6 @@ LAYERS = (
     ),
     (
         "measuring.samples",
-        "machine.fitness",
         "measuring.ranking",
         "tuning.pareto",
         "files",
@@ -68,7 +67,7 @@ LAYERS = (
         "changes",
         "names",
     ),
-    ("measuring.loadgen", "report.scenario", "causes.symptoms", "causes.inputs", "causes.graphs"),
+    ("measuring.loadgen", "report.scenario", "causes.symptoms", "causes.inputs", "causes.graphs", "machine.fitness"),
     (
         *("causes.changes", "causes.rounding", "causes.order", "causes.outputs", "causes.places"),
         *("causes.quantised", "causes.tensors", "causes.stored"),
@@ -96,6 +95,7 @@ LAYERS = (
     ("measuring.conclusions", "verification"),
     ("measuring.scenarios",),
     ("benchmark", "tuning.trials"),
+    ("tuning.finals",),
     ("tuning",),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name
