@@ -29,6 +29,7 @@ LAYERS = (
     (
         "errors",
         "machine.environment",
+        "contents.protobuf",
         "measuring.stats",
         "measuring.regressions",
         "preprocessing",
