@@ -10,6 +10,7 @@ bytes of a training that nobody touched.
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 import subprocess
@@ -21,10 +22,10 @@ from pathlib import Path
 
 import click
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from toolkit.data import Split, load_dataset
-from toolkit.timing import Stopwatch
 
 IMAGES: dict[Split, int] = {"train": 1600, "test": 400}
 
@@ -37,9 +38,9 @@ def killed_and_resumed(
 
     A kill counts if the process was at work: a training that was done before is tried again.
     """
-    watch = Stopwatch()
+    before_s = _children_s()
     wanted = finish(start(folder / "whole", options))
-    whole_s = watch.elapsed_s()
+    whole_s = _children_s() - before_s
     moments = random.Random(seed)
     found = []
     number = 0
@@ -48,7 +49,7 @@ def killed_and_resumed(
         out, more = folder / f"killed-{number}", []
         for _ in range(1 + number % 2):
             process = start(out, [*options, *more])
-            time.sleep(moments.uniform(0, whole_s))
+            _wait_for_work(process, moments.uniform(0, whole_s))
             process.kill()
             process.communicate()
             more = ["--resume"]
@@ -75,6 +76,19 @@ def finish(process: subprocess.Popen[str]) -> str:
     if process.returncode:
         raise RuntimeError(stderr)
     return str(json.loads(stdout)["sha256"])
+
+
+def _children_s() -> float:
+    """CPU seconds of all processes that were started and have ended."""
+    return sum(os.times()[2:4])
+
+
+def _wait_for_work(process: subprocess.Popen[str], cpu_s: float) -> None:
+    """Until it has used so many CPU seconds, or has ended: on a busy machine, too, that is the same
+    moment of its work."""
+    watched = psutil.Process(process.pid)
+    while process.poll() is None and sum(watched.cpu_times()[:2]) < cpu_s:
+        time.sleep(0.005)
 
 
 def first_images(folder: Path) -> Path:

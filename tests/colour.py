@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.artifacts import NamedClassifier
 from toolkit.candidates import Candidate
 from toolkit.files import sha256_of, size_of
 from toolkit.formats import Request
+from toolkit.model import exportable
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import RUNTIMES, Source
 from toolkit.schema import Artifact, InputSpec, Isa, Precision, Settings
@@ -52,6 +52,13 @@ class ColourNet(nn.Module):
         return logits
 
 
+class InPlace(ColourNet):
+    """Normalises its argument in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.1).div_(0.8))
+
+
 class OneLayer(nn.Module):
     """Logistic regression: the layer that gives the logits is the only one."""
 
@@ -74,9 +81,10 @@ def request_for(
     model: nn.Module | None = None,
 ) -> Request:
     """A request to write the model in `precision`, with its own images to calibrate on."""
+    example = torch.from_numpy(IMAGES[:2].copy())
     return Request(
-        model=NamedClassifier(model or ColourNet()).eval(),
-        example=torch.from_numpy(IMAGES[:2].copy()),
+        model=exportable(model or ColourNet(), example),
+        example=example,
         path=path,
         precision=precision,
         calibration=IMAGES,

@@ -6,9 +6,11 @@ import gzip
 import json
 import shutil
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import psutil
 import pytest
@@ -21,13 +23,26 @@ from toolkit.candidates import Candidate, Subject, find_subject
 from toolkit.cli import commands
 from toolkit.data import load_dataset
 from toolkit.formats import FORMATS
+from toolkit.machine import capacity
 from toolkit.runtimes import RUNTIMES, Runtime, Source
 from toolkit.schema import Settings
+from toolkit.targets import Loaded, RemoteSession
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
 
 USUAL = [row.name for row in FORMATS.values() if row.usual]
+
+# A worker, a command or a state that has not come after so long does not come. No test rests on how
+# fast the machine is, or on what else runs there: a limit that ends a wait in a test is this one,
+# unless the end itself is what is tested.
+PATIENCE_S = 600.0
+
+# Examples may take as long as they like: a deadline would fail on a busy machine.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 Cli = Callable[..., Result]
 IdxWriter = Callable[..., Path]
@@ -38,6 +53,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """References are kept in a folder of this session's own, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def limits_unknown() -> Iterator[None]:
+    """In this process: to measure the machine's limits takes seconds each time, and few tests are
+    about them. Commands that are started measure them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
         yield
 
 
@@ -94,6 +118,26 @@ def faulty(
         settings=Settings(threads=threads, streams=streams),
         input=subject.checkpoint.input,
     )
+
+
+class PatientSession(RemoteSession):
+    """A session whose worker may take its time to start and load. Only afterwards the limit that
+    it was given holds, so that a test may give a short one."""
+
+    def load(self) -> Loaded:
+        limit_s, self._timeout_s = self._timeout_s, PATIENCE_S
+        try:
+            return super().load()
+        finally:
+            self._timeout_s = limit_s
+
+
+def wait_until(reached: Callable[[], object], what: str) -> None:
+    """Wait for a state, however long it takes; `what` names it if it never comes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < deadline, f"after {PATIENCE_S:g} s, still not: {what}"
+        time.sleep(0.05)
 
 
 @pytest.fixture

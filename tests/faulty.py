@@ -1,6 +1,7 @@
 """A runtime that goes wrong in the way its source's `model` names; loaded only inside workers.
 
-`slow` and `segfault after 40 calls` take 30 ms a call, so that a short round is one call.
+`slow` and `segfault after 40 calls` take 30 ms a call, so that a short round is one call; so does
+`cache` with an input other than the last one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def load(source: Source, settings: Settings) -> Session:
     fault = source.model or ""
     if fault == "exit at load":
         os._exit(7)
+    if fault == "hang with a child":
+        subprocess.Popen(["sleep", "3600"])
     if fault == "raise at load":
         raise RuntimeError("cannot load this\nsecond line")
     return FaultySession(fault, source.artifact.classes, settings.threads)
@@ -58,18 +61,26 @@ class FaultySession:
         return Attestation(
             runtime="faulty",
             version=THREADS_AT_IMPORT,
-            provider=f"{os.getpid()}"
-            + f" number {self._number}" * (self._fault == "other streams"),
+            provider=self._provider(),
             device="cuda" if self._fault == "other device" else "cpu",
             precision="fp16" if self._fault == "other precision" else "fp32",
             threads=self._threads + (self._fault == "other threads"),
         )
+
+    def _provider(self) -> str:
+        if self._fault == "other streams":
+            return f"{os.getpid()} number {self._number}"
+        if self._fault == "large block":
+            return f"{_mapped_blocks(40 << 20)} mapped"
+        return str(os.getpid())
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         self._calls += 1
         logits = np.zeros((len(inputs), self._classes), np.float32)
         if self._fault == "other logits in each process":
             logits[0, 0] = 1 + os.getpid()
+        if self._fault == "writes into its input":
+            inputs -= 0.1
         if self._fault == "cache":
             return self._from_cache(inputs, logits)
         if self._fault.startswith(("slow", "segfault after")):
@@ -96,10 +107,8 @@ class FaultySession:
             os._exit(3)
         if self._fault == "raise":
             raise ValueError("no such operator")
-        if self._fault == "hang":
+        if self._fault.startswith("hang") and (self._calls > 8 or "later" not in self._fault):
             time.sleep(3600)
-        if self._fault == "hang with a child":
-            subprocess.run(["sleep", "3600"], check=False)
         if self._fault == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
             np.ones(1 << 40, np.uint8)
@@ -127,10 +136,29 @@ class FaultySession:
     def _from_cache(
         self, inputs: NDArray[np.float32], logits: NDArray[np.float32]
     ) -> NDArray[np.floating]:
-        """Remembers the last input, and is busy for a while with any other."""
+        """Remembers the last input, and takes its time with any other."""
         given = inputs.tobytes()
         if given != self._last_input:
             self._last_input = given
-            for _ in range(100):
-                inputs = np.sqrt(inputs * inputs + 1)
+            time.sleep(_CALL_S)
         return logits
+
+
+class _Mallinfo(ctypes.Structure):
+    """What mallinfo(3) of glibc answers: ten numbers, the fourth counts blocks mapped apart."""
+
+    _fields_ = [(f"number_{place}", ctypes.c_int) for place in range(10)]
+
+
+def _mapped_blocks(size: int) -> int:
+    """How many more blocks are mapped apart, outside the heap, while there is one of `size`."""
+    library = ctypes.CDLL(None)
+    library.mallinfo.restype = _Mallinfo
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    before = library.mallinfo().number_3
+    block = library.malloc(size)
+    mapped = library.mallinfo().number_3 - before
+    library.free(block)
+    return int(mapped)

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import CHECKPOINT, Cli
+from conftest import CHECKPOINT, PATIENCE_S, Cli
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
@@ -354,7 +354,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
     candidate = checkpoint_candidate(subject, "eager", Settings(threads=1))
     change(own_checkpoint)
     with (
-        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
         pytest.raises(Crashed, match=r"ArtifactError: .* was replaced meanwhile: start again"),
     ):
         session.load()

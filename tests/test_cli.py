@@ -17,10 +17,12 @@ import pytest
 import torch
 from conftest import CHECKPOINT, USUAL, Cli, installed_pairs
 
+import toolkit
 from toolkit.cli import commands
 from toolkit.formats import FORMATS
 from toolkit.machine import capacity
 from toolkit.machine.environment import usable_cores
+from toolkit.measuring.plan import Plan
 from toolkit.results import SCHEMA
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime
 from toolkit.schema import Settings, to_json
@@ -57,8 +59,9 @@ def test_verify_prints_its_record_alone_and_it_fits_the_schema(
 
 
 def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
-    cli: Cli, own_exports: Path, small_data: Path
+    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    limits_of(monkeypatch, "1e18")
     result = cli(
         *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
         *("onnxruntime", "--min-rounds", 6, "--min-time", 0.1, "--threads", 1, "--json"),
@@ -78,41 +81,51 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
     speed = row["images_per_s"]
     assert 0 < speed["low"] <= speed["value"] <= speed["high"]
     assert (row["to_baseline"], record["baseline"]) == (None, None)
-    assert 0 < row["limit_share"] < 2
+    assert row["limit_share"] > 0
     assert record["flops_per_image"] > 1_000_000
     assert [each["name"] for each in record["ranking"]] == ["onnxruntime fp32"]
     assert not record["interrupted"]
 
 
 def test_a_limit_that_a_candidate_beats_is_measured_again(
-    cli: Cli, own_exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first measurement was disturbed, as it may be on a machine that stalls."""
-    disturbed = f"""
-flag = Path({str(tmp_path / "measured once")!r})
-if not flag.exists():
-    flag.touch()
-    found["limits"]["float32_flops_per_s"] /= 1000
-print("""
-    script = capacity._MEASURE.replace("print(", disturbed.lstrip())
-    monkeypatch.setattr(capacity, "_MEASURE", script)
-    result = cli(
-        *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
-        *("onnxruntime", "--min-rounds", 6, "--min-time", 0.1, "--threads", 1, "--json"),
+    """The first measurement was disturbed, as it may be on a machine that stalls: anything beats
+    it."""
+    limits_of(monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
+    results = toolkit.bench(
+        [exports / "mnist-cnn.onnx"],
+        data=small_data,
+        runtimes=["onnxruntime"],
+        threads=1,
+        plan=Plan(min_time_s=0.1, min_rounds=6, passes=1),
     )
-    row, _ = json.loads(result.stdout)["measurements"]
-    assert 0.1 < row["limit_share"] < 2
+    assert results.limits is not None
+    assert results.limits.float32_flops_per_s == 1e18
+    share = results.measurements[0].limit_share
+    assert share is not None
+    assert 0 < share < 1
 
 
-def limits_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring them takes seconds, and not every test is about them."""
-    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
+def limits_of(monkeypatch: pytest.MonkeyPatch, float32_flops_per_s: str) -> None:
+    """Limits that are not measured but planted, and FLOPs that are not counted."""
+    script = f"""
+import json
+from pathlib import Path
+def first(flag):
+    found = not flag.exists()
+    flag.touch()
+    return found
+limits = {{"threads": 1, "float32_flops_per_s": {float32_flops_per_s},
+          "int8_ops_per_s": 1e18, "copy_bytes_per_s": 1e18}}
+print("found: " + json.dumps({{"limits": limits, "flops": 24 * 10**6, "failure": None}}))
+"""
+    monkeypatch.setattr(capacity, "_MEASURE", script)
 
 
 def test_a_sweep_gives_a_row_for_each_of_its_settings(
-    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
-    limits_unknown(monkeypatch)
     result = cli(
         *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
         *("onnxruntime", "--sweep", "batch-size=1,10", "threads=1,2", "--min-time", 0.1),
@@ -136,18 +149,21 @@ def test_a_sweep_gives_a_row_for_each_of_its_settings(
 
 
 def test_more_threads_than_cores_are_warned_of_and_measured(
-    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+    exports: Path, small_data: Path
 ) -> None:
-    limits_unknown(monkeypatch)
     threads = usable_cores() + 1
-    result = cli(
-        *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
-        *("onnxruntime", "--threads", threads, "--min-time", 0.1, "--max-time", 3, "--json"),
+    results = toolkit.bench(
+        [exports / "mnist-cnn.onnx"],
+        data=small_data,
+        runtimes=["onnxruntime"],
+        threads=threads,
+        plan=Plan(min_time_s=0.1, min_rounds=6, passes=1),
     )
-    record = json.loads(result.stdout)
-    assert "threads" in {warning["code"] for warning in record["warnings"]}
-    assert record["measurements"][0]["session"]["threads"] == threads
-    assert record["measurements"][0]["passes"][0]["rounds"]
+    assert "threads" in {warning.code for warning in results.warnings}
+    row = results.measurements[0]
+    assert row.session is not None
+    assert row.session.threads == threads
+    assert row.passes[0].rounds
 
 
 def test_results_of_another_call_are_not_overwritten(
@@ -178,9 +194,16 @@ def test_a_lenient_gate_passes_the_same_candidate(
     assert result.exit_code == 0
 
 
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Leave these runtimes alone in the table: no others are verified by default."""
+    for name in RUNTIMES.keys() - set(names):
+        monkeypatch.delitem(RUNTIMES, name)
+
+
 def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    only(monkeypatch, "eager", "onnxruntime", "null")
     monkeypatch.setitem(RUNTIMES, "faulty", FAULTY)
     result = cli(
         *("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json"),
@@ -190,10 +213,8 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     check_schema(record)
     assert result.exit_code == 3
     rows = {row["runtime"]: row for row in record["parity"]}
-    names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, "onnx")]
     assert {name: row["status"] for name, row in rows.items()} == {
-        **dict.fromkeys(names, "passed"),
-        "faulty": "crashed",
+        **{"eager": "passed", "onnxruntime": "passed", "faulty": "crashed"},
     }
     assert rows["faulty"]["reason"] == "SIGSEGV"
     assert "about to fault" in rows["faulty"]["stderr_tail"]
@@ -211,6 +232,7 @@ def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
         formats=("onnx",),
         install="pip install 'toolkit[missing]'",
     )
+    only(monkeypatch, "eager", "onnxruntime", "null")
     monkeypatch.setitem(RUNTIMES, "missing", missing)
     arguments = ("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
     asked = cli(*arguments, "--runtime", "missing")

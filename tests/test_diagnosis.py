@@ -44,7 +44,7 @@ def test_doctor_as_a_user_runs_it(tmp_path: Path) -> None:
     assert found.failure is None
     assert found.limits is not None
     assert found.limits.threads == 1
-    assert 0.4 < found.interference.wall_s < 5
+    assert found.interference.wall_s > 0.4
     warnings = judge(found.environment, threads=1, interference=found.interference)
     assert found.warnings == warnings
     assert "doctor: 3/3" in done.stderr
@@ -60,7 +60,7 @@ def test_limits_that_cannot_be_measured_are_no_failure(
     assert "not measured no torch here" in outcome.stdout
     monkeypatch.setattr(capacity, "_MEASURE", "import os; os._exit(9)")
     assert doctor().failure == "exit code 9"
-    monkeypatch.setattr(capacity, "_MEASURE", "import time; time.sleep(60)")
+    monkeypatch.setattr(capacity, "_MEASURE", "import time; time.sleep(3600)")
     monkeypatch.setattr(capacity, "_TIMEOUT_S", 0.5)
     assert doctor().failure == "no answer within 0.5 s"
 

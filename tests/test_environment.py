@@ -209,7 +209,7 @@ def test_gpus_as_nvidia_smi_writes_them(nvidia_smi: Callable[[str], None]) -> No
     [
         "echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9",
         "echo 'No devices were found'",
-        f"exec {sys.executable} -c 'import time; time.sleep(20); print(\"H200,1,1,1,1,1,\")'",
+        f"exec {sys.executable} -c 'import time; time.sleep(3600); print(\"H200,1,1,1,1,1,\")'",
     ],
 )
 def test_nvidia_smi_that_fails_or_hangs_is_no_gpu(

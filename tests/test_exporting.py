@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKPOINT
+from conftest import CHECKPOINT, PATIENCE_S
 
-from toolkit import exporting
+from toolkit import apart
 from toolkit.artifacts import export
 from toolkit.checkpoint import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
@@ -54,7 +54,7 @@ def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
     return make
 
 
-def run(row: Format, path: Path, *, timeout_s: float = 60.0) -> Written:
+def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
     return export_apart(
         row,
         precision="fp32",
@@ -86,14 +86,14 @@ def test_it_writes_and_says_what(converter: Converter, tmp_path: Path) -> None:
         ("os._exit(0)", Crashed, "its converter ended: exit code 0"),
         ("raise ValueError('no such operator')", Crashed, "ValueError: no such operator"),
         ("raise MemoryError('too large')", FailedRun, "too large"),
-        ("time.sleep(100)", TimedOut, "after 8 s"),
+        ("time.sleep(3600)", TimedOut, "after 8 s"),
     ],
 )
 def test_how_it_ends_is_told(
     converter: Converter, tmp_path: Path, body: str, kind: type[FailedRun], reason: str
 ) -> None:
     with pytest.raises(kind, match=reason) as caught:
-        run(converter(body), tmp_path / "out", timeout_s=8.0 if "sleep" in body else 60.0)
+        run(converter(body), tmp_path / "out", timeout_s=8.0 if "sleep" in body else PATIENCE_S)
     if kind is Crashed:
         assert "converter at work" in caught.value.stderr_tail
 
@@ -127,4 +127,4 @@ def test_a_format_that_crashes_does_not_stop_the_others(
 
 
 def test_the_failures_that_it_knows_are_all_that_an_exporter_may_raise() -> None:
-    assert set(exporting._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}
+    assert set(apart._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}

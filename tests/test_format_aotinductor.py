@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch._inductor.cpp_builder
 from colour import PIXELS, candidate_for, logits_of_pixels, request_for
+from conftest import PATIENCE_S
 from torch._inductor.exc import InvalidCxxCompiler
 
 from toolkit.errors import ArtifactError, FailedRun, Unsupported
@@ -31,7 +32,7 @@ def test_any_batch_size_and_either_number_of_threads(package: Path) -> None:
     wanted = logits_of_pixels(images)
     for threads in (1, 2):
         candidate = candidate_for(package, runtime="aotinductor", threads=threads)
-        with RemoteSession(candidate, batch_size=100, timeout_s=120) as session:
+        with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as session:
             for batch_size in (1, 7, 16, 100):
                 found = np.concatenate(list(session.predict([images], batch_size=batch_size)))
                 np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
@@ -52,7 +53,7 @@ def test_nothing_is_left_in_the_temporary_folder(
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     candidate = candidate_for(package, runtime="aotinductor")
-    with RemoteSession(candidate, batch_size=1, timeout_s=120) as session:
+    with RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session:
         session.load()
     assert list(tmp_path.iterdir()) == []
 

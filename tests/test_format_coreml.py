@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from colour import CLASSES, SHAPE, candidate_for, request_for
+from conftest import PATIENCE_S
 from numpy.typing import NDArray
 
 from toolkit.errors import Unsupported
@@ -84,7 +85,7 @@ def test_session_cuts_what_is_larger_than_the_largest_batch(
 def test_elsewhere_than_on_macos_it_is_unsupported(exported: tuple[Path, Precision]) -> None:
     candidate = candidate_for(exported[0], runtime="coreml", precision=exported[1])
     with (
-        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
         pytest.raises(Unsupported, match="coreml runs on darwin only, this is linux"),
     ):
         session.load()

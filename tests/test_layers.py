@@ -24,12 +24,13 @@ LAYERS = (
     ("schema.parity", "schema.measurement"),
     ("schema.scenario",),
     ("schema.results", "schema.comparison", "schema.tuning"),
-    ("schema", "versions", "timing", "progress", "options", "report", "allocator"),
-    ("machine", "measuring", "contents", "report.parity"),
+    ("schema", "versions", "timing", "progress", "options", "report", "allocator", "numerics"),
+    ("machine", "measuring", "contents", "report.parity", "measuring.difference"),
     (
         "errors",
         "machine.environment",
         "measuring.stats",
+        "measuring.regressions",
         "preprocessing",
         "report.machine",
         "report.summary",
@@ -43,8 +44,13 @@ LAYERS = (
         "machine.interference",
         "machine.limits",
         "settings",
+        "rounding",
+        "onnx_rounding",
+        "apart",
         "model",
         "onnx_export",
+        "torch_arithmetic",
+        "torchscript_graph",
         "contents.onnx",
         "contents.executorch",
         "machine.compiler",
@@ -54,6 +60,7 @@ LAYERS = (
     (
         "parity.verdict",
         "torch_session",
+        "torch_rounding",
         "outcome",
         "measuring.speeds",
         "machine.capacity",
@@ -69,7 +76,7 @@ LAYERS = (
     ("data.idx", "data.images"),
     ("data.folder", "data.statistics", "parity.special"),
     ("data", "candidates", "machine.diagnosis", "worker", "exporting"),
-    ("calibration", "parity.labels"),
+    ("calibration", "parity.labels", "quantisation"),
     ("artifacts",),
     ("results", "targets", "training.dropout", "training.processes", "training.recipe"),
     ("training.augmentation", "training.memory", "training.order", "training.feed"),
@@ -91,7 +98,8 @@ LAYERS = (
 # Beside torch and numpy, which the toolkit itself stands on.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
-    *("training", "model", "torch_session", "onnx_export", "artifacts"),
+    *("training", "model", "torch_session", "onnx_export", "artifacts", "torch_rounding"),
+    *("torch_arithmetic", "torchscript_graph"),
     *("formats.*", "training.*"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}

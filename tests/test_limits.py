@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
@@ -52,31 +51,47 @@ def test_without_an_int8_product_that_limit_is_none_and_the_others_stand() -> No
     assert found.float32_flops_per_s > 1e8
 
 
-def test_a_rate_is_two_operations_a_multiplication_over_the_fastest_call() -> None:
+class Work:
+    """Calls that take as long as they are told, by a clock that nothing else moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 0
+        monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: self.now_ns)
+
+    def take(self, seconds: float) -> None:
+        self.now_ns += round(seconds * 1e9)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    return Work(monkeypatch)
+
+
+def test_a_rate_is_two_operations_a_multiplication_over_the_fastest_call(work: Work) -> None:
     waits = iter([0.0, 0.2, 0.02] + [0.2] * 1000)
 
     def product(size: int, threads: int) -> limits.Run | None:
-        return (lambda: threading.Event().wait(next(waits))) if size == 256 else None
+        return (lambda: work.take(next(waits))) if size == 256 else None
 
     (rate,) = limits._rates(product, 1, time_s=4.0)
-    assert rate == pytest.approx(2 * 256**3 / 0.02, rel=0.5)
+    assert rate == pytest.approx(2 * 256**3 / 0.02)
 
 
-def test_a_slow_machine_leaves_out_large_products() -> None:
+def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
     sizes = []
 
     def product(size: int, threads: int) -> limits.Run:
         sizes.append(size)
-        return lambda: threading.Event().wait(0.004 * (size / 256) ** 3)
+        return lambda: work.take(0.004 * (size / 256) ** 3)
 
     rates = list(limits._rates(product, 1, time_s=0.4))  # 0.05 s a size; 1024 would take 0.26 s
     assert sizes == [256, 512]
     assert len(rates) == 2
 
 
-def test_the_fastest_call_is_found_even_where_one_outlasts_the_time() -> None:
+def test_the_fastest_call_is_found_even_where_one_outlasts_the_time(work: Work) -> None:
     calls = []
-    assert limits._fastest_s(lambda: calls.append(threading.Event().wait(0.01)), 0.0) >= 0.01
+    assert limits._fastest_s(lambda: calls.append(work.take(0.01)), 0.0) == 0.01
     assert len(calls) == 2
 
 

@@ -14,7 +14,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from conftest import Cli, faulty
+from conftest import PATIENCE_S, Cli, PatientSession, faulty
 from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate, Subject, line_up
@@ -162,10 +162,18 @@ def test_what_loadgen_gets_must_be_what_the_session_gave_untimed(
     ],
 )
 def test_a_session_that_goes_wrong_under_load_is_a_row(
-    subject: Subject, scenario: ScenarioName, fault: str, status: str, reason: str, tmp_path: Path
+    subject: Subject,
+    scenario: ScenarioName,
+    fault: str,
+    status: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    limit_s = 2 if status == "timed_out" else PATIENCE_S
+    monkeypatch.setattr("toolkit.measuring.scenarios.RemoteSession", PatientSession)
     load = wanted(scenario, seconds=4, target_qps=50)
-    row = report(faulty(subject, fault), load, images=IMAGES[:6], timeout_s=2)
+    row = report(faulty(subject, fault), load, images=IMAGES[:6], timeout_s=limit_s)
     assert (row.status, row.reason) == (status, reason)
     assert row.queries is None
     assert list(tmp_path.glob("*/*")) == []
@@ -174,7 +182,7 @@ def test_a_session_that_goes_wrong_under_load_is_a_row(
 def test_one_that_fails_does_not_end_the_others(subject: Subject, tmp_path: Path) -> None:
     results = start_results(subject, load_dataset("test"))
     candidates = [faulty(subject, "raise"), candidate_of(subject, "null")]
-    scenarios = Scenarios(wanted=wanted("server"), batch_size=50, timeout_s=60)
+    scenarios = Scenarios(wanted=wanted("server"), batch_size=50, timeout_s=PATIENCE_S)
     done = scenarios.run(candidates, IMAGES, results, out=tmp_path / "out")
     assert [row.status for row in done.scenarios] == ["crashed", "measured"]
     assert len({row.name for row in done.scenarios}) == 2

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import faulty
+from conftest import PATIENCE_S, faulty
 
 from toolkit.benchmark import Bench, InterruptedBench
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import load_dataset
-from toolkit.errors import WrongOutput
+from toolkit.errors import FailedRun, WrongOutput
 from toolkit.measuring import passes as passes_module
 from toolkit.measuring.conclusions import conclude
 from toolkit.measuring.passes import Interrupted, Passes, Tally
@@ -50,7 +50,7 @@ def passes_of(
         tallies=[Tally(candidate=each, batch_size=BATCH) for each in candidates],
         images=DATASET.images,
         plan=plan,
-        timeout_s=60,
+        timeout_s=PATIENCE_S,
         progress=progress,
         seed=seed,
         after_pass=after_pass,
@@ -102,7 +102,7 @@ def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) 
 
     candidates = [faulty(subject, "")]
     passes = passes_of(candidates, after_pass=look)
-    with open_sessions(candidates, batch_size=BATCH, timeout_s=60) as sessions:
+    with open_sessions(candidates, batch_size=BATCH, timeout_s=PATIENCE_S) as sessions:
         sessions[0].load()
         passes.run(sessions)
         assert seen[0] == str(sessions[0].pid)
@@ -129,7 +129,7 @@ def test_a_candidate_that_crashes_in_a_round_keeps_its_rounds_and_the_others_go_
 def test_a_worker_killed_between_rounds_keeps_its_rounds(subject: Subject) -> None:
     plan = Plan(min_time_s=0.001, min_rounds=8, round_s=0.001, passes=1)
     candidates = [faulty(subject, ""), null(subject)]
-    with open_sessions(candidates, batch_size=BATCH, timeout_s=60) as sessions:
+    with open_sessions(candidates, batch_size=BATCH, timeout_s=PATIENCE_S) as sessions:
 
         def kill_after_three_rounds(label: str, done: int, total: int, note: str = "", /) -> None:
             if (label, done) == ("rounds", 3) and sessions[0].pid is not None:
@@ -206,7 +206,7 @@ def interrupt_at(number: int) -> Progress:
 
 
 def test_ctrl_c_in_a_later_pass_keeps_what_was_measured(subject: Subject, tmp_path: Path) -> None:
-    work = Bench(plan=SHORT, timeout_s=60, progress=interrupt_at(5))
+    work = Bench(plan=SHORT, timeout_s=PATIENCE_S, progress=interrupt_at(5))
     tallies = [Tally(candidate=each, batch_size=BATCH) for each in (faulty(subject, ""),)]
     with pytest.raises(InterruptedBench) as caught:
         work.measure(tallies, DATASET, start_results(subject, DATASET), out=tmp_path)
@@ -235,15 +235,62 @@ def test_no_time_left_is_said(subject: Subject) -> None:
     assert "0 rounds carry no interval; give them more time, with --max-time" in str(row.reason)
 
 
-def test_one_that_hangs_does_not_take_the_others_time(subject: Subject) -> None:
+class Clock:
+    """Moves by a hundredth of a second whenever it is read, and otherwise when it is told to. What
+    it times, therefore, is the work that is done, on however busy a machine."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def read_s(self) -> float:
+        self.now_s += 0.01
+        return self.now_s
+
+    def stopwatch(self) -> ReadWatch:
+        return ReadWatch(self)
+
+
+class ReadWatch:
+    """In place of `Stopwatch`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._start_s = clock.read_s()
+
+    def elapsed_s(self) -> float:
+        return self._clock.read_s() - self._start_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that passes go by."""
+    found = Clock()
+    monkeypatch.setattr(passes_module, "Stopwatch", found.stopwatch)
+    return found
+
+
+def test_one_that_hangs_does_not_take_the_others_time(
+    subject: Subject, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is killed after as long as all of them may take."""
-    plan = replace(SHORT, max_time_s=4)
-    passes = passes_of([faulty(subject, "hang"), null(subject)], plan=plan)
-    passes.timeout_s = 4
+
+    class Hanging(RemoteSession):
+        def measure(self, *, calls: int, repeat: bool = False) -> Round:
+            self._timeout_s = 2 if self.candidate.runtime.name == "faulty" else PATIENCE_S
+            try:
+                return super().measure(calls=calls, repeat=repeat)
+            except FailedRun:
+                clock.now_s += 100
+                raise
+
+    monkeypatch.setattr(passes_module, "RemoteSession", Hanging)
+    plan = replace(SHORT, max_time_s=100)
+    passes = passes_of([faulty(subject, "hang later"), null(subject)], plan=plan)
     passes.run()
     hung, other = concluded(subject, passes).measurements
-    assert (hung.status, hung.reason) == ("timed_out", "after 4 s")
+    assert (hung.status, hung.reason) == ("timed_out", "after 2 s")
     assert (other.status, rounds_of(other)) == ("measured", [3, 3])
+    assert not passes.stopped
 
 
 def test_one_batch_size_that_fails_leaves_the_others_be(subject: Subject) -> None:
@@ -320,8 +367,9 @@ def test_more_threads_than_cores_warn_and_go_on(subject: Subject) -> None:
     assert "threads" in {each.code for each in results.warnings}
 
 
+@pytest.mark.usefixtures("clock")
 def test_precision_that_is_not_reached_goes_on_until_the_time_is_over(subject: Subject) -> None:
-    plan = replace(SHORT, precision=1e-9, max_time_s=4.0)
+    plan = replace(SHORT, precision=1e-9, max_time_s=1.0)
     passes = passes_of([null(subject), faulty(subject, "")], plan=plan)
     passes.run()
     assert passes.stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import CHECKPOINT, USUAL, Cli, installed_pairs, write_idx
+from conftest import CHECKPOINT, PATIENCE_S, USUAL, Cli, installed_pairs, wait_until, write_idx
 
 import toolkit
+from toolkit import pipeline
 from toolkit.errors import OutputError
 from toolkit.formats import FORMATS
-from toolkit.machine import capacity
+from toolkit.measuring.plan import Plan
 from toolkit.pipeline import Run
 from toolkit.progress import Progress
 from toolkit.results import SCHEMA, read_results
@@ -32,10 +33,11 @@ from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 from toolkit.schema import InputSpec, ModelSpec, Results, from_json
 
 
-@pytest.fixture(autouse=True)
-def limits_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process: measuring them takes seconds each time. Those started measure them."""
-    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('not asked for')")
+@pytest.fixture
+def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested is which rows there are, not how well they are measured."""
+    short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
+    monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -52,7 +54,7 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Path) -> None:
     process = start("run", "--quick", "--data", small_data, "--out", "here", "--json", cwd=tmp_path)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, stderr
     record = json.loads(stdout)
     folder = tmp_path / "here"
@@ -71,7 +73,9 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     ranked = sorted(record["measurements"][:-1], key=lambda row: places[row["name"]])
     assert [line["runtime"] for line in lines] == [*(row["runtime"] for row in ranked), "null"]
     assert record["limits"]["float32_flops_per_s"] > 0
-    assert all(len(row["passes"]) == 3 for row in record["measurements"])
+    ended_early = "stopped" in {warning["code"] for warning in record["warnings"]}
+    passes = {len(row["passes"]) for row in record["measurements"]}
+    assert passes == {3} or (ended_early and passes <= {1, 2, 3})
     assert read_results(folder / "results.json").exit_code == 0
     assert {path.name for path in folder.iterdir()} == {
         *("small0-cnn", "artifacts", "results.json", "results.md", "results.csv")
@@ -79,6 +83,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     assert not list(tmp_path.glob("toolkit-worker-*"))
 
 
+@pytest.mark.usefixtures("one_pass")
 def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> None:
     done = toolkit.run(
         checkpoint=CHECKPOINT,
@@ -94,6 +99,7 @@ def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> 
     assert done.results.checkpoint.path == str(CHECKPOINT)
 
 
+@pytest.mark.usefixtures("one_pass")
 def test_run_goes_on_without_a_format_that_cannot_be_exported(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,18 +123,26 @@ def test_run_goes_on_without_a_format_that_cannot_be_exported(
         data=small_data,
         out=tmp_path / "run",
         formats=["torchscript", "onnx"],
+        runtimes=["eager", "torchscript", "onnxruntime"],
         threads=1,
     )
     rows = {row.runtime: row for row in done.results.parity}
-    names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, "onnx")]
     assert {name: row.status for name, row in rows.items()} == {
         "torchscript": "not_installed",
-        **dict.fromkeys(names, "passed"),
+        "eager": "passed",
+        "onnxruntime": "passed",
     }
     assert rows["torchscript"].artifact_sha256 is None
     assert done.results.exit_code == 3
     record = json.loads((tmp_path / "run" / "results.json").read_text())
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
+
+
+def at_work(process: psutil.Process) -> bool:
+    """Whether it has begun: by the CPU time that it has used, whatever else takes the machine."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return sum(process.cpu_times()[:2]) > 0.5
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -140,15 +154,10 @@ def test_interrupt_leaves_no_child_and_no_half_file(
         cwd=tmp_path,
     )
     driver = psutil.Process(process.pid)
-    deadline = time.monotonic() + 120
-    while not driver.children() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: any(map(at_work, driver.children())), "a converter is at work")
     children = driver.children(recursive=True)
-    assert children, "no worker was started"
-    time.sleep(1.0)
-    children += driver.children(recursive=True)
     os.killpg(process.pid, number)  # as a terminal does: the workers get it too
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr
@@ -165,18 +174,15 @@ def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
     """The first pass is over when results.json is there; the second is under way."""
     process = start(
         *("bench", exports / "mnist-cnn.onnx", "--data", small_data, "--runtime", "onnxruntime"),
-        *("--threads", 1, "--precision", "0.01%", "--out", "here", "--json"),
+        *("--threads", 1, "--precision", "0.01%", "--max-time", 3600, "--out", "here", "--json"),
         cwd=tmp_path,
     )
     driver, results = psutil.Process(process.pid), tmp_path / "here" / "results.json"
-    deadline = time.monotonic() + 120
-    while not results.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert results.exists(), "the first pass did not end"
-    time.sleep(1.0)
+    wait_until(results.exists, "the first pass is over")
+    wait_until(lambda: any(map(at_work, driver.children())), "a worker of the second is at work")
     children = driver.children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     record = json.loads(stdout)
@@ -210,6 +216,7 @@ def branching(tmp_path: Path) -> Path:
     return tmp_path / "branching"
 
 
+@pytest.mark.usefixtures("one_pass")
 @pytest.mark.filterwarnings("ignore")  # the tracer warns of the branch, rightly
 @pytest.mark.parametrize(
     ("options", "wanted"),
@@ -260,6 +267,7 @@ def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
     return toolkit.run(checkpoint=CHECKPOINT, quick=True, data=data, out=out, threads=1, **options)
 
 
+@pytest.mark.usefixtures("one_pass")
 def test_a_lost_format_that_no_runtime_loads_is_a_row_too(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

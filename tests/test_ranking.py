@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolkit.measuring.difference import student_t
 from toolkit.measuring.ranking import longer, rank, too_close
-from toolkit.measuring.stats import Interval, ratio_interval, speed_interval, student_t
+from toolkit.measuring.stats import Interval, ratio_interval, speed_interval
 
 
 def passes_at(speed: float, *spread: float) -> list[list[float]]:

@@ -12,9 +12,11 @@ import pytest
 from toolkit.candidates import Subject
 from toolkit.checkpoint import import_weights
 from toolkit.data import Dataset, load_dataset
+from toolkit.errors import CheckpointError
 from toolkit.model import build_model
-from toolkit.parity import Reference
-from toolkit.reference import ReferenceMaker, keep_reference, read_reference
+from toolkit.parity.reference import Reference, References
+from toolkit.parity.special import special_images
+from toolkit.reference import ReferenceMaker, keep_references, read_references
 from toolkit.schema import InputSpec, ModelSpec, Settings
 
 DATASET = load_dataset("test").head(60)
@@ -37,8 +39,8 @@ def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(
     subject: Subject, dataset: Dataset = DATASET, *, threads: int = 1
-) -> tuple[Reference, bool]:
-    """The reference, and whether it was a kept one."""
+) -> tuple[References, bool]:
+    """The references, and whether they were kept ones."""
     notes: list[str] = []
     reference = ReferenceMaker(
         subject=subject,
@@ -54,11 +56,14 @@ def test_the_second_time_the_reference_is_the_kept_one(subject: Subject) -> None
     first, kept_first = make(subject)
     second, kept_second = make(subject)
     assert (kept_first, kept_second) == (False, True)
-    np.testing.assert_array_equal(first.logits, second.logits)
-    assert first.logits.dtype == second.logits.dtype == np.float64
-    assert (first.noise_floor, first.precision) == (second.noise_floor, "fp64")
-    assert 0 < first.noise_floor < 1e-4
-    np.testing.assert_array_equal(second.labels, DATASET.labels)
+    for one, other in ((first.data, second.data), (first.special, second.special)):
+        np.testing.assert_array_equal(one.logits, other.logits)
+        np.testing.assert_array_equal(one.floors, other.floors)
+        assert one.logits.dtype == other.logits.dtype == np.float64
+        assert one.precision == other.precision == "fp64"
+        assert 0 < one.floors.min() <= one.floors.max() < 1e-4
+    np.testing.assert_array_equal(first.special_images, second.special_images)
+    np.testing.assert_array_equal(second.data.labels, DATASET.labels)
 
 
 def test_other_data_other_threads_and_another_spec_are_other_references(subject: Subject) -> None:
@@ -77,43 +82,65 @@ def test_other_data_other_threads_and_another_spec_are_other_references(subject:
     assert len({each.path() for each in (maker, *others)}) == 4
 
 
-KEPT = Reference(
-    logits=np.random.default_rng(0).normal(size=(60, 10)), labels=DATASET.labels, noise_floor=1e-6
+SPECIAL = special_images(DATASET.images, DATASET.labels)
+
+
+def some_reference(images: int) -> Reference:
+    random = np.random.default_rng(images)
+    logits = random.normal(size=(images, 10))
+    return Reference(
+        logits=logits, labels=logits.argmax(1), floors=random.uniform(1e-7, 1e-6, images)
+    )
+
+
+KEPT = References(
+    data=some_reference(60),
+    special=some_reference(len(SPECIAL) - 1),
+    special_images=SPECIAL[1:],
+    special_rows=np.arange(1, len(SPECIAL)),
 )
 
 
 def test_a_kept_reference_reads_back(tmp_path: Path) -> None:
-    keep_reference(tmp_path / "kept.npz", KEPT)
-    again = read_reference(tmp_path / "kept.npz", DATASET)
+    keep_references(tmp_path / "kept.npz", KEPT)
+    again = read_references(tmp_path / "kept.npz", DATASET, SPECIAL)
     assert again is not None
-    np.testing.assert_array_equal(again.logits, KEPT.logits)
-    assert (again.noise_floor, again.precision) == (1e-6, "fp64")
+    np.testing.assert_array_equal(again.data.logits, KEPT.data.logits)
+    np.testing.assert_array_equal(again.data.floors, KEPT.data.floors)
+    np.testing.assert_array_equal(again.special.logits, KEPT.special.logits)
+    np.testing.assert_array_equal(again.special_images, SPECIAL[1:])
+    assert again.data.precision == "fp64"
+
+
+def test_references_of_other_special_images_are_not_used(tmp_path: Path) -> None:
+    keep_references(tmp_path / "kept.npz", KEPT)
+    assert read_references(tmp_path / "kept.npz", DATASET, SPECIAL[::-1]) is None
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "flipped", "other count"])
 def test_a_damaged_file_is_no_reference(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "kept.npz"
-    keep_reference(path, KEPT)
+    keep_references(path, KEPT)
     content = path.read_bytes()
     middle = len(content) // 2
     if damage == "missing":
         path.unlink()
     elif damage == "other count":
-        assert read_reference(path, DATASET.head(59)) is None
+        assert read_references(path, DATASET.head(59), SPECIAL) is None
         return
     else:
         flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         path.write_bytes({"empty": b"", "truncated": content[:middle], "flipped": flipped}[damage])
-    assert read_reference(path, DATASET) is None
+    assert read_references(path, DATASET, SPECIAL) is None
 
 
 def test_old_references_go_when_there_is_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep_reference(tmp_path / "0.npz", KEPT)
+    keep_references(tmp_path / "0.npz", KEPT)
     monkeypatch.setattr("toolkit.reference._KEPT_BYTES", 2.5 * (tmp_path / "0.npz").stat().st_size)
     for number in range(5):
-        keep_reference(tmp_path / f"{number}.npz", KEPT)
+        keep_references(tmp_path / f"{number}.npz", KEPT)
         os.utime(tmp_path / f"{number}.npz", (number, number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3.npz", "4.npz"]
 
@@ -122,12 +149,13 @@ def test_kept_logits_that_the_checkpoint_no_longer_gives_are_not_used(
     subject: Subject, empty_cache: Path
 ) -> None:
     """As after a change in the code of the model factory, under the same name."""
-    reference, _ = make(subject)
+    references, _ = make(subject)
     (path,) = empty_cache.rglob("*.npz")
-    np.savez(path, logits=reference.logits + 1e-6, noise_floor=1e-6, precision="fp64")
+    data = replace(references.data, logits=references.data.logits + 1e-6)
+    keep_references(path, replace(references, data=data))
     again, kept = make(subject)
     assert kept is False
-    np.testing.assert_allclose(again.logits, reference.logits, atol=1e-12)
+    np.testing.assert_allclose(again.data.logits, references.data.logits, atol=1e-12)
 
 
 def test_a_cache_that_cannot_be_written_does_not_matter(
@@ -135,13 +163,13 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert make(subject)[0].logits.shape == (60, 10)
+    assert make(subject)[0].data.logits.shape == (60, 10)
 
 
 FIXED_DTYPE = """
 from torch import nn
 
-class Fixed(nn.Module):
+class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.fc = nn.Linear(784, 10)
@@ -151,24 +179,81 @@ class Fixed(nn.Module):
 """
 
 
-def test_a_model_that_fixes_its_dtype_has_a_float32_reference(
-    subject: Subject, module_folder: Path
-) -> None:
-    (module_folder / "fixed_dtype.py").write_text(FIXED_DTYPE)
-    model = ModelSpec(factory="fixed_dtype:Fixed")
+def own_subject(folder: Path, name: str, code: str) -> Subject:
+    """The subject of a model of one's own: `code` defines `Net`."""
+    (folder / f"{name}.py").write_text(code)
+    model = ModelSpec(factory=f"{name}:Net")
     torch = pytest.importorskip("torch")
-    torch.save(build_model(model, trusted=model.factory).state_dict(), module_folder / "w.pt")
+    torch.manual_seed(0)
+    torch.save(build_model(model, trusted=model.factory).state_dict(), folder / "w.pt")
     checkpoint = import_weights(
-        module_folder / "w.pt",
-        out=module_folder / "fixed",
+        folder / "w.pt",
+        out=folder / name,
         model=model,
         input_spec=InputSpec(shape=(1, 28, 28), mean=(0.1,), std=(0.3,)),
         classes=10,
     )
-    own = Subject(
-        folder=module_folder / "fixed", checkpoint=checkpoint, artifacts=(), model=model.factory
-    )
-    reference, _ = make(own)
-    assert reference.precision == "fp32"
-    assert reference.logits.dtype == np.float64
+    return Subject(folder=folder / name, checkpoint=checkpoint, artifacts=(), model=model.factory)
+
+
+def test_a_model_that_fixes_its_dtype_has_a_float32_reference(module_folder: Path) -> None:
+    own = own_subject(module_folder, "fixed_dtype", FIXED_DTYPE)
+    references, _ = make(own)
+    assert references.data.precision == "fp32"
+    assert references.data.logits.dtype == np.float64
     assert make(own)[1] is True
+
+
+NET = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+        self.norm = nn.BatchNorm1d(784, affine=False, track_running_stats=False)
+
+    def forward(self, input):
+        x = input.flatten(1)
+        {line}
+        return self.fc(x)
+"""
+NO_REFERENCE = {
+    "is random": "x = F.dropout(x, 0.01, training=True)",
+    "other images are in its batch": "x = self.norm(x)",
+    "NaN or infinite": "x = x / (x.sum(1, keepdim=True) - x.sum(1, keepdim=True))",
+    "drown in torch's own float32": "return self.fc(x) + 1e9",
+}
+
+
+@pytest.mark.parametrize("words", NO_REFERENCE)
+def test_a_checkpoint_that_is_no_reference_is_refused(module_folder: Path, words: str) -> None:
+    own = own_subject(module_folder, "unfit", NET.format(line=NO_REFERENCE[words]))
+    with pytest.raises(CheckpointError, match=words):
+        make(own)
+
+
+def test_a_batch_mean_of_a_hundredth_is_found(module_folder: Path) -> None:
+    line = "x = x - 0.01 * x.mean(0, keepdim=True)"
+    own = own_subject(module_folder, "leaky", NET.format(line=line))
+    with pytest.raises(CheckpointError, match="other images are in its batch"):
+        make(own)
+
+
+def test_an_image_on_which_the_model_is_ill_conditioned_excuses_no_other(
+    module_folder: Path,
+) -> None:
+    """The model standardises each image; one test image is all but blank."""
+    line = "x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)"
+    own = own_subject(module_folder, "standardised", NET.format(line=line))
+    images = np.asarray(DATASET.images[:]).copy()
+    images[5] = 200
+    images[5, 0, 3, 3] = 201
+    dataset = replace(DATASET, images=images)
+    references, _ = make(own, dataset)
+    floors = references.data.floors
+    assert floors[5] > 10 * np.median(floors)
+    assert np.delete(floors, 5).max() < 1e-5
+    assert len(references.special_images) < len(SPECIAL)  # a blank one has no answer there

@@ -15,6 +15,9 @@ from toolkit.report.table import render_table
 from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
     Artifact,
+    Bound,
+    Cause,
+    Check,
     CheckpointRecord,
     DatasetRecord,
     Environment,
@@ -33,6 +36,7 @@ from toolkit.schema import (
     Settings,
     Status,
     WarmUp,
+    WorstImage,
 )
 
 PASSED = ParityReport(
@@ -58,6 +62,11 @@ PASSED = ParityReport(
     artifact_sha256="a" * 64,
     session=None,
     stderr_tail="",
+    file="mnist-cnn.onnx",
+    max_diff_in_floors=2.75,
+    typical_noise_floor=1.5e-6,
+    flip_rate=Bound(value=0.0, low=0.0, high=3.688e-4),
+    rms_error=1e-6,
 )
 CRASHED = replace(
     PASSED,
@@ -67,6 +76,7 @@ CRASHED = replace(
     compared=0,
     **dict.fromkeys(("accuracy", "reference_accuracy", "argmax_agreement", "noise_floor")),
     **dict.fromkeys(("flips", "benign_flips", "max_abs_diff", "mean_abs_diff", "nan_count")),
+    **dict.fromkeys(("flip_rate", "max_diff_in_floors", "typical_noise_floor", "rms_error")),
     stderr_tail="boom",
 )
 PASS = Pass(
@@ -170,17 +180,62 @@ def csv_rows(results: Results) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(render_csv(results)), strict=True))
 
 
-@pytest.mark.parametrize(("max_abs_diff", "told"), [(5e-3, False), (1.1e-2, True), (40.0, True)])
-def test_logits_far_away_are_told_though_all_decisions_agree(
-    max_abs_diff: float, told: bool
-) -> None:
-    """As of a softmax, a scale, or half precision behind an fp32 label."""
-    far = replace(PASSED, max_abs_diff=max_abs_diff)
-    assert ("decisions agree, but" in " ".join(notes(results_of(far)))) is told
+FAILED = replace(
+    PASSED,
+    status="failed",
+    reason="logits are up to 900 noise floors (1.4e-03) from the checkpoint's, at most 20 allowed",
+    max_diff_in_floors=900.0,
+    cause=Cause(kind="softmax", text="The output is the softmax.", action="the export's last line"),
+    checks=(
+        Check(
+            name="one image at a time",
+            images=200,
+            batch_size=1,
+            difference=1.0,
+            floors=1e3,
+            reason="logits are off",
+        ),
+    ),
+    worst=(
+        WorstImage(
+            index=340,
+            label=5,
+            reference=5,
+            candidate=3,
+            margin=2.125,
+            difference=0.875,
+            floors=900.0,
+        ),
+    ),
+)
+
+
+def test_a_failed_row_says_why_its_cause_and_the_worst_images() -> None:
+    text = render_table(results_of(FAILED))
+    assert "failed: logits are up to 900 noise floors" in text
+    assert "[softmax]" in text
+    assert "Cause: The output is the softmax." in text
+    assert "Look at: the export's last line" in text
+    assert "Second look, one image at a time: logits are off." in text
+    assert "#340 (label 5): checkpoint 5 by 2.1, here 3, logits 0.88 away (900 floors)" in text
+
+
+def test_rows_that_only_their_file_tells_apart_name_it() -> None:
+    other = replace(FAILED, artifact_sha256="b" * 64, file="other.onnx")
+    heading, *rows = markdown_table(results_of(PASSED, other))
+    column = heading.index("file")
+    assert [row[column] for row in rows] == ["mnist-cnn.onnx", "other.onnx"]
+    assert "file" not in markdown_table(results_of(PASSED))[0]
+
+
+def test_a_remark_of_all_rows_is_told_once() -> None:
+    remarked = replace(PASSED, remarks=("no image is labelled 7",))
+    text = render_table(results_of(remarked, replace(remarked, runtime="openvino")))
+    assert text.count("Note: no image is labelled 7.") == 1
 
 
 def test_a_float32_reference_is_told() -> None:
-    assert "in float64;" in " ".join(notes(results_of(PASSED)))
+    assert "in float64." in " ".join(notes(results_of(PASSED)))
     fixed = replace(PASSED, reference_precision="fp32")
     assert "there is no float64 form" in " ".join(notes(results_of(fixed)))
 
@@ -262,7 +317,7 @@ def test_columns_without_content_are_left_out() -> None:
         markdown_table(results)[0] for results in (results_of(PASSED), results_of(MEASURED), ALL)
     )
     assert parity[:5] == ["runtime", "format", "precision", "parity", "compared"]
-    assert parity[5:] == ["accuracy", "flips", "max diff"]
+    assert parity[5:] == ["accuracy", "flips", "max diff", "in floors"]
     assert not {"parity", "compared", "accuracy", "flips", "max diff"} & set(measured)
     assert {"images/s [95 %]", "median ms", "memory MB", "size MB"} <= set(measured)
     assert set(parity) | set(measured) == set(everything)
@@ -276,7 +331,7 @@ def test_columns_without_content_are_left_out() -> None:
 def test_no_flips_and_zero_values_are_content() -> None:
     exact = replace(PASSED, flips=0, benign_flips=0, max_abs_diff=0.0)
     row = dict(zip(*markdown_table(results_of(exact)), strict=True))
-    assert (row["flips"], row["max diff"]) == ("0", "0.0e+00")
+    assert (row["flips"], row["max diff"]) == ("0 of 10,000: ≤ 0.037%", "0.0e+00")
 
 
 def test_markdown_has_a_line_a_candidate_and_says_what_was_measured_on_what() -> None:
@@ -351,6 +406,7 @@ def test_csv_parses_back_to_the_raw_values() -> None:
         **{name: getattr(PASSED, name) for name in ("reference_accuracy", "argmax_agreement")},
         **{name: getattr(PASSED, name) for name in ("flips", "benign_flips", "nan_count")},
         **{name: getattr(PASSED, name) for name in ("max_abs_diff", "mean_abs_diff")},
+        **{name: getattr(PASSED, name) for name in ("max_diff_in_floors", "rms_error", "file")},
         "name": "onnxruntime fp32",
         "measurement_status": "measured",
         "measurement_reason": None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKPOINT
+from conftest import CHECKPOINT, PATIENCE_S
 
 from toolkit.candidates import checkpoint_candidate, subject_of
 from toolkit.data import load_dataset
@@ -25,7 +25,7 @@ def test_it_answers_as_eager_does_in_one_process(
     logits = []
     for runtime in ("eager", "compile"):
         candidate = checkpoint_candidate(subject, runtime, Settings(threads=1))
-        with RemoteSession(candidate, batch_size=40, timeout_s=300) as session:
+        with RemoteSession(candidate, batch_size=40, timeout_s=PATIENCE_S) as session:
             logits += list(session.predict([IMAGES], batch_size=40))
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4, rtol=0)
     assert not np.array_equal(logits[0], logits[1])  # other code, other rounding
@@ -37,7 +37,7 @@ def test_without_a_compiler_it_is_unsupported(monkeypatch: pytest.MonkeyPatch) -
     subject = subject_of(CHECKPOINT, [], model=None)
     candidate = checkpoint_candidate(subject, "compile", Settings(threads=1))
     with (
-        RemoteSession(candidate, batch_size=1, timeout_s=120) as session,
+        RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
         pytest.raises(Unsupported, match=r"needs a C\+\+ compiler"),
     ):
         session.load()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from colour import PIXELS, candidate_for, logits_of_pixels, request_for
+from conftest import PATIENCE_S
 
 from toolkit.formats.torchscript import export
 from toolkit.targets import RemoteSession
@@ -18,7 +19,7 @@ def test_warm_up_calls_answer_as_later_ones_do(tmp_path: Path, threads: int) -> 
     export(request_for(path))
     images = PIXELS
     candidate = candidate_for(path, runtime="torchscript-frozen", threads=threads)
-    with RemoteSession(candidate, batch_size=2, timeout_s=120) as session:
+    with RemoteSession(candidate, batch_size=2, timeout_s=PATIENCE_S) as session:
         for batch_size in (1, 7, 100, 250) * 2:
             found = np.concatenate(list(session.predict([images], batch_size=batch_size)))
             np.testing.assert_allclose(found, logits_of_pixels(images), atol=1e-4, rtol=0)

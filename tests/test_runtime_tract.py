@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from colour import PIXELS, candidate_for, logits_of_pixels, request_for
+from conftest import PATIENCE_S
 
 from toolkit.errors import Unsupported
 from toolkit.onnx_export import write_onnx
@@ -28,7 +29,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_batch_size(path: Path) -> None:
     images = PIXELS[:100]
     with RemoteSession(
-        candidate_for(path, runtime="tract"), batch_size=1, timeout_s=120
+        candidate_for(path, runtime="tract"), batch_size=1, timeout_s=PATIENCE_S
     ) as session:
         for batch_size in (1, 7, 100):
             found = np.concatenate(list(session.predict([images], batch_size=batch_size)))
@@ -38,7 +39,7 @@ def test_any_batch_size(path: Path) -> None:
 
 def test_it_runs_one_thread_whatever_is_asked_for_and_says_so(path: Path) -> None:
     candidate = candidate_for(path, runtime="tract", threads=2)
-    with RemoteSession(candidate, batch_size=1, timeout_s=120) as session:
+    with RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session:
         assert session.load().attestation.threads == 1
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
+from conftest import PATIENCE_S
 
 from toolkit.candidates import EAGER, Subject, checkpoint_candidate
 from toolkit.errors import Unsupported
@@ -46,7 +47,9 @@ def test_another_system_is_refused() -> None:
 def test_what_cannot_be_is_a_failed_row_and_no_process(subject: Subject) -> None:
     row = replace(RUNTIMES[EAGER], devices=("cpu",))
     candidate = checkpoint_candidate(subject, EAGER, Settings(threads=1, device="cuda"))
-    with RemoteSession(replace(candidate, runtime=row), batch_size=1, timeout_s=60) as session:
+    with RemoteSession(
+        replace(candidate, runtime=row), batch_size=1, timeout_s=PATIENCE_S
+    ) as session:
         for _ in range(2):  # the first failure stays
             with pytest.raises(Unsupported, match="eager runs on cpu only, not on cuda"):
                 session.load()

@@ -187,14 +187,17 @@ MEASUREMENT = Measurement(
 )
 
 
-def exit_code(parity: list[Status], measured: list[Status]) -> int:
+def exit_code(parity: list[Status], measured: list[Status], *, allow: bool = False) -> int:
     environment = Environment(**dict.fromkeys(typing.get_type_hints(Environment)))
     return Results(
         schema_version=RESULTS_SCHEMA_VERSION,
         environment=environment,
         dataset=DatasetRecord(name="mnist", split="test", images=1, sha256={}),
         checkpoint=CheckpointRecord(name="", path="", sha256="", accuracy=None, training=None),
-        parity=tuple(dataclasses.replace(PARITY, status=status) for status in parity),
+        parity=tuple(
+            dataclasses.replace(PARITY, status=status, gates=Gates(allow_undecided=allow))
+            for status in parity
+        ),
         measurements=tuple(dataclasses.replace(MEASUREMENT, status=status) for status in measured),
     ).exit_code
 
@@ -229,6 +232,12 @@ NOT_RUN: tuple[Status, ...] = (
 def test_exit_code(parity: list[Status], measured: list[Status], code: int) -> None:
     """0 all passed, 1 a verdict failed, 3 something could not be run; a failure wins."""
     assert exit_code(parity, measured) == code
+
+
+def test_undecided_rows_count_as_passed_only_where_that_is_allowed() -> None:
+    assert exit_code(["undecided"], []) == 1
+    assert exit_code(["undecided"], [], allow=True) == 0
+    assert exit_code(["undecided", "failed"], [], allow=True) == 1
 
 
 def test_the_table_of_exit_codes_knows_every_status() -> None:

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from toolkit.measuring.difference import Difference, holm, of_two, student_t
 from toolkit.measuring.stats import (
     Interval,
     Passes,
-    independent_ratio_interval,
+    paired_difference,
+    pass_logs,
     precision,
     quantile,
     ratio_interval,
     speed_interval,
-    student_t,
 )
 
 SECONDS = st.floats(min_value=1e-6, max_value=1e3)
@@ -57,6 +58,15 @@ def simulated(
     slow = random.random((passes, rounds)) < slow_share
     log -= slow * random.exponential(0.2, (passes, rounds))
     return (speed * np.exp(log)).tolist()
+
+
+def independent(new: Passes, old: Passes) -> Difference:
+    """Two runs measured apart from each other, as compare takes them."""
+    return of_two(*([log for log in pass_logs(run) if log is not None] for run in (new, old)))
+
+
+def independent_ratio_interval(new: Passes, old: Passes) -> Interval:
+    return independent(new, old).interval()
 
 
 def around(interval: Interval) -> tuple[float, float, float]:
@@ -116,6 +126,76 @@ def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> No
     expected = welch.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((np.exp(expected.low), np.exp(expected.high)))
     assert found.passes == min(counts)
+
+
+@pytest.mark.parametrize("limit", [0.9, 0.97, 1.0, 1.03])
+@pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
+def test_the_p_value_of_a_loss_between_runs_is_welchs(
+    counts: tuple[int, int], limit: float
+) -> None:
+    """Twice the one-sided value of scipy, of logarithms shifted by the limit's."""
+    random = np.random.default_rng(12)
+    new, old = random.normal(98, 2, counts[0]), random.normal(100, 3, counts[1])
+    found = independent(new[:, None].tolist(), old[:, None].tolist())
+    for shown, alternative in ((found.p_below, "less"), (found.p_above, "greater")):
+        expected = scipy_stats.ttest_ind(
+            np.log(new), np.log(old * limit), equal_var=False, alternative=alternative
+        ).pvalue
+        assert shown(limit) == pytest.approx(min(1, 2 * expected))
+
+
+@pytest.mark.parametrize("passes", [2, 6, 8])
+def test_the_p_value_of_a_pair_is_that_of_the_paired_t_test(passes: int) -> None:
+    random = np.random.default_rng(13)
+    new, old = random.normal(98, 2, passes), random.normal(100, 2, passes)
+    found = paired_difference(new[:, None].tolist(), old[:, None].tolist())
+    less = scipy_stats.ttest_rel(np.log(new), np.log(old), alternative="less").pvalue
+    more = scipy_stats.ttest_rel(np.log(new), np.log(old * 0.9), alternative="greater").pvalue
+    assert found.p_below(1) == pytest.approx(min(1, 2 * less))
+    assert found.p_above(0.9) == pytest.approx(min(1, 2 * more))
+
+
+@given(paired(), FACTORS)
+@settings(deadline=None)
+def test_a_p_value_is_5_percent_where_the_interval_ends(
+    pair: tuple[Passes, Passes], ratio: float
+) -> None:
+    found = independent(*pair)
+    bounds = found.interval()
+    assert (found.p_below(ratio) <= 0.05) == (bounds.high < ratio)
+    assert (found.p_above(ratio) <= 0.05) == (bounds.low > ratio)
+
+
+def test_values_without_spread_are_shown_to_differ_or_not() -> None:
+    found = independent([[90.0], [90.0]], [[100.0], [100.0]])
+    assert (found.p_below(1), found.p_above(1), found.p_below(0.8)) == (0, 1, 1)
+
+
+def test_holm_as_published() -> None:
+    """The 15 p-values of Benjamini and Hochberg 1995, section 4, of which corrections for the
+    family reject three; times 15, 14, 13 ... by hand, and never below the one before."""
+    published = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
+    published += [0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
+    by_hand = [0.0015, 0.0056, 0.0247, 0.114, 0.2211, 0.278, 0.278, 0.278, 0.3213, *[1.0] * 6]
+    assert holm(published) == pytest.approx(by_hand)
+    assert holm(published[::-1]) == pytest.approx(by_hand[::-1])
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=15))
+@settings(deadline=None)
+def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float]) -> None:
+    """And it rejects what the definition does: the k-th smallest while p <= 5 % / (n - k + 1)."""
+    found = holm(p_values)
+    for single, corrected in zip(p_values, found, strict=True):
+        assert single <= corrected <= min(1, single * len(p_values)) + 1e-12
+    rejected = set()
+    for place, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
+        if p_values[at] * (len(p_values) - place) > 0.05:
+            break
+        rejected.add(at)
+    assert rejected == {at for at, corrected in enumerate(found) if corrected <= 0.05}
 
 
 @pytest.mark.parametrize("passes", [6, 10, 20])

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import PATIENCE_S, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.timing import ClockError, Stopwatch, time_calls, time_streams
 
 # Threads that wait for ever cannot be joined: a test that hangs ends the whole process.
-pytestmark = pytest.mark.timeout(60, method="thread")
+pytestmark = pytest.mark.timeout(3600, method="thread")
 
 STREAMS = 3
 
@@ -95,7 +96,7 @@ def test_each_stream_has_its_calls_and_its_kept_output(pool: ThreadPoolExecutor)
 
 def test_all_streams_run_at_the_same_time(pool: ThreadPoolExecutor) -> None:
     """Each call waits until every stream is in one: one after the other they would never meet."""
-    meeting = threading.Barrier(STREAMS, timeout=30)
+    meeting = threading.Barrier(STREAMS, timeout=PATIENCE_S)
     calls = [itertools.count() for _ in range(STREAMS)]
 
     def run_of(number: int) -> Callable[[str], int]:
@@ -120,10 +121,7 @@ def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
     def slow(_: str) -> str:
         if next(slow_calls) == 2:  # its last timed call ends when the other is past its own
             slow_began.set()
-            for _ in range(10_000):
-                if len(fast.given) >= 10:
-                    break
-                threading.Event().wait(0.001)
+            wait_until(lambda: len(fast.given) >= 10, "the fast stream goes on")
         return ""
 
     (samples_ns, _), _ = time_streams([fast, slow], "ab", pool, calls=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PATIENCE_S
 
 from toolkit.training import train
 
@@ -43,7 +44,9 @@ def test_processes_average_their_gradients(tmp_path: Path) -> None:
     script = tmp_path / "averaging.py"
     script.write_text(AVERAGING)
     for start in ([sys.executable, str(script)], torchrun(script)):
-        subprocess.run([*start, str(tmp_path / "w")], check=True, capture_output=True, timeout=300)
+        subprocess.run(
+            [*start, str(tmp_path / "w")], check=True, capture_output=True, timeout=PATIENCE_S
+        )
     names = ("w-0-of-1.pt", "w-0-of-2.pt", "w-1-of-2.pt")
     alone, first, second = (torch.load(tmp_path / name, weights_only=True) for name in names)
     for name, value in alone.items():
@@ -59,7 +62,7 @@ def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None
 
     together = subprocess.run(
         torchrun("-m", "toolkit", *command(tmp_path / "two")),
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
     record = json.loads(together.stdout)  # of one process alone
@@ -71,7 +74,7 @@ def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None
     assert record["sha256"] != alone.sha256
     again = subprocess.run(
         torchrun("-m", "toolkit", *command(tmp_path / "two")),
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert again.returncode != 0
     assert "already holds a checkpoint" in again.stderr

@@ -129,5 +129,5 @@ def test_sigkill_at_random_moments(small_data: Path, tmp_path: Path) -> None:
     from kills import killed_and_resumed
 
     options = ("--data", str(small_data), "--epochs", "4")
-    wanted, found = killed_and_resumed(tmp_path, options, kills=3, seed=0)
-    assert found == [wanted] * 3
+    wanted, found = killed_and_resumed(tmp_path, options, kills=2, seed=0)
+    assert found == [wanted] * 2

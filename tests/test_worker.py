@@ -6,17 +6,17 @@ import contextlib
 import mmap
 import os
 import signal
-import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from conftest import faulty
+from conftest import PATIENCE_S, PatientSession, faulty, wait_until
 from numpy.typing import NDArray
 
+from toolkit.allocator import can_keep_memory
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled, Unsupported, WrongOutput
@@ -33,8 +33,8 @@ IMAGES = load_dataset("test").images[:250]
 ONE_THREAD = Settings(threads=1)
 
 
-def session_of(candidate: Candidate, *, timeout_s: float = 60.0) -> RemoteSession:
-    return RemoteSession(candidate, batch_size=100, timeout_s=timeout_s)
+def session_of(candidate: Candidate, *, timeout_s: float = PATIENCE_S) -> RemoteSession:
+    return PatientSession(candidate, batch_size=100, timeout_s=timeout_s)
 
 
 def null(subject: Subject) -> Candidate:
@@ -88,39 +88,30 @@ def test_exception_in_a_worker_keeps_its_traceback(subject: Subject) -> None:
 
 
 def test_hang_is_killed_and_named(subject: Subject) -> None:
-    with session_of(faulty(subject, "hang"), timeout_s=4) as session:
+    with session_of(faulty(subject, "hang"), timeout_s=2) as session:
         with pytest.raises(FailedRun) as caught:
             list(session.predict([IMAGES], batch_size=100))
-        assert (caught.value.status, caught.value.reason) == ("timed_out", "after 4 s")
+        assert (caught.value.status, caught.value.reason) == ("timed_out", "after 2 s")
         assert session.pid is not None
         assert not psutil.pid_exists(session.pid)
 
 
 def test_what_a_worker_started_goes_with_it(subject: Subject) -> None:
     """A compiler at work, for one: it would take a core from the candidates that go on."""
-    with session_of(faulty(subject, "hang with a child"), timeout_s=4) as session:
+    with session_of(faulty(subject, "hang with a child"), timeout_s=2) as session:
         session.load()
         assert session.pid is not None
-        worker = psutil.Process(session.pid)
-        children: list[psutil.Process] = []
-
-        def look() -> None:
-            while not children and worker.is_running():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    children.extend(worker.children(recursive=True))
-
-        watcher = threading.Thread(target=look)
-        watcher.start()
-        with pytest.raises(FailedRun, match="after 4 s"):
+        (child,) = psutil.Process(session.pid).children(recursive=True)
+        assert child.name() == "sleep"
+        with pytest.raises(FailedRun, match="after 2 s"):
             list(session.predict([IMAGES], batch_size=100))
-        watcher.join()
-    assert [child.name() for child in children] == ["sleep"]
-    gone_or_dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    for _ in range(50):
-        if not children[0].is_running() or children[0].status() in gone_or_dead:
-            return
-        time.sleep(0.1)
-    pytest.fail("what the worker started is still there")
+
+        def gone() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return child.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            return True
+
+        wait_until(gone, "what the worker started is gone")
 
 
 def test_pages_are_those_that_the_timed_calls_were_given() -> None:
@@ -136,12 +127,12 @@ def test_pages_are_those_that_the_timed_calls_were_given() -> None:
 
     batches = [np.zeros((1, 1, 28, 28), np.float32)] * 2
     _, given = Worker()._time([run], batches, calls=1, offset=0, kept=0)
-    assert pages <= given < 1.2 * pages
+    assert pages <= given < 2 * pages
 
 
 def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:
     chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than a pipe holds
-    with session_of(null(subject), timeout_s=3) as session:
+    with session_of(null(subject), timeout_s=2) as session:
         session.load()
         assert session.pid is not None
         os.kill(session.pid, signal.SIGSTOP)
@@ -191,8 +182,8 @@ def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subjec
     dataset = load_dataset("test").head(250)
     candidates = [null(subject), faulty(subject, ""), null(subject)]
     reference = undecided(dataset)
-    check = ParityCheck(batch_size=100, timeout_s=60, max_flips=1)
-    with open_sessions(candidates, batch_size=100, timeout_s=60) as sessions:
+    check = ParityCheck(batch_size=100, timeout_s=PATIENCE_S, max_flips=1)
+    with open_sessions(candidates, batch_size=100, timeout_s=PATIENCE_S) as sessions:
         sessions[1].load()
         assert sessions[1].pid is not None
         os.kill(sessions[1].pid, signal.SIGSEGV)
@@ -202,20 +193,38 @@ def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subjec
     assert [report.compared for report in reports] == [250, 0, 250]
 
 
-def test_kept_memory_is_attested_and_spares_page_faults(subject: Subject) -> None:
+@pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
+def test_kept_memory_is_attested_and_set_in_the_worker(subject: Subject) -> None:
+    """Without it glibc maps a block of 40 MiB by itself, and gives it back when it is freed: no
+    threshold of its own grows beyond 32 MiB."""
+
+    def mapped_blocks(keep_memory: bool) -> str:
+        candidate = faulty(subject, "large block")
+        candidate = replace(candidate, settings=Settings(threads=1, keep_memory=keep_memory))
+        with session_of(candidate) as session:
+            attested = session.load().attestation
+        assert attested.keep_memory is keep_memory
+        return attested.provider
+
+    assert mapped_blocks(keep_memory=False) == "1 mapped"
+    assert mapped_blocks(keep_memory=True) == "0 mapped"
+
+
+@pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
+def test_with_kept_memory_later_calls_need_no_more_pages_than_without(subject: Subject) -> None:
+    """How many they need without it is the allocator's business: none at all where its threshold
+    has grown. The network allocates 2,000 pages for its first layer alone."""
+
     def faults_per_call(keep_memory: bool) -> float:
         wanted = Settings(threads=1, keep_memory=keep_memory)
         with session_of(checkpoint_candidate(subject, "eager", wanted)) as session:
-            assert session.load().attestation.keep_memory is keep_memory
             session.prepare(IMAGES, batch_size=100)
             session.measure(calls=5)
             found = session.measure(calls=5)
         assert found.calls == 5
         return found.page_faults / found.calls
 
-    usual, kept = faults_per_call(keep_memory=False), faults_per_call(keep_memory=True)
-    assert usual > 256
-    assert kept < usual / 4
+    assert faults_per_call(keep_memory=True) <= faults_per_call(keep_memory=False) + 256
 
 
 def test_where_memory_cannot_be_kept_the_row_says_so(
@@ -282,10 +291,19 @@ def test_streams_that_run_otherwise_than_the_first_are_refused(subject: Subject)
 def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
     dataset = load_dataset("test").head(250)
     reference = undecided(dataset)
-    check = ParityCheck(batch_size=50, timeout_s=60, max_flips=1)
+    check = ParityCheck(batch_size=50, timeout_s=PATIENCE_S, max_flips=1)
     with session_of(faulty(subject, "nan")) as session:
         report = check.report(session, dataset, reference)
     assert (report.status, report.nan_count) == ("failed", 4)
+
+
+def test_runtime_that_writes_into_its_input_fails(subject: Subject) -> None:
+    """Its later calls would get other images than the ones that were given."""
+    with (
+        session_of(faulty(subject, "writes into its input")) as session,
+        pytest.raises(WrongOutput, match=r"changed 78,400 of 78,400 values of its input"),
+    ):
+        session.load()
 
 
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
@@ -304,10 +322,10 @@ def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path)
         "from toolkit.targets import RemoteSession\n"
         "subject = find_subject([Path(sys.argv[1])], checkpoint=Path(sys.argv[2]), model=None)\n"
         "candidate = checkpoint_candidate(subject, 'null', Settings(threads=1))\n"
-        "session = RemoteSession(candidate, batch_size=1, timeout_s=60)\n"
+        f"session = RemoteSession(candidate, batch_size=1, timeout_s={PATIENCE_S})\n"
         "session.load()\n"
         "print(session.pid, flush=True)\n"
-        "time.sleep(600)\n"
+        "time.sleep(3600)\n"
     )
     import subprocess
     import sys
@@ -323,10 +341,7 @@ def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path)
     assert psutil.pid_exists(pid)
     driver.kill()
     driver.communicate()
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(pid)
+    wait_until(lambda: not psutil.pid_exists(pid), "the worker is gone")
 
 
 def checked(subject: Subject) -> CheckedSession:

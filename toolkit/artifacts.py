@@ -27,7 +27,7 @@ from toolkit.exporting import cannot_export, export_apart
 from toolkit.files import make_folder, publish, scratch_folder, sha256_of, size_of
 from toolkit.formats import FORMATS, Format, Request, Written, choose_formats, load_exporter
 from toolkit.manifest import MANIFEST, check_artifact, read_manifest, relative_to, write_manifest
-from toolkit.model import NamedClassifier, example_input
+from toolkit.model import example_input, exportable
 from toolkit.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
@@ -124,7 +124,7 @@ def export(
         out=out,
         checkpoint=checkpoint,
         record=record,
-        model=NamedClassifier(module).eval(),
+        model=module,
         trusted=model,
         images=images,
         drawn=drawn,
@@ -265,10 +265,11 @@ class _Writer:
                     isas=self.isas,
                     timeout_s=self.timeout_s,
                 )
+            example = example_input(shape, batch_size=2)
             return exporter.export(
                 Request(
-                    model=self.model,
-                    example=example_input(shape, batch_size=2),
+                    model=exportable(self.model, example),
+                    example=example,
                     path=temporary,
                     precision=precision,
                     calibration=calibration,

@@ -1,6 +1,7 @@
 """What differs between two runs beside their speeds: machine, software, data, model. Pure.
 
-In: what two `Results` say of themselves. Out: texts, `fact: old → new`.
+In: what two `Results` say of themselves. Out: texts: what changed, `fact: old → new`; and why the
+runs cannot be judged against each other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from toolkit.schema import Environment, Results
 
 _MEMORY_TOLERANCE = 1.05  # a kernel or a firmware update takes some of it
+_LIMIT_TOLERANCE = 1.1  # the fastest call of half a second differs by less on a quiet machine
+_LOAD_CODES = {"others", "steal", "heat"}
 
 
 def machine_changes(old: Environment, new: Environment) -> list[str]:
@@ -55,6 +58,41 @@ def other_changes(old: Results, new: Results) -> list[str]:
     return changes
 
 
+def unfit_reasons(old: Results, new: Results) -> list[str]:
+    """Why a difference between the runs may be the machine's: other load, a run that ended early,
+    a machine that was set or ran differently."""
+    reasons = []
+    for which, run in (("old", old), ("new", new)):
+        codes = {each.code for each in run.warnings}
+        if codes & _LOAD_CODES:
+            reasons.append(f"the {which} run was measured beside other load")
+        if "stopped" in codes or run.interrupted:
+            reasons.append(f"the {which} run stopped early")
+    was, now = old.environment, new.environment
+    for name, before, after in (
+        ("the frequency governor", was.governor, now.governor),
+        ("turbo", was.turbo, now.turbo),
+        ("the CPU quota", was.cpu_quota, now.cpu_quota),
+        ("battery power", was.on_battery, now.on_battery),
+    ):
+        if None not in (before, after) and before != after:
+            reasons.append(f"{name} changed")
+    share = limit_share(old, new)
+    if share is not None and not 1 / _LIMIT_TOLERANCE <= share <= _LIMIT_TOLERANCE:
+        change = "fell" if share < 1 else "rose"
+        reasons.append(f"the machine's own limit {change} by {abs(share - 1):.0%}")
+    return reasons
+
+
+def limit_share(old: Results, new: Results) -> float | None:
+    """The machine's own float32 limit, new over old: the one thing measured of how fast the machine
+    was. None where it was not measured, or with other threads."""
+    was, now = old.limits, new.limits
+    if was is None or now is None or was.threads != now.threads:
+        return None
+    return now.float32_flops_per_s / was.float32_flops_per_s
+
+
 def _word(value: object) -> str:
     return "unknown" if value is None else str(value)
 
@@ -68,13 +106,10 @@ def _version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str
 
 
 def _limit_changes(old: Results, new: Results) -> list[str]:
-    """How fast the machine itself was on both days: the one thing measured of that."""
     was, now = old.limits, new.limits
-    if was is None or now is None or was.threads != now.threads:
+    if was is None or now is None or limit_share(old, new) in (None, 1.0):
         return []
     flops = [each.float32_flops_per_s for each in (was, now)]
-    if flops[0] == flops[1]:
-        return []
     return [
         "the machine's own float32 limit {:,.0f} → {:,.0f} GFLOP/s".format(
             *(each / 1e9 for each in flops)

@@ -6,13 +6,14 @@ In: the `Results` of an old and of a new call of bench or run. Out: a `Compariso
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
-from toolkit.changes import machine_changes, other_changes
+from toolkit.changes import limit_share, machine_changes, other_changes, unfit_reasons
 from toolkit.errors import SettingError, ToolkitError
-from toolkit.measuring.ranking import too_close
+from toolkit.measuring.regressions import Finding, Pair, find_regressions
 from toolkit.measuring.speeds import speeds_of
-from toolkit.measuring.stats import independent_ratio_interval
+from toolkit.measuring.stats import pass_logs
 from toolkit.names import distinct, facts_of
 from toolkit.schema import (
     ComparedRow,
@@ -24,6 +25,7 @@ from toolkit.schema import (
     Verdict,
 )
 
+FAIL_BELOW = -0.03
 _NULL = "null"  # computes nothing, so it has no speed to lose
 _MOST_LISTED = 6
 
@@ -33,19 +35,26 @@ _Pair = tuple[Measurement | None, Measurement | None]
 
 
 def compare(
-    old: Results, new: Results, *, fail_below: float = 0.0, anyway: bool = False
+    old: Results,
+    new: Results,
+    *,
+    fail_below: float = FAIL_BELOW,
+    allow_undecided: bool = False,
+    anyway: bool = False,
 ) -> Comparison:
     """Compare a new run with an old one, candidate by candidate.
 
     Candidates are paired by runtime, format, precision, batch size and settings. A regression is
-    a loss of speed that is significant (the whole interval of new/old lies below 1) and larger
-    than `fail_below`, or a candidate that was measured then and now fails or cannot be exported.
-    Another that only the old run has is told, no more.
+    a loss of speed that is shown to exceed `fail_below`, against the other rows and against the
+    row's own past (`toolkit.measuring.regressions`), with one error rate of 5 % for all rows; or a
+    candidate that was measured then and now fails or cannot be exported. A candidate that only the
+    old run has is told, no more. Rows are undecided where a loss may be the machine's.
 
     Args:
         old: Results of bench or run, as `toolkit.read_results` reads them.
         new: The same, later.
-        fail_below: From 0 (any significant loss) down to -1, exclusive; -0.03 is 3 %.
+        fail_below: From 0 (any loss that is shown) down to -1, exclusive; -0.03 is 3 %.
+        allow_undecided: Rows that are undecided do not change the exit code.
         anyway: Compare though the machines differ.
 
     Raises:
@@ -74,19 +83,38 @@ def compare(
             f"the two runs have nothing in common: old has {_listed(before)}; new has "
             f"{_listed(after)}; measure both with the same runtimes and settings"
         )
+    unfit = unfit_reasons(old, new)
+    judged, common = _judge(pairs, fail_below, "; ".join(unfit) or None)
     return Comparison(
         old_time=old.environment.time,
         new_time=new.environment.time,
         fail_below=fail_below,
+        allow_undecided=allow_undecided,
+        common=common,
+        limit_share=limit_share(old, new),
+        unfit=tuple(unfit),
         machine=tuple(machine),
         changes=tuple(other_changes(old, new)),
         rows=tuple(
-            _row(name, pair, fail_below, lost)
-            for name, pair in zip(
-                distinct([_facts(_some(pair)) for pair in pairs]), pairs, strict=True
+            _row(name, pair, found, lost)
+            for name, pair, found in zip(
+                distinct([_facts(_some(pair)) for pair in pairs]), pairs, judged, strict=True
             )
         ),
     )
+
+
+def _judge(
+    pairs: Sequence[_Pair], fail_below: float, unfit: str | None
+) -> tuple[list[_Judged], Interval | None]:
+    """Each pair with its ratio and what was found of it; what all rows share."""
+    judged = [_ratio(old, new) for old, new in pairs]
+    known = [each.sides for each in judged if each.sides is not None]
+    if not known:
+        return judged, None
+    findings, common = find_regressions(known, limit=1 + fail_below, unfit=unfit)
+    order = iter(findings)
+    return [replace(each, finding=next(order) if each.sides else None) for each in judged], common
 
 
 def _measured(which: str, results: Results) -> list[Measurement]:
@@ -130,18 +158,14 @@ def _match(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pair
     return [*pairs, *zip_longest(old_left, new_left)]
 
 
-def _row(
-    name: str, pair: _Pair, fail_below: float, lost: Mapping[_Kind, str | None]
-) -> ComparedRow:
+def _row(name: str, pair: _Pair, judged: _Judged, lost: Mapping[_Kind, str | None]) -> ComparedRow:
     """`lost` has the kinds that the new run could not export, and why."""
     old, new = pair
-    some = _some(pair)
-    ratio, reason = _ratio(old, new)
-    verdict = _verdict(old, new, ratio)
+    some, found = _some(pair), judged.finding
+    verdict, reason = _verdict(old, new, found), judged.reason
     kind = some.runtime, some.format, some.precision
     if verdict == "only in old" and kind in lost and some.status == "measured":
         verdict, reason = "failed now", lost[kind]
-    slower = verdict == "slower" and ratio is not None and ratio.value < 1 + fail_below
     return ComparedRow(
         name=name,
         runtime=some.runtime,
@@ -151,33 +175,46 @@ def _row(
         settings=some.settings,
         old=old.images_per_s if old else None,
         new=new.images_per_s if new else None,
-        ratio=ratio,
+        ratio=judged.ratio,
+        to_others=found.to_others if found else None,
+        p_value=found.p_value if found else None,
         verdict=verdict,
-        reason=reason,
+        reason=found.reason if found else reason,
         old_status=old.status if old else None,
         new_status=new.status if new else None,
         same_artifact=old.artifact_sha256 == new.artifact_sha256 if old and new else None,
-        regression=slower or verdict == "failed now",
+        regression=verdict == "failed now" or (found is not None and found.regression),
     )
 
 
-def _ratio(old: Measurement | None, new: Measurement | None) -> tuple[Interval | None, str | None]:
-    """New over old with its interval; or None and why there is none."""
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A pair's ratio and the passes behind it, or why there is none; what was found of it."""
+
+    ratio: Interval | None = None
+    sides: Pair | None = None
+    reason: str | None = None
+    finding: Finding | None = None
+
+
+def _ratio(old: Measurement | None, new: Measurement | None) -> _Judged:
+    """New over old with its interval; or why there is none."""
     for row in (new, old):
         if row is not None and row.status != "measured":
-            return None, row.reason
+            return _Judged(reason=row.reason)
     if old is None or new is None:
-        return None, None
+        return _Judged()
     try:
-        speeds = [speeds_of(row.passes, row.batch_size) for row in (new, old)]
-        return independent_ratio_interval(*speeds), None
+        logs = [pass_logs(speeds_of(row.passes, row.batch_size)) for row in (old, new)]
+        sides = Pair(old=logs[0], new=logs[1], table=(new.settings, new.batch_size))
+        return _Judged(ratio=sides.difference().interval(), sides=sides)
     except ValueError as error:
-        return None, str(error)
+        return _Judged(reason=str(error))
     except ArithmeticError:  # times of 0 s, or so far apart that no number holds their ratio
-        return None, "the times of a round cannot be: the file is damaged"
+        return _Judged(reason="the times of a round cannot be: the file is damaged")
 
 
-def _verdict(old: Measurement | None, new: Measurement | None, ratio: Interval | None) -> Verdict:
+def _verdict(old: Measurement | None, new: Measurement | None, finding: Finding | None) -> Verdict:
     if old is None:
         return "only in new"
     if new is None:
@@ -188,11 +225,7 @@ def _verdict(old: Measurement | None, new: Measurement | None, ratio: Interval |
         return "failed then" if new.status == "measured" else "failed in both"
     if new.status != "measured":
         return "failed now"
-    if ratio is None:
-        return "no interval"
-    if too_close(ratio):
-        return "too close to call"
-    return "faster" if ratio.low > 1 else "slower"
+    return "no interval" if finding is None else finding.call
 
 
 def _some(pair: _Pair) -> Measurement:

@@ -46,16 +46,33 @@ class ReferenceCNN(nn.Module):
 
 
 class NamedClassifier(nn.Module):
-    """The user's model behind the names that every artifact has: `input` → `logits`."""
+    """The user's model behind the names that every artifact has: `input` → `logits`.
 
-    def __init__(self, model: nn.Module) -> None:
+    With `copy_input` the model gets a copy, and the caller's input stays as it is.
+    """
+
+    def __init__(self, model: nn.Module, *, copy_input: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.copy_input = copy_input
 
     def forward(self, input: Tensor) -> Tensor:
         """Float32 `[N,C,H,W]` → logits `[N,K]`."""
-        logits: Tensor = self.model(input)
+        logits: Tensor = self.model(input.clone() if self.copy_input else input)
         return logits
+
+
+def exportable(model: nn.Module, example: Tensor) -> NamedClassifier:
+    """The model as exporters get it, in eval mode; tried on a copy of `example`, `[N,C,H,W]`.
+
+    A model that changes its input in place gets a copy in every artifact: some converters cannot
+    write such a model, and an artifact that spoils its caller's input surprises.
+    """
+    given = example.clone()
+    with torch.no_grad():
+        model.eval()(given)
+    changes = not torch.equal(given, example)
+    return NamedClassifier(model, copy_input=changes).eval()
 
 
 def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:

@@ -36,6 +36,7 @@ from toolkit.errors import (
 )
 from toolkit.machine.environment import oom_kills
 from toolkit.measuring.loadgen import LoadResult
+from toolkit.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
 from toolkit.progress import Progress
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.worker import pack, unpack
@@ -49,10 +50,13 @@ _FAILURES = {
     for kind in (Crashed, TimedOut, OutOfMemory, WrongOutput, NotInstalled, Unsupported)
 }
 
-# Runs in the worker before anything else, so that thread settings stand before a library loads.
+# Runs in the worker before anything else, so that threads and arithmetic are settled before a
+# library loads.
 _BOOTSTRAP = """
 import os, sys
 start = channel.receive()
+for name in start["removed"]:
+    os.environ.pop(name, None)
 os.environ.update(start["environment"])
 sys.path[:] = start["path"]
 log = os.open(start["stderr"], os.O_WRONLY | os.O_APPEND)
@@ -123,6 +127,7 @@ class RemoteSession:
                 model=source.model,
                 input=to_json(self.candidate.input),
                 batch_size=self._batch_size,
+                variant=source.variant,
             )
             self.loaded = from_json(Loaded, reply)
             self._check_attestation(self.loaded.attestation)
@@ -231,7 +236,9 @@ class RemoteSession:
             self._channel = gateway.remote_exec(_BOOTSTRAP)
             self._channel.send(
                 {
+                    "removed": list(REMOVED_FROM_ENVIRONMENT),
                     "environment": {
+                        **PINNED_ENVIRONMENT,
                         "OMP_NUM_THREADS": threads,
                         "MKL_NUM_THREADS": threads,
                         "OPENBLAS_NUM_THREADS": threads,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolkit.errors import Unsupported
-from toolkit.schema import Attestation, Precision, Settings
+from toolkit.schema import Attestation, Evidence, Precision, Settings
+from toolkit.torch_arithmetic import BFLOAT16, TF32, pin_arithmetic, read_arithmetic
 
 _PRECISIONS: dict[torch.dtype, Precision] = {
     torch.float64: "fp64",
@@ -21,12 +22,11 @@ _PRECISIONS: dict[torch.dtype, Precision] = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
 }
+_ARITHMETIC = {"fp64": "float64", "fp16": "float16", "bf16": BFLOAT16}
 
 
 def prepare_torch(settings: Settings) -> torch.device:
-    """Put threads and precision in place; returns the device.
-
-    fp32 means fp32: the shortened multiplications (TF32, bf16) that torch may use are off.
+    """Put threads and arithmetic in place; returns the device.
 
     Raises:
         Unsupported: CUDA was asked for and torch finds none.
@@ -36,13 +36,22 @@ def prepare_torch(settings: Settings) -> torch.device:
     torch.set_num_threads(settings.threads)
     if torch.get_num_interop_threads() != 1:  # torch takes it once, and not after work has begun
         torch.set_num_interop_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    pin_arithmetic()
     return torch.device(settings.device)
 
 
 class TorchSession:
-    """Runs a callable on tensors; the copy to and from the device is part of a call."""
+    """Runs a callable on tensors; the copy to and from the device is part of a call.
+
+    The callable gets a copy of the input even on the CPU: a model may work in place, and the input
+    is its caller's.
+
+    Args:
+        narrowest: The narrowest float type that the model casts activations to, where its graph
+            tells.
+        tf32: The model's graph lets convolutions use TF32, whatever torch's flags say.
+        compiled: The code was compiled before, by flags that this process cannot see.
+    """
 
     def __init__(
         self,
@@ -50,35 +59,62 @@ class TorchSession:
         model: Callable[[Tensor], Tensor],
         parameters: Iterable[Tensor],
         device: torch.device,
+        *,
+        narrowest: torch.dtype | None = None,
+        tf32: bool = False,
+        compiled: bool = False,
     ) -> None:
+        pin_arithmetic()  # again: the code of a user's model has run since
         tensors = list(parameters)
         self._runtime = runtime
         self._model = model
         self._device = device
         self._dtype = _one_dtype(tensors)
+        self._precision = _PRECISIONS[narrowest or self._dtype]
         self._devices = {tensor.device.type for tensor in tensors}
+        self._tf32 = tf32
+        self._compiled = compiled
 
     @property
     def attestation(self) -> Attestation:
-        """Read back from torch and from the loaded parameters."""
-        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        """Read back from torch and from the loaded parameters; the arithmetic is shown by a few
+        products, as what runs now would compute them."""
+        cuda = self._device.type == "cuda"
         return Attestation(
             runtime=self._runtime,
             version=str(torch.__version__),
-            provider=name,
+            provider=torch.cuda.get_device_name(self._device) if cuda else "cpu",
             device="cuda" if self._devices == {"cuda"} else "cpu",
-            precision=_PRECISIONS[self._dtype],
+            precision=self._precision,
             threads=torch.get_num_threads(),
+            arithmetic=self._arithmetic(),
+            evidence=self._evidence(),
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`; back on the host when it returns."""
         with torch.inference_mode():
-            logits = self._model(torch.from_numpy(inputs).to(self._device, self._dtype))
+            batch = torch.from_numpy(inputs).to(self._device, self._dtype, copy=True)
+            logits = self._model(batch)
             if self._dtype in (torch.float16, torch.bfloat16):
                 logits = logits.float()
             output: NDArray[np.floating] = logits.cpu().numpy()
         return output
+
+    def _arithmetic(self) -> str:
+        if self._precision != "fp32":
+            return _ARITHMETIC[self._precision]
+        if self._tf32 and self._device.type == "cuda":
+            return TF32
+        return read_arithmetic(self._device)
+
+    def _evidence(self) -> dict[str, Evidence]:
+        return {
+            "provider": "read back",
+            "precision": "read back",
+            "threads": "read back",
+            "arithmetic": "as asked" if self._compiled else "read back",
+        }
 
 
 def _one_dtype(parameters: Iterable[Tensor]) -> torch.dtype:

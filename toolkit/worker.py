@@ -129,10 +129,12 @@ class Worker:
         model: str | None,
         input: dict[str, Any],
         batch_size: int,
+        variant: str | None = None,
     ) -> dict[str, Any]:
         """Load the artifact once a stream; time the import, the first load and the first inference
         apart."""
-        source = Source(path=Path(path), artifact=from_json(Artifact, artifact), model=model)
+        record = from_json(Artifact, artifact)
+        source = Source(path=Path(path), artifact=record, model=model, variant=variant)
         if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
             check_artifact(source.path, source.artifact)
         wanted = from_json(Settings, settings)
@@ -308,10 +310,18 @@ class CheckedSession:
         Raises:
             InputError: inputs that do not fit.
             Crashed: the runtime returned something that is not logits `[N,K]`.
+            WrongOutput: the runtime wrote into its input.
         """
         self.check_inputs(inputs)
+        before = inputs.copy()
         logits = self.unchecked.run(inputs)
         self.check_logits(logits, len(inputs))
+        changed = int(np.count_nonzero(inputs != before))
+        if changed:
+            raise WrongOutput(
+                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in place, "
+                "so later calls would get other images; its session must give the model a copy"
+            )
         return logits
 
     def check_inputs(self, inputs: NDArray[np.float32]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from toolkit.measuring.stats import Passes, ratio_interval, speed_interval, student_t
+from toolkit.measuring.difference import student_t
+from toolkit.measuring.stats import Passes, ratio_interval, speed_interval
 from toolkit.schema import Interval, Rank
 
 _NO_DIFFERENCE = 0.001

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from toolkit.measuring.stats import CONFIDENCE, quantile
+from toolkit.measuring.difference import CONFIDENCE
+from toolkit.measuring.stats import quantile
 from toolkit.schema import Outliers, Percentile
 
 _STEADY_HALF = 3

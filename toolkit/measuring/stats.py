@@ -27,14 +27,14 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations_with_replacement
-from statistics import mean, median, stdev, variance
+from statistics import median
 
 import numpy as np
 
+from toolkit.measuring.difference import CONFIDENCE, Difference, of_one
 from toolkit.schema import Interval
 
-CONFIDENCE = 0.95
-_MIN_PASSES_OF_RANKS = 6  # of five values, not even all of them hold the median with 95 %
+LEAST_PASSES = 6  # to tell two apart: of five values, not even all hold the median with 95 %
 _MIN_ROUNDS_OF_ONE_PASS = 6  # 2 * 0.5**6 < 5 %: fewer rounds carry no interval for a median
 
 Passes = Sequence[Sequence[float]]
@@ -64,38 +64,28 @@ def ratio_interval(candidate: Passes, baseline: Passes) -> Interval:
     Raises:
         ValueError: no round in common; otherwise as for `speed_interval`.
     """
-    pairs = [
-        [above - below for above, below in zip(new, old, strict=False)]
-        for new, old in zip(_logs(candidate), _logs(baseline), strict=False)
-    ]
-    if not any(pairs):
-        raise ValueError("the two have no round of the same pass and number in common")
+    pairs = _pairs(candidate, baseline)
     medians = _medians(pairs)
-    return _signed_rank(medians) if len(medians) >= _MIN_PASSES_OF_RANKS else _interval(pairs)
+    return _signed_rank(medians) if len(medians) >= LEAST_PASSES else _interval(pairs)
 
 
-def independent_ratio_interval(new: Passes, old: Passes) -> Interval:
-    """Speed of the new run over that of the old one, measured apart from each other.
-
-    Welch's interval (1947) of the difference of the logarithms, with the degrees of freedom of
-    Welch and Satterthwaite. Passes of one run share that day's machine; how the days differ is
-    not in the interval.
+def paired_difference(candidate: Passes, baseline: Passes) -> Difference:
+    """The same as `ratio_interval`, by Student's t for any number of passes, so that it gives
+    p-values that can be corrected for many comparisons: those of ranks have too few steps.
 
     Raises:
-        ValueError: fewer than 2 passes in either; otherwise as for `speed_interval`.
+        ValueError: fewer than 2 passes in common; otherwise as for `ratio_interval`.
     """
-    medians = [_medians(_logs(passes)) for passes in (new, old)]
-    for name, values in zip(("new", "old"), medians, strict=True):
-        if len(values) < 2:
-            raise ValueError(f"the {name} run has 1 pass, expected at least 2 to compare runs")
-    shares = [variance(values) / len(values) for values in medians]
-    of_each = [share**2 / (len(values) - 1) for share, values in zip(shares, medians, strict=True)]
-    half_width = 0.0
-    if sum(of_each) > 0:  # otherwise neither run has any spread
-        freedom = sum(shares) ** 2 / sum(of_each)
-        half_width = student_t(freedom) * math.sqrt(sum(shares))
-    centre = mean(medians[0]) - mean(medians[1])
-    return _around(centre, half_width, passes=min(map(len, medians)))
+    return of_one(_medians(_pairs(candidate, baseline)))
+
+
+def pass_logs(passes: Passes) -> list[float | None]:
+    """The logarithm of the median round of each pass, in place; None where a pass gave nothing.
+
+    Raises:
+        ValueError: no round; a value that is not a finite positive number.
+    """
+    return [median(rounds) if rounds else None for rounds in _logs(passes)]
 
 
 def precision(interval: Interval) -> float:
@@ -103,21 +93,12 @@ def precision(interval: Interval) -> float:
     return max(interval.high - interval.value, interval.value - interval.low) / interval.value
 
 
-def student_t(freedom: float) -> float:
-    """The factor of a two-sided 95 % interval: 12.7 with 1 degree of freedom, 3.2 with 3."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
-
-
 def _interval(logs: Sequence[Sequence[float]]) -> Interval:
     """Student's t interval (1908) over the medians of the passes, brought back from logarithms."""
     medians = _medians(logs)
-    count = len(medians)
-    if count == 1:
+    if len(medians) == 1:
         return _one_pass(next(rounds for rounds in logs if rounds))
-    half_width = student_t(count - 1) * stdev(medians) / math.sqrt(count)
-    return _around(mean(medians), half_width, passes=count)
+    return of_one(medians).interval()
 
 
 def _signed_rank(logs: Sequence[float]) -> Interval:
@@ -146,12 +127,6 @@ def _rank_sums_outside(count: int) -> int:
     return int(np.searchsorted(below, (1 - CONFIDENCE) / 2, side="right")) - 1
 
 
-def _around(centre: float, half_width: float, *, passes: int) -> Interval:
-    """`centre` ± `half_width`, both logarithms, as an interval of what they are logarithms of."""
-    low, value, high = (math.exp(centre + side * half_width) for side in (-1, 0, 1))
-    return Interval(value=value, low=low, high=high, passes=passes)
-
-
 def _one_pass(logs: Sequence[float]) -> Interval:
     """Median of the rounds between two of them: the sign test turned round (Thompson 1936)."""
     if len(logs) < _MIN_ROUNDS_OF_ONE_PASS:
@@ -164,6 +139,17 @@ def _one_pass(logs: Sequence[float]) -> Interval:
     bounds = quantile_test(logs, p=0.5).confidence_interval(CONFIDENCE)
     low, value, high = (math.exp(log) for log in (bounds.low, median(logs), bounds.high))
     return Interval(value=value, low=low, high=high, passes=1)
+
+
+def _pairs(candidate: Passes, baseline: Passes) -> list[list[float]]:
+    """Logarithms of the ratios of rounds side by side; at least one."""
+    pairs = [
+        [above - below for above, below in zip(new, old, strict=False)]
+        for new, old in zip(_logs(candidate), _logs(baseline), strict=False)
+    ]
+    if not any(pairs):
+        raise ValueError("the two have no round of the same pass and number in common")
+    return pairs
 
 
 def _medians(logs: Sequence[Sequence[float]]) -> list[float]:

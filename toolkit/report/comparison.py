@@ -5,26 +5,31 @@ In: a `Comparison`. Out: a table, notes, and a closing sentence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
 from toolkit.schema import ComparedRow, Comparison, Interval
 
-_HEADINGS = ["candidate", "old images/s [95 %]", "new images/s [95 %]", "new/old [95 %]", "verdict"]
+_HEADINGS: dict[str, Callable[[ComparedRow], str]] = {
+    "candidate": lambda row: row.name,
+    "old images/s [95 %]": lambda row: _interval(row.old, "{:,.0f}"),
+    "new images/s [95 %]": lambda row: _interval(row.new, "{:,.0f}"),
+    "new/old [95 %]": lambda row: _interval(row.ratio, "{:.3f}"),
+    "to other rows [95 %]": lambda row: _interval(row.to_others, "{:.3f}"),
+    "verdict": lambda row: _verdict(row),
+}
 
 
 def render_comparison(comparison: Comparison) -> str:
     """The table, what a reader should know beside it, and whether anything got worse."""
-    rows = [
-        [
-            row.name,
-            _interval(row.old, "{:,.0f}"),
-            _interval(row.new, "{:,.0f}"),
-            _interval(row.ratio, "{:.3f}"),
-            _verdict(row),
-        ]
-        for row in comparison.rows
+    shown = [
+        heading
+        for heading in _HEADINGS
+        if heading != "to other rows [95 %]" or comparison.common is not None
     ]
-    table = aligned(_HEADINGS, rows, numeric=[False, True, True, True, False])
+    rows = [[_HEADINGS[heading](row) for heading in shown] for row in comparison.rows]
+    table = aligned(shown, rows, numeric=[heading.endswith("]") for heading in shown])
     return "\n".join([table, *_notes(comparison), _closing(comparison)])
 
 
@@ -37,27 +42,48 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     if comparison.changes:
         lines.append(f"Changed: {'; '.join(comparison.changes)}.")
-    lines.append(
-        "Passes of one run share that day's machine, so how days differ is not in the intervals: "
-        "before you believe a small difference, measure both again, in turns."
-    )
+    lines.append(_shared(comparison))
     if comparison.judged > 1:
         lines.append(
-            "Each interval is a 95 % one by itself: of 40 candidates that did not change, about "
-            "one looks slower by luck."
+            "Each interval is a 95 % one by itself. The verdicts hold for all rows together "
+            "(Holm), so an interval may leave 1 out and its row be too close to call."
         )
+    if comparison.unfit:
+        lines.append(f"Nothing is decided: {'; '.join(comparison.unfit)}.")
+    if comparison.undecided:
+        lines.append("To decide, measure both runs again, in turns, with nothing else running.")
     return lines
+
+
+def _shared(comparison: Comparison) -> str:
+    """What all rows share, told apart from what is a row's own."""
+    common = comparison.common
+    if common is None:
+        return (
+            "Fewer than four rows were measured in both runs: only a loss of more than 10 % can be "
+            "told from the machine's drift. Other runtimes beside them tell it better."
+        )
+    bounds = f"new/old {_interval(common, '{:.3f}')}"
+    if common.low <= 1 <= common.high:
+        return f"All rows together did not change: {bounds}. Each row is judged against the others."
+    change = "slower" if common.value < 1 else "faster"
+    text = (
+        f"All rows are {abs(common.value - 1):.1%} {change} ({bounds}): that is the machine, or "
+        "what all rows share, not a row. Each row is judged against the others."
+    )
+    if comparison.limit_share is None:
+        return text
+    return f"{text} The machine's own limit: new/old {comparison.limit_share:.3f}."
 
 
 def _closing(comparison: Comparison) -> str:
     """`1 regression: ...` or `no regression`, and how much of the table that is said of."""
-    found = comparison.regressions
-    unjudged = (
-        len(comparison.rows)
-        - comparison.judged
-        - sum(row.verdict == "failed now" for row in comparison.rows)
-    )
-    rest = f"; {unjudged} of {len(comparison.rows)} could not be judged" if unjudged else ""
+    found, undecided = comparison.regressions, comparison.undecided
+    rows = len(comparison.rows)
+    failed = sum(row.verdict == "failed now" for row in comparison.rows)
+    unjudged = rows - comparison.judged - failed
+    rest = f"; {len(undecided)} of {rows} undecided" if undecided else ""
+    rest += f"; {unjudged} of {rows} could not be judged" if unjudged else ""
     if found:
         names = ", ".join(_loss(row) for row in found)
         return f"{len(found)} regression{'s' if len(found) > 1 else ''}: {names}{rest}"
@@ -74,7 +100,7 @@ def _loss(row: ComparedRow) -> str:
 
 
 def _verdict(row: ComparedRow) -> str:
-    """The verdict, why where there is no ratio, and whether it is of other bytes."""
+    """The verdict, why where there is no ratio or no decision, and whether it is of other bytes."""
     text: str = row.verdict
     failed = next((each for each in (row.new_status, row.old_status) if _has_failed(each)), None)
     if failed is not None:

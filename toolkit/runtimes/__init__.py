@@ -107,12 +107,15 @@ class Runtime:
 class Source:
     """What a session is loaded from: the artifact's file (or the checkpoint folder) and its record.
 
-    `model` is the model factory that the user trusts, for runtimes that build the model.
+    `model` is the model factory that the user trusts, for runtimes that build the model. `variant`
+    asks eager torch for the model as a narrower precision would compute it, see
+    `toolkit.torch_rounding.VARIANTS`; other runtimes ignore it.
     """
 
     path: Path
     artifact: Artifact
     model: str | None = None
+    variant: str | None = None
 
 
 class Session(Protocol):

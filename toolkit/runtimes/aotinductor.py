@@ -41,7 +41,9 @@ def load(source: Source, settings: Settings) -> Session:
         _check_target(metadata, settings)
         runner: Any = AOTIModelContainerRunnerCpu(str(library), 1)
     weights = runner.extract_constants_map(False).values()
-    return TorchSession("aotinductor", lambda batch: runner.run([batch])[0], weights, device)
+    return TorchSession(
+        "aotinductor", lambda batch: runner.run([batch])[0], weights, device, compiled=True
+    )
 
 
 @contextmanager

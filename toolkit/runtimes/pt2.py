@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.errors import ArtifactError
 from toolkit.runtimes import Session, Source
 from toolkit.schema import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch.fx import Graph
 
 # Entries that torch.export.load hands to pickle (torch/export/pt2_archive/constants.py). Weights
 # and sample inputs go through torch.load, which every worker holds to tensors by
@@ -32,7 +37,22 @@ def load(source: Source, settings: Settings) -> Session:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    return TorchSession("pt2", program.module(), program.state_dict.values(), device)
+    return TorchSession(
+        "pt2",
+        program.module(),
+        program.state_dict.values(),
+        device,
+        narrowest=_narrowest(program.graph),
+    )
+
+
+def _narrowest(graph: Graph) -> torch.dtype | None:
+    """float16 or bfloat16 where an operator gives it, else None."""
+    import torch
+
+    values = (node.meta.get("val") for node in graph.nodes)
+    found = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    return next((each for each in (torch.float16, torch.bfloat16) if each in found), None)
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -13,6 +13,7 @@ def load(source: Source, settings: Settings) -> Session:
     import torch
 
     from toolkit.torch_session import TorchSession, prepare_torch
+    from toolkit.torchscript_graph import allows_tf32, narrowest_cast
 
     device = prepare_torch(settings)
     with warnings.catch_warnings():
@@ -20,4 +21,11 @@ def load(source: Source, settings: Settings) -> Session:
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         model = torch.jit.load(source.path, map_location=device)  # type: ignore[no-untyped-call]
-    return TorchSession("torchscript", model.eval(), model.parameters(), device)
+    return TorchSession(
+        "torchscript",
+        model.eval(),
+        model.parameters(),
+        device,
+        narrowest=narrowest_cast(model),
+        tf32=allows_tf32(model),
+    )

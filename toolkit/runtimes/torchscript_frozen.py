@@ -16,6 +16,7 @@ def load(source: Source, settings: Settings) -> Session:
     import torch
 
     from toolkit.torch_session import TorchSession, prepare_torch
+    from toolkit.torchscript_graph import allows_tf32, narrowest_cast
 
     device = prepare_torch(settings)
     with warnings.catch_warnings():
@@ -26,4 +27,12 @@ def load(source: Source, settings: Settings) -> Session:
         weights = list(model.parameters())  # a frozen module has none
         frozen = torch.jit.freeze(model.eval())
         optimized = torch.jit.optimize_for_inference(frozen)
-    return TorchSession("torchscript-frozen", optimized, weights, device)
+    return TorchSession(
+        "torchscript-frozen",
+        optimized,
+        weights,
+        device,
+        # Of the file: a rewritten graph has other convolutions, which no longer say it.
+        narrowest=narrowest_cast(model),
+        tf32=allows_tf32(model),
+    )

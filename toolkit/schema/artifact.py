@@ -28,13 +28,14 @@ class ExpectedError:
     """How far rounding to an artifact's precision should move logits from the checkpoint's.
 
     `rms` and `largest` are in logit units, over `images` images; `method` says in words how they
-    were found.
+    were found. `sha256` is the artifact's when they were: they say nothing of other bytes.
     """
 
     rms: float
     largest: float
     images: int
     method: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

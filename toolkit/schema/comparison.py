@@ -9,10 +9,14 @@ from toolkit.schema.measurement import Interval
 from toolkit.schema.session import Settings
 from toolkit.schema.words import Precision, Status
 
+UNDECIDED = 4
+"""The exit code of a comparison without a regression, but with a row that is undecided."""
+
 Verdict = Literal[
     "faster",
     "slower",
     "too close to call",
+    "undecided",
     "no interval",
     "failed now",
     "failed then",
@@ -27,7 +31,11 @@ class ComparedRow:
     """One candidate at one batch size with its settings, then and now.
 
     `old` and `new` are images/s, `ratio` is new over old (1.0: equal); None where there is none.
-    A status is None where that run has no such candidate; `reason` says why there is no ratio.
+    `to_others` is that ratio over the one of the other rows; None with fewer than four rows.
+    `p_value` is that of "the loss is not larger than `fail_below`", against the other rows where
+    there are enough, corrected for the number of rows (Holm). Intervals are 95 % each by itself.
+    A status is None where that run has no such candidate; `reason` says why there is no ratio, or
+    why the row is undecided.
     `same_artifact` is whether both ran the same bytes; None where only one run has it.
     `regression` is what the exit code goes by, see `toolkit.comparison.compare`.
     """
@@ -41,6 +49,8 @@ class ComparedRow:
     old: Interval | None
     new: Interval | None
     ratio: Interval | None
+    to_others: Interval | None = None
+    p_value: float | None = None
     verdict: Verdict
     reason: str | None
     old_status: Status | None
@@ -53,14 +63,21 @@ class ComparedRow:
 class Comparison:
     """A new run against an old one.
 
-    `fail_below` is the share that a significant loss of speed must exceed to be a regression
-    (-0.03: 3 %). `machine` names what differs between the machines, each as `fact: old → new`, and
-    is empty where they are alike; `changes` names what else differs between the runs.
+    `fail_below` is the share that a loss of speed must be shown to exceed to be a regression
+    (-0.03: 3 %). `common` is the ratio of the median row, new over old: what all rows share; None
+    with fewer than four rows. `limit_share` is the same of the machine's own float32 limit.
+    `unfit` says why the runs cannot be judged against each other; all rows are undecided then.
+    `machine` names what differs between the machines, each as `fact: old → new`, and is empty where
+    they are alike; `changes` names what else differs between the runs.
     """
 
     old_time: str
     new_time: str
     fail_below: float
+    allow_undecided: bool = False
+    common: Interval | None = None
+    limit_share: float | None = None
+    unfit: tuple[str, ...] = ()
     machine: tuple[str, ...]
     changes: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
@@ -71,13 +88,21 @@ class Comparison:
         return tuple(row for row in self.rows if row.regression)
 
     @property
+    def undecided(self) -> tuple[ComparedRow, ...]:
+        """The candidates of which neither a loss nor its absence can be said."""
+        return tuple(row for row in self.rows if row.verdict == "undecided")
+
+    @property
     def judged(self) -> int:
         """How many candidates have a ratio with an interval."""
         return sum(row.ratio is not None for row in self.rows)
 
     @property
     def exit_code(self) -> int:
-        """1 a regression; 2 nothing could be judged, so that nothing passes unseen; else 0."""
+        """1 a regression; 4 no regression, but a row is undecided where that is not allowed; 2
+        nothing could be judged, so that nothing passes unseen; else 0."""
         if self.regressions:
             return 1
+        if self.undecided and not self.allow_undecided:
+            return UNDECIDED
         return 0 if self.judged else 2

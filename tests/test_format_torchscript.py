@@ -1,0 +1,178 @@
+"""A TorchScript file fixes no shortened arithmetic, and its runtimes see one that does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from colour import IMAGES, ColourNet, InPlace, logits_of, request_for, source_of
+from torch import Tensor, nn
+
+from toolkit.formats.torchscript import export
+from toolkit.runtimes import torchscript, torchscript_frozen
+from toolkit.schema import Settings
+from toolkit.torchscript_graph import allows_tf32, narrowest_cast
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def flags_come_back() -> Iterator[None]:
+    before = CONVOLUTIONS.fp32_precision
+    yield
+    CONVOLUTIONS.fp32_precision = before
+
+
+class Casting(ColourNet):
+    """Activations go through a narrower type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.dtype).float())
+
+
+class Branch(nn.Module):
+    """A convolution that only one branch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = self.layer(x)
+        return x
+
+
+def traced(model: nn.Module, *, tf32: bool) -> Any:
+    CONVOLUTIONS.fp32_precision = "tf32" if tf32 else "ieee"
+    with torch.no_grad():
+        return torch.jit.trace(model.eval(), torch.from_numpy(IMAGES[:2]))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_flag_of_the_trace_is_read_back(tmp_path: Path, tf32: bool) -> None:
+    module = traced(ColourNet(), tf32=tf32)
+    path = tmp_path / "model.torchscript"
+    torch.jit.save(module, path)  # type: ignore[no-untyped-call]
+    CONVOLUTIONS.fp32_precision = "ieee"  # what a session does: the file does not mind
+    loaded = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    assert allows_tf32(module) is allows_tf32(loaded) is tf32
+    assert allows_tf32(torch.jit.freeze(loaded.eval())) is tf32
+
+
+def test_flag_is_found_in_a_branch() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.jit.script(Branch())
+            self.convolution = traced(nn.Conv2d(3, 4, 3), tf32=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 0:
+                x = self.convolution(x)
+            return x
+
+    assert allows_tf32(torch.jit.script(Outer()))
+    assert not allows_tf32(torch.jit.script(Branch()))  # scripted: the process's flags count
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_export_allows_no_tf32_and_gives_the_flag_back(tmp_path: Path, tf32: bool) -> None:
+    CONVOLUTIONS.fp32_precision = "tf32" if tf32 else "ieee"
+    export(request_for(tmp_path / "model.torchscript"))
+    assert CONVOLUTIONS.fp32_precision == ("tf32" if tf32 else "ieee")
+    assert not allows_tf32(torch.jit.load(tmp_path / "model.torchscript"))  # type: ignore[no-untyped-call]
+
+
+def test_model_that_switches_tf32_on_is_not_published(tmp_path: Path) -> None:
+    class Fast(ColourNet):
+        def forward(self, x: Tensor) -> Tensor:
+            CONVOLUTIONS.fp32_precision = "tf32"
+            return super().forward(x)
+
+    path = tmp_path / "model.torchscript"
+    with pytest.raises(ValueError, match="a convolution of the traced model may use TF32"):
+        export(request_for(path, model=Fast()))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("runtime", [torchscript, torchscript_frozen])
+@pytest.mark.parametrize(
+    ("dtype", "precision", "arithmetic"),
+    [
+        (torch.float32, "fp32", "float32"),
+        (torch.float16, "fp16", "float16"),
+        (torch.bfloat16, "bf16", "bfloat16"),
+    ],
+)
+def test_activations_in_a_narrower_type_are_attested(
+    tmp_path: Path, runtime: Any, dtype: torch.dtype, precision: str, arithmetic: str
+) -> None:
+    path = tmp_path / "model.torchscript"
+    export(request_for(path, model=Casting(dtype)))
+    session = runtime.load(source_of(path, "torchscript"), Settings(threads=1))
+    session.run(IMAGES)
+    found = session.attestation
+    assert (found.precision, found.arithmetic) == (precision, arithmetic)
+    assert found.evidence["arithmetic"] == "read back"
+
+
+def test_autocast_is_a_cast() -> None:
+    class Autocast(ColourNet):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x).float()
+
+    assert narrowest_cast(traced(Autocast(), tf32=False)) is torch.bfloat16
+    assert narrowest_cast(traced(ColourNet(), tf32=False)) is None
+
+
+@pytest.mark.parametrize("runtime", [torchscript, torchscript_frozen])
+def test_tf32_of_the_file_counts_on_a_gpu_only(
+    tmp_path: Path, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.torchscript"
+    torch.jit.save(traced(ColourNet(), tf32=True), path)  # type: ignore[no-untyped-call]
+    session = runtime.load(source_of(path, "torchscript"), Settings(threads=1))
+    assert session.attestation.arithmetic == "float32"
+    monkeypatch.setattr(session, "_device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    assert session.attestation.arithmetic == "TF32"
+
+
+@pytest.mark.parametrize("runtime", [torchscript, torchscript_frozen])
+def test_input_stays_its_callers(tmp_path: Path, runtime: Any) -> None:
+    """Both in a file that copies and in one that works in place."""
+    ours, theirs = tmp_path / "ours.torchscript", tmp_path / "theirs.torchscript"
+    export(request_for(ours, model=InPlace()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(traced(InPlace(), tf32=False), theirs)  # type: ignore[no-untyped-call]
+    wanted = logits_of(IMAGES.copy(), InPlace())
+    for path in (ours, theirs):
+        session = runtime.load(source_of(path, "torchscript"), Settings(threads=1))
+        inputs = IMAGES.copy()
+        for _ in range(3):
+            np.testing.assert_allclose(session.run(inputs), wanted, atol=1e-5)
+        np.testing.assert_array_equal(inputs, IMAGES)
+
+
+def test_file_of_a_model_in_place_leaves_its_input_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.torchscript"
+    export(request_for(path, model=InPlace()))
+    inputs = torch.from_numpy(IMAGES.copy())
+    torch.jit.load(path)(inputs)  # type: ignore[no-untyped-call]
+    assert torch.equal(inputs, torch.from_numpy(IMAGES))

@@ -1,0 +1,236 @@
+"""What is known about a row that failed, and what counts as an explanation of it. Pure.
+
+In: reference logits, candidate logits, noise floors. Out: a `Symptoms` record, and `Fit`, the
+agreement of the candidate with what a hypothesis predicts. A hypothesis is accepted only if its
+prediction explains the candidate: within some noise floors on all images, or, for precisions that
+round more than float32 does, within the error that the precision should have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.schema import EXACT_PRECISIONS, Check, Precision
+
+_EXPLAINED = 0.25  # share of the error that may remain
+_EXPLAINED_BLIND = 0.1  # ... where nothing says how large the error should be
+_INEXACT = 1.5  # times the error that the precision should have
+_FAR_OFF = 8.0  # times that error: an image that rounding does not explain
+_DATA_PER_PARAMETER = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Symptoms:
+    """A candidate's logits beside the reference's, for one row that failed.
+
+    Attributes:
+        reference: Logits `[N,K]`; -inf or huge values where a class is masked.
+        candidate: Logits `[N,K]` of the same images; may hold NaN.
+        floors: Noise floor of each image `[N]`, in logit units.
+        labels: `[N]`.
+        batch_size: Of the calls that gave `candidate`, in the order of the images.
+        precision: The candidate's.
+        tolerance_floors: A candidate within so many floors of a prediction is explained by it.
+        expected_rms: Root mean square of the logit error that the precision should have, where it
+            is known; only for precisions that round more than float32.
+        checks: The second look.
+        repeatable: Whether the same images gave the same logits again; None if not tried.
+    """
+
+    reference: NDArray[np.float64]
+    candidate: NDArray[np.floating]
+    floors: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    batch_size: int
+    precision: Precision
+    tolerance_floors: float = 20.0
+    expected_rms: float | None = None
+    checks: tuple[Check, ...] = ()
+    repeatable: bool | None = None
+
+    @property
+    def images(self) -> int:
+        """N."""
+        return len(self.reference)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self.reference.shape[1])
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both are logits `[N,K]` of at least one image and two classes."""
+        same = self.candidate.shape == self.reference.shape
+        return same and self.reference.ndim == 2 and self.images > 0 and self.classes > 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether the candidate should give the reference's logits up to float32's rounding."""
+        return self.precision in EXACT_PRECISIONS
+
+    @cached_property
+    def difference(self) -> NDArray[np.float64]:
+        """`|candidate - reference|` `[N,K]`; see `distance`."""
+        return distance(self.candidate, self.reference)
+
+    @cached_property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Images `[N]` that neither noise nor the precision explains."""
+        return ~self.near(self.difference)
+
+    @cached_property
+    def positions(self) -> NDArray[np.intp]:
+        """Place `[N]` of each image in its batch."""
+        return np.arange(self.images) % self.batch_size
+
+    def near(
+        self, difference: NDArray[np.float64], rows: NDArray[np.intp] | None = None
+    ) -> NDArray[np.bool_]:
+        """Images whose logits lie so close that nothing is left to explain.
+
+        `difference` is `[n,K]`, of the images `rows`, or of all.
+        """
+        largest = difference.max(axis=1)
+        floors = self.floors if rows is None else self.floors[rows]
+        if self.exact:
+            return np.asarray(largest <= self.tolerance_floors * floors)
+        limit = self.expected_rms
+        if limit is None:  # a hundredth of the spread of logits, roughly what 8 bits cost
+            limit = 0.01 * _spread(self.reference)
+        return np.asarray(largest <= max(_FAR_OFF * limit, float(floors.max(initial=0))))
+
+    def of(self, rows: NDArray[np.intp]) -> Symptoms:
+        """Those of some images, in this order; what is known of whole batches goes."""
+        return replace(
+            self,
+            reference=self.reference[rows],
+            candidate=self.candidate[rows],
+            floors=self.floors[rows],
+            labels=self.labels[rows],
+            checks=(),
+        )
+
+    def _enlarged(
+        self, predicted: NDArray[np.float64], rows: NDArray[np.intp] | None
+    ) -> NDArray[np.float64]:
+        """How many times larger than the reference's the predicted logits of each image are: so
+        much larger is their noise."""
+        reference = self.reference if rows is None else self.reference[rows]
+        sizes = [
+            np.abs(np.nan_to_num(each, posinf=0, neginf=0)).max(axis=1)
+            for each in (predicted, reference)
+        ]
+        return np.asarray(np.maximum(1, sizes[0] / np.maximum(sizes[1], 1e-300)))
+
+    def fit(
+        self,
+        predicted: NDArray[np.float64],
+        *,
+        gain: float = 1.0,
+        parameters: int = 0,
+        rows: NDArray[np.intp] | None = None,
+    ) -> Fit | None:
+        """How well `predicted` `[n,K]` explains the candidate's logits of `rows`; None if not.
+
+        `gain` is by how much the hypothesis enlarges errors of the reference's logits;
+        `parameters` is how many numbers were fitted.
+        """
+        candidate = self.candidate if rows is None else self.candidate[rows]
+        floors = self.floors if rows is None else self.floors[rows]
+        before = self.difference if rows is None else self.difference[rows]
+        if candidate.size < max(2, _DATA_PER_PARAMETER * parameters):
+            return None
+        residual = distance(candidate, predicted)
+        left, was = root_mean_square(residual), root_mean_square(before)
+        share = _EXPLAINED if self.exact or self.expected_rms is not None else _EXPLAINED_BLIND
+        varies = _variation(candidate)
+        if not np.isfinite(left) or not left <= share * min(
+            was, varies if np.isfinite(varies) else was
+        ):
+            return None
+        if self.exact:
+            limit = gain * self.tolerance_floors * floors * self._enlarged(predicted, rows)
+            if not (residual.max(axis=1) <= limit).all():
+                return None
+        elif self.expected_rms is not None and left > _INEXACT * max(gain, 0) * self.expected_rms:
+            return None
+        return Fit(images=len(candidate), largest=float(residual.max()), rms=left, rms_before=was)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How well a prediction agrees with the candidate; differences in logit units."""
+
+    images: int
+    largest: float
+    rms: float
+    rms_before: float
+
+    def words(self, symptoms: Symptoms) -> str:
+        """The agreement as the end of a sentence."""
+        if symptoms.exact:
+            return f"they agree to {number(self.largest)} on {count(self.images, 'image')}"
+        return (
+            f"that leaves an error of {number(self.rms)} (root mean square) of "
+            f"{number(self.rms_before)} on {count(self.images, 'image')}"
+        )
+
+
+def distance(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """`|first - second|`; 0 where both are the same infinity, infinite where one is NaN."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(first.astype(np.float64) - second)
+    difference[first == second] = 0
+    difference[np.isnan(difference)] = np.inf
+    return difference
+
+
+def root_mean_square(values: NDArray[np.floating]) -> float:
+    """Of all finite or infinite `values`; 0 where there are none."""
+    if values.size == 0:
+        return 0.0
+    largest = float(np.abs(values).max())
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.sqrt(np.mean(np.square(values / largest))))
+
+
+def count(items: int, noun: str) -> str:
+    """`1 image`, `10,000 images`, `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{items:,} {noun if items == 1 else plural}"
+
+
+def number(value: float) -> str:
+    """Two digits: `3.1e-07`, `0.12`, `26`."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e4:
+        return f"{value:.1e}"
+    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def numbers(values: NDArray[np.integer] | list[int], *, most: int = 6) -> str:
+    """`3`, `3 and 5`, `3 to 7`, `1, 2, 5, 9, 12, 13 and 40 more`."""
+    given = [int(each) for each in values]
+    if len(given) > 2 and given == list(range(given[0], given[-1] + 1)):
+        return f"{given[0]:,} to {given[-1]:,}"
+    shown = [f"{each:,}" for each in given[:most]]
+    if len(given) > most:
+        return f"{', '.join(shown)} and {len(given) - most:,} more"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+def _variation(logits: NDArray[np.floating]) -> float:
+    """Root mean square of the logits around the mean of their class; infinite ones do not count."""
+    finite = np.isfinite(logits).all(axis=0)
+    kept = logits[:, finite].astype(np.float64)
+    return root_mean_square(kept - kept.mean(axis=0)) if kept.size else 0.0
+
+
+def _spread(logits: NDArray[np.float64]) -> float:
+    finite = logits[np.isfinite(logits)]
+    return float(np.ptp(finite)) if finite.size else 0.0
