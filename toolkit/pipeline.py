@@ -28,6 +28,7 @@ from toolkit.errors import OutputError, SettingError
 from toolkit.manifest import MANIFEST, find_artifacts
 from toolkit.measuring.passes import Tally
 from toolkit.measuring.plan import Plan
+from toolkit.parity.check import ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
 from toolkit.progress import Progress, silent
@@ -39,7 +40,6 @@ from toolkit.settings import session_settings
 from toolkit.targets import open_sessions
 from toolkit.timing import DISTINCT_BATCHES, now
 from toolkit.training import train
-from toolkit.verification import ParityCheck
 
 ARTIFACTS = "artifacts"
 NO_RUNTIME = "-"  # of a row that no runtime would have loaded
@@ -137,7 +137,7 @@ def run(
     lost = _lost_rows(exported, runtimes, settings, dataset, gates)
     results = replace(start_results(subject, dataset), parity=lost)
     write_results(folder / RESULTS, results)
-    references = check.references(subject, dataset, settings)
+    basis = check.basis(subject, dataset, settings)
     tallies = [Tally(candidate=candidate, batch_size=batch_size) for candidate in candidates]
     rows = np.arange(DISTINCT_BATCHES * batch_size) % len(dataset)
     with (
@@ -145,7 +145,7 @@ def run(
         open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
     ):
         for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
-            report, logits = check.judge(session, dataset, references)
+            report, logits = check.judge(session, basis)
             same = len(rows) <= len(dataset) or not session.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from toolkit.calibration import refuse_overlap
-from toolkit.candidates import Subject, find_subject, line_up
-from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.errors import FailedRun
+from toolkit.candidates import find_subject, line_up
+from toolkit.data import check_fits, load_dataset
 from toolkit.machine.fitness import judge_artifacts
+from toolkit.parity.check import ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.parity.labels import refuse_foreign_labels
-from toolkit.parity.reference import References
-from toolkit.parity.second_look import SecondLook
-from toolkit.parity.verdict import compare, not_run
 from toolkit.progress import Progress, silent
-from toolkit.reference import ReferenceMaker
 from toolkit.results import start_results
-from toolkit.schema import Device, ParityReport, Results, Settings
+from toolkit.schema import Device, Results
 from toolkit.settings import session_settings
-from toolkit.targets import RemoteSession, open_sessions, predict_all
+from toolkit.targets import open_sessions
 
 
 def verify(
@@ -79,81 +71,11 @@ def verify(
     check_fits(dataset, subject.checkpoint)
     results = start_results(subject, dataset)  # before the work: its own load is no fact
     refuse_overlap(results.artifacts, dataset)
-    references = check.references(subject, dataset, settings)
+    basis = check.basis(subject, dataset, settings)
     rows = []
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions:
             with session:  # one worker at a time: each has the machine to itself
-                rows.append(check.judge(session, dataset, references)[0])
+                rows.append(check.judge(session, basis)[0])
     warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
     return replace(results, parity=tuple(rows), warnings=warnings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityCheck:
-    """How candidates are compared with their checkpoint; see `verify` for the fields."""
-
-    batch_size: int
-    gates: GateSettings = field(default_factory=GateSettings)
-    timeout_s: float
-    progress: Progress = silent
-
-    def references(self, subject: Subject, dataset: Dataset, settings: Settings) -> References:
-        """The checkpoint's own logits in float64, computed or kept; see `toolkit.reference`.
-
-        Raises:
-            FailedRun: the checkpoint cannot be run.
-            CheckpointError: its logits are no reference.
-            DatasetError: the labels are not those of the images.
-        """
-        references = ReferenceMaker(
-            subject=subject,
-            dataset=dataset,
-            settings=settings,
-            timeout_s=self.timeout_s,
-            progress=self.progress,
-        ).make()
-        refuse_foreign_labels(subject.checkpoint, dataset, references.data)
-        return references
-
-    def judge(
-        self, session: RemoteSession, dataset: Dataset, references: References
-    ) -> tuple[ParityReport, NDArray[np.floating] | None]:
-        """The report of all images through one candidate, and the logits `[N,K]` that it is about;
-        None where there are none. A candidate that cannot be run gets its row too."""
-        runtime, artifact = session.candidate.runtime.name, session.candidate.source.artifact
-        gates = self.gates.of(artifact.precision)
-        try:
-            logits = predict_all(
-                session, dataset, self.batch_size, session.candidate.label, self.progress
-            )
-            look = SecondLook(dataset=dataset, references=references)
-            checks = tuple(
-                look.checks(
-                    session, logits, batch_size=self.batch_size, gates=gates, progress=self.progress
-                )
-            )
-            attested = session.load().attestation
-        except FailedRun as failure:
-            lost = not_run(
-                failure,
-                runtime=runtime,
-                format=artifact.format,
-                precision=artifact.precision,
-                artifact_sha256=artifact.sha256,
-                expected=len(dataset),
-                gates=gates,
-                file=session.candidate.source.path.name,
-            )
-            return lost, None
-        report = compare(
-            references.data,
-            logits,
-            runtime=runtime,
-            artifact=artifact,
-            gates=gates,
-            session=attested,
-            expected_error=artifact.expected_error,
-            checks=checks,
-        )
-        return report, logits

@@ -36,8 +36,8 @@ from toolkit.measuring.conclusions import distinct_names
 from toolkit.measuring.passes import Passes, Tally
 from toolkit.measuring.plan import Plan
 from toolkit.measuring.speeds import page_faults
+from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.parity.reference import References
 from toolkit.progress import Progress, silent
 from toolkit.runtimes import ALL, find_runtime
 from toolkit.schema import (
@@ -56,7 +56,6 @@ from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 from toolkit.tuning.pareto import keeps, pareto_set, preferred
 from toolkit.tuning.trials import Entry, how_sure, median_call_s, trial_of, why_it
-from toolkit.verification import ParityCheck
 
 _FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
 _SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
@@ -303,7 +302,7 @@ class _Search:
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
         ) as session:
-            entry.report, logits = self._check.judge(session, self.dataset, self._references)
+            entry.report, logits = self._check.judge(session, self._basis)
         rows = np.arange(DISTINCT_BATCHES * self.batch_size) % len(self.dataset)
         if logits is not None and not entry.candidate.depends_on_the_batch:
             entry.logits = logits[rows]
@@ -313,13 +312,14 @@ class _Search:
         return ParityCheck(
             batch_size=self.batch_size,
             gates=self.gates,
+            explain=False,
             timeout_s=self.timeout_s,
             progress=self.progress,
         )
 
     @cached_property
-    def _references(self) -> References:
-        return self._check.references(self.subject, self.dataset, Settings(threads=self.cores))
+    def _basis(self) -> Basis:
+        return self._check.basis(self.subject, self.dataset, Settings(threads=self.cores))
 
     def _conclude(
         self,

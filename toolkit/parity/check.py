@@ -1,0 +1,228 @@
+"""The whole check of one candidate: all test images, the second look, the verdict, the cause.
+
+In: a session and what it is compared with. Out: a parity report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.candidates import Candidate, Subject
+from toolkit.causes import Symptoms, find_cause
+from toolkit.data import Dataset
+from toolkit.errors import FailedRun
+from toolkit.parity.expected import WINOGRAD, Expectations
+from toolkit.parity.gates import MAX_FLOORS, GateSettings
+from toolkit.parity.labels import label_remarks, refuse_foreign_labels
+from toolkit.parity.reference import References
+from toolkit.parity.second_look import SecondLook
+from toolkit.parity.verdict import compare, not_run
+from toolkit.progress import Progress, silent
+from toolkit.reference import ReferenceMaker
+from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityReport, Settings
+from toolkit.targets import RemoteSession, predict_all
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Basis:
+    """What all candidates of a call are compared with."""
+
+    subject: Subject
+    dataset: Dataset
+    references: References
+    expectations: Expectations
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Answers:
+    """What a session gave: logits `[N,K]` of the data set, and the second look at it."""
+
+    logits: NDArray[np.floating]
+    checks: tuple[Check, ...]
+    attestation: Attestation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityCheck:
+    """How candidates are compared with their checkpoint; see `toolkit.verify` for the fields.
+
+    `explain` says whether the cause of a failure is looked for, which takes some seconds.
+    """
+
+    batch_size: int
+    gates: GateSettings = field(default_factory=GateSettings)
+    timeout_s: float
+    progress: Progress = silent
+    explain: bool = True
+
+    def basis(self, subject: Subject, dataset: Dataset, settings: Settings) -> Basis:
+        """The checkpoint's own logits in float64, computed or kept; see `toolkit.reference`.
+
+        Raises:
+            FailedRun: the checkpoint cannot be run.
+            CheckpointError: its logits are no reference.
+            DatasetError: the labels are not those of the images.
+        """
+        references = ReferenceMaker(
+            subject=subject,
+            dataset=dataset,
+            settings=settings,
+            timeout_s=self.timeout_s,
+            progress=self.progress,
+        ).make()
+        refuse_foreign_labels(subject.checkpoint, dataset, references.data)
+        return Basis(
+            subject=subject,
+            dataset=dataset,
+            references=references,
+            expectations=Expectations.of(
+                subject,
+                dataset,
+                references.data,
+                threads=settings.threads,
+                timeout_s=self.timeout_s,
+            ),
+            remarks=label_remarks(subject.checkpoint, dataset, references.data),
+        )
+
+    def judge(
+        self, session: RemoteSession, basis: Basis
+    ) -> tuple[ParityReport, NDArray[np.floating] | None]:
+        """The report of all images through one candidate, and the logits `[N,K]` that it is about;
+        None where there are none. A candidate that cannot be run gets its row too."""
+        candidate = session.candidate
+        try:
+            answers = self._ask(session, basis)
+            report = self._compare(answers, candidate, basis)
+            if self._needs_allowance(report):
+                report = self._with_allowance(report, answers, candidate, basis)
+        except FailedRun as failure:
+            return self._lost(failure, candidate, basis), None
+        if report.status == "failed" and self.explain:
+            self.progress(f"{candidate.label} cause", 0, 1)
+            report = replace(report, cause=self._cause(report, answers, candidate, basis))
+            self.progress(f"{candidate.label} cause", 1, 1)
+        return report, answers.logits
+
+    def _ask(self, session: RemoteSession, basis: Basis) -> _Answers:
+        """All images, then the second look."""
+        gates = self.gates.of(session.candidate.source.artifact.precision)
+        logits = predict_all(
+            session, basis.dataset, self.batch_size, session.candidate.label, self.progress
+        )
+        checks: tuple[Check, ...] = ()
+        if logits.shape == basis.references.data.logits.shape:
+            look = SecondLook(dataset=basis.dataset, references=basis.references)
+            checks = tuple(
+                look.checks(
+                    session, logits, batch_size=self.batch_size, gates=gates, progress=self.progress
+                )
+            )
+        return _Answers(logits=logits, checks=checks, attestation=session.load().attestation)
+
+    def _compare(
+        self,
+        answers: _Answers,
+        candidate: Candidate,
+        basis: Basis,
+        *,
+        max_floors: float | None = None,
+    ) -> ParityReport:
+        artifact = candidate.source.artifact
+        gates = self.gates.of(artifact.precision)
+        checks = answers.checks
+        if max_floors is not None:
+            gates = replace(gates, max_floors=max_floors)
+            checks = tuple(_excused(each, max_floors) for each in checks)
+        report = compare(
+            basis.references.data,
+            answers.logits,
+            runtime=candidate.runtime.name,
+            artifact=artifact,
+            gates=gates,
+            session=answers.attestation,
+            expected_error=basis.expectations.error(candidate),
+            checks=checks,
+        )
+        return replace(report, remarks=(*report.remarks, *basis.remarks))
+
+    def _needs_allowance(self, report: ParityReport) -> bool:
+        """Whether an fp32 row is beyond its distance, and its kernels are not plain float32."""
+        far = max([report.max_diff_in_floors or 0, *(each.floors or 0 for each in report.checks)])
+        return (
+            report.precision in EXACT_PRECISIONS
+            and report.gates.max_floors is not None
+            and far > MAX_FLOORS
+        )
+
+    def _with_allowance(
+        self, report: ParityReport, answers: _Answers, candidate: Candidate, basis: Basis
+    ) -> ParityReport:
+        """Judge once more by what the attested arithmetic may give. Where the runtime can switch
+        its fast kernels off, the artifact itself is judged without them, by the usual distance."""
+        arithmetic = answers.attestation.arithmetic
+        allowance = basis.expectations.allowance(arithmetic)
+        if allowance is None:
+            return report
+        text = (
+            f"its kernels compute in {arithmetic}, so {allowance.floors:,.0f} noise floors are "
+            f"allowed in place of {MAX_FLOORS:,.0f}: {allowance.text}"
+        )
+        if arithmetic == WINOGRAD and not candidate.settings.plain:
+            plain = replace(candidate, settings=replace(candidate.settings, plain=True))
+            with RemoteSession(
+                plain, batch_size=self.batch_size, timeout_s=self.timeout_s
+            ) as session:
+                judged = self._compare(self._ask(session, basis), plain, basis)
+            text += f"; with these kernels off it is {judged.max_diff_in_floors:,.1f} away"
+            if judged.status == "failed":
+                return replace(report, reason=f"{judged.reason} (with fast kernels switched off)")
+        again = self._compare(answers, candidate, basis, max_floors=allowance.floors)
+        return replace(again, allowance=text)
+
+    def _lost(self, failure: FailedRun, candidate: Candidate, basis: Basis) -> ParityReport:
+        artifact = candidate.source.artifact
+        return not_run(
+            failure,
+            runtime=candidate.runtime.name,
+            format=artifact.format,
+            precision=artifact.precision,
+            artifact_sha256=artifact.sha256,
+            expected=len(basis.dataset),
+            gates=self.gates.of(artifact.precision),
+            file=candidate.source.path.name,
+        )
+
+    def _cause(
+        self, report: ParityReport, answers: _Answers, candidate: Candidate, basis: Basis
+    ) -> Cause | None:
+        reference = basis.references.data
+        expected = report.expected_error
+        symptoms = Symptoms(
+            reference=reference.logits,
+            candidate=answers.logits,
+            floors=reference.floors,
+            labels=reference.labels,
+            batch_size=self.batch_size,
+            precision=report.precision,
+            tolerance_floors=MAX_FLOORS,
+            expected_rms=None if expected is None else expected.rms,
+            checks=report.checks,
+        )
+        return find_cause(
+            symptoms=symptoms,
+            subject=basis.subject,
+            candidate=candidate,
+            dataset=basis.dataset,
+        )
+
+
+def _excused(check: Check, max_floors: float) -> Check:
+    """A check that failed by its distance alone, judged by a wider one."""
+    if check.reason is None or check.floors is None or check.floors > max_floors:
+        return check
+    return replace(check, reason=None)

@@ -1,0 +1,151 @@
+"""What a session's rounding should do to the logits, found by the checkpoint itself.
+
+In: an artifact's precision, or the arithmetic that a session attests. Out: the error that rounding
+to it should give, or how many noise floors its kernels may be away. The checkpoint runs once more,
+in eager torch, with the operands of its products rounded as the precision or the kernels round
+them, on some of the test images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.candidates import EAGER, Candidate, Subject, checkpoint_candidate
+from toolkit.data import Dataset
+from toolkit.errors import FailedRun
+from toolkit.parity.gates import MAX_FLOORS
+from toolkit.parity.reference import Reference, distances
+from toolkit.preprocessing import normalise
+from toolkit.quantisation import find_expected_error
+from toolkit.schema import EXACT_PRECISIONS, ExpectedError, Precision, Settings
+from toolkit.targets import RemoteSession
+
+_IMAGES = 200
+_VARIANTS: dict[Precision, tuple[str, str]] = {
+    "fp16": ("products:fp16", "weights and operands of products rounded to float16"),
+    "bf16": ("products:bf16", "weights and operands of products rounded to bfloat16"),
+    "int8-weights": ("weights:int8", "weights rounded to 8 bits for each output channel"),
+}
+_FAST: dict[str, tuple[str, str]] = {
+    "TF32": ("products:tf32", "TF32 keeps 10 bits of each factor (NVIDIA, A100 whitepaper 2020)"),
+    "bfloat16": ("products:bf16", "bfloat16 keeps 7 bits of each factor"),
+    "float16": ("products:fp16", "float16 keeps 10 bits of each factor"),
+}
+_ALLOWED = 4.0  # times what the checkpoint itself shows with products so rounded
+WINOGRAD = "float32 (Winograd)"
+_WINOGRAD_FLOORS = 400.0
+_WINOGRAD_WORDS = (
+    "Winograd's transforms of tiles of 4x4 to 6x6 make rounding errors one to two digits larger "
+    "(Barabasz et al. 2020, ACM TOMS 46(4))"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """How many noise floors fast kernels may be away, and why."""
+
+    floors: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expectations:
+    """What rounding should give, of one checkpoint on one data set; each is computed once."""
+
+    subject: Subject
+    dataset: Dataset
+    reference: Reference
+    threads: int
+    timeout_s: float
+    _found: dict[str, NDArray[np.floating]]
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        dataset: Dataset,
+        reference: Reference,
+        *,
+        threads: int,
+        timeout_s: float,
+    ) -> Expectations:
+        """Nothing is computed yet."""
+        return cls(
+            subject=subject,
+            dataset=dataset,
+            reference=reference,
+            threads=threads,
+            timeout_s=timeout_s,
+            _found={},
+        )
+
+    def error(self, candidate: Candidate) -> ExpectedError | None:
+        """The logit error that the artifact's precision should have; None where nothing tells it,
+        as of fp32.
+
+        What export recorded counts, or what an ONNX file itself tells; for other precisions than
+        int8 the checkpoint is asked.
+        """
+        source, precision = candidate.source, candidate.source.artifact.precision
+        if precision in EXACT_PRECISIONS:
+            return None
+        inputs = normalise(self.dataset.images[:_IMAGES], candidate.input)
+        try:
+            found = find_expected_error(
+                source.path, source.artifact, inputs, threads=self.threads, timeout_s=self.timeout_s
+            )
+            if found is None and precision in _VARIANTS:
+                found = self._by_the_checkpoint(*_VARIANTS[precision])
+        except FailedRun:
+            return None
+        return found or source.artifact.expected_error
+
+    def allowance(self, arithmetic: str) -> Allowance | None:
+        """What the kernels that a session attests may be away in an fp32 row; None where they are
+        plain float32, or not known."""
+        if arithmetic == WINOGRAD:
+            return Allowance(floors=_WINOGRAD_FLOORS, text=_WINOGRAD_WORDS)
+        if arithmetic not in _FAST:
+            return None
+        variant, words = _FAST[arithmetic]
+        try:
+            logits = self._logits(variant)
+        except FailedRun:
+            return None
+        floors = float(self.reference.rows(self._rows).in_floors(logits).max())
+        return Allowance(
+            floors=max(MAX_FLOORS, _ALLOWED * floors),
+            text=f"{words}; so rounded, the checkpoint itself is {floors:,.0f} noise floors away",
+        )
+
+    @property
+    def _rows(self) -> NDArray[np.intp]:
+        return np.arange(min(_IMAGES, len(self.dataset)))
+
+    def _by_the_checkpoint(self, variant: str, method: str) -> ExpectedError:
+        found = distances(self.reference.logits[self._rows], self._logits(variant))
+        usual = found[np.isfinite(found)]
+        return ExpectedError(
+            rms=float(np.sqrt(np.mean(usual**2))) if usual.size else 0.0,
+            largest=float(usual.max(initial=0)),
+            images=len(found),
+            method=f"the checkpoint with {method}",
+        )
+
+    def _logits(self, variant: str) -> NDArray[np.floating]:
+        """Logits `[n,K]` of the first images in a variant of eager torch.
+
+        Raises:
+            FailedRun: it cannot be run.
+        """
+        if variant not in self._found:
+            settings = Settings(threads=self.threads)
+            candidate = checkpoint_candidate(self.subject, EAGER, settings)
+            candidate = replace(candidate, source=replace(candidate.source, variant=variant))
+            with RemoteSession(candidate, batch_size=50, timeout_s=self.timeout_s) as session:
+                (found,) = session.predict([self.dataset.images[self._rows]], batch_size=50)
+            self._found[variant] = found
+        return self._found[variant]
