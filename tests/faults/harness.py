@@ -30,7 +30,7 @@ from .records import Case, Outcome
 
 MISBEHAVING = "misbehaving"
 _TIMEOUT_S = 300.0
-_MOST_TOGETHER = 30
+_MOST_TOGETHER = 15
 Say = Callable[[str], None]
 Labels = NDArray[np.int64]
 Row = ParityReport | str

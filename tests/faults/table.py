@@ -115,6 +115,7 @@ class Record:
     """Outcomes in a file of JSON lines, so that a run that was stopped goes on."""
 
     path: Path | None
+    only: bool = False  # judge nothing now
 
     def read(self) -> dict[tuple[str, str], Outcome]:
         """What is there already, by bed and name."""
@@ -146,6 +147,8 @@ def judge_all(
 ) -> list[Outcome]:
     """The outcomes of the cases: those recorded, and the others, judged now."""
     known = record.read()
+    if record.only:
+        return [known[case.bed, case.name] for case in chosen if (case.bed, case.name) in known]
     harness = Harness(scratch, images=images, say=lambda text: click.echo(text, err=True))
     left = [case for case in chosen if (case.bed, case.name) not in known]
     found = {(each.case.bed, each.case.name): each for each in harness.judge(left, done=record.add)}
@@ -161,8 +164,11 @@ def judge_all(
 @click.option(
     "--record", type=click.Path(path_type=Path), help="Outcomes as JSON lines; continued if there."
 )
+@click.option("--recorded", is_flag=True, help="Judge nothing: take what --record has.")
 @click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: none]")
-def main(short: bool, matching: str, images: int, record: Path | None, out: Path | None) -> None:
+def main(
+    short: bool, matching: str, images: int, record: Path | None, recorded: bool, out: Path | None
+) -> None:
     """Judge planted faults and healthy variants, and write the table."""
     chosen = [
         case
@@ -170,9 +176,10 @@ def main(short: bool, matching: str, images: int, record: Path | None, out: Path
         if re.search(matching, f"{case.name} {case.level} {case.runtime} {case.bed}")
         and (case.short or not short)
     ]
+    kept = Record(path=record, only=recorded)
     with tempfile.TemporaryDirectory() as folder:
         scratch_cache(Path(folder))
-        outcomes = judge_all(chosen, Record(path=record), images=images, scratch=Path(folder))
+        outcomes = judge_all(chosen, kept, images=images, scratch=Path(folder))
     for each in outcomes:
         if not each.right or each.named_wrongly:
             click.echo(f"{each.case.name}: {each.status}; {each.cause}; {each.reason}"[:300])
