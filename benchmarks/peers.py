@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import statistics
 import sys
 import tempfile
 import warnings
@@ -34,6 +33,7 @@ from tests.faults.beds import Bed, mnist_bed
 from tests.faults.cases import ALL
 from tests.faults.harness import Harness, scratch_cache
 from tests.faults.records import Case
+from tests.faults.table import Record, judge_all
 from toolkit.data import load_dataset
 from toolkit.model import NamedClassifier
 from toolkit.preprocessing import normalise
@@ -122,56 +122,80 @@ def run_onnx(path: Path, inputs: NDArray[np.float32], batch_size: int = 100) -> 
     return np.concatenate(parts)
 
 
-Check = Callable[[Healthy, Path], None]
+class File:
+    """An artifact, whose logits of real images are computed once for all checks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._logits: Logits | Exception | None = None
+
+    def logits(self, healthy: Healthy, count: int) -> Logits:
+        """Of the first `count` test images, in batches of 100.
+
+        Raises:
+            Exception: what ONNX Runtime raised.
+        """
+        if self._logits is None:
+            try:
+                self._logits = run_onnx(self.path, healthy.all_images)
+            except Exception as error:  # noqa: BLE001 - kept, and raised for each check
+                self._logits = error
+        if isinstance(self._logits, Exception):
+            raise self._logits
+        return self._logits[:count]
+
+
+Check = Callable[[Healthy, File], None]
 """Returns where the file is right; raises anything where it is not."""
 
 
-def tutorial(healthy: Healthy, path: Path) -> None:
+def tutorial(healthy: Healthy, file: File) -> None:
     """assert_allclose(1e-3, 1e-5) on one random batch."""
     inputs = healthy.random.numpy()
-    np.testing.assert_allclose(healthy.logits(inputs), run_onnx(path, inputs), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        healthy.logits(inputs), run_onnx(file.path, inputs), rtol=1e-3, atol=1e-5
+    )
 
 
-def _with_file(healthy: Healthy, path: Path) -> Any:
+def _with_file(healthy: Healthy, file: File) -> Any:
     """torch's program, with the file's graph in place of its own."""
     import onnx_ir
 
     program = healthy.program
-    program.model = onnx_ir.from_proto(onnx.load(path))
+    program.model = onnx_ir.from_proto(onnx.load(file.path))
     program.release()
     return program
 
 
-def torch_verify(healthy: Healthy, path: Path) -> None:
+def torch_verify(healthy: Healthy, file: File) -> None:
     """What torch.onnx.export(..., verify=True) does after it has exported."""
     from torch.onnx._internal.exporter._verification import verify_onnx_program
 
-    for found in verify_onnx_program(_with_file(healthy, path)):
+    for found in verify_onnx_program(_with_file(healthy, file)):
         # The limits of torch.onnx._internal.exporter._core.export.
         if found.max_abs_diff >= 5e-3 or found.max_rel_diff >= 1e-1:
             raise AssertionError(f"{found.max_abs_diff} {found.max_rel_diff}")
 
 
-def torch_testing(healthy: Healthy, path: Path) -> None:
+def torch_testing(healthy: Healthy, file: File) -> None:
     """torch.onnx.testing.assert_onnx_program."""
     from torch.onnx.testing import assert_onnx_program
 
-    assert_onnx_program(_with_file(healthy, path), strategy=None)
+    assert_onnx_program(_with_file(healthy, file), strategy=None)
 
 
-def onnx_diagnostic(healthy: Healthy, path: Path) -> None:
+def onnx_diagnostic(healthy: Healthy, file: File) -> None:
     """ExtTestCase.assert_onnx_disc of onnx-diagnostic."""
     from onnx_diagnostic.ext_test_case import ExtTestCase
 
     ExtTestCase().assert_onnx_disc(
-        "", onnx.load(path), healthy.model, (healthy.random[:2],), use_ort=True
+        "", onnx.load(file.path), healthy.model, (healthy.random[:2],), use_ort=True
     )
 
 
-def _polygraphy(healthy: Healthy, path: Path, inputs: NDArray[np.float32], compare: Any) -> None:
+def _polygraphy(expected: Logits, found: Logits, compare: Any) -> None:
     from polygraphy.comparator import Comparator, IterationResult, RunResults
 
-    expected, found = healthy.logits(inputs), run_onnx(path, inputs)
     results = RunResults(
         [
             ("torch", [IterationResult({"logits": expected}, runner_name="torch")]),
@@ -182,44 +206,47 @@ def _polygraphy(healthy: Healthy, path: Path, inputs: NDArray[np.float32], compa
         raise AssertionError("differs")
 
 
-def polygraphy_random(healthy: Healthy, path: Path) -> None:
+def polygraphy_random(healthy: Healthy, file: File) -> None:
     """Polygraphy's comparison on random input."""
     from polygraphy.comparator import CompareFunc
 
     random = np.random.default_rng(1).random((1, 1, 28, 28), np.float32)  # its own: 0 to 1
-    _polygraphy(healthy, path, random, CompareFunc.simple())
+    _polygraphy(healthy.logits(random), run_onnx(file.path, random), CompareFunc.simple())
 
 
-def polygraphy_real(healthy: Healthy, path: Path) -> None:
+def polygraphy_real(healthy: Healthy, file: File) -> None:
     """Polygraphy's comparison on 1,000 real images."""
     from polygraphy.comparator import CompareFunc
 
-    _polygraphy(healthy, path, healthy.real, CompareFunc.simple())
+    _polygraphy(healthy.real_logits, file.logits(healthy, REAL_IMAGES), CompareFunc.simple())
 
 
-def polygraphy_cosine(healthy: Healthy, path: Path) -> None:
+def polygraphy_cosine(healthy: Healthy, file: File) -> None:
     """Polygraphy's cosine similarity on 1,000 real images."""
     from polygraphy.comparator import CosineSimilarityCompareFunc
 
-    _polygraphy(healthy, path, healthy.real, CosineSimilarityCompareFunc())
+    found = file.logits(healthy, REAL_IMAGES)
+    _polygraphy(healthy.real_logits, found, CosineSimilarityCompareFunc())
 
 
-def polygraphy_psnr(healthy: Healthy, path: Path) -> None:
+def polygraphy_psnr(healthy: Healthy, file: File) -> None:
     """Polygraphy's peak signal-to-noise ratio on 1,000 real images."""
     from polygraphy.comparator import PsnrCompareFunc
 
-    _polygraphy(healthy, path, healthy.real, PsnrCompareFunc())
+    _polygraphy(healthy.real_logits, file.logits(healthy, REAL_IMAGES), PsnrCompareFunc())
 
 
-def top_1(healthy: Healthy, path: Path) -> None:
+def top_1(healthy: Healthy, file: File) -> None:
     """The same decisions on 1,000 real images."""
-    if (run_onnx(path, healthy.real).argmax(1) != healthy.real_logits.argmax(1)).any():
+    found = file.logits(healthy, REAL_IMAGES)
+    if (found.argmax(1) != healthy.real_logits.argmax(1)).any():
         raise AssertionError("other decisions")
 
 
-def accuracy(healthy: Healthy, path: Path) -> None:
+def accuracy(healthy: Healthy, file: File) -> None:
     """Accuracy within 0.1 point on all test images."""
-    if healthy.accuracy - accuracy_of(run_onnx(path, healthy.all_images)) > MAX_ACCURACY_DROP:
+    found = file.logits(healthy, len(healthy.all_images))
+    if healthy.accuracy - accuracy_of(found) > MAX_ACCURACY_DROP:
         raise AssertionError("less accurate")
 
 
@@ -259,20 +286,28 @@ class Found:
 
     case: Case
     caught: bool
-    seconds: float
     named: bool = False
 
 
-def ask(peer: Peer, healthy: Healthy, case: Case, path: Path) -> Found:
+def ask(peer: Peer, healthy: Healthy, case: Case, file: File) -> Found:
     """One check of one file."""
-    watch = Stopwatch()
     try:
         with quiet():
-            peer.check(healthy, path)
+            peer.check(healthy, file)
         caught = False
     except Exception:  # noqa: BLE001 - whatever a check raises, it says that the file is wrong
         caught = True
-    return Found(case=case, caught=caught, seconds=watch.elapsed_s())
+    return Found(case=case, caught=caught)
+
+
+def seconds_of(peer: Peer, healthy: Healthy, path: Path) -> float:
+    """How long one check of a healthy file takes: the second one, when all is imported."""
+    with quiet(), contextlib.suppress(Exception):  # it may call the file wrong
+        peer.check(healthy, File(path))
+    watch = Stopwatch()
+    with quiet(), contextlib.suppress(Exception):
+        peer.check(healthy, File(path))
+    return watch.elapsed_s()
 
 
 @contextlib.contextmanager
@@ -293,13 +328,30 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def toolkit_verify(cases: Sequence[Case], scratch: Path) -> list[Found]:
-    """The toolkit's own verdict, with its second look; the reference is computed once."""
-    harness, found = Harness(scratch, images=2000), []
-    for outcome in harness.judge(cases):
-        caught = outcome.status not in ("passed", "undecided")
-        found.append(Found(case=outcome.case, caught=caught, seconds=0.0, named=outcome.named))
-    return found
+def toolkit_verify(
+    cases: Sequence[Case], record: Path | None, scratch: Path
+) -> tuple[list[Found], float]:
+    """The toolkit's own verdict, and its seconds on the healthy file.
+
+    `record` has outcomes of `python -m tests.faults --record`; what it lacks is judged now. A row
+    that is undecided ends in exit code 1, so a fault is caught then; a healthy file is not called
+    wrong.
+    """
+    outcomes = judge_all(cases, Record(path=record), images=2000, scratch=scratch / "cases")
+    found = [
+        Found(
+            case=each.case,
+            caught=each.status != "passed" and not (each.case.healthy and each.right),
+            named=each.named,
+        )
+        for each in outcomes
+    ]
+    healthy = [next(case for case in ALL if case.name == "onnx in onnxruntime")]
+    harness = Harness(scratch / "seconds", images=2000)
+    harness.judge(healthy)
+    watch = Stopwatch()
+    harness.judge(healthy)
+    return found, watch.elapsed_s()
 
 
 def row(name: str, found: Sequence[Found], seconds: float) -> str:
@@ -332,9 +384,9 @@ def page(rows: Sequence[str], missing: Sequence[str]) -> str:
         "",
         "Written by `python benchmarks/peers.py`. The planted faults and healthy variants of",
         "`tests/faults` that are ONNX files of the reference checkpoint, with each check's own",
-        "defaults. Healthy files that a check calls wrong are false alarms. Seconds are the median",
-        "per file, on the machine where it ran; those of `toolkit verify` are the whole call",
-        "divided by the files, its reference included.",
+        "defaults. Healthy files that a check calls wrong are false alarms. Seconds are those of",
+        "one healthy file, without the checkpoint's own logits of real images, on the machine",
+        "where it ran; those of `toolkit verify` are a call on 2,000 images, its reference kept.",
         "",
         "| check | fp32 faults caught | int8 faults caught | false alarms fp32 | … fp16 | … int8 "
         "| causes named | seconds |",
@@ -358,8 +410,11 @@ def chosen_cases(matching: str) -> list[Case]:
 @click.command()
 @click.option("--match", "matching", default="", help="Take the cases with this in their name.")
 @click.option("--skip-toolkit", is_flag=True, help="Leave out the row of toolkit verify.")
+@click.option(
+    "--record", type=click.Path(path_type=Path), help="Outcomes of python -m tests.faults --record."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The page to write.")
-def main(matching: str, skip_toolkit: bool, out: Path | None) -> None:
+def main(matching: str, skip_toolkit: bool, record: Path | None, out: Path | None) -> None:
     """Compare the toolkit's verdict with other checks on the same files."""
     cases = chosen_cases(matching)
     with tempfile.TemporaryDirectory() as name:
@@ -369,20 +424,19 @@ def main(matching: str, skip_toolkit: bool, out: Path | None) -> None:
         healthy = Healthy(bed=mnist_bed(scratch / "bed", None))
         lost = healthy.bed.plant(cases, scratch / "files")
         built = [case for case in cases if case.name not in lost]
+        files = {case.name: File(scratch / "files" / f"{case.slug}.onnx") for case in built}
         rows = []
         for peer in PEERS:
             if peer.missing:
                 continue
             click.echo(peer.name, err=True)
-            found = [
-                ask(peer, healthy, case, scratch / "files" / f"{case.slug}.onnx") for case in built
-            ]
-            rows.append(row(peer.name, found, statistics.median(each.seconds for each in found)))
+            found = [ask(peer, healthy, case, files[case.name]) for case in built]
+            seconds = seconds_of(peer, healthy, healthy.bed.healthy("onnx"))
+            rows.append(row(peer.name, found, seconds))
             click.echo(rows[-1], err=True)
         if not skip_toolkit:
-            watch = Stopwatch()
-            found = toolkit_verify(built, scratch / "toolkit")
-            rows.append(row("`toolkit verify`", found, watch.elapsed_s() / len(found)))
+            found, seconds = toolkit_verify(built, record, scratch)
+            rows.append(row("`toolkit verify`", found, seconds))
     missing = [
         f"{peer.name}: not run, `{peer.package}` is not installed."
         for peer in PEERS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -109,7 +110,9 @@ class Bed:
         for case in cases:
             path = folder / f"{case.slug}{find_format(case.format).suffix}"
             try:
-                case.build(self, path)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # converters warn about their own calls
+                    case.build(self, path)
             except Exception as error:  # noqa: BLE001 - the table says that it was not built
                 lost[case.name] = f"{type(error).__name__}: {error}"
                 continue

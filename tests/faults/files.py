@@ -15,16 +15,21 @@ from toolkit.schema import Precision
 
 from . import onnx_files
 from .beds import Bed, copy_of
+from .int8 import INT8_FAULTS, NEED_NOT_BE_CAUGHT
 from .modules import FAULTS as CHANGES
 from .modules import Change, Changed, scaled_layer
 from .onnx_files import edited
-from .records import CAUGHT, Build, Case
+from .records import CAUGHT, NOT_FAILED, UNDECIDED, Build, Case
 
 _SHORT = {
     *("weight fc1 +1 %", "bias fc1 dropped", "avg pool", "normalised twice", "softmax output"),
     *("classes 3,5 swapped", "weights rounded to fp16 in an fp32 file", "blank image wrong"),
     "minus mean over the batch (10 %)",
 }
+_INT8_CAUSES = frozenset(
+    {"saturation", "scaled layer", "scaled weights", "weights changed", "channels swapped",
+     "weights rounded to 4 bits", "bias of classes", "one class", "scale", "few weights changed"}
+)  # fmt: skip
 _PLAIN = {  # runtime of a format
     "onnx": "onnxruntime",
     "torchscript": "torchscript",
@@ -73,7 +78,7 @@ def _edit(
         name=name,
         level="file",
         build=edited(edit),
-        cause=frozenset(causes),
+        cause=frozenset(causes) | {"graph changed"},
         short=short,
         precision=precision,
     )
@@ -100,18 +105,20 @@ ONNX = (
     _edit("file wrong at odd batch sizes", onnx_files.wrong_where("odd"), "one batch size"),
     _edit("fp16 Constant nodes + Cast, recorded fp32", onnx_files.weights_as_half_constants,
           "weights rounded to fp16", short=True),
-    _edit("rounded to fp16 inside a function", onnx_files.hidden_in_function),
-    _edit("logits through fp16 in the graph", onnx_files.through_half),
+    _edit("rounded to fp16 inside a function", onnx_files.hidden_in_function,
+          "activations rounded to fp16"),
+    _edit("logits through fp16 in the graph", onnx_files.through_half, "float16 output"),
     _edit("noise of 1e-3 in the graph", onnx_files.noise(1e-3), "random"),
     _edit("Dropout node in training mode p=0.5", onnx_files.dropout(training=True), "random"),
-    _edit("one bit of one weight", onnx_files.flipped_bit, short=True),
+    _edit("one bit of one weight", onnx_files.flipped_bit, "few weights changed", short=True),
     _edit("one weight is NaN", onnx_files.nan_weight, "not finite"),
     _edit("output has another name", onnx_files.other_output_name),
     _edit("input has another name", onnx_files.other_input_name),
     _edit("logits are float64", onnx_files.float64_output),
     Case(name="truncated, checksum agrees", level="file", build=onnx_files.truncated),
     Case(name="spoiled weights in external data", level="file",
-         build=onnx_files.external(spoiled=True), short=True),
+         build=onnx_files.external(spoiled=True), short=True,
+         cause=frozenset({"few weights changed"})),
     _as("fp32", "fp16"),
     _as("fp32", "int8"),
     _as("int8", "fp32"),
@@ -182,6 +189,7 @@ def _patch(format: str, layer: str, factor: float, *, only: str = "*") -> Case:
         build=patched(format, layer, factor, only=only),
         format=format,
         runtime=_PLAIN[format],
+        cause=frozenset({"few weights changed", "weights changed"}),
     )
 
 
@@ -217,7 +225,7 @@ OTHER_FORMATS = (
     _patch("pt2", "fc2", 1.01),
     _patch("torchscript", "fc2", 1.01),
     Case(name="ncnn: mean for maximum in model.param", level="file", build=_average_pool_in_ncnn,
-         format="ncnn", runtime="ncnn"),
+         format="ncnn", runtime="ncnn", cause=frozenset({"other pooling"})),
     _litert(1),
     _litert(100),
     _as("fp32", "fp16", "ncnn"),
@@ -244,4 +252,18 @@ OTHER_CHECKPOINT = Case(
     cause=frozenset({"another checkpoint"}),
     expect=CAUGHT,
 )
-FILES = (*ONNX, OTHER_CHECKPOINT, *OTHER_FORMATS)
+INT8 = tuple(
+    Case(
+        name=f"int8 {name}",
+        level="file",
+        build=edited(change, "int8"),
+        bed="mnist 10000",
+        precision="int8",
+        # A healthy int8 file is as far from the checkpoint as these.
+        expect=CAUGHT | (NOT_FAILED if name in NEED_NOT_BE_CAUGHT else UNDECIDED),
+        cause=_INT8_CAUSES,
+        moves=name not in NEED_NOT_BE_CAUGHT,
+    )
+    for name, change in INT8_FAULTS.items()
+)
+FILES = (*ONNX, OTHER_CHECKPOINT, *OTHER_FORMATS, *INT8)

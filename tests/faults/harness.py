@@ -30,6 +30,7 @@ from .records import Case, Outcome
 
 MISBEHAVING = "misbehaving"
 _TIMEOUT_S = 300.0
+_MOST_TOGETHER = 15
 Say = Callable[[str], None]
 Labels = NDArray[np.int64]
 Row = ParityReport | str
@@ -65,13 +66,16 @@ class Harness:
     _beds: dict[str, Bed] = field(default_factory=dict)
     _calls: int = 0
 
-    def judge(self, cases: Iterable[Case]) -> list[Outcome]:
-        """The outcome of each case, in the same order."""
+    def judge(
+        self, cases: Iterable[Case], *, done: Callable[[list[Outcome]], None] = lambda found: None
+    ) -> list[Outcome]:
+        """The outcome of each case, in the same order; `done` is told about each call of verify."""
         given = list(cases)
         found: dict[int, Outcome] = {}
         for group in _groups(given):
             outcomes = self._judge_together(group)
             found.update((id(case), each) for case, each in zip(group, outcomes, strict=True))
+            done(outcomes)
         return [found[id(case)] for case in given]
 
     def bed(self, name: str) -> Bed:
@@ -136,12 +140,16 @@ class Harness:
 
 
 def _groups(cases: list[Case]) -> list[list[Case]]:
-    """Cases that one call of verify can judge."""
+    """Cases that one call of verify judges: not too many, so that little is lost."""
     groups: dict[tuple[object, ...], list[Case]] = {}
     for case in cases:
         key = (case.bed, case.runtime, case.batch_size, case.threads, *case.options.items())
         groups.setdefault(key, []).append(case)
-    return list(groups.values())
+    return [
+        group[at : at + _MOST_TOGETHER]
+        for group in groups.values()
+        for at in range(0, len(group), _MOST_TOGETHER)
+    ]
 
 
 def _outcome(case: Case, row: Row, *, built: bool) -> Outcome:

@@ -7,7 +7,7 @@ changed are weights, a layer, what the network is fed, or what it answers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
@@ -127,7 +127,20 @@ def scaled_layer(layer: str, factor: float) -> Change:
 
 def no_bias(layer: str) -> Change:
     """A layer without its bias."""
-    return weights(lambda net: net.get_submodule(layer).bias.zero_() and None)
+
+    def change(net: ReferenceCNN) -> None:
+        net.get_submodule(layer).bias.zero_()
+
+    return weights(change)
+
+
+def conv1_kernels(function: Function) -> Change:
+    """Another function of the first kernels."""
+
+    def change(net: ReferenceCNN) -> None:
+        net.conv1.weight.copy_(function(net.conv1.weight))
+
+    return weights(change)
 
 
 def swapped(layer: str, axis: int) -> Change:
@@ -227,32 +240,41 @@ def _words(*kinds: str) -> frozenset[str]:
     return frozenset(kinds)
 
 
+_ONE = _words("few weights changed")
+
+
 def _layer_faults() -> dict[str, Changed]:
     found = {}
     for layer in _LAYERS:
-        found[f"weight {layer} +1 %"] = Changed(change=one_weight(layer, 1.01))
-        found[f"weight {layer} +10 %"] = Changed(change=one_weight(layer, 1.1))
-        found[f"weight {layer} sign"] = Changed(change=one_weight(layer, -1))
+        found[f"weight {layer} +1 %"] = Changed(change=one_weight(layer, 1.01), cause=_ONE)
+        found[f"weight {layer} +10 %"] = Changed(change=one_weight(layer, 1.1), cause=_ONE)
+        found[f"weight {layer} sign"] = Changed(change=one_weight(layer, -1), cause=_ONE)
         found[f"layer {layer} scaled 2 %"] = Changed(
-            change=scaled_layer(layer, 1.02), cause=_words("scale") if layer == "fc2" else _words()
+            change=scaled_layer(layer, 1.02),
+            cause=_words("scaled layer", *(["scale"] if layer == "fc2" else [])),
         )
         found[f"bias {layer} dropped"] = Changed(
-            change=no_bias(layer), cause=_words("bias of classes") if layer == "fc2" else _words()
+            change=no_bias(layer),
+            cause=_words("bias missing", *(["bias of classes"] if layer == "fc2" else [])),
         )
     return found
 
 
 _WEIGHTS = {
     **_layer_faults(),
-    "channels 0,1 swapped conv1": Changed(change=swapped("conv1", 0)),
-    "input channels 0,1 swapped conv2": Changed(change=swapped("conv2", 1)),
-    "conv1 kernels turned by 180 degrees": Changed(
-        change=weights(lambda net: net.conv1.weight.copy_(net.conv1.weight.flip(2, 3)) and None)
+    "channels 0,1 swapped conv1": Changed(
+        change=swapped("conv1", 0), cause=_words("channels swapped")
     ),
-    "all weights +- 0.01 %": Changed(change=noisy(1e-4)),
-    "all weights +- 0.10 %": Changed(change=noisy(1e-3)),
-    "all weights +- 1.00 %": Changed(change=noisy(1e-2)),
-    "30 % of fc1 pruned": Changed(change=pruned(0.3)),
+    "input channels 0,1 swapped conv2": Changed(
+        change=swapped("conv2", 1), cause=_words("channels swapped")
+    ),
+    "conv1 kernels turned by 180 degrees": Changed(
+        change=conv1_kernels(lambda value: value.flip(2, 3)), cause=_words("kernels turned")
+    ),
+    "all weights +- 0.01 %": Changed(change=noisy(1e-4), cause=_words("weights noisy")),
+    "all weights +- 0.10 %": Changed(change=noisy(1e-3), cause=_words("weights noisy")),
+    "all weights +- 1.00 %": Changed(change=noisy(1e-2), cause=_words("weights noisy")),
+    "30 % of fc1 pruned": Changed(change=pruned(0.3), cause=_words("weights pruned")),
     "weights rounded to fp16 in an fp32 file": Changed(
         change=rounded(torch.float16), cause=_words("weights rounded to fp16")
     ),
@@ -265,38 +287,52 @@ _WEIGHTS = {
     "weights rounded to 8 bits in an fp32 file": Changed(
         change=to_steps(8), cause=_words("weights rounded to 8 bits")
     ),
-    "weights rounded to 4 bits in an fp32 file": Changed(change=to_steps(4)),
+    "weights rounded to 4 bits in an fp32 file": Changed(
+        change=to_steps(4), cause=_words("weights rounded to 4 bits")
+    ),
     "conv1 weights in float8": Changed(
-        change=weights(
-            lambda net: (
-                net.conv1.weight.copy_(net.conv1.weight.to(torch.float8_e4m3fn).float()) and None
-            )
-        )
+        change=conv1_kernels(lambda value: value.to(torch.float8_e4m3fn).float()),
+        cause=_words("weights rounded to 8 bits", "weights noisy"),
     ),
 }
 
 _LAYER_ORDER = {
     "fc1 fed NHWC": Changed(
-        change=lambda net: Altered(net, flatten=lambda x: x.permute(0, 2, 3, 1).flatten(1))
+        change=lambda net: Altered(net, flatten=lambda x: x.permute(0, 2, 3, 1).flatten(1)),
+        cause=_words("layout of features"),
     ),
     "fc1 fed H/W swapped": Changed(
-        change=lambda net: Altered(net, flatten=lambda x: x.transpose(2, 3).flatten(1))
+        change=lambda net: Altered(net, flatten=lambda x: x.transpose(2, 3).flatten(1)),
+        cause=_words("layout of features"),
     ),
-    "relu before conv1": Changed(change=fed(F.relu)),
-    "padding: shifted by 1 pixel": Changed(change=fed(lambda x: x.roll((1, 1), (2, 3)))),
-    "stride 2 for pool": Changed(change=lambda net: Altered(net, pool=lambda x: x[..., ::2, ::2])),
-    "avg pool": Changed(change=lambda net: Altered(net, pool=lambda x: F.avg_pool2d(x, 2))),
+    "relu before conv1": Changed(change=fed(F.relu), cause=_words("inputs cut off")),
+    "padding: shifted by 1 pixel": Changed(
+        change=fed(lambda x: x.roll((1, 1), (2, 3))), cause=_words("shifted by a pixel")
+    ),
+    "stride 2 for pool": Changed(
+        change=lambda net: Altered(net, pool=lambda x: x[..., ::2, ::2]),
+        cause=_words("other pooling"),
+    ),
+    "avg pool": Changed(
+        change=lambda net: Altered(net, pool=lambda x: F.avg_pool2d(x, 2)),
+        cause=_words("other pooling"),
+    ),
     "pool 3x3/2": Changed(
-        change=lambda net: Altered(net, pool=lambda x: F.max_pool2d(x, 3, 2, padding=1))
+        change=lambda net: Altered(net, pool=lambda x: F.max_pool2d(x, 3, 2, padding=1)),
+        cause=_words("other pooling"),
     ),
-    "relu missing after conv1": Changed(change=relus(0, same)),
-    "relu missing after conv2": Changed(change=relus(1, same)),
-    "relu missing after fc1": Changed(change=relus(2, same)),
-    "leaky relu": Changed(change=relus(0, lambda x: F.leaky_relu(x, 0.01))),
-    "elu for last relu": Changed(change=relus(2, F.elu)),
-    "relu6 for relu": Changed(change=relus(1, F.relu6)),
-    "gelu for last relu": Changed(change=relus(2, F.gelu)),
-    "softplus for last relu": Changed(change=relus(2, F.softplus)),
+    "relu missing after conv1": Changed(change=relus(0, same), cause=_words("activation missing")),
+    "relu missing after conv2": Changed(change=relus(1, same), cause=_words("activation missing")),
+    "relu missing after fc1": Changed(change=relus(2, same), cause=_words("activation missing")),
+    "leaky relu": Changed(
+        change=relus(0, lambda x: F.leaky_relu(x, 0.01)), cause=_words("other activation")
+    ),
+    "elu for last relu": Changed(change=relus(2, F.elu), cause=_words("other activation")),
+    "relu6 for relu": Changed(change=relus(1, F.relu6), cause=_words("other activation")),
+    "gelu for last relu": Changed(change=relus(2, F.gelu), cause=_words("other activation")),
+    "softplus for last relu": Changed(
+        change=relus(2, F.softplus), cause=_words("other activation")
+    ),
     "dropout active p=0.5": Changed(
         change=lambda net: Altered(
             net, relus=(F.relu, F.relu, lambda x: F.dropout(F.relu(x), 0.5, training=True))
@@ -310,13 +346,16 @@ _LAYER_ORDER = {
         cause=_words("random"),
     ),
     "dropout scale kept (x 1/(1-p))": Changed(
-        change=lambda net: Altered(net, relus=(F.relu, F.relu, lambda x: F.relu(x) / 0.5))
+        change=lambda net: Altered(net, relus=(F.relu, F.relu, lambda x: F.relu(x) / 0.5)),
+        cause=_words("scaled layer"),
     ),
     "activations rounded to fp16 and back": Changed(
-        change=relus(1, lambda x: F.relu(x).half().float())
+        change=relus(1, lambda x: F.relu(x).half().float()),
+        cause=_words("activations rounded to fp16"),
     ),
     "activations rounded to bf16 and back": Changed(
-        change=relus(1, lambda x: F.relu(x).bfloat16().float())
+        change=relus(1, lambda x: F.relu(x).bfloat16().float()),
+        cause=_words("activations rounded to bf16"),
     ),
     "fp16 overflow inside": Changed(
         change=relus(1, lambda x: (F.relu(x) * 30000).half().float() / 30000),
@@ -351,13 +390,20 @@ _INPUT = {
     ),
     "turned upside down": Changed(change=fed(lambda x: x.flip(2)), cause=_words("flipped")),
     "mirrored": Changed(change=fed(lambda x: x.flip(3)), cause=_words("flipped")),
-    "turned by 90 degrees": Changed(change=fed(lambda x: x.rot90(1, (2, 3)))),
-    "pixels rounded to 4 bits": Changed(
-        change=pixels(lambda p: ((p * 15).round() / 15 - MEAN) / STD)
+    "turned by 90 degrees": Changed(
+        change=fed(lambda x: x.rot90(1, (2, 3))), cause=_words("turned")
     ),
-    "bright pixels cut off": Changed(change=fed(lambda x: x.clamp(max=2.0))),
-    "blank image wrong": Changed(change=fed(blank_is_wrong)),
-    "input rounded to fp16": Changed(change=fed(lambda x: x.half().float())),
+    "pixels rounded to 4 bits": Changed(
+        change=pixels(lambda p: ((p * 15).round() / 15 - MEAN) / STD),
+        cause=_words("pixels rounded"),
+    ),
+    "bright pixels cut off": Changed(
+        change=fed(lambda x: x.clamp(max=2.0)), cause=_words("inputs cut off")
+    ),
+    "blank image wrong": Changed(change=fed(blank_is_wrong), cause=_words("some inputs only")),
+    "input rounded to fp16": Changed(
+        change=fed(lambda x: x.half().float()), cause=_words("inputs rounded")
+    ),
 }
 
 _OUTPUT = {
@@ -402,4 +448,9 @@ _OUTPUT = {
     ),
 }
 
-FAULTS: dict[str, Changed] = {**_WEIGHTS, **_LAYER_ORDER, **_INPUT, **_OUTPUT}
+# A comparison of graphs names these too, and says where they differ.
+_OF_GRAPHS = {
+    name: replace(each, cause=each.cause | {"graph changed"})
+    for name, each in {**_LAYER_ORDER, **_INPUT, **_OUTPUT}.items()
+}
+FAULTS: dict[str, Changed] = {**_WEIGHTS, **_OF_GRAPHS}

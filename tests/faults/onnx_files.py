@@ -187,11 +187,11 @@ def noise(sigma: float) -> Edit:
 
 
 def flipped_bit(model: ModelProto) -> None:
-    """The highest bit of the exponent of one weight is another."""
-    tensor = next(each for each in model.graph.initializer if each.name == "model.fc1.weight")
+    """One bit in the exponent of one weight is another."""
+    tensor = next(each for each in model.graph.initializer if each.name == "model.fc2.weight")
     values = numpy_helper.to_array(tensor).copy()
     bits = values.view(np.uint32).reshape(-1)
-    bits[4321] ^= 1 << 27
+    bits[321] ^= 1 << 24
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 

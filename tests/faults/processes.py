@@ -16,7 +16,8 @@ def _runtime(name: str, *causes: str, short: bool = False, **options: float) -> 
         level="runtime",
         build=marked(name),
         runtime=MISBEHAVING,
-        cause=frozenset(causes),
+        # That the file is as it was exported is true as well, and points at the runtime.
+        cause=frozenset({*causes, "file as exported"}),
         short=short,
         options=options,
     )

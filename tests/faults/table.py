@@ -5,15 +5,18 @@ In: outcomes, a note on what ran. Out: Markdown, with the counts on top.
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
 
 from .cases import ALL
 from .harness import Harness, scratch_cache
-from .records import Outcome
+from .records import Case, Outcome
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
 _CUT = 90
@@ -107,27 +110,76 @@ def _cut(text: str) -> str:
     return line if len(line) <= _CUT else f"{line[: _CUT - 1]}…"
 
 
-def judge_all(*, short: bool, matching: str, images: int, scratch: Path) -> list[Outcome]:
-    """Run the cases whose name has `matching` in it."""
-    chosen = [
-        case
-        for case in ALL
-        if matching in f"{case.name} {case.level}" and (case.short or not short)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Outcomes in a file of JSON lines, so that a run that was stopped goes on."""
+
+    path: Path | None
+    only: bool = False  # judge nothing now
+
+    def read(self) -> dict[tuple[str, str], Outcome]:
+        """What is there already, by bed and name."""
+        if self.path is None or not self.path.exists():
+            return {}
+        cases = {(case.bed, case.name): case for case in ALL}
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        keys = [(line.pop("bed"), line.pop("name")) for line in lines]
+        return {
+            key: Outcome(case=cases[key], **line)
+            for key, line in zip(keys, lines, strict=True)
+            if key in cases
+        }
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Append what was found."""
+        if self.path is None:
+            return
+        with self.path.open("a") as file:
+            for each in outcomes:
+                values = {f.name: getattr(each, f.name) for f in fields(each) if f.name != "case"}
+                file.write(
+                    json.dumps({"bed": each.case.bed, "name": each.case.name, **values}) + "\n"
+                )
+
+
+def judge_all(
+    chosen: Sequence[Case], record: Record, *, images: int, scratch: Path
+) -> list[Outcome]:
+    """The outcomes of the cases: those recorded, and the others, judged now."""
+    known = record.read()
+    if record.only:
+        return [known[case.bed, case.name] for case in chosen if (case.bed, case.name) in known]
     harness = Harness(scratch, images=images, say=lambda text: click.echo(text, err=True))
-    return harness.judge(chosen)
+    left = [case for case in chosen if (case.bed, case.name) not in known]
+    found = {(each.case.bed, each.case.name): each for each in harness.judge(left, done=record.add)}
+    return [(known | found)[case.bed, case.name] for case in chosen]
 
 
 @click.command()
 @click.option("--short", is_flag=True, help="Run the cases of the short version only.")
-@click.option("--match", "matching", default="", help="Run the cases with this in their name.")
+@click.option(
+    "--match", "matching", default="", help="Run the cases that this regular expression finds."
+)
 @click.option("--images", default=2000, show_default=True, help="Test images for fp32 files.")
+@click.option(
+    "--record", type=click.Path(path_type=Path), help="Outcomes as JSON lines; continued if there."
+)
+@click.option("--recorded", is_flag=True, help="Judge nothing: take what --record has.")
 @click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: none]")
-def main(short: bool, matching: str, images: int, out: Path | None) -> None:
+def main(
+    short: bool, matching: str, images: int, record: Path | None, recorded: bool, out: Path | None
+) -> None:
     """Judge planted faults and healthy variants, and write the table."""
+    chosen = [
+        case
+        for case in ALL
+        if re.search(matching, f"{case.name} {case.level} {case.runtime} {case.bed}")
+        and (case.short or not short)
+    ]
+    kept = Record(path=record, only=recorded)
     with tempfile.TemporaryDirectory() as folder:
         scratch_cache(Path(folder))
-        outcomes = judge_all(short=short, matching=matching, images=images, scratch=Path(folder))
+        outcomes = judge_all(chosen, kept, images=images, scratch=Path(folder))
     for each in outcomes:
         if not each.right or each.named_wrongly:
             click.echo(f"{each.case.name}: {each.status}; {each.cause}; {each.reason}"[:300])

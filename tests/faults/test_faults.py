@@ -13,6 +13,7 @@ import pytest
 from .cases import ALL, FAULTS, HEALTHY
 from .harness import Harness
 from .records import Case, Outcome
+from .table import PAGE
 
 SHORT = [case for case in ALL if case.short]
 BEDS = list(dict.fromkeys(case.bed for case in ALL))
@@ -38,6 +39,12 @@ def test_there_are_120_faults_and_120_healthy_variants_and_each_has_a_name_of_it
     assert len(HEALTHY) >= 120
     names = [(case.bed, case.slug) for case in ALL]
     assert len(names) == len(set(names))
+
+
+def test_the_page_of_faults_has_a_row_for_each_case() -> None:
+    """Write it again with `python -m tests.faults --out docs/faults.md`."""
+    page = PAGE.read_text()
+    assert [case.name for case in ALL if f"| {case.name} |" not in page] == []
 
 
 def test_some_faults_of_each_kind_are_caught_and_some_healthy_variants_pass(
