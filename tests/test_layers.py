@@ -68,7 +68,14 @@ LAYERS = (
         "changes",
         "names",
     ),
-    ("measuring.loadgen", "report.scenario", "causes.symptoms", "causes.inputs", "causes.graphs", "machine.fitness"),
+    (
+        "measuring.loadgen",
+        "report.scenario",
+        "causes.symptoms",
+        "causes.inputs",
+        "causes.graphs",
+        "machine.fitness",
+    ),
     (
         *("causes.changes", "causes.rounding", "causes.order", "causes.outputs", "causes.places"),
         *("causes.quantised", "causes.tensors", "causes.stored"),
