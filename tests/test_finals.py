@@ -18,19 +18,21 @@ SPREAD = (1.0, 1.01, 0.99, 1.0, 1.02, 0.98)
 
 
 def entry(name: str, call_s: float, *, flips: int = 0) -> Entry:
-    """A finalist that passed, with six passes."""
-    found = tally(name, *(call_s * factor for factor in SPREAD))
+    """A finalist that passed, with six passes that differ in their own order."""
+    shift = len(name)
+    found = tally(name, *(call_s * factor for factor in (*SPREAD[shift:], *SPREAD[:shift])))
     report = replace(PASSED, flips=flips)
     return Entry(candidate=found.candidate, tally=found, heat=3, report=report)
 
 
 def measured_again(entries: Sequence[Entry], *calls_s: float) -> None:
     for each, call_s in zip(entries, calls_s, strict=True):
-        each.tally = entry("again", call_s).tally
+        each.tally = entry(each.candidate.runtime.name, call_s).tally
 
 
 def test_those_that_may_be_the_fastest_lead_and_the_runner_up_in_any_case() -> None:
-    far, slow, fast, close = (entry("x", call_s) for call_s in (0.4, 0.2, 0.1, 0.1001))
+    far, slow = entry("a", 0.4), entry("bc", 0.2)
+    fast, close = entry("def", 0.1), entry("ghij", 0.1001)
     assert lead([far, slow, fast, close], ANY) == [fast, close]
     assert lead([slow, far], ANY) == [slow, far]
     assert lead([], ANY) == []
@@ -43,7 +45,7 @@ def test_the_pareto_set_is_of_the_heat_side_by_side() -> None:
 
 
 def test_new_passes_decide_and_the_heat_before_orders_equals() -> None:
-    first, second = entry("first", 0.1), entry("second", 0.101)
+    first, second = entry("a", 0.1), entry("bcd", 0.101)
     leading = lead([first, second], ANY)
     assert leading == [first, second]
     measured_again(leading, 0.1, 0.0999)
@@ -55,7 +57,7 @@ def test_new_passes_decide_and_the_heat_before_orders_equals() -> None:
 
 
 def test_of_equals_the_one_that_flips_least_is_taken() -> None:
-    exact, fast = entry("exact", 0.101), entry("fast", 0.1, flips=3)
+    exact, fast = entry("abc", 0.101), entry("f", 0.1, flips=3)
     best, close, why = choose(lead([exact, fast], ANY), [exact, fast], ANY)
     assert (best, close) == (exact, [fast])
     assert why.startswith("of the fastest, which are too close to call")
