@@ -198,3 +198,11 @@ def test_operators_left_to_another_provider_are_attested() -> None:
     )
     found = OnnxSession(stand_in, runtime="x", version="1", precision="fp32", threads=1).attestation
     assert (found.provider, found.device) == ("CUDAExecutionProvider (7 of 9 operators)", "cuda")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    written = export(colour.request_for(path, precision, measured=colour.IMAGES))
+    logits = load(colour.source_of(path, "onnx", precision), Settings(threads=1)).run(colour.IMAGES)
+    assert 0.5 < colour.error_ratio(written, logits) < 1.5
