@@ -45,6 +45,7 @@ LAYERS = (
         "settings",
         "rounding",
         "onnx_rounding",
+        "openvino_rounding",
         "apart",
         "model",
         "onnx_export",
