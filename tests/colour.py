@@ -17,8 +17,12 @@ from torch import Tensor, nn
 
 from toolkit.candidates import Candidate
 from toolkit.files import sha256_of, size_of
+<<<<<<< HEAD
 from toolkit.formats import Request
 from toolkit.model import exportable
+=======
+from toolkit.formats import Request, Written
+>>>>>>> int8
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import RUNTIMES, Source
 from toolkit.schema import Artifact, InputSpec, Isa, Precision, Settings
@@ -79,6 +83,7 @@ def request_for(
     *,
     isas: tuple[Isa, ...] | None = None,
     model: nn.Module | None = None,
+    measured: NDArray[np.float32] | None = None,
 ) -> Request:
     """A request to write the model in `precision`, with its own images to calibrate on."""
     example = torch.from_numpy(IMAGES[:2].copy())
@@ -89,6 +94,7 @@ def request_for(
         precision=precision,
         calibration=IMAGES,
         isas=isas,
+        measured=measured,
     )
 
 
@@ -99,6 +105,14 @@ def logits_of(images: NDArray[np.float32], model: nn.Module | None = None) -> ND
             (model or ColourNet()).eval()(torch.from_numpy(images)).numpy()
         )
     return logits
+
+
+def error_ratio(written: Written, logits: NDArray[np.floating]) -> float:
+    """The root mean square of the error of these logits of `IMAGES` over the expected one."""
+    assert written.expected_error is not None
+    assert written.expected_error.images == len(IMAGES)
+    error = logits - logits_of(IMAGES)
+    return float(np.sqrt(np.mean(np.square(error)))) / written.expected_error.rms
 
 
 def logits_of_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -212,3 +212,10 @@ def test_export_opens_no_connection_and_leaves_the_home_alone(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
+
+
+def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "model.openvino"
+    written = export(colour.request_for(path, "int8", measured=colour.IMAGES))
+    logits = session_of(path, "int8").run(colour.IMAGES)
+    assert 0.5 < colour.error_ratio(written, logits) < 1.5

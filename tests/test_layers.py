@@ -46,6 +46,7 @@ LAYERS = (
         "settings",
         "rounding",
         "onnx_rounding",
+        "openvino_rounding",
         "apart",
         "model",
         "onnx_export",
