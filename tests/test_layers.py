@@ -33,6 +33,11 @@ LAYERS = (
         "preprocessing",
         "report.machine",
         "report.summary",
+        "causes.symptoms",
+        "causes.graphs",
+        "causes.stored",
+        "causes.changes",
+        "causes.rounding",
     ),
     (
         "measuring.samples",
@@ -49,6 +54,8 @@ LAYERS = (
         "contents.executorch",
         "machine.compiler",
         "contents.mnn",
+        *("causes.order", "causes.outputs", "causes.places"),
+        *("causes.inputs", "causes.tensors", "causes.quantised"),
     ),
     (
         "parity",
@@ -59,6 +66,7 @@ LAYERS = (
         "measuring.plan",
         "changes",
         "names",
+        *("causes.logits", "causes.experiments", "causes.onnx_file", "causes.apart"),
     ),
     ("measuring.loadgen", "report.scenario"),
     ("formats", "runtimes", "report.table", "report.csv", "report.markdown", "comparison"),
@@ -75,7 +83,7 @@ LAYERS = (
     ("training.state", "training.diary", "training.step"),
     ("training.loop",),
     ("training",),
-    ("reference", "measuring.passes", "report.folder"),
+    ("reference", "measuring.passes", "report.folder", "causes"),
     ("measuring.conclusions", "verification"),
     ("measuring.scenarios",),
     ("benchmark", "tuning.trials"),
@@ -92,6 +100,7 @@ RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch",
 NEEDS_TORCH = (
     *("training", "model", "torch_session", "onnx_export", "artifacts"),
     *("formats.*", "training.*"),
+    *("causes.changes", "causes.rounding", "causes.experiments", "causes.onnx_file"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
