@@ -35,6 +35,11 @@ LAYERS = (
         "preprocessing",
         "report.machine",
         "report.summary",
+        "causes.symptoms",
+        "causes.graphs",
+        "causes.stored",
+        "causes.changes",
+        "causes.rounding",
     ),
     (
         "measuring.samples",
@@ -56,6 +61,8 @@ LAYERS = (
         "contents.executorch",
         "machine.compiler",
         "contents.mnn",
+        *("causes.order", "causes.outputs", "causes.places"),
+        *("causes.inputs", "causes.tensors", "causes.quantised"),
     ),
     ("parity", "parity.gates", "parity.bounds", "parity.reference"),
     (
@@ -68,6 +75,7 @@ LAYERS = (
         "measuring.plan",
         "changes",
         "names",
+        *("causes.logits", "causes.experiments", "causes.onnx_file", "causes.apart"),
     ),
     (
         "measuring.loadgen",
@@ -120,6 +128,7 @@ NEEDS_TORCH = (
     *("torch_arithmetic", "torchscript_graph"),
     *("causes.changes", "causes.experiments", "causes.rounding", "causes.onnx_file"),
     *("formats.*", "training.*"),
+    *("causes.changes", "causes.rounding", "causes.experiments", "causes.onnx_file"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
