@@ -17,12 +17,8 @@ from torch import Tensor, nn
 
 from toolkit.candidates import Candidate
 from toolkit.files import sha256_of, size_of
-<<<<<<< HEAD
-from toolkit.formats import Request
-from toolkit.model import exportable
-=======
 from toolkit.formats import Request, Written
->>>>>>> int8
+from toolkit.model import exportable
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import RUNTIMES, Source
 from toolkit.schema import Artifact, InputSpec, Isa, Precision, Settings

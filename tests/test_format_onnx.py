@@ -211,10 +211,8 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
     )
     found = session.attestation
     assert (found.provider, found.device) == ("CUDAExecutionProvider (7 of 9 operators)", "cuda")
-<<<<<<< HEAD
     assert found.arithmetic == arithmetic
     assert found.evidence["threads"] == "as asked"  # a GPU's driver starts threads of its own
-=======
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
@@ -223,4 +221,3 @@ def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_pat
     written = export(colour.request_for(path, precision, measured=colour.IMAGES))
     logits = load(colour.source_of(path, "onnx", precision), Settings(threads=1)).run(colour.IMAGES)
     assert 0.5 < colour.error_ratio(written, logits) < 1.5
->>>>>>> int8

@@ -25,7 +25,6 @@ from toolkit.reference import ReferenceMaker
 from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityReport, Settings
 from toolkit.targets import RemoteSession, predict_all
 
-
 _SEARCH_S = 60.0  # of the search for a cause; some 10 s are usual
 
 
