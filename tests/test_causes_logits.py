@@ -299,11 +299,15 @@ def test_many_classes_sorted_as_text_are_recognised() -> None:
     assert "sorted as text (0, 1, 10, 100 ...)" in cause.text
 
 
-def check(name: str, batch_size: int, *, wrong: bool) -> Check:
+SPECIAL = "images that no test set has"
+
+
+def check(name: str, batch_size: int, *, wrong: bool, special: bool = False) -> Check:
     return Check(
         name=name,
         images=100,
         batch_size=batch_size,
+        images_sha256="a" if special else None,
         difference=1.0 if wrong else 0.0,
         floors=1e6 if wrong else 1.0,
         reason="100 images differ" if wrong else None,
@@ -313,18 +317,27 @@ def check(name: str, batch_size: int, *, wrong: bool) -> Check:
 @pytest.mark.parametrize(
     ("wrong", "kind", "evidence"),
     [
-        ((1,), "one batch size", "at batch size 1 they"),
-        ((7, 33), "one batch size", "at batch size 7 and 33 they"),
-        ((BATCH,), "some inputs only", "wrong are “images that no test set has”"),
-        ((7, 33, BATCH), "after many calls", "from “batches of 7” on"),
+        (("one image at a time",), "one batch size", "at batch size 1 they"),
+        (("batches of 7", "batches of 33"), "one batch size", "at batch size 7 they"),
+        ((SPECIAL,), "some inputs only", "wrong are “images that no test set has”"),
+        (("batches of 33", "the first batches again"), "after many calls", "“batches of 33” and"),
+        (("one image at a time", "the first batches again"), "after many calls", "later"),
     ],
 )
 def test_the_second_look_tells_sizes_from_images_and_state(
-    wrong: tuple[int, ...], kind: str, evidence: str
+    wrong: tuple[str, ...], kind: str, evidence: str
 ) -> None:
-    names = {1: "one image at a time", 7: "batches of 7", 33: "batches of 33",
-             BATCH: "images that no test set has"}  # fmt: skip
-    checks = tuple(check(name, size, wrong=size in wrong) for size, name in names.items())
+    sizes = {
+        "one image at a time": 1,
+        "batches of 7": 7,
+        "batches of 33": 33,
+        SPECIAL: 33,
+        "the first batches again": BATCH,
+    }
+    checks = tuple(
+        check(name, size, wrong=name in wrong, special=name == SPECIAL)
+        for name, size in sizes.items()
+    )
     cause = name_cause(replace(symptoms_of(lambda given: given), checks=checks))
     assert cause is not None
     assert cause.kind == kind
