@@ -49,6 +49,11 @@ def read_image_folder(
         files = sorted(
             path for path in (where / name).rglob("*") if path.suffix.lower() in _SUFFIXES
         )
+        if not files:
+            raise DatasetError(
+                f"{where / name}: a class without images; expected files with an ending among "
+                f"{', '.join(sorted(_SUFFIXES))}: add some, or remove the folder"
+            )
         for path in files:
             digest.update(f"{path.relative_to(where)}\t{path.stat().st_size}\n".encode())
         paths += map(str, files)
