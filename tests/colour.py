@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from toolkit.candidates import Candidate
 from toolkit.files import sha256_of, size_of
-from toolkit.formats import Request
+from toolkit.formats import Request, Written
 from toolkit.model import exportable
 from toolkit.preprocessing import normalise
 from toolkit.runtimes import RUNTIMES, Source
@@ -79,6 +79,7 @@ def request_for(
     *,
     isas: tuple[Isa, ...] | None = None,
     model: nn.Module | None = None,
+    measured: NDArray[np.float32] | None = None,
 ) -> Request:
     """A request to write the model in `precision`, with its own images to calibrate on."""
     example = torch.from_numpy(IMAGES[:2].copy())
@@ -89,6 +90,7 @@ def request_for(
         precision=precision,
         calibration=IMAGES,
         isas=isas,
+        measured=measured,
     )
 
 
@@ -99,6 +101,14 @@ def logits_of(images: NDArray[np.float32], model: nn.Module | None = None) -> ND
             (model or ColourNet()).eval()(torch.from_numpy(images)).numpy()
         )
     return logits
+
+
+def error_ratio(written: Written, logits: NDArray[np.floating]) -> float:
+    """The root mean square of the error of these logits of `IMAGES` over the expected one."""
+    assert written.expected_error is not None
+    assert written.expected_error.images == len(IMAGES)
+    error = logits - logits_of(IMAGES)
+    return float(np.sqrt(np.mean(np.square(error)))) / written.expected_error.rms
 
 
 def logits_of_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

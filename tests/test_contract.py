@@ -164,7 +164,7 @@ def watched(
     candidate = candidate_of((runtime.name, source.format, source.precision), threads=1)
     with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as opened:
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME"):
+            for name in ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "OMP_WAIT_POLICY"):
                 patch.delenv(name, raising=False)
             patch.setenv("HOME", str(home))
             patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colour import IMAGES, SHAPE, OneLayer, logits_of, request_for, source_of
+from colour import IMAGES, SHAPE, OneLayer, error_ratio, logits_of, request_for, source_of
 
 from toolkit.errors import Unsupported
 from toolkit.formats import FORMATS, load_exporter
@@ -111,3 +111,12 @@ def test_truncated_file_is_an_error(
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(RuntimeError, match="Failed to load program"):
         open_session(path, settings=Settings(threads=1))
+
+
+def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "model.pte"
+    written = load_exporter(FORMATS["executorch"]).export(
+        request_for(path, "int8", measured=IMAGES)
+    )
+    logits = open_session(path, settings=Settings(threads=1)).run(IMAGES)
+    assert 0.5 < error_ratio(written, logits) < 1.5

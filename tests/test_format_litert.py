@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colour import CLASSES, IMAGES, SHAPE, logits_of, request_for, source_of
+from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
 from torch import Tensor, nn
 
 from toolkit.errors import ArtifactError
-from toolkit.formats import FORMATS, Written
+from toolkit.formats import FORMATS, Written, load_exporter
 from toolkit.runtimes import RUNTIMES, Session
 from toolkit.schema import Precision, Settings
 
@@ -173,3 +173,11 @@ def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
     assert [file.name for file in request.path.iterdir()] == ["batch-1.tflite"]
     found = opened(request.path).run(IMAGES)
     assert np.abs(found - logits_of(IMAGES, model)).max() < 0.1
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
+    path = tmp_path / "model.litert"
+    written = load_exporter(FORMATS["litert"]).export(request_for(path, precision, measured=IMAGES))
+    logits = opened(path).run(IMAGES)
+    assert 0.5 < error_ratio(written, logits) < 1.5

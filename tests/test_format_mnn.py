@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("MNN")
 
-from colour import IMAGES, SHAPE, logits_of, request_for, source_of
+from colour import IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
 
 from toolkit.contents.mnn import weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
@@ -90,3 +90,10 @@ def test_a_truncated_file_is_refused(file: Path, tmp_path: Path, kept: float) ->
     cut.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(ArtifactError, match="toolkit export --format mnn"):
         load(source_of(cut, "mnn"), Settings(threads=1))
+
+
+def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "model.mnn"
+    written = export(request_for(path, "int8-weights", measured=IMAGES))
+    logits = load(source_of(path, "mnn", "int8-weights"), Settings(threads=1)).run(IMAGES)
+    assert 0.5 < error_ratio(written, logits) < 1.5

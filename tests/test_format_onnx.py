@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from toolkit.contents.onnx import read_onnx, read_ort
+from toolkit.contents.onnx import Contents, read_onnx, read_ort
 from toolkit.errors import Unsupported
 from toolkit.formats import Written
 from toolkit.formats.onnx import export
@@ -153,6 +153,7 @@ def test_contents_are_those_that_onnx_reads(
     contents = read_onnx(files[precision])
     assert contents.operators == {node.op_type for node in graph.node}
     assert contents.weight_types == {item.data_type for item in graph.initializer}
+    assert contents.cast_types <= {TensorProto.FLOAT}
 
 
 @pytest.mark.parametrize("data", [b"\x3a\xff", b"\x3f", b"\x80" * 20, b"\x3a"])
@@ -186,15 +187,37 @@ def test_a_provider_that_is_not_there_is_said(files: dict[Precision, Path], modu
         module.load(colour.source_of(files["fp32"], "onnx"), Settings(threads=1, device="cuda"))
 
 
-def test_operators_left_to_another_provider_are_attested() -> None:
+@pytest.mark.parametrize(("tf32", "arithmetic"), [("0", "float32"), ("1", "TF32")])
+def test_operators_left_to_another_provider_and_tf32_are_attested(
+    tf32: str, arithmetic: str
+) -> None:
     """On a stand-in for a session on a GPU."""
     parts = [("CUDAExecutionProvider", 7), ("CPUExecutionProvider", 2)]
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        get_provider_options=lambda: {"CUDAExecutionProvider": {"use_tf32": tf32}},
         get_provider_graph_assignment_info=lambda: [
             SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count)
             for name, count in parts
         ],
     )
-    found = OnnxSession(stand_in, runtime="x", version="1", precision="fp32", threads=1).attestation
+    session = OnnxSession(
+        stand_in,
+        runtime="x",
+        version="1",
+        contents=Contents(operators=frozenset({"Conv"}), weight_types=frozenset({1})),
+        threads=1,
+        counted=True,
+    )
+    found = session.attestation
     assert (found.provider, found.device) == ("CUDAExecutionProvider (7 of 9 operators)", "cuda")
+    assert found.arithmetic == arithmetic
+    assert found.evidence["threads"] == "as asked"  # a GPU's driver starts threads of its own
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    written = export(colour.request_for(path, precision, measured=colour.IMAGES))
+    logits = load(colour.source_of(path, "onnx", precision), Settings(threads=1)).run(colour.IMAGES)
+    assert 0.5 < colour.error_ratio(written, logits) < 1.5

@@ -19,6 +19,7 @@ from toolkit.formats import Written
 from toolkit.formats.onnx import export as export_onnx
 from toolkit.formats.openvino import export
 from toolkit.runtimes import Session
+from toolkit.runtimes import openvino as openvino_runtime
 from toolkit.runtimes.openvino import load
 from toolkit.schema import Precision, Settings
 
@@ -117,14 +118,39 @@ def test_session_reads_onnx_and_attests_its_precision(tmp_path: Path, precision:
     assert session.attestation.precision == precision
 
 
-def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(tmp_path: Path) -> None:
+def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "m.onnx"
     export_onnx(colour.request_for(path, "int8-dynamic"))
     session = session_of(path, "int8-dynamic", "onnx")
     np.testing.assert_allclose(
         session.run(colour.IMAGES), colour.logits_of(colour.IMAGES), atol=0.03
     )
-    assert session.attestation.precision == "fp32"
+    found = session.attestation
+    assert (found.precision, found.arithmetic) == ("int8-weights", "float32 on int8 weights")
+
+
+@pytest.mark.parametrize("hint", ["bf16", "f16"])
+def test_shortened_arithmetic_is_read_from_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: str
+) -> None:
+    """Where the CPU has it; else OpenVINO computes in float32, and says so."""
+    path = tmp_path / "m.openvino"
+    export(colour.request_for(path, "fp32"))
+    usual = openvino_runtime._properties(1)
+    monkeypatch.setattr(
+        openvino_runtime,
+        "_properties",
+        lambda _: {**usual, "INFERENCE_PRECISION_HINT": hint, "EXECUTION_MODE_HINT": "PERFORMANCE"},
+    )
+    session = session_of(path, "fp32")
+    logits = session.run(colour.IMAGES)
+    error = float(np.abs(logits - colour.logits_of(colour.IMAGES)).max())
+    found = session.attestation
+    plain = (found.precision, found.arithmetic) == ("fp32", "float32")
+    assert plain == (error < 1e-5)
+    assert found.evidence["arithmetic"] == "read back"
 
 
 def test_input_may_have_any_name(tmp_path: Path) -> None:
@@ -186,3 +212,10 @@ def test_export_opens_no_connection_and_leaves_the_home_alone(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
+
+
+def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "model.openvino"
+    written = export(colour.request_for(path, "int8", measured=colour.IMAGES))
+    logits = session_of(path, "int8").run(colour.IMAGES)
+    assert 0.5 < colour.error_ratio(written, logits) < 1.5

@@ -29,15 +29,20 @@ LAYERS = (
     (
         "errors",
         "machine.environment",
+        "contents.protobuf",
         "measuring.stats",
         "measuring.regressions",
         "preprocessing",
         "report.machine",
         "report.summary",
+        "causes.symptoms",
+        "causes.graphs",
+        "causes.stored",
+        "causes.changes",
+        "causes.rounding",
     ),
     (
         "measuring.samples",
-        "machine.fitness",
         "measuring.ranking",
         "tuning.pareto",
         "files",
@@ -46,6 +51,7 @@ LAYERS = (
         "settings",
         "rounding",
         "onnx_rounding",
+        "openvino_rounding",
         "apart",
         "model",
         "onnx_export",
@@ -55,6 +61,8 @@ LAYERS = (
         "contents.executorch",
         "machine.compiler",
         "contents.mnn",
+        *("causes.order", "causes.outputs", "causes.places"),
+        *("causes.inputs", "causes.tensors", "causes.quantised"),
     ),
     ("parity", "parity.gates", "parity.bounds", "parity.reference"),
     (
@@ -67,8 +75,16 @@ LAYERS = (
         "measuring.plan",
         "changes",
         "names",
+        *("causes.logits", "causes.experiments", "causes.onnx_file", "causes.apart"),
     ),
-    ("measuring.loadgen", "report.scenario", "causes.symptoms", "causes.inputs", "causes.graphs"),
+    (
+        "measuring.loadgen",
+        "report.scenario",
+        "causes.symptoms",
+        "causes.inputs",
+        "causes.graphs",
+        "machine.fitness",
+    ),
     (
         *("causes.changes", "causes.rounding", "causes.order", "causes.outputs", "causes.places"),
         *("causes.quantised", "causes.tensors", "causes.stored"),
@@ -96,6 +112,7 @@ LAYERS = (
     ("measuring.conclusions", "verification"),
     ("measuring.scenarios",),
     ("benchmark", "tuning.trials"),
+    ("tuning.finals",),
     ("tuning",),
     ("pipeline",),
     ("",),  # toolkit/__init__.py: the steps, by name
@@ -111,6 +128,7 @@ NEEDS_TORCH = (
     *("torch_arithmetic", "torchscript_graph"),
     *("causes.changes", "causes.experiments", "causes.rounding", "causes.onnx_file"),
     *("formats.*", "training.*"),
+    *("causes.changes", "causes.rounding", "causes.experiments", "causes.onnx_file"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {

@@ -511,6 +511,8 @@ def test_a_close_call_is_told_with_what_would_decide_it() -> None:
     assert "even 100 times as many rounds might not tell" in " ".join(
         notes(replace(results, ranking=hopeless))
     )
+    few = tuple(replace(each, reason="needs six passes") for each in results.ranking)
+    assert "[0.970-1.010]); needs six passes." in " ".join(notes(replace(results, ranking=few)))
     assert "Too close" not in " ".join(
         notes(replace(results, ranking=ranked(("a", False), ("b", False))))
     )

@@ -55,7 +55,7 @@ def test_precision_is_that_of_the_weights_in_the_file(tmp_path: Path) -> None:
         graph = onnx.helper.make_graph([], "g", [], [], initializer=weights)
         onnx.save(onnx.helper.make_model(graph), path)
         if precision is None:
-            with pytest.raises(Unsupported, match="weights in INT8; tract computes"):
-                tract._precision_of(path)
+            with pytest.raises(Unsupported, match="is int8-weights; tract computes in float32"):
+                tract.contents_of(path)
         else:
-            assert tract._precision_of(path) == precision
+            assert tract.contents_of(path).precision == precision

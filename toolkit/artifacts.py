@@ -17,6 +17,7 @@ from toolkit.checkpoint import load_model
 from toolkit.errors import (
     ArtifactError,
     Crashed,
+    DatasetError,
     FailedRun,
     OutputError,
     SettingError,
@@ -29,6 +30,7 @@ from toolkit.formats import FORMATS, Format, Request, Written, choose_formats, l
 from toolkit.manifest import MANIFEST, check_artifact, read_manifest, relative_to, write_manifest
 from toolkit.model import example_input, exportable
 from toolkit.progress import Progress, silent
+from toolkit.rounding import MEASURED_IMAGES
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     MANIFEST_SCHEMA_VERSION,
@@ -114,8 +116,13 @@ def export(
     check_positive("--timeout", timeout_s)
     module, record = load_model(checkpoint, trusted=model)
     images, drawn = None, None
-    if any(precision == "int8" for _, precision in pairs):
-        images, drawn = draw(calibration or CalibrationSettings(), record)
+    wanted = {precision for _, precision in pairs}
+    settings = calibration or CalibrationSettings()
+    if "int8" in wanted:
+        images, drawn = draw(settings, record)
+    measured = images
+    if images is None and wanted & {"int8-dynamic", "int8-weights"}:
+        measured = _draw_if_there(settings, record)
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
     if (out / MANIFEST).exists() and manifest.artifacts:
@@ -128,6 +135,7 @@ def export(
         trusted=model,
         images=images,
         drawn=drawn,
+        measured=None if measured is None else measured[:MEASURED_IMAGES],
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
@@ -185,6 +193,7 @@ class _Writer:
     trusted: str | None
     images: NDArray[np.float32] | None
     drawn: Calibration | None
+    measured: NDArray[np.float32] | None
     isas: tuple[Isa, ...] | None
     timeout_s: float
 
@@ -218,12 +227,13 @@ class _Writer:
         with scratch_folder(self.out) as scratch:
             temporary = scratch / path.name
             written = self._call_exporter(row, precision, temporary, path)
+            sha256, expected = sha256_of(temporary), written.expected_error
             artifact = Artifact(
                 format=row.name,
                 precision=precision,
                 path=path.name,
                 size_bytes=size_of(temporary),
-                sha256=sha256_of(temporary),
+                sha256=sha256,
                 checkpoint_sha256=self.record.id.weights_sha256,
                 spec_sha256=self.record.id.spec_sha256,
                 input_shape=self.record.input.shape,
@@ -233,6 +243,7 @@ class _Writer:
                 calibration=self._drawn(precision),
                 isas=written.isas,
                 asked_isas=self._asked_isas(precision),
+                expected_error=None if expected is None else replace(expected, sha256=sha256),
                 versions=row.versions(),
             )
             publish(temporary, path)
@@ -263,6 +274,7 @@ class _Writer:
                     path=temporary,
                     calibration=calibration,
                     isas=self.isas,
+                    measured=self.measured,
                     timeout_s=self.timeout_s,
                 )
             example = example_input(shape, batch_size=2)
@@ -274,6 +286,7 @@ class _Writer:
                     precision=precision,
                     calibration=calibration,
                     isas=self.isas,
+                    measured=self.measured,
                 )
             )
         except OSError as error:
@@ -286,6 +299,15 @@ class _Writer:
             raise Crashed(
                 cannot_export(row.name, error), stderr_tail=traceback.format_exc()
             ) from error
+
+
+def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray[np.float32] | None:
+    """Training images to measure the expected error on, of formats that need none otherwise."""
+    count = min(settings.images, MEASURED_IMAGES)
+    try:
+        return draw(replace(settings, images=count), record)[0]
+    except DatasetError:
+        return None
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:

@@ -31,6 +31,7 @@ class Job:
     path: str
     calibration: str
     isas: tuple[Isa, ...] | None
+    measured: str | None
 
 
 def export_apart(
@@ -43,6 +44,7 @@ def export_apart(
     path: Path,
     calibration: NDArray[np.float32],
     isas: tuple[Isa, ...] | None,
+    measured: NDArray[np.float32] | None = None,
     timeout_s: float,
 ) -> Written:
     """Write `path` in a child process; see `Request` for the rest.
@@ -52,6 +54,8 @@ def export_apart(
     """
     with scratch_of("export") as scratch:
         np.save(scratch / "calibration.npy", calibration)
+        if measured is not None:
+            np.save(scratch / "measured.npy", measured)
         job = Job(
             format=row.name,
             precision=precision,
@@ -61,6 +65,7 @@ def export_apart(
             path=str(path.resolve()),
             calibration=str(scratch / "calibration.npy"),
             isas=isas,
+            measured=None if measured is None else str(scratch / "measured.npy"),
         )
         found = run_apart(
             "toolkit.exporting",
@@ -92,6 +97,7 @@ def _export(found: dict[str, Any]) -> dict[str, Any]:
         precision=job.precision,
         calibration=np.load(job.calibration),
         isas=job.isas,
+        measured=None if job.measured is None else np.load(job.measured),
     )
     return to_json(load_exporter(find_format(job.format)).export(request))
 

@@ -5,6 +5,7 @@ In: folders or artifact files. Out: artifacts whose size and checksum were check
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.contents.onnx import read_onnx
 from toolkit.errors import ArtifactError
 from toolkit.files import sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
@@ -102,7 +104,8 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
 
 
 def check_artifact(path: Path, record: Artifact) -> None:
-    """Raise ArtifactError unless the file can be read and has the recorded size and checksum."""
+    """Raise ArtifactError unless the file can be read, has the recorded size and checksum, and is
+    all that there is: weights in other files would not be checked."""
     again = f"write it again with toolkit export --format {record.format} --force"
     with _as_artifact_error(path):
         if not path.exists():
@@ -117,6 +120,21 @@ def check_artifact(path: Path, record: Artifact) -> None:
         raise ArtifactError(
             f"{path}: sha256 {found}, expected {record.sha256}; the file was damaged: {again}"
         )
+    if record.format == "onnx":
+        _refuse_external_data(path)
+
+
+def _refuse_external_data(path: Path) -> None:
+    """A file that is no ONNX is left to the runtime, which says so in its row."""
+    with _as_artifact_error(path), contextlib.suppress(ValueError):
+        external = read_onnx(path).external
+        if external:
+            raise ArtifactError(
+                f"{path} keeps tensors in other files ({', '.join(external)}), which no checksum "
+                "in its manifest covers; expected one file: put them into it with "
+                f"onnx.save(onnx.load({str(path)!r}), {str(path)!r}), or write it again with "
+                "toolkit export --format onnx --force"
+            )
 
 
 def _folder_of(path: Path) -> Path:

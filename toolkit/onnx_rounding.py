@@ -2,16 +2,8 @@
 
 In: a file with pairs of QuantizeLinear and DequantizeLinear, and inputs. Out: an `ExpectedError`.
 
-A file tells the step size of each of its tensors, but not the values from before they were
-rounded. So three float models are made of it, and compared on the same inputs:
-
-- plain: weights as the file has them, activations cut to the ranges of their pairs, not rounded;
-- rounded: the same with activations rounded, which is what the file computes;
-- noisy: plain, with each weight moved by up to half its step, uniformly, as rounding moved it.
-
-The expected root mean square is that of rounded - plain and of noisy - plain, added as independent
-errors are. Wrong scales, zero points, weights or biases move all three models alike, so they do not
-hide in it: they show as an actual error far beyond it.
+Float models are made of it that differ in what is rounded; `toolkit.rounding.error_of_steps` says
+how the expected error follows from their logits.
 """
 
 from __future__ import annotations
@@ -25,15 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.rounding import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
 from toolkit.schema import ExpectedError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
-
-METHOD = "the file's own steps: activations with and without rounding, weights with noise"
-
-IMAGES = 200
-"""Enough: the root mean square of 2,000 logits."""
 
 # Else ONNX Runtime tells its makers about each session, from a thread of its own (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -41,14 +29,13 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 _QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 # Parts of the names of other operators that compute with integers.
 _OTHERS = ("QLinear", "QGemm", "QAttention", "Integer", "DynamicQuantize", "NBits", "FakeQuant")
-_DRAWS = 3
 _BATCH_SIZE = 50
 
 Constants = Mapping[str, NDArray[Any]]
 
 
 def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> ExpectedError | None:
-    """The expected error of an `.onnx` file on inputs `[N,C,H,W]`, the first `IMAGES` of them.
+    """The expected error of an `.onnx` file on the first `MEASURED_IMAGES` of inputs `[N,C,H,W]`.
 
     None where the file rounds nothing, or in another way than by pairs. ONNX Runtime computes in
     this process.
@@ -58,15 +45,11 @@ def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> Exp
     graph = take_apart(onnx.load(path))
     if graph is None or len(inputs) == 0:
         return None
-    inputs = inputs[:IMAGES]
-    plain = evaluate(graph.plain(), inputs, threads=threads)
-    rounding = evaluate(graph.rounded(), inputs, threads=threads) - plain
-    noise = [evaluate(graph.plain(seed), inputs, threads=threads) - plain for seed in range(_DRAWS)]
-    return ExpectedError(
-        rms=float(np.hypot(_rms(rounding), _rms(np.stack(noise)))),
-        largest=max(float(np.abs(rounding + each).max()) for each in noise),
-        images=len(inputs),
-        method=METHOD,
+    inputs = inputs[:MEASURED_IMAGES]
+    return error_of_steps(
+        evaluate(graph.plain(), inputs, threads=threads),
+        evaluate(graph.rounded(), inputs, threads=threads),
+        [evaluate(graph.plain(seed), inputs, threads=threads) for seed in range(NOISE_DRAWS)],
     )
 
 
@@ -92,10 +75,6 @@ def evaluate(
         parts.append(session.run(None, {given.name: filled})[0][: len(batch)])
     logits: NDArray[np.floating] = np.concatenate(parts).astype(np.float64)
     return logits
-
-
-def _rms(values: NDArray[np.floating]) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.contents.onnx import read_onnx, read_ort
-from toolkit.errors import Unsupported
+from toolkit.contents.onnx import Contents, read_onnx, read_ort
+from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Source
-from toolkit.schema import Attestation, Device, Precision, Settings
+from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
 
 # Else it tells its makers about each session, from a thread of its own (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_FAST_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"
 
 
 def open_session(
@@ -56,6 +59,8 @@ def open_session(
     asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
     asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
     asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # On ARM it can make bfloat16 of float32 products.
+    asked.add_session_config_entry(_FAST_PRODUCTS, "0")
     new_threads = NewThreads()
     session = onnxruntime.InferenceSession(
         str(source.path),
@@ -70,16 +75,22 @@ def open_session(
             "its libraries may be missing or of another version"
         )
     started = new_threads.count()
+    contents = read_ort(source.path) if own_format else read_onnx(source.path)
+    if contents.external:
+        raise ArtifactError(
+            f"{source.path} keeps tensors in {', '.join(contents.external)}, which its checksum "
+            "does not cover; expected one file"
+        )
     threads = session.get_session_options().intra_op_num_threads
     if settings.device == "cpu" and started is not None:
         threads = 1 + started  # the calling thread works too; a GPU's driver starts others
-    contents = read_ort(source.path) if own_format else read_onnx(source.path)
     return OnnxSession(
         session,
         runtime=runtime,
         version=onnxruntime.__version__,
-        precision=contents.precision,
+        contents=contents,
         threads=threads,
+        counted=started is not None,
     )
 
 
@@ -87,28 +98,57 @@ class OnnxSession:
     """An `InferenceSession` with one input and one output."""
 
     def __init__(
-        self, session: Any, *, runtime: str, version: str, precision: Precision, threads: int
+        self,
+        session: Any,
+        *,
+        runtime: str,
+        version: str,
+        contents: Contents,
+        threads: int,
+        counted: bool,
     ) -> None:
         self._session = session
         self._runtime = runtime
         self._version = version
-        self._precision = precision
+        self._contents = contents
         self._threads = threads
+        self._counted = counted
 
     @property
     def attestation(self) -> Attestation:
         """Provider from the session, with its share of the operators where it has not all of them;
-        precision from the file, threads as the system counts them."""
+        precision and arithmetic from the file, threads as the system counts them."""
         provider = self._session.get_providers()[0]
-        device: Device = "cpu" if provider == "CPUExecutionProvider" else "cuda"
+        device: Device = "cpu" if provider == CPU else "cuda"
+        arithmetic, evidence = self._arithmetic(provider)
         return Attestation(
             runtime=self._runtime,
             version=self._version,
             provider=provider + self._share(provider),
             device=device,
-            precision=self._precision,
+            precision=self._contents.precision,
             threads=self._threads,
+            arithmetic=arithmetic,
+            evidence={
+                "provider": "read back",
+                "precision": "from the file",
+                "threads": "read back" if self._counted and device == "cpu" else "as asked",
+                "arithmetic": evidence,
+            },
         )
+
+    def _arithmetic(self, provider: str) -> tuple[str, Evidence]:
+        """The file's, if the provider shortens nothing: on a CPU there is no other kernel than the
+        file's types name, on CUDA an option that is read back says it. TensorRT does not tell."""
+        word = self._contents.arithmetic
+        if provider == CPU:
+            return word, "from the file"
+        if provider != CUDA:
+            return word, "as asked"
+        options = self._session.get_provider_options()[CUDA]
+        if word == FLOAT32 and options.get("use_tf32") != "0":
+            return "TF32", "read back"
+        return word, "read back"
 
     def _share(self, provider: str) -> str:
         if not hasattr(self._session, "get_provider_graph_assignment_info"):  # older versions

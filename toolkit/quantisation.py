@@ -1,4 +1,4 @@
-"""How far a quantised artifact's own rounding should move its logits: recorded, or found anew.
+"""How far a quantised artifact's own rounding should move its logits: recorded, or told anew.
 
 In: an artifact and inputs. Out: an `ExpectedError`, or None where nothing tells it.
 """
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from toolkit.apart import answer, run_apart, scratch_of
 from toolkit.errors import headline
-from toolkit.onnx_rounding import IMAGES, measure
+from toolkit.rounding import MEASURED_IMAGES
 from toolkit.schema import Artifact, ExpectedError, from_json, to_json
+
+FORMATS = ("onnx", "openvino")
+"""Those whose int8 files tell the size of their own rounding."""
 
 
 def find_expected_error(
@@ -26,18 +29,18 @@ def find_expected_error(
     threads: int = 1,
     timeout_s: float = 300.0,
 ) -> ExpectedError | None:
-    """What export recorded of these bytes; of other ONNX files, what the file itself tells.
+    """What export recorded of these bytes; else what the file itself tells, if its format does.
 
     Args:
-        path: The artifact's file.
+        path: The artifact's file or folder.
         artifact: Its record, whose checksum is that of the file.
         inputs: Float32 `[N,C,H,W]`, normalised; 200 are enough, others are left out.
         threads: Of the evaluation, which has a process of its own.
         timeout_s: A process that takes longer is ended.
 
     Returns:
-        None where the record is of other bytes, and the file is no ONNX file with pairs of
-        QuantizeLinear and DequantizeLinear.
+        None where the record is of other bytes, and the file is no int8 ONNX file with pairs of
+        QuantizeLinear and DequantizeLinear, nor an int8 IR of OpenVINO.
 
     Raises:
         FailedRun: the file could not be evaluated; says why.
@@ -45,11 +48,12 @@ def find_expected_error(
     recorded = artifact.expected_error
     if recorded is not None and recorded.sha256 == artifact.sha256:
         return recorded
-    if artifact.format != "onnx" or artifact.precision not in ("int8", "int8-weights"):
+    if artifact.format not in FORMATS or artifact.precision not in ("int8", "int8-weights"):
         return None
     with scratch_of("rounding") as scratch:
-        np.save(scratch / "inputs.npy", inputs[:IMAGES])
+        np.save(scratch / "inputs.npy", inputs[:MEASURED_IMAGES])
         job = {
+            "format": artifact.format,
             "path": str(path.resolve()),
             "inputs": str(scratch.resolve() / "inputs.npy"),
             "threads": threads,
@@ -72,7 +76,13 @@ def main() -> None:
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
-    found = measure(Path(job["path"]), np.load(job["inputs"]), threads=job["threads"])
+    from toolkit import onnx_rounding, openvino_rounding
+
+    path, inputs, threads = Path(job["path"]), np.load(job["inputs"]), job["threads"]
+    if job["format"] == "onnx":
+        found = onnx_rounding.measure(path, inputs, threads=threads)
+    else:
+        found = openvino_rounding.measure(path / "model.xml", inputs, threads=threads)
     return {"expected": None if found is None else to_json(found)}
 
 

@@ -1,20 +1,29 @@
-"""Rounding to narrower number formats, as numpy does it: what a precision leaves of an array.
+"""Rounding to narrower number formats, as numpy does it, and the error that follows from it.
 
-In: a float array and a kind of rounding. Out: an array of the same dtype and shape that holds
+`round_to`: a float array and a kind of rounding → an array of the same dtype and shape that holds
 representable values only. The torch side is `toolkit.torch_rounding`.
+
+`error_of_steps` and `error_of_evaluation`: logits → an `ExpectedError`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.schema import ExpectedError
+
 Kind = Literal["fp16", "bf16", "tf32", "int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 INT8_MAX = 127
+MEASURED_IMAGES = 200
+"""Enough for a root mean square: with ten classes it is that of 2,000 logits."""
+NOISE_DRAWS = 3
+
 DROPPED_BITS = {"bf16": 16, "tf32": 13}
 """How many of float32's 23 fraction bits each kind leaves out; the exponent stays as it is."""
 
@@ -69,3 +78,49 @@ def _drop_bits(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     mask = np.uint32(0xFFFFFFFF << count & 0xFFFFFFFF)
     rounded = ((bits + half + even) & mask).view(np.float32)
     return np.where(np.isfinite(values), rounded, values)
+
+
+def error_of_steps(
+    plain: NDArray[np.floating],
+    rounded: NDArray[np.floating],
+    noisy: Sequence[NDArray[np.floating]],
+) -> ExpectedError:
+    """The error that a quantised file should have, from the sizes of its own steps.
+
+    A file tells the step size of each of its tensors, but not the values from before they were
+    rounded. So float models are made of it that differ in what is rounded. Wrong scales, zero
+    points, weights or biases move all of them alike, so they do not hide in what is expected: they
+    show as an actual error far beyond it.
+
+    Args:
+        plain: Logits `[N,K]` with weights as the file has them, and activations cut to the ranges
+            that the file gives them, but not rounded.
+        rounded: The same with activations rounded, which is what the file computes.
+        noisy: `plain` with each weight moved by up to half its step, uniformly, which is what
+            rounding did to it; one entry per draw.
+
+    Returns:
+        `rms` adds both parts as independent errors are; `largest` is that of their sums.
+    """
+    activations = rounded - plain
+    weights = [each - plain for each in noisy]
+    return ExpectedError(
+        rms=float(np.hypot(_rms(activations), _rms(np.stack(weights)))),
+        largest=max(float(np.abs(activations + each).max()) for each in weights),
+        images=len(plain),
+        method="from the file's steps: activations with and without rounding, weights with noise",
+    )
+
+
+def error_of_evaluation(
+    logits: NDArray[np.floating], reference: NDArray[np.floating], *, method: str
+) -> ExpectedError:
+    """The error that a quantised graph had in an evaluation that `method` names."""
+    error = logits.astype(np.float64) - reference
+    return ExpectedError(
+        rms=_rms(error), largest=float(np.abs(error).max()), images=len(error), method=method
+    )
+
+
+def _rms(values: NDArray[np.floating]) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +28,7 @@ VARIANTS: dict[str, tuple[str, Kind]] = {
     "products:tf32": ("products", "tf32"),
 }
 
+_BATCH_SIZE = 50
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ATEN = torch.ops.aten
 # Which arguments of an operation are multiplied with each other.
@@ -55,6 +58,17 @@ def apply_variant(model: nn.Module, variant: str) -> Callable[[Tensor], Tensor]:
         round_weights(model, kind)
         return model
     return RoundedProducts(model, kind)
+
+
+def logits_of(
+    model: Callable[[Tensor], Tensor], inputs: NDArray[np.float32]
+) -> NDArray[np.floating]:
+    """Logits `[N,K]` of inputs `[N,C,H,W]`, a few at a time."""
+    with torch.inference_mode():
+        batches = torch.split(torch.from_numpy(inputs), _BATCH_SIZE)
+        parts = [model(batch) for batch in batches]
+        logits: NDArray[np.floating] = torch.cat(parts).numpy()
+    return logits
 
 
 def round_weights(model: nn.Module, kind: Kind) -> None:

@@ -27,7 +27,7 @@ _WORST = 50
 _SPREAD = 70
 _LARGEST_BATCH = 200
 _OWN_CAUSE = {"scale", "offset", "scale and offset"}
-"""Exact on all logits: the file adds to it, but the experiments would only repeat it."""
+"""Exact on all logits: the file may add to it, experiments would only repeat it."""
 
 
 def find_cause(
@@ -54,10 +54,12 @@ def find_cause(
     if cause is not None or not symptoms.comparable or not symptoms.wrong.any():
         return cause
     general = general_cause(symptoms)
-    found = _search(symptoms, subject, candidate, dataset, timeout_s)
+    own = general is not None and general.kind in _OWN_CAUSE
+    job = _job(symptoms, subject, candidate, budget_s=0 if own else timeout_s / 2)
+    found = _search(job, symptoms, dataset, timeout_s)
+    if found.cause is not None and general is not None and own:
+        return replace(general, text=f"{general.text} {found.cause.text}")
     if found.cause is not None:
-        if general is not None and general.kind in _OWN_CAUSE:
-            return replace(general, text=f"{general.text} {found.cause.text}")
         return found.cause
     if general is not None:
         return general
@@ -75,16 +77,9 @@ def find_cause(
     )
 
 
-def _search(
-    symptoms: Symptoms,
-    subject: Subject,
-    candidate: Candidate,
-    dataset: Dataset,
-    timeout_s: float,
-) -> Outcome:
-    rows = _sample(symptoms)
+def _job(symptoms: Symptoms, subject: Subject, candidate: Candidate, *, budget_s: float) -> Job:
     checkpoint, source = subject.checkpoint, candidate.source
-    job = Job(
+    return Job(
         checkpoint=str(subject.folder.resolve()),
         checkpoint_id=checkpoint.id,
         model=subject.model,
@@ -96,10 +91,14 @@ def _search(
         tolerance_floors=symptoms.tolerance_floors,
         expected_rms=symptoms.expected_rms,
         threads=candidate.settings.all_threads,
-        budget_s=timeout_s / 2,
+        budget_s=budget_s,
         arrays="",
         outcome="",
     )
+
+
+def _search(job: Job, symptoms: Symptoms, dataset: Dataset, timeout_s: float) -> Outcome:
+    rows = _sample(symptoms)
     images = np.asarray(dataset.images[rows])
     return search_apart(job, symptoms.of(rows), images, timeout_s=timeout_s)
 

@@ -43,7 +43,8 @@ _CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the child needs. `artifact` is the file or folder, of `format`."""
+    """What the child needs. `artifact` is the file or folder, of `format`; experiments take at most
+    `budget_s`, and are left out where that is 0."""
 
     checkpoint: str
     checkpoint_id: CheckpointId
@@ -177,6 +178,8 @@ class _Search:
         return load_same_model(folder, self._job.checkpoint_id, trusted=self._job.model)
 
     def _experiments(self, model: nn.Module) -> Cause | None:
+        if not self._job.budget_s:
+            return None
         from toolkit.causes.experiments import Experiments
 
         return Experiments(

@@ -185,12 +185,16 @@ def _of_checks(
     failed: list[Check], passed: list[Check], symptoms: Symptoms
 ) -> tuple[str, str, str]:
     """Kind, words and action: checks run one after another, in the order of `symptoms.checks`."""
+    special = [check for check in failed if check.images_sha256 is not None]
+    again = [
+        check
+        for check in failed
+        if check.images_sha256 is None and check.batch_size == symptoms.batch_size
+    ]
     sizes = sorted({check.batch_size for check in failed} - {check.batch_size for check in passed})
-    last = symptoms.checks[-len(failed) :]
-    if len(sizes) > 1 and symptoms.batch_size in sizes and last == tuple(failed):
-        what = f"all that is asked from “{failed[0].name}” on is wrong, whatever the batch size"
-        return "after many calls", what, _LOOK_AT_THE_CALLS
-    if all(check.batch_size == symptoms.batch_size for check in failed):
+    if again:
+        return "after many calls", f"later, {_names(failed)} are wrong", _LOOK_AT_THE_CALLS
+    if special == failed:
         action = "Run these images alone: look for what the runtime does with such values."
         return "some inputs only", f"wrong are {_names(failed)}", action
     if not sizes:

@@ -115,17 +115,14 @@ def _few(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None
     at = np.argwhere(moved)
     worst = at[int(np.argmax(np.abs(theirs - ours)[moved]))]
     was, now = float(ours[tuple(worst)]), float(theirs[tuple(worst)])
-    if was and np.isclose(now, -was):
-        change = "has the opposite sign"
-    else:
-        change = f"is {number(now)}, not {number(was)}"
-        change += f" ({100 * (now / was - 1):+.3g} %)" if was else ""
     place = ", ".join(map(str, worst))
-    verb = "differs" if amount == 1 else "differ"
-    first = f"{amount:,} of {moved.size:,} values {verb}"
-    which = "it" if amount == 1 else "the worst"
-    return "few weights changed", f"has {first}: [{place}] {change}" if which == "it" else (
-        f"has {first}, the most [{place}], which {change}"
+    change = f"[{place}] is {now:.4g}, not {was:.4g}"
+    if was and np.isclose(now, -was):
+        change = f"[{place}] has the opposite sign"
+    elif was:
+        change += f" ({100 * (now / was - 1):+.3g} %)"
+    return "few weights changed", (
+        f"differs in {amount:,} of {moved.size:,} values: {'most ' * (amount > 1)}{change}"
     )
 
 

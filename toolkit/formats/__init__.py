@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError
-from toolkit.schema import Isa, Precision
+from toolkit.schema import ExpectedError, Isa, Precision
 from toolkit.versions import versions_of
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Request:
         precision: One that the format has.
         calibration: Float32 inputs `[N,C,H,W]` to measure ranges on; none where none are measured.
         isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
+        measured: Inputs `[N,C,H,W]` to measure the expected error of int8 on; None leaves it out.
     """
 
     model: nn.Module
@@ -82,6 +83,7 @@ class Request:
     precision: Precision
     calibration: NDArray[np.float32]
     isas: tuple[Isa, ...] | None
+    measured: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ class Written:
     opset: int | None = None
     batch_sizes: tuple[int, ...] = ()
     isas: tuple[Isa, ...] | None = None
+    expected_error: ExpectedError | None = None
 
 
 class Exporter(Protocol):

@@ -14,6 +14,9 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from toolkit.formats import Request, Written
+from toolkit.rounding import error_of_evaluation
+from toolkit.schema import ExpectedError
+from toolkit.torch_rounding import logits_of
 
 LARGEST_BATCH = 256
 
@@ -42,11 +45,23 @@ def export(request: Request) -> Written:
     example = request.example.repeat(copies, 1, 1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = _traced(request.model, example)
+        program, expected = _traced(request.model, example), None
         if request.precision == "int8":
-            program = _traced(_quantised(program, request.calibration), example)
+            quantised = _quantised(program, request.calibration)
+            expected = _expected_error(quantised, request)
+            program = _traced(quantised, example)
         request.path.write_bytes(_lowered(program))
-    return Written()
+    return Written(expected_error=expected)
+
+
+def _expected_error(quantised: GraphModule, request: Request) -> ExpectedError | None:
+    if request.measured is None:
+        return None
+    return error_of_evaluation(
+        logits_of(quantised, request.measured),
+        logits_of(request.model, request.measured),
+        method="the quantised program in eager torch against the float32 model",
+    )
 
 
 def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:

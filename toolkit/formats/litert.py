@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolkit.formats import Request, Written
+from toolkit.rounding import error_of_evaluation
+from toolkit.schema import ExpectedError
+from toolkit.torch_rounding import logits_of
 
 _BATCH_SIZES = (100, 1)
 _SIGNATURE = "serving_default"  # litert-torch's name for the only one
@@ -36,7 +39,36 @@ def export(request: Request) -> Written:
     request.path.mkdir()
     for size, model in models.items():
         (request.path / f"batch-{size}.tflite").write_bytes(model)
-    return Written(batch_sizes=tuple(models))
+    expected = _expected_error(models[1], request)
+    return Written(batch_sizes=tuple(models), expected_error=expected)
+
+
+def _expected_error(single: bytes, request: Request) -> ExpectedError | None:
+    """Of int8, by the file for a single image."""
+    if request.measured is None or not request.precision.startswith("int8"):
+        return None
+    return error_of_evaluation(
+        _by_reference_kernels(single, request.measured),
+        logits_of(request.model, request.measured),
+        method="LiteRT's reference kernels against the float32 model",
+    )
+
+
+def _by_reference_kernels(single: bytes, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Logits `[N,K]`, without a delegate."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    graph = Interpreter(
+        model_content=single, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+    )
+    graph.allocate_tensors()
+    (given,), (wanted,) = graph.get_input_details(), graph.get_output_details()
+    logits = []
+    for at in range(len(inputs)):
+        graph.set_tensor(given["index"], inputs[at : at + 1])
+        graph.invoke()
+        logits.append(graph.get_tensor(wanted["index"]))
+    return np.concatenate(logits)
 
 
 class NamedOutput(nn.Module):

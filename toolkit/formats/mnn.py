@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 
 from toolkit.formats import Request, Written
 from toolkit.onnx_export import write_onnx
+from toolkit.rounding import error_of_evaluation
+from toolkit.schema import ExpectedError
+from toolkit.torch_rounding import logits_of, round_weights
 
 _OPTIONS = {"fp32": (), "fp16": ("--fp16",), "int8-weights": ("--weightQuantBits", "8")}
 
@@ -45,7 +49,20 @@ def export(request: Request) -> Written:
         if not written.exists():  # it returns True whatever happened
             raise RuntimeError("MNN's converter wrote no file; it printed why")
         shutil.copyfile(written, path)
-    return Written(opset=opset)
+    return Written(opset=opset, expected_error=_expected_error(request))
+
+
+def _expected_error(request: Request) -> ExpectedError | None:
+    """Of int8-weights: what the model gives with rounded weights."""
+    if request.measured is None or request.precision != "int8-weights":
+        return None
+    rounded = copy.deepcopy(request.model)
+    round_weights(rounded, "int8")
+    return error_of_evaluation(
+        logits_of(rounded, request.measured),
+        logits_of(request.model, request.measured),
+        method="the model with weights rounded to 8 bits per output channel",
+    )
 
 
 def _round_to_half(path: Path) -> None:

@@ -29,6 +29,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from toolkit.contents.onnx import read_onnx
 from toolkit.formats import Request, Written
 from toolkit.onnx_export import write_onnx
+from toolkit.onnx_rounding import evaluate, measure
+from toolkit.rounding import error_of_evaluation
+from toolkit.schema import ExpectedError
 
 # Else ONNX Runtime, which quantises, tells its makers about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -57,7 +60,21 @@ def export(request: Request) -> Written:
             isas = None if narrow else request.isas
             _quantise(plain, changed, request, narrow=narrow)
         _publish(changed, request)
-    return Written(opset=opset, isas=isas)
+        expected = _expected_error(plain, request)
+    return Written(opset=opset, isas=isas, expected_error=expected)
+
+
+def _expected_error(plain: Path, request: Request) -> ExpectedError | None:
+    """int8 tells it by itself. int8-dynamic does not, and is compared with the float32 file."""
+    if request.measured is None or request.precision not in ("int8", "int8-dynamic"):
+        return None
+    if request.precision == "int8":
+        return measure(request.path, request.measured)
+    logits, reference = (
+        evaluate(onnx.load(path), request.measured, threads=1) for path in (request.path, plain)
+    )
+    method = "ONNX Runtime without optimisations against the float32 file"
+    return error_of_evaluation(logits, reference, method=method)
 
 
 def _halve(model: ModelProto) -> ModelProto:

@@ -15,6 +15,7 @@ from typing import Any
 
 from toolkit.formats import Request, Written
 from toolkit.onnx_export import write_onnx
+from toolkit.openvino_rounding import measure
 
 # OpenVINO and NNCF tell a server of their makers, unless this package is missing (seen in
 # 2026.4.1 and 3.4.0). So here it is missing: no socket is opened then, no file written to home.
@@ -47,7 +48,10 @@ def export(request: Request) -> Written:
         openvino.save_model(
             model, request.path / "model.xml", compress_to_fp16=request.precision == "fp16"
         )
-    return Written(isas=isas)
+    expected = None
+    if request.precision == "int8" and request.measured is not None:
+        expected = measure(request.path / "model.xml", request.measured)
+    return Written(isas=isas, expected_error=expected)
 
 
 def _quantise(model: Any, request: Request, *, narrow: bool) -> Any:

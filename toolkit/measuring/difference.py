@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, variance
 
 from toolkit.schema import Interval
@@ -42,19 +42,21 @@ class Difference:
 
         One-sided: it is below 2.5 % exactly where the 95 % interval lies below `ratio` as a whole.
         """
-        from scipy.special import stdtr
-
-        distance = self.centre - math.log(ratio)
-        if not self.error:
-            return 0.0 if distance < 0 else 1.0
-        return float(stdtr(self.freedom, distance / self.error))
+        return self.p_less(math.log(ratio))
 
     def p_above(self, ratio: float) -> float:
         """The p-value of "the true ratio is `ratio` or less"; see `p_below`."""
-        mirrored = Difference(
-            centre=-self.centre, error=self.error, freedom=self.freedom, passes=self.passes
-        )
-        return mirrored.p_below(1 / ratio)
+        mirrored = replace(self, centre=-self.centre)
+        return mirrored.p_less(-math.log(ratio))
+
+    def p_less(self, value: float) -> float:
+        """The p-value of "the true centre is `value` or more", on the scale of the centre."""
+        from scipy.special import stdtr
+
+        distance = self.centre - value
+        if not self.error:
+            return 0.0 if distance < 0 else 1.0
+        return float(stdtr(self.freedom, distance / self.error))
 
 
 def of_one(values: Sequence[float]) -> Difference:

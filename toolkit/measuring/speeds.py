@@ -38,14 +38,20 @@ def speed_ratio(candidate: Sequence[Pass], baseline: Sequence[Pass]) -> Interval
 def repeat_ratio(passes: Sequence[Pass]) -> Interval | None:
     """Speed on one input again and again over that on inputs that rotate; None where fewer than
     two passes have both."""
-    pairs = [
-        (one.repeated.images_per_s(1), median(each.images_per_s(1) for each in one.rounds))
+    shares = repeat_shares(passes)
+    if len(shares) < 2:
+        return None
+    return ratio_interval([[1 / share] for share in shares], [[1.0]] * len(shares))
+
+
+def repeat_shares(passes: Sequence[Pass]) -> list[float]:
+    """Time on a repeated input over that on inputs that rotate, of each pass that has both. Near 0
+    in all passes where answers come from a cache, however the few microseconds scatter."""
+    return [
+        median(each.images_per_s(1) for each in one.rounds) / one.repeated.images_per_s(1)
         for one in passes
         if one.repeated is not None and one.rounds
     ]
-    if len(pairs) < 2:
-        return None
-    return ratio_interval([[repeated] for repeated, _ in pairs], [[usual] for _, usual in pairs])
 
 
 def page_faults(passes: Sequence[Pass]) -> float | None:

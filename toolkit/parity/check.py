@@ -25,6 +25,8 @@ from toolkit.reference import ReferenceMaker
 from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityReport, Settings
 from toolkit.targets import RemoteSession, predict_all
 
+_SEARCH_S = 60.0  # of the search for a cause; some 10 s are usual
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Basis:
@@ -114,6 +116,7 @@ class ParityCheck:
         logits = predict_all(
             session, basis.dataset, self.batch_size, session.candidate.label, self.progress
         )
+        attested = session.load().attestation  # before a second look that may end the session
         checks: tuple[Check, ...] = ()
         if logits.shape == basis.references.data.logits.shape:
             look = SecondLook(dataset=basis.dataset, references=basis.references)
@@ -122,7 +125,7 @@ class ParityCheck:
                     session, logits, batch_size=self.batch_size, gates=gates, progress=self.progress
                 )
             )
-        return _Answers(logits=logits, checks=checks, attestation=session.load().attestation)
+        return _Answers(logits=logits, checks=checks, attestation=attested)
 
     def _compare(
         self,
@@ -218,6 +221,7 @@ class ParityCheck:
             subject=basis.subject,
             candidate=candidate,
             dataset=basis.dataset,
+            timeout_s=_SEARCH_S,
         )
 
 

@@ -1,9 +1,9 @@
 """The second look: what a session answers when it is fed in another way than at first.
 
 In: a session that has answered all test images in batches of one size. Out: checks. The same images
-once more, one at a time, in batches of 7 and of 33 with a ragged end, in another order, after
-hundreds of calls; each batch size that a file of the artifact is made for; and images that no test
-set has. A file may be right at the batch size of the test and wrong at that of the device.
+once more, one at a time, in batches of 7 and of 33 with a ragged end, in another order; each batch
+size that a file of the artifact is made for; images that no test set has; and, after hundreds of
+calls, the first batches again. A file may be right at the batch size of the test and wrong at that of the device.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from toolkit.targets import RemoteSession
 _SEED = 11
 _SINGLE_IMAGES = 200
 _SIZES = {7: 203, 33: 250}  # batch size → images; 250 leave a ragged end of 19
+_BATCHES_AGAIN = 2
 _ERROR_RATIO = 1.5  # of inexact precisions: how much of its own error a session may move
 _LARGEST_RATIO = 2.0
 
@@ -91,10 +92,18 @@ class SecondLook:
             yield _Feed(
                 name="images that no test set has",
                 images=special,
-                batch_size=min(batch_size, len(special)),
+                batch_size=max(_SIZES),  # one that the data set's images went through as well
                 reference=self.references.special,
                 sha256=checksum(special),
             )
+        again = np.arange(min(_BATCHES_AGAIN * batch_size, len(self.dataset)))
+        yield _Feed(
+            name="the first batches again",
+            images=self.dataset.images[again],
+            batch_size=batch_size,
+            reference=self.references.data.rows(again),
+            indices=again,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

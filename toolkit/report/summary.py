@@ -128,8 +128,8 @@ def _close_calls(results: Results) -> list[str]:
             continue
         ratio = each.to_faster
         more = "even 100 times as many rounds might not tell"
-        if ratio.passes < 2:
-            more = "one pass cannot tell: more are needed"
+        if each.reason is not None:
+            more = each.reason
         elif each.longer is not None:
             more = f"about {each.longer:.1f} times as many rounds would tell"
         lines.append(

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.contents.onnx import Contents, read_onnx
 from toolkit.errors import Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Attestation, Precision, Settings
+from toolkit.schema import Attestation, Settings
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -21,29 +22,39 @@ def load(source: Source, settings: Settings) -> Session:
     new_threads = NewThreads()
     # No fact is set for the input: the file's own has a dynamic batch, and tract takes that.
     runnable = tract.onnx().load(source.path).into_model().into_runnable()
-    started = new_threads.count() or 0
-    return TractSession(runnable, tract.version(), source.path, threads=1 + started)
+    started = new_threads.count()
+    return TractSession(runnable, tract.version(), contents_of(source.path), started=started)
 
 
 class TractSession:
     """A `Runnable` with one input and one output."""
 
-    def __init__(self, runnable: Any, version: str, path: Path, *, threads: int) -> None:
+    def __init__(
+        self, runnable: Any, version: str, contents: Contents, *, started: int | None
+    ) -> None:
         self._runnable = runnable
         self._version = version
-        self._path = path
-        self._threads = threads
+        self._contents = contents
+        self._started = started
 
     @property
     def attestation(self) -> Attestation:
-        """Precision from the file's weights, threads as the system counts those that it started."""
+        """Precision and arithmetic from the file, threads as the system counts those that it
+        started."""
         return Attestation(
             runtime="tract",
             version=self._version,
             provider="cpu",
             device="cpu",
-            precision=_precision_of(self._path),
-            threads=self._threads,
+            precision=self._contents.precision,
+            threads=1 + (self._started or 0),
+            arithmetic=self._contents.arithmetic,
+            evidence={
+                "provider": "by design",
+                "precision": "from the file",
+                "threads": "by design" if self._started is None else "read back",
+                "arithmetic": "from the file",
+            },
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -52,19 +63,16 @@ class TractSession:
         return logits
 
 
-def _precision_of(path: Path) -> Precision:
-    """That of the weights: tract multiplies in float32, and widens what is stored in float16.
+def contents_of(path: Path) -> Contents:
+    """What the file holds: tract multiplies in float32, and widens what is stored in float16.
 
     Raises:
         Unsupported: quantised weights: tract rounds as the file says, but multiplies in float32.
     """
-    import onnx
-
-    graph = onnx.load(path).graph
-    weights = {tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1}
-    if weights == {onnx.TensorProto.FLOAT}:
-        return "fp32"
-    if weights == {onnx.TensorProto.FLOAT16}:
-        return "fp16"
-    names = ", ".join(sorted(onnx.TensorProto.DataType.Name(each) for each in weights))
-    raise Unsupported(f"{path} has weights in {names}; tract computes with FLOAT or FLOAT16")
+    contents = read_onnx(path)
+    if contents.precision not in ("fp32", "fp16"):
+        raise Unsupported(
+            f"{path} is {contents.precision}; tract computes in float32, with float32 or float16 "
+            "weights"
+        )
+    return contents

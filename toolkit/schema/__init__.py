@@ -41,6 +41,7 @@ from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Res
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import FLOAT32, UNKNOWN, Attestation, Evidence, Settings
 from toolkit.schema.tuning import (
+    FRESH_HEAT,
     LAST_HEAT,
     TUNING_SCHEMA_VERSION,
     Configuration,
@@ -62,6 +63,7 @@ __all__ = [
     "EXACT_PRECISIONS",
     "EXPORTED_PRECISIONS",
     "FLOAT32",
+    "FRESH_HEAT",
     "LAST_HEAT",
     "MANIFEST_SCHEMA_VERSION",
     "RESULTS_SCHEMA_VERSION",

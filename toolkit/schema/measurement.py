@@ -156,8 +156,9 @@ class Rank:
 
     `name` is a measurement's. `to_faster` is its speed over that of the one before it, from paired
     rounds; None for the first. `too_close` says that the one before may be as fast: `to_faster`
-    holds 1. `longer` then says how many times as many passes would tell the two apart; None where
-    more than 100 times as many would be needed, or where it cannot be said.
+    holds 1, or `reason` says why no difference may be asserted. `longer` says how many times as
+    many passes would tell the two apart; None where more than 100 times as many would be needed, or
+    where it cannot be said.
     """
 
     name: str
@@ -165,3 +166,4 @@ class Rank:
     to_faster: Interval | None
     too_close: bool
     longer: float | None
+    reason: str | None = None

@@ -12,6 +12,7 @@ from toolkit.schema.words import Precision, Status
 
 TUNING_SCHEMA_VERSION = 1
 LAST_HEAT = 3
+FRESH_HEAT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,13 @@ class Configuration:
 class Trial:
     """One configuration and what is known of it.
 
-    `heat` is the last one that it took part in, from 1; speeds are those measured there.
-    `to_baseline` is known of the last heat only. `accuracy` and `flips` are known where it was
-    compared with its checkpoint; `status` and `reason` say how that, or running it, ended; None
-    where it was not compared, being too slow. `pareto` says that no other one of the last heat that
-    may be taken is at least as good in throughput, latency, size and accuracy, and better in one.
+    `heat` is the last one that it took part in, from 1; speeds are those measured there. Heat 3 has
+    all finalists side by side; heat 4 measures those afresh of which one is recommended, so that
+    its speed is not the one that it was chosen for. `to_baseline` is known of these two heats only.
+    `accuracy` and `flips` are known where it was compared with its checkpoint; `status` and
+    `reason` say how that, or running it, ended; None where it was not compared, being too slow.
+    `pareto` says that no other finalist that may be taken was at least as good in throughput,
+    latency, size and accuracy in heat 3, and better in one.
     """
 
     name: str

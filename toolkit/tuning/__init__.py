@@ -3,7 +3,8 @@
 Runtime, precision, threads and streams are searched by successive halving: a short heat of all,
 in one thread; the better half goes on with each way to use all cores; those that are fast enough
 are compared with the checkpoint, the fastest first; the best that pass run against each other and
-against eager torch, in passes of interleaved rounds.
+against eager torch, in passes of interleaved rounds. Those that may be the fastest are measured
+afresh: the speed that chose a winner is too high.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ from toolkit.progress import Progress, silent
 from toolkit.runtimes import ALL, find_runtime
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
+    FRESH_HEAT,
+    LAST_HEAT,
     TUNING_SCHEMA_VERSION,
     Constraints,
-    Environment,
     MachineWarning,
     Precision,
     Settings,
@@ -54,12 +56,13 @@ from toolkit.schema import (
 from toolkit.settings import check_batch_size, check_positive, check_threads
 from toolkit.targets import RemoteSession
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
-from toolkit.tuning.pareto import keeps, pareto_set, preferred
-from toolkit.tuning.trials import Entry, how_sure, median_call_s, trial_of, why_it
+from toolkit.tuning.finals import choose, lead, may_be_taken
+from toolkit.tuning.trials import Entry, how_sure, median_call_s, trial_of
 
 _FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
 _SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
 _LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
+_FRESH = Plan(min_time_s=2.4, min_rounds=24, passes=8)
 _LEAST_KEPT = 4  # of the first heat; at least so many go on, however many there were
 _FINALISTS = 4
 _OF_EACH_PRECISION = 2
@@ -207,15 +210,37 @@ class _Search:
             last = [baseline, *finalists]
         else:
             last = finalists
-        heats.append(self._heat(3, last, _LAST))
-        for entry in last:
-            entry.to_baseline = entry.ratio_to(baseline)
+        heats.append(self._heat(LAST_HEAT, last, _LAST))
+        _compare(last, baseline)
+        leading = lead(finalists, self.wanted)
+        if len(leading) > 1:
+            afresh = [*leading, *(each for each in [baseline] if each not in leading)]
+            heats.append(self._heat(FRESH_HEAT, afresh, _FRESH))
+            _compare(afresh, baseline)
         warnings = (
             *(_stopped(number) for number, each in enumerate(heats, start=1) if each.stopped),
             *judge_artifacts(environment, [each.candidate.source.artifact for each in finalists]),
             *judge(environment, threads=self.cores, interference=combined(heats[-1].interference)),
         )
-        return self._conclude(baseline, finalists, environment=environment, warnings=warnings)
+        names = dict(
+            zip(self.entries, distinct_names([each.tally for each in self.entries]), strict=True)
+        )
+        best, close, why = choose(leading, finalists, self.wanted)
+        taken = len(may_be_taken(finalists, self.wanted))
+        return Tuning(
+            schema_version=TUNING_SCHEMA_VERSION,
+            environment=environment,
+            dataset=self.dataset.record,
+            checkpoint_sha256=self.subject.checkpoint.sha256,
+            constraints=self.wanted,
+            wall_s=0.0,
+            trials=tuple(trial_of(name, each) for each, name in names.items()),
+            baseline=names[baseline],
+            recommended=None if best is None else names[best],
+            why=why,
+            confidence=how_sure([names[each] for each in close], taken) if best else "",
+            warnings=warnings,
+        )
 
     def _wants(self, candidate: Candidate) -> bool:
         """Whether it may be recommended at all, as far as that is known before it has run."""
@@ -321,49 +346,11 @@ class _Search:
     def _basis(self) -> Basis:
         return self._check.basis(self.subject, self.dataset, Settings(threads=self.cores))
 
-    def _conclude(
-        self,
-        baseline: Entry,
-        finalists: Sequence[Entry],
-        *,
-        environment: Environment,
-        warnings: tuple[MachineWarning, ...],
-    ) -> Tuning:
-        """Trials, the Pareto set among those that may be taken, the recommendation."""
-        names = distinct_names([entry.tally for entry in self.entries])
-        trials = [trial_of(name, each) for name, each in zip(names, self.entries, strict=True)]
-        last = [trials[self.entries.index(each)] for each in finalists]
-        worth = pareto_set([each for each in last if keeps(each, self.wanted)])
-        trials = [replace(each, pareto=each.name in worth) for each in trials]
-        order = sorted(
-            (self.entries.index(entry) for entry in finalists),
-            key=lambda at: -self.entries[at].images_per_s,
-        )
-        order = [at for at in order if keeps(trials[at], self.wanted)]
-        recommended, why, confidence = None, "nothing passed and kept the constraints", ""
-        if order:
-            fastest = self.entries[order[0]]
-            others = [self.entries[at].ratio_to(fastest) for at in order[1:]]
-            best, close = preferred(
-                list(zip([trials[at] for at in order], [None, *others], strict=True))
-            )
-            recommended = best.name
-            why = why_it(best, close)
-            confidence = how_sure(close, len(order))
-        return Tuning(
-            schema_version=TUNING_SCHEMA_VERSION,
-            environment=environment,
-            dataset=self.dataset.record,
-            checkpoint_sha256=self.subject.checkpoint.sha256,
-            constraints=self.wanted,
-            wall_s=0.0,
-            trials=tuple(trials),
-            baseline=names[self.entries.index(baseline)],
-            recommended=recommended,
-            why=why,
-            confidence=confidence,
-            warnings=warnings,
-        )
+
+def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
+    """Each with the baseline, as they were measured side by side last."""
+    for entry in entries:
+        entry.to_baseline = entry.ratio_to(baseline)
 
 
 def _stopped(number: int) -> MachineWarning:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.schema import Constraints, Interval, Trial
+from toolkit.schema import Constraints, Trial
 
 
 def pareto_set(trials: Sequence[Trial]) -> set[str]:
@@ -31,18 +31,15 @@ def keeps(trial: Trial, wanted: Constraints) -> bool:
     )
 
 
-def preferred(fastest_first: Sequence[tuple[Trial, Interval | None]]) -> tuple[Trial, list[Trial]]:
-    """The trial to take, and those too close to it to call.
-
-    Of the fastest and all whose speed over the fastest's (the interval beside each; None for the
-    fastest itself) may be 1, the one with the fewest flips, then the smallest.
+def preferred(close: Sequence[Trial]) -> tuple[Trial, list[Trial]]:
+    """The trial to take of those that are too close to call, and the others: the one with the
+    fewest flips, then the smallest, then the first.
 
     Raises:
         ValueError: no trials.
     """
-    if not fastest_first:
+    if not close:
         raise ValueError("no trial to prefer")
-    close = [trial for trial, ratio in fastest_first if ratio is None or ratio.high >= 1]
     best = min(close, key=lambda each: (each.flips or 0, each.size_bytes, close.index(each)))
     return best, [each for each in close if each is not best]
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from toolkit.candidates import Candidate
 from toolkit.measuring.passes import Tally
-from toolkit.measuring.speeds import latencies, speed_ratio
+from toolkit.measuring.speeds import latencies, speed_ratio, speeds_of
+from toolkit.measuring.stats import Passes
 from toolkit.schema import Configuration, Interval, ParityReport, Status, Trial
 
 
@@ -28,12 +29,18 @@ class Entry:
     report: ParityReport | None = None
     logits: NDArray[np.floating] | None = None
     to_baseline: Interval | None = None
+    pareto: bool = False
 
     def ratio_to(self, other: Entry) -> Interval | None:
         """Its speed over the other's, from rounds side by side; None where it cannot be said."""
         if self.tally.throughput() is None or other.tally.throughput() is None:
             return None
         return speed_ratio(self.tally.passes, other.tally.passes)
+
+    @property
+    def speeds(self) -> Passes:
+        """Images/s of each round of each pass."""
+        return speeds_of(self.tally.passes, self.tally.batch_size)
 
     @property
     def images_per_s(self) -> float:
@@ -43,7 +50,7 @@ class Entry:
 
 
 def trial_of(name: str, entry: Entry) -> Trial:
-    """The record; whether it is in the Pareto set is not known yet."""
+    """The record."""
     candidate, report, failure = entry.candidate, entry.report, entry.tally.failure
     artifact = candidate.source.artifact
     status: Status | None = report.status if report is not None else None
@@ -72,7 +79,7 @@ def trial_of(name: str, entry: Entry) -> Trial:
         flips=report.flips if report is not None else None,
         status=status,
         reason=reason,
-        pareto=False,
+        pareto=entry.pareto,
     )
 
 
@@ -84,7 +91,7 @@ def median_call_s(tally: Tally) -> float | None:
 
 
 def why_it(best: Trial, close: Sequence[Trial]) -> str:
-    """The reason for the one that is recommended, in words; `close` are too close to it to call."""
+    """The reason for the one that is recommended, in words; `close` may be as fast."""
     accuracy = "" if best.accuracy is None else f"{best.accuracy:.2%} accuracy, {best.flips} flips"
     faster = ""
     if best.to_baseline is not None:
@@ -98,11 +105,11 @@ def why_it(best: Trial, close: Sequence[Trial]) -> str:
     return f"{choice}: {accuracy}{faster}"
 
 
-def how_sure(close: Sequence[Trial], finalists: int) -> str:
-    """The confidence in the one that is recommended, in words."""
+def how_sure(close: Sequence[str], finalists: int) -> str:
+    """The confidence in the one that is recommended, in words; `close` are the names of those that
+    may be as fast."""
     if close:
-        names = ", ".join(each.name for each in close)
-        return f"too close to call to {names}: either will do"
+        return f"too close to call to {', '.join(close)}: either will do"
     if finalists == 1:
         return "the only one that passed"
-    return "faster than the other finalists, each by an interval that leaves 1 out (95 %)"
+    return "faster than each of the other finalists (95 % for all of them together)"

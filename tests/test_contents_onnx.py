@@ -1,0 +1,237 @@
+"""Whatever narrow types an ONNX file hides, and wherever, its precision says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import colour
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from toolkit.contents.onnx import read_onnx
+from toolkit.errors import ArtifactError
+from toolkit.formats.onnx import export
+from toolkit.manifest import check_artifact
+from toolkit.runtimes import Session, onnxruntime, openvino
+from toolkit.schema import Settings
+
+Change = Callable[[ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "plain.onnx"
+    export(colour.request_for(path))
+    return path
+
+
+@pytest.fixture
+def changed(plain: Path, tmp_path: Path) -> Callable[[Change], Path]:
+    def make(change: Change) -> Path:
+        model = onnx.load(plain)
+        change(model)
+        onnx.checker.check_model(model, full_check=True)
+        path = tmp_path / "changed.onnx"
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+def constant_nodes(model: ModelProto, kind: int) -> None:
+    """Each weight a Constant node of type `kind`, cast to float32; no initializer is left."""
+    nodes = []
+    for item in model.graph.initializer:
+        if item.data_type != TensorProto.FLOAT:
+            nodes.append(helper.make_node("Constant", [], [item.name], value=item))
+            continue
+        values = helper.make_tensor(
+            item.name, kind, item.dims, numpy_helper.to_array(item).ravel().tolist()
+        )
+        nodes.append(helper.make_node("Constant", [], [f"{item.name}_half"], value=values))
+        nodes.append(
+            helper.make_node("Cast", [f"{item.name}_half"], [item.name], to=TensorProto.FLOAT)
+        )
+    nodes += model.graph.node
+    del model.graph.initializer[:]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def cast_activations(model: ModelProto, kind: int) -> None:
+    """The first operator's output goes through type `kind`."""
+    first, old = model.graph.node[0], model.graph.node[0].output[0]
+    first.output[0] = "long"
+    rest = list(model.graph.node)[1:]
+    casts = [
+        helper.make_node("Cast", ["long"], ["short"], to=kind),
+        helper.make_node("Cast", ["short"], [old], to=TensorProto.FLOAT),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend([first, *casts, *rest])
+
+
+def half_constants(model: ModelProto) -> None:
+    constant_nodes(model, TensorProto.FLOAT16)
+
+
+def bfloat16_constants(model: ModelProto) -> None:
+    constant_nodes(model, TensorProto.BFLOAT16)
+
+
+def half_activations(model: ModelProto) -> None:
+    cast_activations(model, TensorProto.FLOAT16)
+
+
+def bfloat16_activations(model: ModelProto) -> None:
+    cast_activations(model, TensorProto.BFLOAT16)
+
+
+def int8_weights_by_hand(model: ModelProto) -> None:
+    """A matrix in int8, cast to float32 and multiplied by its scale: no quantised operator."""
+    item = next(each for each in model.graph.initializer if len(each.dims) == 2)
+    values = numpy_helper.to_array(item)
+    scale = np.float32(np.abs(values).max() / 127)
+    name = item.name
+    item.CopyFrom(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), f"{name}_int8"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale), f"{name}_scale"))
+    nodes = [
+        helper.make_node("Cast", [f"{name}_int8"], [f"{name}_long"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{name}_long", f"{name}_scale"], [name]),
+        *model.graph.node,
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize(
+    ("change", "precision", "arithmetic"),
+    [
+        (half_constants, "fp16", "float32 on float16 weights"),
+        (half_activations, "fp16", "float16"),
+        (bfloat16_constants, "bf16", "bfloat16"),
+        (bfloat16_activations, "bf16", "bfloat16"),
+        (int8_weights_by_hand, "int8-weights", "float32 on int8 weights"),
+    ],
+)
+def test_narrow_types_are_seen(
+    changed: Callable[[Change], Path], change: Change, precision: str, arithmetic: str
+) -> None:
+    contents = read_onnx(changed(change))
+    assert (contents.precision, contents.arithmetic) == (precision, arithmetic)
+
+
+def test_plain_file_is_fp32(plain: Path) -> None:
+    contents = read_onnx(plain)
+    assert (contents.precision, contents.arithmetic) == ("fp32", "float32")
+    assert contents.external == ()
+
+
+@pytest.mark.parametrize("runtime", [onnxruntime, openvino])
+@pytest.mark.parametrize("change", [half_constants, half_activations, int8_weights_by_hand])
+def test_runtime_attests_them(
+    changed: Callable[[Change], Path], runtime: Any, change: Change
+) -> None:
+    pytest.importorskip(runtime.__name__.rpartition(".")[2])
+    path = changed(change)
+    session: Session = runtime.load(colour.source_of(path, "onnx"), Settings(threads=1))
+    session.run(colour.IMAGES)
+    found = session.attestation
+    assert found.precision == read_onnx(path).precision
+    assert found.evidence["precision"] == "from the file"
+
+
+def sparse(kind: int) -> onnx.SparseTensorProto:
+    values = helper.make_tensor("s", kind, [1], [1.0])
+    return helper.make_sparse_tensor(
+        values, helper.make_tensor("i", TensorProto.INT64, [1], [0]), [2, 2]
+    )
+
+
+def casting_graph(kind: int) -> onnx.GraphProto:
+    node = helper.make_node("Cast", ["x"], ["y"], to=kind)
+    return helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", kind, [1])])
+
+
+def graph_of(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+    return helper.make_graph(list(nodes), "g", [], [])
+
+
+def model_with_function(kind: int) -> ModelProto:
+    cast = helper.make_node("Cast", ["a"], ["b"], to=kind)
+    function = helper.make_function(
+        "own", "Short", ["a"], ["b"], [cast], [helper.make_opsetid("", 18)]
+    )
+    model = helper.make_model(graph_of(), functions=[function])
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        helper.make_model(
+            helper.make_graph([], "g", [], [], sparse_initializer=[sparse(TensorProto.FLOAT16)])
+        ),
+        helper.make_model(
+            graph_of(
+                helper.make_node("Constant", [], ["c"], sparse_value=sparse(TensorProto.FLOAT16))
+            )
+        ),
+        helper.make_model(
+            graph_of(
+                helper.make_node(
+                    "If",
+                    ["c"],
+                    ["y"],
+                    then_branch=casting_graph(TensorProto.FLOAT),
+                    else_branch=casting_graph(TensorProto.FLOAT16),
+                )
+            )
+        ),
+        model_with_function(TensorProto.FLOAT16),
+        helper.make_model(
+            graph_of(
+                helper.make_node(
+                    "ConstantOfShape",
+                    ["n"],
+                    ["c"],
+                    value=helper.make_tensor("v", TensorProto.FLOAT16, [1], [1.0]),
+                )
+            )
+        ),
+    ],
+    ids=["sparse initializer", "sparse constant", "branch", "function", "filled"],
+)
+def test_float16_is_seen_wherever_it_stands(tmp_path: Path, model: ModelProto) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert read_onnx(path).precision == "fp16"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_tensors_in_another_file_are_refused(plain: Path, tmp_path: Path, missing: bool) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        onnx.load(plain),
+        path,
+        save_as_external_data=True,
+        location="model.data",
+        size_threshold=0,
+    )
+    if missing:
+        (tmp_path / "model.data").unlink()
+    assert read_onnx(path).external == ("model.data",)
+    record = colour.source_of(path, "onnx").artifact
+    with pytest.raises(ArtifactError, match=r"in other files \(model\.data\).*expected one file"):
+        check_artifact(path, record)
+
+
+def test_what_is_no_onnx_is_left_to_the_runtime(tmp_path: Path) -> None:
+    """Its row says what is wrong."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x3a\xff")
+    check_artifact(path, colour.source_of(path, "onnx").artifact)

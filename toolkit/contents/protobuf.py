@@ -1,0 +1,81 @@
+"""Protocol buffers, walked where they lie, without a description of their messages.
+
+In: the bytes of a file. Out: fields by number. The encoding is that of
+https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_VARINT, _BYTES = 0, 2  # wire types
+_FIXED_BYTES = {1: 8, 5: 4}  # wire type → size
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message: `data` from `at` to `end`."""
+
+    data: mmap.mmap
+    at: int
+    end: int
+
+    def messages(self, wanted: int) -> Iterator[Message]:
+        """The field `wanted`, each time that it stands there, as messages."""
+        for field, kind, start, stop in self._fields():
+            if (field, kind) == (wanted, _BYTES):
+                yield Message(self.data, start, stop)
+
+    def texts(self, wanted: int) -> Iterator[str]:
+        """… as texts."""
+        for each in self.messages(wanted):
+            yield self.data[each.at : each.end].decode(errors="replace")
+
+    def numbers(self, wanted: int) -> Iterator[int]:
+        """… as whole numbers, one by one or packed."""
+        for field, kind, start, stop in self._fields():
+            if (field, kind) == (wanted, _VARINT):
+                yield _varint(self.data, start)[0]
+            elif (field, kind) == (wanted, _BYTES):
+                while start < stop:
+                    value, start = _varint(self.data, start)
+                    yield value
+
+    def text(self, wanted: int) -> str:
+        """Its last value; empty where it is not there."""
+        return next(reversed(list(self.texts(wanted))), "")
+
+    def _fields(self) -> Iterator[tuple[int, int, int, int]]:
+        """Number, wire type and span of each field."""
+        at = self.at
+        while at < self.end:
+            tag, start = _varint(self.data, at)
+            kind = tag & 7
+            if kind == _VARINT:
+                stop = _varint(self.data, start)[1]
+            elif kind == _BYTES:
+                size, start = _varint(self.data, start)
+                stop = start + size
+            elif kind in _FIXED_BYTES:
+                stop = start + _FIXED_BYTES[kind]
+            else:
+                raise ValueError(f"no protocol buffer: wire type {kind} at byte {at}")
+            if stop > self.end:
+                raise ValueError(f"field at byte {at} ends at {stop}, its message at {self.end}")
+            yield tag >> 3, kind, start, stop
+            at = stop
+
+
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    """The number that begins at `at`, and where the next byte is."""
+    value, shift = 0, 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise ValueError(f"no number at byte {at}")
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
