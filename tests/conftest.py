@@ -142,7 +142,7 @@ def wait_until(reached: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not reached():
         assert time.monotonic() < deadline, f"after {PATIENCE_S:g} s, still not: {what}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ class Harness:
         if self.images < _WHOLE and name in _BY_SIZE:
             name = "mnist"  # one bed is enough where all have few images
         if name not in self._beds:
-            folder = self.scratch / f"bed-{len(self._beds)}"
+            folder = self.scratch / f"bed-{name.replace(' ', '-')}"
             folder.mkdir(parents=True)
             if name in _MNIST_BEDS:
                 self._beds[name] = _MNIST_BEDS[name](folder, self.images)

@@ -17,7 +17,7 @@ def _runtime(name: str, *causes: str, short: bool = False, **options: float) -> 
         build=marked(name),
         runtime=MISBEHAVING,
         # That the file is as it was exported is true as well, and points at the runtime.
-        cause=frozenset({*causes, "file as exported"}),
+        cause=frozenset({*causes, "file as exported"} if causes else ()),
         short=short,
         options=options,
     )
@@ -33,7 +33,7 @@ RUNTIMES = (
     _runtime(m.LONG),
     _runtime(m.FLOAT64),
     _runtime(m.FLOAT16),
-    _runtime(m.TRANSPOSED),
+    _runtime(m.TRANSPOSED, "file as exported"),
     _runtime(m.PREVIOUS, "answers shifted", short=True),
     _runtime(m.FIRST, "answers repeated", "answers shifted"),
     _runtime(m.BYTES_64, "answers repeated", "answers shifted"),
