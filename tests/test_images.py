@@ -63,7 +63,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     for path in (folder / "test").rglob("*.png"):
         path.unlink()
     (folder / "test" / "class 7").rmdir()
-    with pytest.raises(DatasetError, match=r"class 0: a class without images"):
+    with pytest.raises(DatasetError, match=r"class 1: a class without images"):
         load_dataset("test", folder)
     for path in (folder / "test").iterdir():
         path.rmdir()
