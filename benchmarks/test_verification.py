@@ -12,19 +12,24 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from toolkit.candidates import Subject, line_up
 from toolkit.data import Dataset, load_dataset
-from toolkit.parity import Reference
+from toolkit.parity.check import Basis, ParityCheck
+from toolkit.parity.expected import Expectations
+from toolkit.parity.reference import Reference, References
+from toolkit.parity.special import special_images
 from toolkit.schema import Settings
 from toolkit.targets import RemoteSession
 from toolkit.timing import Stopwatch
-from toolkit.verification import ParityCheck, verify
+from toolkit.verification import verify
 
 BATCH_SIZE = 100
 REPEATS = 5
@@ -33,24 +38,30 @@ REAL = ("eager", "torchscript", "pt2", "onnxruntime")
 
 @pytest.mark.parametrize("runtime", REAL)
 def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: str) -> None:
-    """10,000 images verified in a running worker, against the same calls timed inside it."""
+    """10,000 images and the second look in a running worker, against the same calls timed in it:
+    at most 1.5 times as long, and 3 s."""
     dataset = load_dataset("test")
     calls = len(dataset) // BATCH_SIZE
     (candidate,) = line_up(subject, [runtime], Settings(threads=2))
     check = ParityCheck(batch_size=BATCH_SIZE, timeout_s=300)
-    ratios = []
+    ratios, spare_s = [], []
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
-        reference = _as_reference(session, dataset)
+        basis = _as_basis(session, subject, dataset)
         session.prepare(dataset.images[: 5 * BATCH_SIZE], batch_size=BATCH_SIZE)
         session.measure(calls=10)
         for _ in range(REPEATS):
             inference_s = sum(session.measure(calls=calls).samples_s[0])
             watch = Stopwatch()
-            report = check.report(session, dataset, reference)
-            ratios.append(watch.elapsed_s() / inference_s)
+            report, _ = check.judge(session, basis)
+            elapsed_s = watch.elapsed_s()
+            ratios.append(elapsed_s / inference_s)
+            spare_s.append(1.5 * inference_s + 3 - elapsed_s)
             assert report.status == "passed"
-    print(f"{runtime}: verify / inference = {statistics.median(ratios):.3f} {sorted(ratios)}")
-    assert statistics.median(ratios) <= 1.3
+    print(
+        f"{runtime}: verify / inference = {statistics.median(ratios):.3f} {sorted(ratios)}; "
+        f"inference {inference_s:.2f} s, {statistics.median(spare_s):.2f} s to spare"
+    )
+    assert statistics.median(spare_s) >= 0
 
 
 @pytest.mark.parametrize("runtime", REAL)
@@ -80,7 +91,7 @@ def test_a_whole_verify_costs_start_up_and_inference(
         f"{sorted(ratios)}; start-up {statistics.median(start_ups_s):.1f} s; with no reference "
         f"kept {cold_s:.1f} s"
     )
-    assert statistics.median(ratios) <= 1.3
+    assert statistics.median(ratios) <= 1.5
 
 
 def _verify_s(folder: Path, subject: Subject, runtime: str, data: Path | None) -> float:
@@ -111,9 +122,31 @@ def test_memory_does_not_grow_with_images(subject: Subject, tmp_path: Path) -> N
         assert growth < allowed
 
 
-def _as_reference(session: RemoteSession, dataset: Dataset) -> Reference:
-    logits = np.concatenate(list(session.predict(dataset.chunks(1000), batch_size=BATCH_SIZE)))
-    return Reference(logits=logits.astype(np.float64), labels=dataset.labels, noise_floor=1e-5)
+def _as_basis(session: RemoteSession, subject: Subject, dataset: Dataset) -> Basis:
+    """The session's own logits in place of the checkpoint's."""
+    special = special_images(dataset.images, dataset.labels)
+    data = _as_reference(session, dataset.chunks(1000), dataset.labels)
+    unlabelled = np.zeros(len(special), np.int64)
+    return Basis(
+        subject=subject,
+        dataset=dataset,
+        references=References(
+            data=data,
+            special=_as_reference(session, [special], unlabelled),
+            special_images=special,
+            special_rows=np.arange(len(special)),
+        ),
+        expectations=Expectations.of(subject, dataset, data, threads=2, timeout_s=300),
+        remarks=(),
+    )
+
+
+def _as_reference(
+    session: RemoteSession, chunks: Iterable[NDArray[np.uint8]], labels: NDArray[np.int64]
+) -> Reference:
+    logits = np.concatenate(list(session.predict(chunks, batch_size=BATCH_SIZE)))
+    floors = np.full(len(logits), 1e-5)
+    return Reference(logits=logits.astype(np.float64), labels=labels, floors=floors)
 
 
 def _repeated_mnist(folder: Path, count: int) -> Path:
@@ -154,8 +187,8 @@ def _measure_memory(artifacts: Path, checkpoint: Path, data: Path) -> dict[str, 
     watcher.start()
     check = ParityCheck(batch_size=BATCH_SIZE, timeout_s=300)
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
-        reference = _as_reference(session, dataset)
-        report = check.report(session, dataset, reference)
+        basis = _as_basis(session, subject, dataset)
+        report, _ = check.judge(session, basis)
         done.set()
         watcher.join()
         assert (report.status, report.compared) == ("passed", len(dataset))
@@ -163,7 +196,7 @@ def _measure_memory(artifacts: Path, checkpoint: Path, data: Path) -> dict[str, 
     return {
         "driver_bytes": max(samples),
         "worker_bytes": worker,
-        "logits_bytes": reference.logits.nbytes,
+        "logits_bytes": basis.references.data.logits.nbytes,
     }
 
 
