@@ -228,8 +228,9 @@ _BOTH = ("onnx", "torchscript")
 _THREE = (*_BOTH, "pt2")
 OWN_MODELS = (
     *(case for kind in nets.KINDS
-      for case in _own(kind, formats=_THREE, short=kind == "batchnorm")),
-    variant("batchnorm folded into convolutions", _batchnorm_folded, bed="batchnorm"),
+      for case in _own(kind, formats=_THREE)),
+    variant("batchnorm folded into convolutions", _batchnorm_folded, bed="batchnorm",
+            short=True),
     *(variant(f"{kind}: {format}", plain(format), bed=kind, format=format)
       for kind in ("batchnorm", "residual", "depthwise") for format in ("openvino", "mnn")),
     *(variant(f"{kind}: onnx int8", plain("onnx", "int8"), bed=kind, precision="int8")
@@ -241,7 +242,7 @@ OWN_MODELS = (
       for case in _own(f"offset {each:g}", formats=_BOTH)),
     *(case for each in nets.TIES for case in _own(f"tie {each:g}", formats=_BOTH)),
     *(case for name in ("masked -inf", "masked least")
-      for case in _own(name, formats=_BOTH, short=name == "masked -inf")),
+      for case in _own(name, formats=_BOTH)),
     *_own("constant", formats=_BOTH),
     *_own("in place", formats=_BOTH),
     *_own("standardised", formats=_BOTH),

@@ -40,7 +40,7 @@ RUNTIMES = (
     _runtime(m.CHUNKS_64, "answers repeated", "answers shifted", "one batch position"),
     _runtime(m.CHUNKS_50, "one batch size", short=True),
     _runtime(m.STALE, "one batch size"),
-    _runtime(m.BATCH_1, "one batch size", short=True),
+    _runtime(m.BATCH_1, "one batch size"),
     _runtime(m.ODD, "one batch size"),
     _runtime(m.CALL_150, "after many calls", short=True),
     _runtime(m.FIRST_CALL, "one batch"),
