@@ -181,8 +181,8 @@ def test_healthy_quantisation_has_no_cause() -> None:
 @pytest.mark.parametrize(
     ("stored", "kind", "evidence"),
     [
-        (quantised(MATRIX, wrong=1.02), "other scale", "scales that are +2 % off"),
-        (quantised(MATRIX, shift=1), "scales shifted", "shifted by"),
+        (quantised(MATRIX, wrong=1.02), "scaled weights", "scales that are +2 % off"),
+        (quantised(MATRIX, shift=1), "scaled weights", "the scale of the channel before it"),
         (quantised(MATRIX, bits=4), "weights rounded to 4 bits", "15 distinct levels only"),
     ],
 )

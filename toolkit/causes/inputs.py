@@ -103,9 +103,6 @@ def _values(pixels: Inputs, healthy: Inputs, spec: InputSpec) -> Iterator[_Row]:
         for words, function in (("rounded", np.round), ("cut", np.floor)):
             kept = (function(pixels * steps) / steps - mean) / std
             yield "pixels rounded", f"pixels are {words} to {bits} bits", kept
-    yield "pixels rounded", "pixels are 0 or 1 only", (np.round(pixels) - mean) / std
-    whole = (np.floor(pixels) - mean) / std
-    yield "pixels rounded", "pixels are whole numbers: 1 for 255, else 0", whole
 
 
 def _bfloat16(values: Inputs) -> Inputs:

@@ -84,20 +84,22 @@ def _weights(
 def _compare(ours: Tensor, stored: Quantised) -> tuple[str, str] | None:
     theirs = stored.values
     off = np.abs(theirs - ours) / stored.step
-    if off.max() <= _STEPS:
-        return _too_few_levels(stored)
+    few = _too_few_levels(stored)
+    if few is not None or off.max() <= _STEPS:
+        return few
     axes = tuple(range(1, ours.ndim))
     power = (ours**2).sum(axis=axes)
     factors = (ours * theirs).sum(axis=axes) / np.where(power > 0, power, 1)
     steps = np.broadcast_to(stored.step, ours.shape).reshape(len(ours), -1)[:, 0]
     shift = _shifted(ours, theirs, steps) if np.ptp(steps) > 0 else None
     if shift is not None:
-        return "scales shifted", f"has the scales of its channels shifted by {shift:+d}"
+        other = "before" if shift > 0 else "after"
+        return "scaled weights", f"has in each channel the scale of the channel {other} it"
     middle = float(np.median(factors))
     if abs(middle - 1) > _OTHER_SCALE and np.abs(factors / middle - 1).max() < 0.05:
         rest = np.abs(theirs - middle * ours).max() / float(stored.step.max())
         if rest <= 1:
-            return "other scale", f"has scales that are {100 * (middle - 1):+.2g} % off"
+            return "scaled weights", f"has scales that are {100 * (middle - 1):+.2g} % off"
     return _few_channels(factors, off, axes) or (
         "weights changed",
         f"is up to {off.max():.3g} steps away, where rounding makes at most 1",
