@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -32,7 +32,7 @@ from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
 from toolkit.formats import FORMATS
 from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
-from toolkit.schema import Precision, Settings, to_json
+from toolkit.schema import Evidence, Precision, Settings, to_json
 from toolkit.targets import RemoteSession
 from toolkit.worker import Worker
 
@@ -41,6 +41,15 @@ CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
 Row = tuple[str, str, Precision]
+
+# What may be computed in, by what is asked for.
+ARITHMETIC: dict[str, set[str]] = {
+    "fp32": {"float32", "float32 (Winograd)"},
+    "fp16": {"float32 on float16 weights", "float32 (Winograd)", "float16"},
+    "int8": {"int8"},
+    "int8-dynamic": {"int8 (dynamic)"},
+    "int8-weights": {"float32 on int8 weights", "float32 (Winograd)"},
+}
 
 
 def closeness(session: RemoteSession) -> float:
@@ -220,6 +229,33 @@ def test_session_attests_what_runs(session: RemoteSession) -> None:
     assert attested.precision == candidate.source.artifact.precision
     assert attested.version
     assert attested.provider
+    assert attested.arithmetic in ARITHMETIC[attested.precision]
+    assert set(attested.evidence) == {"provider", "precision", "threads", "arithmetic"}
+    assert set(attested.evidence.values()) <= set(get_args(Evidence))
+
+
+def test_session_attests_the_same_when_asked_again(session: RemoteSession) -> None:
+    """But for the files that have computed something."""
+    first = session.load().attestation
+    logits_of(session, batch_size=100)
+    assert replace(session.attest(), files=()) == replace(first, files=())
+
+
+@pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
+def test_plain_session_computes_plain_sums(candidate_of: Candidates, row: Row) -> None:
+    usual = candidate_of(row, threads=1)
+    plain = replace(usual, settings=replace(usual.settings, plain=True))
+    with (
+        RemoteSession(usual, batch_size=50, timeout_s=300) as fast,
+        RemoteSession(plain, batch_size=50, timeout_s=300) as slow,
+    ):
+        assert slow.load().attestation.arithmetic == "float32"
+        winograd = fast.load().attestation.arithmetic == "float32 (Winograd)"
+        assert winograd == (row[0] in ("ncnn", "mnn"))
+        found, wanted = logits_of(slow, batch_size=50), logits_of(fast, batch_size=50)
+        np.testing.assert_allclose(found, wanted, atol=CLOSE, rtol=0)
+        if winograd:
+            assert not np.array_equal(found, wanted)
 
 
 def test_load_and_first_inference_are_timed_apart(session: RemoteSession) -> None:

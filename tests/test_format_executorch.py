@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from colour import IMAGES, SHAPE, OneLayer, error_ratio, logits_of, request_for, source_of
+from torch import Tensor, nn
 
 from toolkit.errors import Unsupported
 from toolkit.formats import FORMATS, load_exporter
@@ -100,6 +101,29 @@ def test_program_without_xnnpack_is_refused(tmp_path: Path) -> None:
         path.write_bytes(to_edge(program).to_executorch().buffer)
     with pytest.raises(Unsupported, match="no operator of this program is delegated to XNNPACK"):
         open_session(path, settings=Settings(threads=1))
+
+
+class Gelu(nn.Module):
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+        self.model = OneLayer()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(self.model(x), approximate=self.approximate)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_the_one_that_the_model_has(tmp_path: Path, approximate: str) -> None:
+    """XNNPACK's delegate computes the exact one for both; they are 5e-4 apart."""
+    path = tmp_path / "gelu.pte"
+    model = Gelu(approximate)
+    load_exporter(FORMATS["executorch"]).export(request_for(path, model=model))
+    session = open_session(path, settings=Settings(threads=1))
+    wanted = logits_of(MANY, model)
+    other = logits_of(MANY, Gelu({"none": "tanh", "tanh": "none"}[approximate]))
+    assert np.abs(wanted - other).max() > 1e-4
+    np.testing.assert_allclose(session.run(MANY), wanted, atol=5e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.2, 0.5, 0.99])

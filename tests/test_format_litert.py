@@ -111,6 +111,29 @@ def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) 
             assert (logits.shape, logits.dtype) == ((size, CLASSES), np.float32)
 
 
+def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> None:
+    """But for the first call, which a worker makes with noise."""
+    session = opened(folders["fp32"])
+    session.run(MANY)
+    assert session.attestation.files == ()
+    session.run(MANY[:100])
+    assert session.attestation.files == ("batch-100.tflite",)
+    session.run(MANY[:3])
+    assert session.attestation.files == ("batch-1.tflite", "batch-100.tflite")
+
+
+def test_mark_that_lets_xnnpack_halve_is_seen(
+    folders: dict[Precision, Path], tmp_path: Path
+) -> None:
+    """A name in the file's metadata; here it lies behind the model, where LiteRT ignores it."""
+    content = (folders["fp32"] / "batch-1.tflite").read_bytes()
+    (tmp_path / "batch-1.tflite").write_bytes(content + b"reduced_precision_support")
+    session = opened(tmp_path)
+    session.run(MANY[:1])
+    found = session.attestation
+    assert (found.precision, found.arithmetic) == ("fp16", "unknown")
+
+
 def test_logits_are_the_callers_own(folders: dict[Precision, Path]) -> None:
     session = opened(folders["fp32"])
     first = session.run(IMAGES[:1])

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("MNN")
 
-from colour import IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
+from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
+from torch import Tensor, nn
 
 from toolkit.contents.mnn import weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
@@ -39,6 +40,32 @@ def test_a_users_model_is_the_same_model(
     np.testing.assert_allclose(session.run(IMAGES), logits_of(IMAGES), atol=tolerance, rtol=0)
     assert session.attestation.precision == weight_precision(path.read_bytes()) == precision
     assert path.stat().st_size < smaller * file.stat().st_size
+
+
+class OneByOne(nn.Module):
+    """No kernel that Winograd's method is for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.head = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x)).mean((2, 3))
+
+
+def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
+    source = source_of(file, "mnn")
+    usual, plain = (load(source, Settings(threads=1, plain=each)) for each in (False, True))
+    assert usual.attestation.arithmetic == "float32 (Winograd)"
+    assert plain.attestation.arithmetic == "float32"
+    assert plain.attestation.evidence["arithmetic"] == "as asked"
+    found, wanted = plain.run(IMAGES), usual.run(IMAGES)
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    assert not np.array_equal(found, wanted)
+    path = tmp_path / "one.mnn"
+    export(request_for(path, model=OneByOne()))
+    assert load(source_of(path, "mnn"), Settings(threads=1)).attestation.arithmetic == "float32"
 
 
 def test_nothing_is_left_in_the_working_folder(

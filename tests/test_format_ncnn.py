@@ -17,7 +17,7 @@ from colour import IMAGES, damaged, logits_of, request_for, source_of
 
 from toolkit.errors import ArtifactError, InputError
 from toolkit.formats.ncnn import export
-from toolkit.runtimes.ncnn import load
+from toolkit.runtimes.ncnn import load, may_use_winograd
 from toolkit.schema import Precision, Settings
 
 
@@ -46,6 +46,33 @@ def test_a_users_model_is_the_same_model(
     np.testing.assert_allclose(session.run(images), wanted, atol=tolerance, rtol=0)
     np.testing.assert_array_equal(session.run(images[1:]), session.run(images)[1:])
     assert session.attestation.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("layer", "winograd"),
+    [
+        ("0=8 1=3", True),
+        ("0=8 1=3 11=3 4=1", True),
+        ("0=8 1=1", False),
+        ("0=8 1=3 11=1", False),
+        ("0=8 1=3 3=2", False),
+        ("0=8 1=3 2=2", False),
+    ],
+)
+def test_convolutions_that_may_be_winograds_are_known(layer: str, winograd: bool) -> None:
+    graph = f"7767517\n2 2\nInput in0 0 1 in0\nConvolution conv_0 1 1 in0 1 {layer}\n"
+    assert may_use_winograd(graph) is winograd
+
+
+def test_plain_switches_winograd_off(folder: Path) -> None:
+    source = source_of(folder, "ncnn")
+    usual, plain = (load(source, Settings(threads=1, plain=each)) for each in (False, True))
+    assert usual.attestation.arithmetic == "float32 (Winograd)"
+    assert plain.attestation.arithmetic == "float32"
+    assert plain.attestation.evidence["arithmetic"] == "read back"
+    found, wanted = plain.run(IMAGES), usual.run(IMAGES)
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+    assert not np.array_equal(found, wanted)
 
 
 class Unknown(nn.Module):

@@ -199,6 +199,17 @@ class RemoteSession:
             )
             return from_json(LoadResult, self._receive(extra_s=2 * wanted.min_duration_s))
 
+    def attest(self) -> Attestation:
+        """What the worker says runs, asked again: after all the calls so far.
+
+        Raises:
+            FailedRun: `Unsupported` where that is not what was asked for.
+        """
+        self.load()
+        attested = from_json(Attestation, self._ask("attest"))
+        self._check_attestation(attested)
+        return attested
+
     def peak_memory_bytes(self) -> int:
         """The worker's high-water mark of resident memory so far."""
         return int(self._ask("peak_memory"))

@@ -108,12 +108,14 @@ class Worker:
         self._timed_calls = 0
         self._random = random.Random(0)
         self._pool: ThreadPoolExecutor | None = None
+        self._keeps_memory = False
         self.commands: dict[str, Callable[..., object]] = {
             "load": self.load,
             "predict": self.predict,
             "prepare": self.prepare,
             "measure": self.measure,
             "loadgen": self.loadgen,
+            "attest": self.attest,
             "peak_memory": peak_memory_bytes,
         }
 
@@ -138,6 +140,7 @@ class Worker:
         if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
             check_artifact(source.path, source.artifact)
         wanted = from_json(Settings, settings)
+        self._keeps_memory = wanted.keep_memory
         if wanted.keep_memory and not keep_memory():
             raise Unsupported("this system's C library cannot keep memory; leave --keep-memory out")
         watch = Stopwatch()
@@ -145,9 +148,9 @@ class Worker:
         import_s = watch.elapsed_s()
         self._input = from_json(InputSpec, input)
         watch = Stopwatch()
-        sessions = [loader.load(source, wanted)]
+        session = loader.load(source, wanted)
         load_s = watch.elapsed_s()
-        self._sessions = [CheckedSession(sessions[0], source.artifact)]
+        self._sessions = [CheckedSession(session, source.artifact)]
         noise = np.random.default_rng(0).standard_normal(
             (batch_size, *source.artifact.input_shape), np.float32
         )
@@ -155,16 +158,27 @@ class Worker:
         self._sessions[0].run(noise)
         first_inference_s = watch.elapsed_s()
         for _ in range(wanted.streams - 1):
-            sessions.append(loader.load(source, wanted))
-            self._sessions.append(CheckedSession(sessions[-1], source.artifact))
+            session = loader.load(source, wanted)
+            self._sessions.append(CheckedSession(session, source.artifact))
             self._sessions[-1].run(noise)
         self._pool = ThreadPoolExecutor(wanted.streams) if wanted.streams > 1 else None
         return {
-            "attestation": to_json(_attestation(sessions, wanted)),
+            "attestation": self.attest(),
             "import_s": import_s,
             "load_s": load_s,
             "first_inference_s": first_inference_s,
         }
+
+    def attest(self) -> dict[str, Any]:
+        """What all streams say runs, after all the calls so far.
+
+        Raises:
+            Unsupported: they differ.
+        """
+        self._ready()
+        sessions = [each.unchecked for each in self._sessions]
+        found: dict[str, Any] = to_json(_attestation(sessions, keep_memory=self._keeps_memory))
+        return found
 
     def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:
         """Logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
@@ -285,16 +299,18 @@ class Worker:
         return self._sessions[0], self._input
 
 
-def _attestation(sessions: list[Session], wanted: Settings) -> Attestation:
+def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:
     """What all of them say; streams that differ are no streams of one candidate.
 
     Raises:
         Unsupported: they differ.
     """
-    found = [session.attestation for session in sessions]
+    said = [session.attestation for session in sessions]
+    files = tuple(sorted({name for each in said for name in each.files}))
+    found = [replace(each, files=files) for each in said]  # those that any stream computed with
     if any(each != found[0] for each in found):
         raise Unsupported(f"its {len(found)} streams do not run alike: {found}; use --streams 1")
-    return replace(found[0], streams=len(found), keep_memory=wanted.keep_memory)
+    return replace(found[0], streams=len(found), keep_memory=keep_memory)
 
 
 class CheckedSession:

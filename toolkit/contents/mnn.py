@@ -1,7 +1,7 @@
-"""How the weights of an `.mnn` file are stored, which MNN's Python does not tell.
+"""What an `.mnn` file holds and MNN's Python does not tell: how weights are stored, and kernels.
 
-In: the bytes of a file that MNN has loaded, and so checked. Out: a precision. The file is a
-FlatBuffer; the slots are those of MNN's schema/default (MNN.fbs, CaffeOp.fbs).
+In: the bytes of a file that MNN has loaded, and so checked. The file is a FlatBuffer; the slots are
+those of MNN's schema/default (MNN.fbs, CaffeOp.fbs).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from toolkit.schema import Precision
 _OPS_OF_NET = 3
 _PARAMETER_TYPE_OF_OP, _PARAMETER_OF_OP = 1, 2
 _CONVOLUTION = 9  # a linear layer is stored as a convolution, too
-_STORAGE_OF_CONVOLUTION, _TYPE_OF_STORAGE = 3, 2
+_COMMON_OF_CONVOLUTION, _STORAGE_OF_CONVOLUTION, _TYPE_OF_STORAGE = 0, 3, 2
+_KERNEL_AND_STEPS = range(2, 8)  # kernelX, kernelY, strideX, strideY, dilateX, dilateY
 _HALF = 3  # 0 is float32, 1, 2 and 4 are kinds of int8
 
 
@@ -26,12 +27,30 @@ def weight_precision(data: bytes) -> Precision:
     return "fp16" if _HALF in types else "fp32"
 
 
+def may_use_winograd(data: bytes) -> bool:
+    """Whether there is a convolution that MNN may compute by Winograd's method: a square kernel
+    larger than 1, without strides or dilation (ConvolutionWinogradImpl::canUseWinograd)."""
+    for convolution in _convolutions(data):
+        common = convolution.table(_COMMON_OF_CONVOLUTION)
+        if common is None:
+            continue
+        width, height, *steps = (common.number(slot, "<i", default=1) for slot in _KERNEL_AND_STEPS)
+        if width == height > 1 and set(steps) == {1}:
+            return True
+    return False
+
+
 def _storage_types(data: bytes) -> Iterator[int]:
+    for convolution in _convolutions(data):
+        storage = convolution.table(_STORAGE_OF_CONVOLUTION)
+        yield 0 if storage is None else storage.number(_TYPE_OF_STORAGE, "<i")
+
+
+def _convolutions(data: bytes) -> Iterator[_Table]:
     for op in _Table.root(data).tables(_OPS_OF_NET):
         parameter = op.table(_PARAMETER_OF_OP)
         if parameter is not None and op.number(_PARAMETER_TYPE_OF_OP, "<B") == _CONVOLUTION:
-            storage = parameter.table(_STORAGE_OF_CONVOLUTION)
-            yield 0 if storage is None else storage.number(_TYPE_OF_STORAGE, "<i")
+            yield parameter
 
 
 class _Table:
@@ -45,10 +64,10 @@ class _Table:
     def root(cls, data: bytes) -> _Table:
         return cls(data, 0)._at(0)
 
-    def number(self, slot: int, kind: str) -> int:
-        """0 where it is not stored."""
+    def number(self, slot: int, kind: str, *, default: int = 0) -> int:
+        """`default` where it is not stored."""
         place = self._place(slot)
-        return 0 if place is None else self._read(kind, place)
+        return default if place is None else self._read(kind, place)
 
     def table(self, slot: int) -> _Table | None:
         place = self._place(slot)

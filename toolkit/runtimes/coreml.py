@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from toolkit.errors import Unsupported
 from toolkit.machine.environment import usable_cores
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, Attestation, Precision, Settings
 
 # By default coremltools logs that it does not know the versions of other packages.
 logging.getLogger("coremltools").setLevel(logging.ERROR)
@@ -51,6 +51,13 @@ class CoremlSession:
             device="cpu",
             precision=self._precision,
             threads=usable_cores(),
+            arithmetic="float16" if self._precision == "fp16" else FLOAT32,
+            evidence={
+                "provider": "read back",
+                "precision": "from the file",
+                "threads": "as asked",
+                "arithmetic": "from the file",
+            },
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 
 from toolkit.contents.executorch import XNNPACK, Program, read_program
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Attestation, Settings
+from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
+
+# XNNPACK computes in the types of its graph's tensors; it has no Winograd convolutions.
+_ARITHMETIC: dict[Precision, str] = {
+    "fp32": FLOAT32,
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+    "int8-dynamic": "int8 (dynamic)",
+    "int8-weights": "float32 on int8 weights",
+}
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -53,14 +63,22 @@ class ExecutorchSession:
         from executorch.extension.pybindings import portable_lib
         from executorch.version import __version__
 
+        precision = self._program.precision
         share = f"{self._program.delegated} of {self._program.operators} operators"
         return Attestation(
             runtime="executorch",
             version=__version__,
             provider=f"{XNNPACK} ({share})",
             device="cpu",
-            precision=self._program.precision,
+            precision=precision,
             threads=portable_lib._threadpool_get_thread_count(),
+            arithmetic=_ARITHMETIC.get(precision, UNKNOWN),
+            evidence={
+                "provider": "from the file",
+                "precision": "from the file",
+                "threads": "read back",
+                "arithmetic": "from the file",
+            },
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:

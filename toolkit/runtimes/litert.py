@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 from toolkit.errors import ArtifactError, headline
 from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
 from toolkit.versions import installed_version
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _DELEGATE = "DELEGATE"
+_REDUCED_PRECISION = b"reduced_precision_support"
+_ARITHMETIC: dict[Precision, str] = {
+    "fp32": FLOAT32,
+    "fp16": "float32 on float16 weights",
+    "int8": "int8",
+    "int8-dynamic": "int8 (dynamic)",
+    "int8-weights": "float32 on int8 weights",
+}
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -62,6 +70,10 @@ class FixedBatch:
         self._input, self._output = given["index"], wanted["index"]
         self._asked_threads = threads
         self._threads: int | None = None
+        self._counted = False
+        self.name = path.name
+        # A mark in the file lets XNNPACK compute float32 operators in float16 where the CPU can.
+        self._may_halve = _REDUCED_PRECISION in path.read_bytes()
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits in an array of their own."""
@@ -79,6 +91,7 @@ class FixedBatch:
         started = new_threads.count()
         if started is None:
             return self._asked_threads
+        self._counted = True
         return 1 + started  # the calling thread works too
 
     @property
@@ -87,6 +100,11 @@ class FixedBatch:
         if self._threads is None:
             self._threads = self._prepare()
         return self._threads
+
+    @property
+    def counted(self) -> bool:
+        """Whether the system counted its threads."""
+        return self._counted
 
     @property
     def provider(self) -> str:
@@ -122,7 +140,14 @@ class FixedBatch:
             elif np.int8 in weights:
                 found.add("int8" if np.int8 in activations else "int8-dynamic")
         order: tuple[Precision, ...] = ("int8", "int8-dynamic", "int8-weights", "fp16")
+        found |= {"fp16"} if self._may_halve else set()
         return next((each for each in order if each in found), "fp32")
+
+    @property
+    def arithmetic(self) -> str:
+        """What kernels compute in: XNNPACK and the builtin ones do as the graph's types say. They
+        have no Winograd convolutions."""
+        return UNKNOWN if self._may_halve else _ARITHMETIC[self.precision]
 
 
 class LitertSession:
@@ -131,10 +156,12 @@ class LitertSession:
     def __init__(self, files: list[FixedBatch]) -> None:
         self._files = sorted(files, key=lambda file: -file.size)
         self._last = self._files[-1]
+        self._used: set[str] | None = None  # set by the first call, which is with noise
 
     @property
     def attestation(self) -> Attestation:
-        """Of the file that ran last: types and delegate as its interpreter has them."""
+        """Of the file that ran last: types and delegate as its interpreter has them. `files` are
+        those that computed something after the first call, which a worker makes with noise."""
         threads = self._last.threads
         return Attestation(
             runtime="litert",
@@ -143,14 +170,24 @@ class LitertSession:
             device="cpu",
             precision=self._last.precision,
             threads=threads,
+            arithmetic=self._last.arithmetic,
+            evidence={
+                "provider": "read back",
+                "precision": "read back",
+                "threads": "read back" if self._last.counted else "as asked",
+                "arithmetic": "from the file",
+            },
+            files=tuple(sorted(self._used or ())),
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`."""
-        parts, at = [], 0
+        parts, at, used = [], 0, set()
         while at < len(inputs):
             left = len(inputs) - at
             self._last = next(file for file in self._files if file.size <= left)
             parts.append(self._last.run(inputs[at : at + self._last.size]))
+            used.add(self._last.name)
             at += self._last.size
+        self._used = set() if self._used is None else self._used | used
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

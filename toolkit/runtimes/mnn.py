@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.contents.mnn import weight_precision
+from toolkit.contents.mnn import may_use_winograd, weight_precision
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Artifact, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
 
 # Numbers from MNN's C++ headers (Interpreter.hpp, MNNForwardType.h): its Python has no names.
 _WINOGRAD_LEVEL = 3
 _BACKENDS, _THREADS = 2, 4
 _PROVIDERS = {0: "CPU", 13: "CPU_EXTENSION"}  # the second one has its AVX2 code
 
+_ARITHMETIC: dict[Precision, str] = {
+    "fp32": FLOAT32,
+    "fp16": "float32 on float16 weights",
+    "int8-weights": "float32 on int8 weights",
+}
+
 # By default MNN chooses among Winograd convolutions of larger tiles, by the size of the batch: one
 # image's logits then differ by 3e-4 from one batch size to the next, and from float32 by 5e-4.
 # With the smallest tile it is 1e-5.
 _SMALLEST_TILE = 1
+_NO_WINOGRAD = 0  # source/backend/cpu/compute/ConvolutionFloatFactory.cpp
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -46,7 +53,8 @@ def load(source: Source, settings: Settings) -> Session:
             f"{source.path}: MNN cannot read it ({error}); export it again with "
             "toolkit export --format mnn"
         ) from error
-    interpreter.setSessionHint(_WINOGRAD_LEVEL, _SMALLEST_TILE)
+    level = _NO_WINOGRAD if settings.plain else _SMALLEST_TILE
+    interpreter.setSessionHint(_WINOGRAD_LEVEL, level)
     session = interpreter.createSession(
         {
             "backend": "CPU",
@@ -55,8 +63,15 @@ def load(source: Source, settings: Settings) -> Session:
             "memory": "normal",  # `low` multiplies int8 weights with activations made int8
         }
     )
-    precision = weight_precision(source.path.read_bytes())
-    return MnnSession(interpreter, session, source.artifact, MNN.version(), precision)
+    data = source.path.read_bytes()
+    return MnnSession(
+        interpreter,
+        session,
+        source.artifact,
+        MNN.version(),
+        weight_precision(data),
+        winograd=level != _NO_WINOGRAD and may_use_winograd(data),
+    )
 
 
 class MnnSession:
@@ -72,18 +87,22 @@ class MnnSession:
         artifact: Artifact,
         version: str,
         precision: Precision,
+        *,
+        winograd: bool,
     ) -> None:
         self._interpreter = interpreter
         self._session = session
         self._artifact = artifact
         self._version = version
         self._precision = precision
+        self._winograd = winograd
         self._inputs: NDArray[np.float32] = np.empty(0, np.float32)
         self._logits: NDArray[np.float32] = np.empty(0, np.float32)
 
     @property
     def attestation(self) -> Attestation:
-        """Backend and threads from the session, precision from how the weights are stored.
+        """Backend and threads from the session, precision from how the weights are stored. MNN
+        does not report what it computes in.
 
         Raises:
             Unsupported: another backend than the CPU's computes.
@@ -98,6 +117,13 @@ class MnnSession:
             device="cpu",
             precision=self._precision,
             threads=_whole(self._interpreter.getSessionInfo(self._session, _THREADS)),
+            arithmetic="float32 (Winograd)" if self._winograd else _ARITHMETIC[self._precision],
+            evidence={
+                "provider": "read back",
+                "precision": "from the file",
+                "threads": "read back",
+                "arithmetic": "as asked",
+            },
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:

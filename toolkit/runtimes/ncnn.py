@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Artifact, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
 
 # By default ncnn stores and multiplies in fp16 or bf16 where the CPU can.
 _REDUCED = ("use_fp16_", "use_bf16_", "use_int8_")
@@ -36,12 +36,15 @@ def load(source: Source, settings: Settings) -> Session:
     net.opt.num_threads = settings.threads
     for option in _reduced_options(net):
         setattr(net.opt, option, False)
+    if settings.plain:
+        net.opt.use_winograd_convolution = False
     if net.load_param(str(source.path / "model.param")) != 0:
         raise _damaged(source.path, "ncnn cannot read model.param")
     precision = _load_weights(net, source.path)
     if (len(net.input_indexes()), len(net.output_indexes())) != (1, 1):
         raise _damaged(source.path, "expected one input and one output")
-    session = NcnnSession(net, source.artifact, ncnn.__version__, precision)
+    graph = (source.path / "model.param").read_text(errors="replace")
+    session = NcnnSession(net, source.artifact, ncnn.__version__, precision, graph=graph)
     session.check_once()
     return session
 
@@ -53,7 +56,9 @@ class NcnnSession:
     it is, which ncnn's Python allows, its layers crash where a channel's size is not one.
     """
 
-    def __init__(self, net: Any, artifact: Artifact, version: str, precision: Precision) -> None:
+    def __init__(
+        self, net: Any, artifact: Artifact, version: str, precision: Precision, *, graph: str
+    ) -> None:
         import ncnn
 
         channels, height, width = artifact.input_shape
@@ -62,6 +67,8 @@ class NcnnSession:
         self._version = version
         self._precision = precision
         self._threads: int = net.opt.num_threads
+        self._counted = False
+        self._winograd = may_use_winograd(graph)
         self._input: int = net.input_indexes()[0]
         self._output: int = net.output_indexes()[0]
         self._image = ncnn.Mat((width, height, channels))
@@ -69,7 +76,8 @@ class NcnnSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Precision as the weights are marked, threads as the system counted them.
+        """Precision as the weights are marked, threads as the system counted them, arithmetic by
+        the net's options.
 
         Raises:
             Unsupported: an option that reduces precision is on.
@@ -84,7 +92,19 @@ class NcnnSession:
             device="cpu",
             precision=self._precision,
             threads=self._threads,
+            arithmetic=self._arithmetic(),
+            evidence={
+                "provider": "read back",
+                "precision": "from the file",
+                "threads": "read back" if self._counted else "as asked",
+                "arithmetic": "read back",
+            },
         )
+
+    def _arithmetic(self) -> str:
+        if self._winograd and self._net.opt.use_winograd_convolution:
+            return "float32 (Winograd)"
+        return "float32 on float16 weights" if self._precision == "fp16" else FLOAT32
 
     def check_once(self) -> None:
         """Compute one image, and count the threads that this starts.
@@ -98,7 +118,7 @@ class NcnnSession:
         with ThreadPoolExecutor(1) as pool:
             started = pool.submit(self._started_threads).result()
         if started is not None:
-            self._threads = started + 1
+            self._threads, self._counted = started + 1, True
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`.
@@ -137,6 +157,21 @@ class NcnnSession:
                 f"{self._artifact.classes} logits"
             )
         return started
+
+
+def may_use_winograd(graph: str) -> bool:
+    """Whether `model.param` has a convolution that ncnn computes by Winograd's method where it may:
+    3x3, without strides or dilation (src/layer/x86/convolution_x86.cpp)."""
+    for line in graph.splitlines():
+        kind, *words = line.split() or [""]
+        if not kind.startswith("Convolution"):
+            continue
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        width, height = given.get("1", "0"), given.get("11", given.get("1", "0"))
+        steps = [given.get(key, "1") for key in ("2", "12", "3", "13")]  # dilation and stride
+        if (width, height) == ("3", "3") and set(steps) == {"1"}:
+            return True
+    return False
 
 
 def _reduced_options(net: Any) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.runtimes import Session, Source
-from toolkit.schema import Attestation, Settings
+from toolkit.schema import FLOAT32, Attestation, Settings
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -32,6 +32,13 @@ class NullSession:
             device=self._device,
             precision="fp32",
             threads=self._threads,
+            arithmetic=FLOAT32,
+            evidence={
+                "provider": "by design",
+                "precision": "by design",
+                "threads": "by design",
+                "arithmetic": "by design",
+            },
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
