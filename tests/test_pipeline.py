@@ -40,9 +40,18 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
 
 
+# A shell starts what it sends to the background deaf to SIGINT, and so would be what that starts.
+COMMAND = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("toolkit", run_name="__main__", alter_sys=True)
+"""
+
+
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """The command line in a process group of its own, as from a terminal."""
     return subprocess.Popen(
-        [sys.executable, "-m", "toolkit", *map(str, arguments)],
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
