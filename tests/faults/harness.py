@@ -103,7 +103,8 @@ class Harness:
         except ToolkitError as error:
             if len(built) > 1:  # one of them: ask for each
                 return [one for case in cases for one in self._judge_together([case])]
-            rows = {case.name: str(error) for case in built}
+            text = str(error).replace(f"{folder}/../", "").replace(f"{self.scratch}/", "")
+            rows = {case.name: text for case in built}
         finally:
             shutil.rmtree(folder)
         rows |= lost

@@ -20,11 +20,12 @@ from .records import Case, Outcome
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
 _CUT = 90
+_NOT_RUN = "not run"
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     """How many faults were caught and named, and how many healthy variants failed."""
-    built = [each for each in outcomes if each.status != "not built"]
+    built = [each for each in outcomes if each.status not in ("not built", _NOT_RUN)]
     faults = [each for each in built if not each.case.healthy]
     healthy = [each for each in built if each.case.healthy]
     caught = [each for each in faults if each.right]
@@ -38,7 +39,7 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
         "healthy": len(healthy),
         "false alarms": sum(not each.right for each in healthy),
         "undecided": sum(each.status == "undecided" for each in healthy),
-        "not built": len(outcomes) - len(built),
+        "not built or run": len(outcomes) - len(built),
     }
 
 
@@ -62,6 +63,7 @@ def page(outcomes: Sequence[Outcome], note: str) -> str:
         f"| … named wrongly | {number['caught']} | {number['named wrongly']} |",
         f"| healthy variants failed | {number['healthy']} | {number['false alarms']} |",
         f"| … undecided | {number['healthy']} | {number['undecided']} |",
+        f"| not built or not run | {len(outcomes)} | {number['not built or run']} |",
         "",
         "## Faults",
         "",
@@ -79,20 +81,20 @@ def page(outcomes: Sequence[Outcome], note: str) -> str:
 
 
 def _fault_row(each: Outcome) -> str:
-    verdict = each.status if each.right else f"**{each.status}**"
+    verdict = each.status if each.right or each.status == _NOT_RUN else f"**{each.status}**"
     cause = each.cause or ""
     if each.named_wrongly:
         cause = f"**{cause}**"
     cells = [
         *(each.case.name, each.case.level, each.case.format, verdict),
-        *(_number(each.flips), _number(each.floors), cause or f"({_cut(each.reason)})"),
+        *(_number(each.flips), _number(each.floors), cause or _cut(each.reason)),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _healthy_row(each: Outcome) -> str:
     case = each.case
-    verdict = each.status if each.right else f"**{each.status}**"
+    verdict = each.status if each.right or each.status == _NOT_RUN else f"**{each.status}**"
     cells = [
         *(case.name, case.format, case.precision, case.runtime, verdict),
         *(_number(each.flips), _number(each.floors)),
@@ -148,7 +150,9 @@ def judge_all(
     """The outcomes of the cases: those recorded, and the others, judged now."""
     known = record.read()
     if record.only:
-        return [known[case.bed, case.name] for case in chosen if (case.bed, case.name) in known]
+        return [
+            known.get((case.bed, case.name), Outcome(case=case, status=_NOT_RUN)) for case in chosen
+        ]
     harness = Harness(scratch, images=images, say=lambda text: click.echo(text, err=True))
     left = [case for case in chosen if (case.bed, case.name) not in known]
     found = {(each.case.bed, each.case.name): each for each in harness.judge(left, done=record.add)}
@@ -181,7 +185,7 @@ def main(
         scratch_cache(Path(folder))
         outcomes = judge_all(chosen, kept, images=images, scratch=Path(folder))
     for each in outcomes:
-        if not each.right or each.named_wrongly:
+        if each.status != _NOT_RUN and (not each.right or each.named_wrongly):
             click.echo(f"{each.case.name}: {each.status}; {each.cause}; {each.reason}"[:300])
     click.echo(str(counts(outcomes)))
     if out is not None:
