@@ -282,7 +282,7 @@ _WEIGHTS = {
         change=rounded(torch.bfloat16), cause=_words("weights rounded to bf16")
     ),
     "weights rounded to TF32 in an fp32 file": Changed(
-        change=each_weight(tf32), cause=_words("weights rounded to TF32")
+        change=each_weight(tf32), cause=_words("weights rounded to TF32", "weights rounded to fp16")
     ),
     "weights rounded to 8 bits in an fp32 file": Changed(
         change=to_steps(8), cause=_words("weights rounded to 8 bits")
