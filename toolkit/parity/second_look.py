@@ -1,7 +1,7 @@
 """The second look: what a session answers when it is fed in another way than at first.
 
 In: a session that has answered all test images in batches of one size. Out: checks. The same images
-once more, one at a time, in batches of 7 and of 33 with a ragged end, in another order; each batch
+once more, one at a time, in batches of 7, of 77 and of 33 with a ragged end, in another order; each batch
 size that a file of the artifact is made for; images that no test set has; and, after hundreds of
 calls, the first batches again. A file may be right at the batch size of the test and wrong at that
 of the device.
@@ -26,7 +26,8 @@ from toolkit.targets import RemoteSession
 
 _SEED = 11
 _SINGLE_IMAGES = 200
-_SIZES = {7: 203, 33: 250}  # batch size → images; 250 leave a ragged end of 19
+_SIZES = {7: 203, 33: 250, 77: 154}  # batch size → images; 250 leave a ragged end of 19
+_SIZE_OF_SPECIAL = 33  # one that the data set's images went through as well
 _BATCHES_AGAIN = 2
 _ERROR_RATIO = 1.5  # of inexact precisions: how much of its own error a session may move
 _LARGEST_RATIO = 2.0
@@ -93,7 +94,7 @@ class SecondLook:
             yield _Feed(
                 name="images that no test set has",
                 images=special,
-                batch_size=max(_SIZES),  # one that the data set's images went through as well
+                batch_size=_SIZE_OF_SPECIAL,
                 reference=self.references.special,
                 sha256=checksum(special),
             )
