@@ -99,9 +99,9 @@ def _as(recorded: Precision, written: Precision, format: str = "onnx") -> Case:
 
 ONNX = (
     *(changed(name, fault, short=name in _SHORT) for name, fault in CHANGES.items()),
-    _edit("batch frozen at 1", onnx_files.frozen(1)),
-    _edit("batch frozen at 100", onnx_files.frozen(100), short=True),
-    _edit("batch frozen at 100 by Reshape", onnx_files.frozen_by_reshape(100)),
+    _edit("batch frozen at 1", onnx_files.frozen(1), "one batch size"),
+    _edit("batch frozen at 100", onnx_files.frozen(100), "one batch size", short=True),
+    _edit("batch frozen at 100 by Reshape", onnx_files.frozen_by_reshape(100), "one batch size"),
     _edit("file wrong at batch 1", onnx_files.wrong_where("one"), "one batch size", short=True),
     _edit("file wrong at odd batch sizes", onnx_files.wrong_where("odd"), "one batch size"),
     _edit("fp16 Constant nodes + Cast, recorded fp32", onnx_files.weights_as_half_constants,
