@@ -426,11 +426,11 @@ def factors(operators: Sequence[Operator]) -> Iterator[Family]:
         if each.has_weights or each.activation:
             yield Family(
                 kind="scaled layer",
-                what=f"all that {each.layer} gives "
-                f"{'after its ' + each.activation + ' ' if each.activation else ''}"
-                "is multiplied by {0}",
-                action=f"Look at the weights and the scales of {each.layer}, and for a factor "
-                "after it (dropout's 1/(1-p)).",
+                what=f"all that {each.layer} gives"
+                f"{' after its ' + each.activation if each.activation else ''}, or the weights of "
+                "the layer after it, is multiplied by {0}",
+                action=f"Look at the weights and the scales of {each.layer} and of the layer after "
+                "it, and for a factor between them (dropout's 1/(1-p)).",
                 index=each.index,
                 edit=lambda by: _after(lambda x: x * by),
                 layer=each.layer,

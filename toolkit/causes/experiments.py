@@ -184,15 +184,19 @@ class Experiments:
         if fit is not None:
             what = f"inputs above {limit:.3g} are cut off (the largest is {largest:.3g})"
             action = "Look at the range of the input: the scale of its quantisation, or a clip."
-            yield self._fed("saturation", what, action, fit)
+            yield self._fed("inputs cut off", what, action, fit)
 
     def _of_roundings(self) -> Iterator[Finding]:
+        """The best of all: several formats may come near."""
+        found = []
         for each in roundings():
             with rounded(self._model, each):
                 fit = self._explains(lambda rows: self._logits(self._inputs[rows]), nearly=True)
             if fit is not None:
                 action = "Export the float32 weights, or record the artifact's precision as it is."
-                yield self._changed(each.kind, each.what, action, fit)
+                found.append(self._changed(each.kind, each.what, action, fit))
+        if found:
+            yield min(found, key=lambda finding: finding.fit.rms)
 
     def _of_products(self) -> Iterator[Finding]:
         """Rounded operands: each kernel rounds at other places, so only the shape can agree."""
