@@ -173,7 +173,6 @@ def changes(operators: Sequence[Operator]) -> Iterator[Change]:
     """All changes of one operator, or of all of a kind; likely ones first."""
     for make in (_activations, _pools, _layouts, _layers, _normalisations, _resizes):
         yield from make(operators)
-    yield from _rounded(operators)
 
 
 def _activations(operators: Sequence[Operator]) -> Iterator[Change]:
@@ -372,7 +371,7 @@ def _resizes(operators: Sequence[Operator]) -> Iterator[Change]:
             yield _change("other resize", what, [each], lambda call: call.run(a2=not call.args[2]))
 
 
-def _rounded(operators: Sequence[Operator]) -> Iterator[Change]:
+def rounded_results(operators: Sequence[Operator]) -> Iterator[Change]:
     """Results of activations or of layers, rounded to a narrower format."""
     results = [each for each in operators if each.activation] or [
         each for each in operators if each.has_weights
