@@ -37,7 +37,7 @@ class Net(nn.Module):
         self.relu = nn.ReLU()
         with torch.no_grad():
             self.norm.running_mean.fill_(0.1)  # type: ignore[union-attr, operator]
-            self.norm.running_var.fill_(0.7)  # type: ignore[union-attr, operator]
+            self.norm.running_var.copy_(torch.linspace(0.02, 1, 8))  # type: ignore[union-attr, operator]
             self.fc2.weight.mul_(20)
         self.first: Callable[[Tensor], Tensor] = F.relu
         self.last: Callable[[Tensor], Tensor] = F.relu
@@ -149,9 +149,11 @@ OPERATORS: dict[str, tuple[Callable[[Net], object], str, str]] = {
     "kernels": (lambda net: net.conv2.weight.copy_(net.conv2.weight.flip(2, 3)), "kernels turned",
                 "the kernels of conv2 are turned by 180 degrees"),
     "layer": (lambda net: (net.fc1.weight.mul_(1.02), net.fc1.bias.mul_(1.02)), "scaled layer",
-              "all that fc1 gives is multiplied by 1.02"),
-    "weights": (lambda net: net.fc1.weight.mul_(1.3), "scaled weights",
-                "the weights of fc1, not its bias, are multiplied by 1.3"),
+              "all that fc1 gives, or the weights of the layer after it, is multiplied by 1.02"),
+    "weights": (lambda net: net.fc1.weight.mul_(1.3), "scaled layer",
+                "all that conv2 gives, or the weights of the layer after it,"),
+    "first weights": (lambda net: net.conv1.weight.mul_(1.3), "scaled weights",
+                      "the weights of conv1, not its bias, are multiplied by 1.3"),
     "batch": (lambda net: net.norm.train(), "depends on the batch", "statistics of the batch"),
     "epsilon": (lambda net: setattr(net.norm, "eps", 1e-3), "other epsilon", "epsilon of 0.001"),
     "saturation": (lambda net: setattr(net, "first", lambda x: F.relu(x).clamp(max=1.1)),

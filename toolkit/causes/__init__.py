@@ -29,6 +29,9 @@ _LARGEST_BATCH = 200
 _OWN_CAUSE = {"scale", "offset", "scale and offset"}
 """Exact on all logits: the file may add to it, experiments would only repeat it."""
 
+_SAYS_LESS = {"graph changed"}
+"""Kinds that tell less than what the logits show: they are its evidence."""
+
 
 def find_cause(
     *,
@@ -57,7 +60,7 @@ def find_cause(
     own = general is not None and general.kind in _OWN_CAUSE
     job = _job(symptoms, subject, candidate, budget_s=0 if own else timeout_s / 2)
     found = _search(job, symptoms, dataset, timeout_s)
-    if found.cause is not None and general is not None and own:
+    if found.cause is not None and general is not None and (own or found.cause.kind in _SAYS_LESS):
         return replace(general, text=f"{general.text} {found.cause.text}")
     if found.cause is not None:
         return found.cause

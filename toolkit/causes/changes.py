@@ -173,7 +173,6 @@ def changes(operators: Sequence[Operator]) -> Iterator[Change]:
     """All changes of one operator, or of all of a kind; likely ones first."""
     for make in (_activations, _pools, _layouts, _layers, _normalisations, _resizes):
         yield from make(operators)
-    yield from _rounded(operators)
 
 
 def _activations(operators: Sequence[Operator]) -> Iterator[Change]:
@@ -372,7 +371,7 @@ def _resizes(operators: Sequence[Operator]) -> Iterator[Change]:
             yield _change("other resize", what, [each], lambda call: call.run(a2=not call.args[2]))
 
 
-def _rounded(operators: Sequence[Operator]) -> Iterator[Change]:
+def rounded_results(operators: Sequence[Operator]) -> Iterator[Change]:
     """Results of activations or of layers, rounded to a narrower format."""
     results = [each for each in operators if each.activation] or [
         each for each in operators if each.has_weights
@@ -426,11 +425,11 @@ def factors(operators: Sequence[Operator]) -> Iterator[Family]:
         if each.has_weights or each.activation:
             yield Family(
                 kind="scaled layer",
-                what=f"all that {each.layer} gives "
-                f"{'after its ' + each.activation + ' ' if each.activation else ''}"
-                "is multiplied by {0}",
-                action=f"Look at the weights and the scales of {each.layer}, and for a factor "
-                "after it (dropout's 1/(1-p)).",
+                what=f"all that {each.layer} gives"
+                f"{' after its ' + each.activation if each.activation else ''}, or the weights of "
+                "the layer after it, is multiplied by {0}",
+                action=f"Look at the weights and the scales of {each.layer} and of the layer after "
+                "it, and for a factor between them (dropout's 1/(1-p)).",
                 index=each.index,
                 edit=lambda by: _after(lambda x: x * by),
                 layer=each.layer,

@@ -25,6 +25,7 @@ from toolkit.causes.changes import (
     factors,
     products,
     record,
+    rounded_results,
 )
 from toolkit.causes.inputs import affine, changed_inputs, spec_of
 from toolkit.causes.rounding import rounded, roundings, tf32
@@ -91,6 +92,7 @@ class Experiments:
             self._of_factors,
             self._of_changes,
             self._of_roundings,
+            self._of_rounded_results,
             self._of_normalisations,
             self._of_ceilings,
             self._of_products,
@@ -184,15 +186,29 @@ class Experiments:
         if fit is not None:
             what = f"inputs above {limit:.3g} are cut off (the largest is {largest:.3g})"
             action = "Look at the range of the input: the scale of its quantisation, or a clip."
-            yield self._fed("saturation", what, action, fit)
+            yield self._fed("inputs cut off", what, action, fit)
 
     def _of_roundings(self) -> Iterator[Finding]:
+        """The best of all: several formats may come near."""
+        found = []
         for each in roundings():
             with rounded(self._model, each):
                 fit = self._explains(lambda rows: self._logits(self._inputs[rows]), nearly=True)
             if fit is not None:
                 action = "Export the float32 weights, or record the artifact's precision as it is."
-                yield self._changed(each.kind, each.what, action, fit)
+                found.append(self._changed(each.kind, each.what, action, fit))
+        if found:
+            yield min(found, key=lambda finding: finding.fit.rms)
+
+    def _of_rounded_results(self) -> Iterator[Finding]:
+        """The best of all: a sum in another order rounds some values to the other side."""
+        found = []
+        for each in rounded_results(self._operators):
+            fit = self._explains(lambda rows, e=each.edits: self._edited(e, rows), nearly=True)  # type: ignore[misc]
+            if fit is not None:
+                found.append(self._changed(each.kind, each.what, each.action, fit))
+        if found:
+            yield min(found, key=lambda finding: finding.fit.rms)
 
     def _of_products(self) -> Iterator[Finding]:
         """Rounded operands: each kernel rounds at other places, so only the shape can agree."""
@@ -209,6 +225,8 @@ class Experiments:
             edits = products(self._operators, function)
             error = self._edited(edits, self._all) - self._symptoms.reference
             sizes = root_mean_square(found), root_mean_square(error)
+            if not found.std() or not error.std() or not np.isfinite(error).all():
+                continue
             alike = float(np.corrcoef(found.ravel(), error.ravel())[0, 1])
             if alike >= _ALIKE and 0.5 < sizes[0] / sizes[1] < 2:
                 yield self._of_arithmetic(word, alike, sizes)

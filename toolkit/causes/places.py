@@ -226,7 +226,12 @@ def noise(symptoms: Symptoms) -> Cause | None:
         return None
     error = error / scale
     sizes = error.std(axis=0)
-    if sizes.max() > 1.3 * sizes.min() or _kurtosis(error) > 6 or _correlated(symptoms, error):
+    if (
+        not sizes.min()
+        or sizes.max() > 1.3 * sizes.min()
+        or _kurtosis(error) > 6
+        or _correlated(symptoms, error)
+    ):
         return None
     return Cause(
         kind="random",
@@ -246,8 +251,8 @@ def _kurtosis(error: NDArray[np.float64]) -> float:
 def _correlated(symptoms: Symptoms, error: NDArray[np.float64]) -> bool:
     """Between classes, with the reference, with the image before, or by size of an image."""
     limit = _STANDARD_ERRORS / np.sqrt(symptoms.images)
-    between = np.corrcoef(error.T) - np.eye(symptoms.classes)
     with np.errstate(invalid="ignore", divide="ignore"):
+        between = np.corrcoef(error.T) - np.eye(symptoms.classes)
         along = [
             np.corrcoef(error[:, k], symptoms.reference[:, k])[0, 1]
             for k in range(symptoms.classes)
@@ -256,7 +261,7 @@ def _correlated(symptoms: Symptoms, error: NDArray[np.float64]) -> bool:
     halves = error.shape[1] // 2
     first, second = (error[:, :halves] ** 2).sum(1), (error[:, halves:] ** 2).sum(1)
     by_size = np.corrcoef(first, second)[0, 1] if halves else 0.0
-    found = [np.abs(between).max(), np.nanmax(np.abs(along)), abs(after), abs(by_size)]
+    found = [np.nanmax(np.abs(between)), np.nanmax(np.abs(along)), abs(after), abs(by_size)]
     return bool(max(found) > limit or np.abs(error.mean(axis=0)).max() > limit)
 
 

@@ -145,6 +145,8 @@ class Symptoms:
         before = self.difference if rows is None else self.difference[rows]
         if candidate.size < max(2, _DATA_PER_PARAMETER * parameters):
             return None
+        if not before.any() or (self.exact and self.near(before, rows).all()):
+            return None  # nothing to explain
         residual = distance(candidate, predicted)
         left, was = root_mean_square(residual), root_mean_square(before)
         share = _EXPLAINED if self.exact or self.expected_rms is not None else _EXPLAINED_BLIND

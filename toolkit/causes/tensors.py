@@ -119,7 +119,7 @@ def _few(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None
     change = f"[{place}] is {now:.4g}, not {was:.4g}"
     if was and np.isclose(now, -was):
         change = f"[{place}] has the opposite sign"
-    elif was:
+    elif was and 0.1 < now / was < 10:
         change += f" ({100 * (now / was - 1):+.3g} %)"
     return "few weights changed", (
         f"differs in {amount:,} of {moved.size:,} values: {'most ' * (amount > 1)}{change}"
