@@ -19,7 +19,8 @@ from toolkit.checkpoint import load_model
 from toolkit.data import load_dataset
 from toolkit.errors import Crashed
 from toolkit.files import sha256_of
-from toolkit.onnx_rounding import evaluate, measure, take_apart
+from toolkit.onnx_pairs import take_apart
+from toolkit.onnx_rounding import evaluate, measure
 from toolkit.preprocessing import normalise
 from toolkit.quantisation import find_expected_error
 from toolkit.rounding import MEASURED_IMAGES as IMAGES

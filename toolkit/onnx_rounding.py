@@ -1,37 +1,31 @@
 """How far an int8 ONNX file's own rounding should move its logits, told from the file alone.
 
-In: a file with pairs of QuantizeLinear and DequantizeLinear, and inputs. Out: an `ExpectedError`.
-
-Float models are made of it that differ in what is rounded; `toolkit.rounding.error_of_steps` says
-how the expected error follows from their logits.
+In: a file with pairs of QuantizeLinear and DequantizeLinear, and inputs. Out: an `ExpectedError`;
+see `toolkit.rounding.error_of_steps`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.clipping import Reach, limits_on_purpose
+from toolkit.onnx_pairs import QuantisedGraph, take_apart
 from toolkit.rounding import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
 from toolkit.schema import ExpectedError
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import ModelProto
 
 # Else ONNX Runtime tells its makers about each session, from a thread of its own (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-_QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
-# Parts of the names of other operators that compute with integers.
-_OTHERS = ("QLinear", "QGemm", "QAttention", "Integer", "DynamicQuantize", "NBits", "FakeQuant")
 _BATCH_SIZE = 50
-
-Constants = Mapping[str, NDArray[Any]]
 
 
 def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> ExpectedError | None:
@@ -46,17 +40,59 @@ def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> Exp
     if graph is None or len(inputs) == 0:
         return None
     inputs = inputs[:MEASURED_IMAGES]
+    plain, reaches = evaluate_with_reaches(graph, inputs, threads=threads)
+    opened, uncut = limits_on_purpose(reaches), None
+    if opened is not None:
+        uncut = evaluate(graph.without(opened).plain(), inputs, threads=threads)
     return error_of_steps(
-        evaluate(graph.plain(), inputs, threads=threads),
+        plain,
         evaluate(graph.rounded(), inputs, threads=threads),
         [evaluate(graph.plain(seed), inputs, threads=threads) for seed in range(NOISE_DRAWS)],
+        uncut,
     )
+
+
+def evaluate_with_reaches(
+    graph: QuantisedGraph, inputs: NDArray[np.float32], *, threads: int
+) -> tuple[NDArray[np.floating], list[Reach]]:
+    """Logits `[N,K]` of the plain model, and how far each image reaches at each pair."""
+    from onnx import TensorProto, helper
+
+    model = graph.plain()
+    names = [pair.source for pair in graph.pairs]
+    there = {each.name for each in (*model.graph.input, *model.graph.output)}
+    for name in dict.fromkeys(names):
+        if name not in there:
+            shown = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            model.graph.output.append(shown)
+    logits: list[NDArray[np.floating]] = []
+    extremes: list[list[tuple[NDArray[np.floating], ...]]] = [[] for _ in names]
+    for values in _batches(model, inputs, threads=threads):
+        logits.append(values[model.graph.output[0].name])
+        for at, pair in enumerate(graph.pairs):
+            extremes[at].append(pair.extremes(values[pair.source]))
+    reaches = []
+    for pair, found in zip(graph.pairs, extremes, strict=True):
+        lowest, highest = (np.concatenate(each) for each in zip(*found, strict=True))
+        limits = {"low": pair.low.reshape(-1), "high": pair.high.reshape(-1)}
+        reaches.append(Reach(lowest=lowest, highest=highest, **limits))
+    return np.concatenate(logits).astype(np.float64), reaches
 
 
 def evaluate(
     model: ModelProto, inputs: NDArray[np.float32], *, threads: int
 ) -> NDArray[np.floating]:
     """Logits `[N,K]` as float64, by ONNX Runtime without any optimisation of the graph."""
+    name = model.graph.output[0].name
+    parts = [values[name] for values in _batches(model, inputs, threads=threads)]
+    logits: NDArray[np.floating] = np.concatenate(parts).astype(np.float64)
+    return logits
+
+
+def _batches(
+    model: ModelProto, inputs: NDArray[np.float32], *, threads: int
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Inputs and outputs by name, some images at a time; a batch that is fixed is filled up."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -68,193 +104,10 @@ def evaluate(
     )
     (given,) = session.get_inputs()
     fixed = given.shape[0] if isinstance(given.shape[0], int) else None
-    parts = []
+    names = [each.name for each in session.get_outputs()]
     for start in range(0, len(inputs), fixed or _BATCH_SIZE):
         batch = inputs[start : start + (fixed or _BATCH_SIZE)]
         filled = batch[np.arange(fixed or len(batch)) % len(batch)]
-        parts.append(session.run(None, {given.name: filled})[0][: len(batch)])
-    logits: NDArray[np.floating] = np.concatenate(parts).astype(np.float64)
-    return logits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weight:
-    """A constant that the file keeps as integers, under the name that it has as floats."""
-
-    name: str
-    values: NDArray[np.floating]
-    steps: NDArray[np.floating]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """What rounds an activation: `source` goes in, `result` comes out, between `low` and `high`."""
-
-    source: str
-    result: str
-    low: NDArray[np.floating]
-    high: NDArray[np.floating]
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantisedGraph:
-    """A model whose quantised operators are pairs, or make weights of constants.
-
-    `folded` are the outputs of the latter.
-    """
-
-    model: ModelProto
-    weights: tuple[Weight, ...]
-    pairs: tuple[Pair, ...]
-    folded: frozenset[str]
-
-    def rounded(self) -> ModelProto:
-        """What the file computes, with weights as floats."""
-        return self._rebuilt(self.model.graph.node, seed=None)
-
-    def plain(self, seed: int | None = None) -> ModelProto:
-        """The same with activations cut to their ranges, but not rounded.
-
-        With a seed each weight is moved by up to half its step.
-        """
-        return self._rebuilt(self._unrounded(), seed=seed)
-
-    def _unrounded(self) -> Iterator[NodeProto]:
-        """The nodes, where each pair has become its range: that of a layer with a ReLU ends at 0,
-        and the ReLU itself is not in the graph any more."""
-        from onnx import helper
-
-        pairs = {pair.result: pair for pair in self.pairs}
-        for node in self.model.graph.node:
-            pair = pairs.get(node.output[0])
-            if pair is not None:
-                low, high, above = (f"{pair.result}_{part}" for part in ("low", "high", "above"))
-                yield _constant(low, pair.low)
-                yield _constant(high, pair.high)
-                yield helper.make_node("Max", [pair.source, low], [above])
-                yield helper.make_node("Min", [above, high], [pair.result])
-            elif node.op_type != _QUANTISE:
-                yield node
-
-    def _rebuilt(self, nodes: Iterable[NodeProto], *, seed: int | None) -> ModelProto:
-        import onnx
-
-        random = np.random.default_rng(seed)
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        del model.graph.node[:]
-        del model.graph.value_info[:]
-        for weight in self.weights:
-            values = weight.values
-            if seed is not None:
-                values = values + weight.steps * random.uniform(-0.5, 0.5, values.shape)
-            model.graph.node.append(_constant(weight.name, values.astype(weight.values.dtype)))
-        model.graph.node.extend(node for node in nodes if node.output[0] not in self.folded)
-        return model
-
-
-def _constant(name: str, values: NDArray[Any]) -> NodeProto:
-    from onnx import helper, numpy_helper
-
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values))
-
-
-def take_apart(model: ModelProto) -> QuantisedGraph | None:
-    """The parts of a model; None where it has none, or other quantised operators than pairs."""
-    names = [node.op_type for node in _all_nodes(model)]
-    hidden = names.count(_DEQUANTISE) - sum(n.op_type == _DEQUANTISE for n in model.graph.node)
-    if hidden or any(word in name for name in names for word in _OTHERS):
-        return None
-    constants = _constants(model.graph)
-    makers = {node.output[0]: node for node in model.graph.node if node.op_type == _QUANTISE}
-    weights, pairs, folded = [], [], set()
-    for node in model.graph.node:
-        if node.op_type != _DEQUANTISE:
-            continue
-        maker = makers.get(node.input[0])
-        source = node.input[0] if maker is None else maker.input[0]
-        if source in constants:
-            values = constants[source]
-            if maker is not None:
-                values = _Steps(maker, values.shape, constants).integers(values)
-                folded.add(maker.output[0])
-            weights.append(_Steps(node, values.shape, constants).weight(values))
-            folded.add(node.output[0])
-        elif maker is not None and constants[maker.input[1]].size == 1:
-            pairs.append(_Steps(maker, (), constants).pair(source, node.output[0]))
-        else:
-            return None
-    if not weights and not pairs:
-        return None
-    return QuantisedGraph(
-        model=model, weights=tuple(weights), pairs=tuple(pairs), folded=frozenset(folded)
-    )
-
-
-class _Steps:
-    """Scale and zero point of a quantised operator, spread over the shape of its tensor."""
-
-    def __init__(self, node: NodeProto, shape: tuple[int, ...], constants: Constants) -> None:
-        import ml_dtypes
-        from onnx import TensorProto, helper
-
-        given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        axis, block = given.get("axis", 1), given.get("block_size", 0)
-        wanted = given.get("output_dtype", 0) or TensorProto.UINT8
-        named = len(node.input) > 2 and node.input[2] != ""
-        zero = np.zeros((), helper.tensor_dtype_to_np_dtype(wanted))
-        zero = constants[node.input[2]] if named else zero
-        self._limits = ml_dtypes.iinfo(zero.dtype)  # type: ignore[no-untyped-call]
-        self._name = node.output[0]
-        self._scale = _spread(constants[node.input[1]], shape, axis, block)
-        self._zero = _spread(zero, shape, axis, block).astype(np.float64)
-
-    def integers(self, values: NDArray[Any]) -> NDArray[np.floating]:
-        """QuantizeLinear of a constant."""
-        rounded = np.rint(values / self._scale) + self._zero
-        found: NDArray[np.floating] = rounded.clip(self._limits.min, self._limits.max)
-        return found
-
-    def weight(self, integers: NDArray[Any]) -> Weight:
-        """DequantizeLinear of a constant."""
-        values = (integers.astype(np.float64) - self._zero) * self._scale
-        return Weight(name=self._name, values=values.astype(self._scale.dtype), steps=self._scale)
-
-    def pair(self, source: str, result: str) -> Pair:
-        """The range that QuantizeLinear can represent."""
-        low, high = (
-            ((limit - self._zero) * self._scale).astype(self._scale.dtype)
-            for limit in (self._limits.min, self._limits.max)
-        )
-        return Pair(source=source, result=result, low=low, high=high)
-
-
-def _spread(values: NDArray[Any], shape: tuple[int, ...], axis: int, block: int) -> NDArray[Any]:
-    """One value, one per index along `axis`, or one per block of them, to fit `shape`."""
-    if values.size == 1:
-        return values.reshape(())
-    if block:
-        whole = np.repeat(values, block, axis=axis)
-        return whole[tuple(slice(size) for size in shape)]
-    return values.reshape([-1 if at == axis % len(shape) else 1 for at in range(len(shape))])
-
-
-def _constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
-    from onnx import numpy_helper
-
-    found = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                found[node.output[0]] = numpy_helper.to_array(attribute.t)
-    return found
-
-
-def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """With those of functions and of branches and loops."""
-    waiting = [*model.graph.node, *(node for each in model.functions for node in each.node)]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for attribute in node.attribute:
-            waiting.extend(attribute.g.node)
+        outputs = session.run(names, {given.name: filled})
+        values = {name: each[: len(batch)] for name, each in zip(names, outputs, strict=True)}
+        yield {given.name: batch, **values}

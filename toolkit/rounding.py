@@ -84,6 +84,7 @@ def error_of_steps(
     plain: NDArray[np.floating],
     rounded: NDArray[np.floating],
     noisy: Sequence[NDArray[np.floating]],
+    uncut: NDArray[np.floating] | None = None,
 ) -> ExpectedError:
     """The error that a quantised file should have, from the sizes of its own steps.
 
@@ -98,17 +99,24 @@ def error_of_steps(
         rounded: The same with activations rounded, which is what the file computes.
         noisy: `plain` with each weight moved by up to half its step, uniformly, which is what
             rounding did to it; one entry per draw.
+        uncut: `plain` without the limits that cut on purpose; see `toolkit.clipping`. None where
+            there are none.
 
     Returns:
-        `rms` adds both parts as independent errors are; `largest` is that of their sums.
+        `rms` adds the parts as independent errors are; `largest` is that of their sums.
     """
-    activations = rounded - plain
+    method = "from the file's steps: activations with and without rounding, weights with noise"
+    activations, cut = rounded - plain, np.zeros_like(plain)
+    if uncut is not None:
+        cut = plain - uncut
+        method += ", ranges that cut on purpose with and without their limits"
     weights = [each - plain for each in noisy]
+    parts = (_rms(activations), _rms(np.stack(weights)), _rms(cut))
     return ExpectedError(
-        rms=float(np.hypot(_rms(activations), _rms(np.stack(weights)))),
-        largest=max(float(np.abs(activations + each).max()) for each in weights),
+        rms=float(np.sqrt(np.sum(np.square(parts)))),
+        largest=max(float(np.abs(activations + cut + each).max()) for each in weights),
         images=len(plain),
-        method="from the file's steps: activations with and without rounding, weights with noise",
+        method=method,
     )
 
 

@@ -1,10 +1,10 @@
 """The second look: what a session answers when it is fed in another way than at first.
 
 In: a session that has answered all test images in batches of one size. Out: checks. The same images
-once more, one at a time, in batches of 7, of 77 and of 33 with a ragged end, in another order; each batch
-size that a file of the artifact is made for; images that no test set has; and, after hundreds of
-calls, the first batches again. A file may be right at the batch size of the test and wrong at that
-of the device.
+once more, one at a time, in batches of 7, of 33 with a ragged end and of 77, in another order; each
+batch size that a file of the artifact is made for; images that no test set has; and, after hundreds
+of calls, the first batches again. A file may be right at the batch size of the test and wrong at
+that of the device.
 """
 
 from __future__ import annotations
