@@ -20,11 +20,12 @@ from toolkit.allocator import can_keep_memory
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled, Unsupported, WrongOutput
-from toolkit.parity import Reference
+from toolkit.parity.check import Basis, ParityCheck
+from toolkit.parity.expected import Expectations
+from toolkit.parity.reference import Reference, References
 from toolkit.runtimes.null import NullSession
 from toolkit.schema import Settings, to_json
 from toolkit.targets import RemoteSession, open_sessions
-from toolkit.verification import ParityCheck
 from toolkit.worker import CheckedSession, Worker
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
@@ -171,23 +172,42 @@ def test_chatter_on_stdout_does_not_disturb_the_channel(subject: Subject) -> Non
     assert logits.shape == (250, 10)
 
 
-def undecided(dataset: Dataset) -> Reference:
-    """What zeros agree with, but for one image."""
-    logits = np.zeros((len(dataset), 10))
-    logits[-1, 1] = 1.0
-    return Reference(logits=logits, labels=dataset.labels, noise_floor=0.0)
+def zeros(subject: Subject, dataset: Dataset) -> Basis:
+    """What a runtime that answers zeros agrees with; no image is special."""
+
+    def reference(images: int) -> Reference:
+        return Reference(
+            logits=np.zeros((images, 10)),
+            labels=dataset.labels[:images],
+            floors=np.full(images, 1e-6),
+        )
+
+    return Basis(
+        subject=subject,
+        dataset=dataset,
+        references=References(
+            data=reference(len(dataset)),
+            special=reference(0),
+            special_images=np.empty((0, 1, 28, 28), np.uint8),
+            special_rows=np.empty(0, np.intp),
+        ),
+        expectations=Expectations.of(
+            subject, dataset, reference(len(dataset)), threads=1, timeout_s=PATIENCE_S
+        ),
+        remarks=(),
+    )
 
 
 def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subject) -> None:
     dataset = load_dataset("test").head(250)
     candidates = [null(subject), faulty(subject, ""), null(subject)]
-    reference = undecided(dataset)
-    check = ParityCheck(batch_size=100, timeout_s=PATIENCE_S, max_flips=1)
+    basis = zeros(subject, dataset)
+    check = ParityCheck(batch_size=100, timeout_s=PATIENCE_S)
     with open_sessions(candidates, batch_size=100, timeout_s=PATIENCE_S) as sessions:
         sessions[1].load()
         assert sessions[1].pid is not None
         os.kill(sessions[1].pid, signal.SIGSEGV)
-        reports = [check.report(session, dataset, reference) for session in sessions]
+        reports = [check.judge(session, basis)[0] for session in sessions]
     assert [report.status for report in reports] == ["passed", "crashed", "passed"]
     assert reports[1].reason == "SIGSEGV"
     assert [report.compared for report in reports] == [250, 0, 250]
@@ -290,10 +310,10 @@ def test_streams_that_run_otherwise_than_the_first_are_refused(subject: Subject)
 
 def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
     dataset = load_dataset("test").head(250)
-    reference = undecided(dataset)
-    check = ParityCheck(batch_size=50, timeout_s=PATIENCE_S, max_flips=1)
+    basis = zeros(subject, dataset)
+    check = ParityCheck(batch_size=50, timeout_s=PATIENCE_S, explain=False)
     with session_of(faulty(subject, "nan")) as session:
-        report = check.report(session, dataset, reference)
+        report, _ = check.judge(session, basis)
     assert (report.status, report.nan_count) == ("failed", 4)
 
 
