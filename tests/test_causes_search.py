@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from conftest import CHECKPOINT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from conftest import CHECKPOINT
 from toolkit.candidates import Candidate, Subject, checkpoint_candidate, subject_of
 from toolkit.causes import Symptoms, find_cause
 from toolkit.checkpoint import load_model

@@ -100,7 +100,7 @@ RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch",
 NEEDS_TORCH = (
     *("training", "model", "torch_session", "onnx_export", "artifacts"),
     *("formats.*", "training.*"),
-    *("causes.changes", "causes.rounding", "causes.experiments", "causes.onnx_file"),
+    *("causes.changes", "causes.rounding", "causes.experiments"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
