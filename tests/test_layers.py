@@ -117,7 +117,7 @@ NEEDS_TORCH = (
     *("torch_arithmetic", "torchscript_graph"),
     *("causes.changes", "causes.experiments", "causes.rounding", "causes.onnx_file"),
     *("formats.*", "training.*"),
-    *("causes.changes", "causes.rounding", "causes.experiments", "causes.onnx_file"),
+    *("causes.changes", "causes.rounding", "causes.experiments"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {

@@ -166,7 +166,13 @@ class _Search:
 
         tensors = load_file(Path(self._job.checkpoint, WEIGHTS))
         floats = {name: each for name, each in tensors.items() if each.dtype == np.float32}
-        return compare_tensors(floats, find_tensors(floats, _files(Path(self._job.artifact))))
+        path = Path(self._job.artifact)
+        cause = compare_tensors(floats, find_tensors(floats, _files(path)))
+        if cause is None and self._job.format == "onnx" and self._job.precision in EXACT_PRECISIONS:
+            from toolkit.causes.onnx_file import rounding_in_file
+
+            return rounding_in_file(path, floats)
+        return cause
 
     def _model(self) -> nn.Module:
         import torch

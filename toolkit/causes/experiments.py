@@ -38,6 +38,7 @@ _FEW = 8  # images, the worst, that a hypothesis must explain before it is tried
 _FITTED = 24  # images, the worst, that numbers are fitted on
 _STEPS = 6
 _AT_ONCE = 100
+_AS_NEAR = 1.5  # times the least error: as good an explanation
 _ALIKE = 0.5  # correlation of two errors that come from the same rounding
 
 Logits = NDArray[np.float64]
@@ -189,7 +190,7 @@ class Experiments:
             yield self._fed("inputs cut off", what, action, fit)
 
     def _of_roundings(self) -> Iterator[Finding]:
-        """The best of all: several formats may come near."""
+        """The nearest: several formats may come near. float16 and TF32 have as many bits."""
         found = []
         for each in roundings():
             with rounded(self._model, each):
@@ -197,18 +198,16 @@ class Experiments:
             if fit is not None:
                 action = "Export the float32 weights, or record the artifact's precision as it is."
                 found.append(self._changed(each.kind, each.what, action, fit))
-        if found:
-            yield min(found, key=lambda finding: finding.fit.rms)
+        yield from _nearest(found)
 
     def _of_rounded_results(self) -> Iterator[Finding]:
-        """The best of all: a sum in another order rounds some values to the other side."""
+        """The nearest: a sum in another order rounds some values to the other side."""
         found = []
         for each in rounded_results(self._operators):
             fit = self._explains(lambda rows, e=each.edits: self._edited(e, rows), nearly=True)  # type: ignore[misc]
             if fit is not None:
                 found.append(self._changed(each.kind, each.what, each.action, fit))
-        if found:
-            yield min(found, key=lambda finding: finding.fit.rms)
+        yield from _nearest(found)
 
     def _of_products(self) -> Iterator[Finding]:
         """Rounded operands: each kernel rounds at other places, so only the shape can agree."""
@@ -360,6 +359,12 @@ class Experiments:
             with Edited(edits):
                 changed: Tensor = self._model(inputs)
             return changed
+
+
+def _nearest(found: list[Finding]) -> list[Finding]:
+    """The first of those that come nearest; none where there are none."""
+    best = min((each.fit.rms for each in found), default=0.0)
+    return [each for each in found if each.fit.rms <= _AS_NEAR * best][:1]
 
 
 def _step(

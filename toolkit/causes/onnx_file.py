@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from toolkit.causes.graphs import Node, compare_graphs
 from toolkit.causes.quantised import Quantised, Range, compare_quantised
 from toolkit.causes.tensors import compare_tensors
 from toolkit.schema import Cause, Precision
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PREFIX = "model."
 _QUANTISED = "_quantized"
@@ -36,6 +38,17 @@ class Contents:
     tensors: dict[str, NDArray[np.floating]] = field(default_factory=dict)
     quantised: dict[str, Quantised] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def rounding_in_file(path: Path, tensors: dict[str, NDArray[np.floating]]) -> Cause | None:
+    """The cause where weights are the checkpoint's `tensors`, rounded; needs no fresh export.
+
+    Other differences may come from what the exporter folds into the weights.
+    """
+    import onnx
+
+    cause = compare_tensors(tensors, read(onnx.load(path)).tensors)
+    return cause if cause is not None and cause.kind.startswith("weights rounded") else None
 
 
 def cause_in_file(

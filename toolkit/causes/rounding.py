@@ -30,7 +30,11 @@ class Rounding:
 def roundings() -> Iterator[Rounding]:
     """Of the weights, with and without biases."""
     formats: list[tuple[str, str, Function]] = [
-        ("fp16", "float16", lambda w: w.to(torch.float16).to(w.dtype)),
+        (
+            "fp16",
+            "float16, or to TF32, which has as many bits",
+            lambda w: w.to(torch.float16).to(w.dtype),
+        ),
         ("bf16", "bfloat16", lambda w: w.to(torch.bfloat16).to(w.dtype)),
         ("TF32", "TF32", tf32),
         ("float8", "float8 (e4m3)", lambda w: w.to(torch.float8_e4m3fn).to(w.dtype)),
