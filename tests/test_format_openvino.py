@@ -18,6 +18,7 @@ pytest.importorskip("nncf", reason="pip install 'toolkit[openvino]'")
 from toolkit.formats import Written
 from toolkit.formats.onnx import export as export_onnx
 from toolkit.formats.openvino import export
+from toolkit.openvino_rounding import measure
 from toolkit.runtimes import Session
 from toolkit.runtimes import openvino as openvino_runtime
 from toolkit.runtimes.openvino import load
@@ -219,3 +220,28 @@ def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
     written = export(colour.request_for(path, "int8", measured=colour.IMAGES))
     logits = session_of(path, "int8").run(colour.IMAGES)
     assert 0.5 < colour.error_ratio(written, logits) < 1.5
+
+
+def test_the_file_tells_the_error_that_it_should_have_wherever_it_comes_from(
+    folders: dict[Precision, Path], tmp_path: Path
+) -> None:
+    """NNCF's defaults: the layer of the logits is quantised too, and ranges cut."""
+    import nncf
+    import openvino
+
+    plain = openvino.Core().read_model(folders["fp32"] / "model.xml")
+    images = nncf.Dataset([image[None] for image in colour.IMAGES])
+    path = tmp_path / "model.xml"
+    openvino.save_model(nncf.quantize(plain, images, subset_size=60), path, compress_to_fp16=False)
+    expected = measure(path, colour.IMAGES)
+    assert "cut on purpose" in expected.method
+    request = openvino.Core().compile_model(path, "CPU").create_infer_request()
+    error = request.infer({0: colour.IMAGES})[0] - colour.logits_of(colour.IMAGES)
+    assert 0.5 < np.sqrt(np.mean(np.square(error))) / expected.rms < 2
+
+
+def test_a_file_that_rounds_nothing_has_no_expected_error(
+    folders: dict[Precision, Path],
+) -> None:
+    for precision in ("fp32", "fp16"):
+        assert measure(folders[precision] / "model.xml", colour.IMAGES) is None
