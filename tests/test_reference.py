@@ -257,3 +257,17 @@ def test_an_image_on_which_the_model_is_ill_conditioned_excuses_no_other(
     assert floors[5] > 10 * np.median(floors)
     assert np.delete(floors, 5).max() < 1e-5
     assert len(references.special_images) < len(SPECIAL)  # a blank one has no answer there
+
+
+def test_other_kernels_are_another_reference(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = ReferenceMaker(
+        subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=60
+    )
+    before = maker.path()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert maker.path() != before
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY")
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")  # pinned in every worker
+    assert maker.path() == before

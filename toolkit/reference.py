@@ -30,6 +30,7 @@ from toolkit.data import Dataset
 from toolkit.errors import CheckpointError, Crashed, OutputError
 from toolkit.files import write_atomically
 from toolkit.machine.environment import describe_environment
+from toolkit.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, References, distances, noise_floors, scales, unclear
 from toolkit.parity.special import checksum, special_images
@@ -101,6 +102,7 @@ class ReferenceMaker:
             "dataset": to_json(self.dataset.record),
             "versions": environment.versions,
             "threads": self.settings.threads,
+            "kernels": {**PINNED_ENVIRONMENT, **kernel_environment()},
             "machine": [environment.machine, environment.cpu, *environment.isa],
         }
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
