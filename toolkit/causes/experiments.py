@@ -80,10 +80,15 @@ class Experiments:
         self._budget_s = budget_s
         self._all: Rows = np.arange(len(images))
         self._worst: Rows = np.argsort(-symptoms.difference.max(axis=1), kind="stable")
-        with torch.no_grad():
-            self._operators: list[Operator] = record(
-                self._model, torch.from_numpy(self._inputs[:2])
-            )
+        self._operators = self._recorded()
+
+    def _recorded(self) -> list[Operator]:
+        """None where the model's code does not bear to be watched: then inputs alone are tried."""
+        try:
+            with torch.no_grad():
+                return record(self._model, torch.from_numpy(self._inputs[:2]))
+        except (RuntimeError, TypeError, NotImplementedError):
+            return []
 
     def cause(self) -> Cause | None:
         """The first that explains a float32 candidate; of others, the one that does it best."""
