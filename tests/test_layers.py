@@ -36,7 +36,7 @@ LAYERS = (
         "causes.symptoms",
         "causes.graphs",
         "causes.stored",
-        "causes.changes",
+        "causes.operators",
         "causes.rounding",
     ),
     (
@@ -54,7 +54,7 @@ LAYERS = (
         "contents.executorch",
         "machine.compiler",
         "contents.mnn",
-        *("causes.order", "causes.outputs", "causes.places"),
+        *("causes.order", "causes.outputs", "causes.linear", "causes.places", "causes.changes"),
         *("causes.inputs", "causes.tensors", "causes.quantised"),
     ),
     (
@@ -100,7 +100,7 @@ RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch",
 NEEDS_TORCH = (
     *("training", "model", "torch_session", "onnx_export", "artifacts"),
     *("formats.*", "training.*"),
-    *("causes.changes", "causes.rounding", "causes.experiments"),
+    *("causes.changes", "causes.operators", "causes.rounding", "causes.experiments"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {

@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolkit.causes.changes import (
-    Edit,
-    Edited,
     Family,
-    Operator,
     ceilings,
     changes,
     factors,
     products,
-    record,
     rounded_results,
 )
 from toolkit.causes.inputs import affine, changed_inputs, spec_of
+from toolkit.causes.operators import Edit, Edited, Operator, record
 from toolkit.causes.rounding import rounded, roundings, tf32
 from toolkit.causes.symptoms import Fit, Symptoms, distance, number, root_mean_square
 from toolkit.preprocessing import normalise
