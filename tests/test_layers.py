@@ -38,7 +38,7 @@ LAYERS = (
         "causes.symptoms",
         "causes.graphs",
         "causes.stored",
-        "causes.changes",
+        "causes.operators",
         "causes.rounding",
     ),
     (
@@ -60,7 +60,7 @@ LAYERS = (
         "contents.executorch",
         "machine.compiler",
         "contents.mnn",
-        *("causes.order", "causes.outputs", "causes.places"),
+        *("causes.order", "causes.outputs", "causes.linear", "causes.places", "causes.changes"),
         *("causes.inputs", "causes.tensors", "causes.quantised"),
     ),
     ("parity", "parity.gates", "parity.bounds", "parity.reference"),
@@ -117,7 +117,7 @@ NEEDS_TORCH = (
     *("torch_arithmetic", "torchscript_graph"),
     *("causes.changes", "causes.experiments", "causes.rounding", "causes.onnx_file"),
     *("formats.*", "training.*"),
-    *("causes.changes", "causes.rounding", "causes.experiments"),
+    *("causes.changes", "causes.operators", "causes.rounding", "causes.experiments"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {

@@ -1,7 +1,6 @@
-"""A torch model with one of its operators changed: hypotheses about the graph.
+"""Hypotheses about a model's graph: one of its operators is another one.
 
-In: a model and an example. Out: changes, each a `TorchDispatchMode` that replaces what one operator
-gives, with the words for it. The model itself is not touched.
+In: the operators of a model. Out: changes, each with edits of operators and the words for it.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
+
+from toolkit.causes.operators import LAYERS, Call, Edit, Operator
 
 Function = Callable[[Tensor], Tensor]
-Edit = Callable[["Call"], Any]
 
 _ACTIVATIONS: dict[str, Function] = {
     "ReLU": F.relu,
@@ -38,54 +37,6 @@ _ACTIVATIONS: dict[str, Function] = {
     "tanh": torch.tanh,
     "SELU": F.selu,
 }
-_NAMES = {
-    "relu": "ReLU", "relu_": "ReLU", "hardtanh": "ReLU6", "hardtanh_": "ReLU6", "gelu": "GELU",
-    "silu": "SiLU", "silu_": "SiLU", "leaky_relu": "leaky ReLU", "leaky_relu_": "leaky ReLU",
-    "elu": "ELU", "elu_": "ELU", "hardswish": "hard swish", "hardswish_": "hard swish",
-    "hardsigmoid": "hard sigmoid", "hardsigmoid_": "hard sigmoid", "sigmoid": "sigmoid",
-    "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
-}  # fmt: skip
-_LAYERS = {"convolution": (1, 2), "addmm": (2, 0), "linear": (1, 2), "native_batch_norm": (1, 2)}
-"""Operators with weights: where their weight and their bias stand among the arguments."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Call:
-    """One operator as the model calls it."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def run(self, **changed: Any) -> Any:
-        """With other arguments by position: `run(a1=...)` replaces the second."""
-        args = list(self.args)
-        for name, value in changed.items():
-            at = int(name[1:])
-            args += [None] * (at + 1 - len(args))
-            args[at] = value
-        return self.function(*args, **self.kwargs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operator:
-    """One operator of the recorded model: its number, name, and the layer that it belongs to."""
-
-    index: int
-    name: str
-    layer: str
-    shape: tuple[int, ...]
-    args: tuple[Any, ...]
-
-    @property
-    def activation(self) -> str | None:
-        """Its name in words, where it is an activation."""
-        return _NAMES.get(self.name)
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether it is a convolution, a matrix product or a normalisation."""
-        return self.name in _LAYERS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,77 +47,6 @@ class Change:
     what: str
     action: str
     edits: Mapping[int, Edit]
-
-
-class Edited(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators and replaces what some of them give."""
-
-    def __init__(self, edits: Mapping[int, Edit]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._edits = edits
-        self._count = -1
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """One operator."""
-        self._count += 1
-        edit = self._edits.get(self._count)
-        call = Call(function=func, args=args, kwargs=dict(kwargs or {}))
-        result = edit(call) if edit else call.run()
-        if edit and call.function.overloadpacket.__name__.endswith("_"):  # in place
-            args[0].copy_(result)
-            return args[0]
-        return result
-
-
-class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operators, and the last layer before each."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        named = [*model.named_parameters(), *model.named_buffers()]
-        self._names = {value.data_ptr(): name for name, value in named if value.numel()}
-        self._layer = "the input"
-        self.operators: list[Operator] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """One operator."""
-        result = func(*args, **dict(kwargs or {}))
-        tensors = [each for each in args if isinstance(each, Tensor)]
-        names = [self._names.get(each.data_ptr()) for each in tensors]
-        known = next((name for name in names if name), None)
-        if known is not None:
-            self._layer = known.rpartition(".")[0] or known
-        first = result[0] if isinstance(result, tuple | list) else result
-        self.operators.append(
-            Operator(
-                index=len(self.operators),
-                name=func.overloadpacket.__name__,
-                layer=self._layer,
-                shape=tuple(first.shape) if isinstance(first, Tensor) else (),
-                args=tuple(tuple(x.shape) if isinstance(x, Tensor) else x for x in args),
-            )
-        )
-        return result
-
-
-def record(model: nn.Module, example: Tensor) -> list[Operator]:
-    """The operators that the model calls on `example`, in order."""
-    recording = _Recording(model)
-    with recording:
-        model(example)
-    return recording.operators
 
 
 def changes(operators: Sequence[Operator]) -> Iterator[Change]:
@@ -284,7 +164,7 @@ def _layers(operators: Sequence[Operator]) -> Iterator[Change]:
     for each in operators:
         if not each.has_weights or each.name == "native_batch_norm":
             continue
-        bias = _LAYERS[each.name][1]
+        bias = LAYERS[each.name][1]
         if len(each.args) > bias and each.args[bias] is not None:
             what = f"the bias of {each.layer} is missing"
             yield _change("bias missing", what, [each], _without(bias))
@@ -435,7 +315,7 @@ def factors(operators: Sequence[Operator]) -> Iterator[Family]:
                 layer=each.layer,
             )
         if each.has_weights:
-            weight = _LAYERS[each.name][0]
+            weight = LAYERS[each.name][0]
             yield Family(
                 kind="scaled weights",
                 what=f"the weights of {each.layer}, not its bias, are multiplied by {{0}}",

@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolkit.causes.changes import (
-    Edit,
-    Edited,
     Family,
-    Operator,
     ceilings,
     changes,
     factors,
     products,
-    record,
     rounded_results,
 )
 from toolkit.causes.inputs import affine, changed_inputs, spec_of
+from toolkit.causes.operators import Edit, Edited, Operator, record
 from toolkit.causes.rounding import rounded, roundings, tf32
 from toolkit.causes.symptoms import Fit, Symptoms, distance, number, root_mean_square
 from toolkit.preprocessing import normalise
@@ -80,10 +77,15 @@ class Experiments:
         self._budget_s = budget_s
         self._all: Rows = np.arange(len(images))
         self._worst: Rows = np.argsort(-symptoms.difference.max(axis=1), kind="stable")
-        with torch.no_grad():
-            self._operators: list[Operator] = record(
-                self._model, torch.from_numpy(self._inputs[:2])
-            )
+        self._operators = self._recorded()
+
+    def _recorded(self) -> list[Operator]:
+        """None where the model's code does not bear to be watched: then inputs alone are tried."""
+        try:
+            with torch.no_grad():
+                return record(self._model, torch.from_numpy(self._inputs[:2]))
+        except (RuntimeError, TypeError, NotImplementedError):
+            return []
 
     def cause(self) -> Cause | None:
         """The first that explains a float32 candidate; of others, the one that does it best."""

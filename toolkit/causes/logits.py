@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from toolkit.causes.linear import biased, offset_of_each_image, one_class, scaled
 from toolkit.causes.order import (
     answers_of_other_images,
     classes_permuted,
@@ -16,15 +17,11 @@ from toolkit.causes.order import (
     same_answers_each_call,
 )
 from toolkit.causes.outputs import (
-    biased,
     cut_off,
     decision_only,
     function_of_logits,
     in_steps,
     narrow_output,
-    offset_of_each_image,
-    one_class,
-    scaled,
 )
 from toolkit.causes.places import (
     batch_statistics,
