@@ -120,7 +120,7 @@ def test_export_apart_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         seen.update(env)
         raise NotStartedError
 
-    monkeypatch.setattr("toolkit.exporting.subprocess.Popen", start)
+    monkeypatch.setattr("toolkit.apart.subprocess.Popen", start)
     with pytest.raises(NotStartedError):
         export_apart(
             find_format("ncnn"),
