@@ -60,6 +60,11 @@ def test_ranges_that_are_means_throughout_are_on_purpose() -> None:
     assert opened(*reaches) == [[[False], [True]], [[False], [True]], [[True], [True]]]
 
 
+def test_symmetric_ranges_are_means_of_the_farther_side() -> None:
+    reaches = [symmetric(mean=True) for _ in range(3)]
+    assert opened(*reaches) == [[[True], [True]]] * 3
+
+
 def test_a_relu_that_is_made_by_the_range_stays() -> None:
     found = opened(after_relu(mean=True), after_relu(mean=True))
     assert found is not None
