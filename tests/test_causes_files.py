@@ -43,6 +43,10 @@ def to_bits(values: Array, bits: int) -> Array:
     return np.asarray(np.round(values / step) * step, np.float32)
 
 
+def cut(values: Array, bits: int) -> Array:
+    return (values.view(np.uint32) & np.uint32(0xFFFFFFFF << bits & 0xFFFFFFFF)).view(np.float32)
+
+
 def noisy(values: Array) -> Array:
     share = 1e-3 * np.random.default_rng(1).uniform(-1, 1, values.shape)
     return np.asarray(values * (1 + share), np.float32)
@@ -65,6 +69,7 @@ WAYS: dict[str, tuple[str, Callable[[Array], Array], str, str]] = {
     "pruned": ("fc.weight", pruned, "weights pruned", "30 % of its values set to zero (the small"),
     "float16": ("fc.weight", lambda w: w.astype(np.float16).astype(np.float32),
                 "weights rounded to fp16", "rounded to float16"),
+    "bfloat16": ("fc.weight", lambda w: cut(w, 16), "weights rounded to bf16", "to bfloat16"),
     "8 bits": ("fc.weight", lambda w: to_bits(w, 8), "weights rounded to 8 bits", "8 bits"),
     "4 bits": ("fc.weight", lambda w: to_bits(w, 4), "weights rounded to 4 bits", "4 bits"),
     "5 bits": ("fc.weight", lambda w: to_bits(w, 5), "weights rounded to 5 bits", "29 distinct"),
@@ -95,6 +100,17 @@ def test_all_tensors_rounded_alike_are_one_cause() -> None:
     cause = compare_tensors(WEIGHTS, half)
     assert cause is not None
     assert cause.kind == "weights rounded to fp16"
+
+
+def test_float16_and_tf32_are_told_apart_by_tiny_weights() -> None:
+    tiny = {name: each * np.float32(1e-5) for name, each in WEIGHTS.items()}
+    for kind, change in (
+        ("fp16", lambda w: w.astype(np.float16).astype(np.float32)),
+        ("TF32", lambda w: cut(w, 13)),
+    ):
+        cause = compare_tensors(tiny, {name: change(each) for name, each in tiny.items()})
+        assert cause is not None
+        assert cause.kind == f"weights rounded to {kind}"
 
 
 def test_weights_of_another_training_are_another_checkpoint() -> None:

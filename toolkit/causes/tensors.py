@@ -5,7 +5,7 @@ In: arrays by name. Out: a `Cause`, or None where all agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ Tensor = NDArray[np.float64]
 _SAME = 2e-6  # of the largest magnitude: what float32 arithmetic may change
 _FEW = 0.02  # share of the values
 _SHOWN = 3
-_FORMATS = ("fp16", "bf16", "TF32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,22 +175,28 @@ def _pruned(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | N
 
 
 def _rounded(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None:
-    for kind, words, values in _roundings(ours):
-        # To the bit where float32 has these values: float16 and TF32 differ in tiny ones only.
-        exact = kind in _FORMATS
-        if np.isfinite(values).all() and (
-            np.array_equal(values, theirs) if exact else _same(values, theirs)
-        ):
+    return _in_format(ours, theirs) or _on_a_grid(ours, theirs)
+
+
+def _in_format(ours: Tensor, theirs: Tensor) -> Words | None:
+    """All values are numbers of a narrower format, and no farther away than its step."""
+    single = theirs.astype(np.float32)
+    bits = single.view(np.uint32)
+    with np.errstate(over="ignore"):
+        half = single.astype(np.float16).astype(np.float32)
+    formats = (
+        ("fp16", "float16", 2.0**-10, bool((half == single).all())),
+        ("bf16", "bfloat16", 2.0**-7, not (bits & 0xFFFF).any()),
+        ("TF32", "TF32", 2.0**-10, not (bits & 0x1FFF).any()),
+    )
+    for kind, words, step, holds in formats:
+        if holds and (np.abs(theirs - ours) <= step * np.abs(ours) + 2.0**-24).all():
             return f"weights rounded to {kind}", f"is rounded to {words}"
     return None
 
 
-def _roundings(ours: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-    single = np.ascontiguousarray(ours, np.float32)
-    with np.errstate(over="ignore"):
-        yield "fp16", "float16", single.astype(np.float16).astype(np.float64)
-    yield "bf16", "bfloat16", _drop_bits(single, 16)
-    yield "TF32", "TF32", _drop_bits(single, 13)
+def _on_a_grid(ours: Tensor, theirs: Tensor) -> Words | None:
+    """Rounded to so many bits, with one scale for each tensor or channel."""
     axes = tuple(range(1, ours.ndim))
     for bits in (8, 4):
         most = 2 ** (bits - 1) - 1
@@ -200,19 +205,10 @@ def _roundings(ours: Tensor) -> Iterator[tuple[str, str, Tensor]]:
             ("channel", np.abs(ours).max(axis=axes, keepdims=True)),
         ):
             step = np.where(largest > 0, largest / most, 1)
-            yield (
-                f"{bits} bits",
-                f"{bits} bits, one scale for each {words}",
-                (np.round(ours / step) * step),
-            )
-
-
-def _drop_bits(values: NDArray[np.float32], dropped: int) -> Tensor:
-    bits = values.view(np.uint32)
-    even = (bits >> np.uint32(dropped)) & np.uint32(1)
-    half = np.uint32((1 << (dropped - 1)) - 1)
-    kept = (bits + half + even) & np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
-    return kept.view(np.float32).astype(np.float64)
+            if _same(np.round(ours / step) * step, theirs):
+                how = f"is rounded to {bits} bits, one scale for each {words}"
+                return f"weights rounded to {bits} bits", how
+    return None
 
 
 def _in_steps(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None:
