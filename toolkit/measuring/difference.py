@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import mean, variance
 
 from toolkit.schema import Interval
 
@@ -68,8 +68,8 @@ def of_one(values: Sequence[float]) -> Difference:
     count = len(values)
     if count < 2:
         raise ValueError(f"{count} passes, expected at least 2")
-    error = math.sqrt(_variance(values) / count)
-    return Difference(centre=fmean(values), error=error, freedom=count - 1, passes=count)
+    error = math.sqrt(variance(values) / count)
+    return Difference(centre=mean(values), error=error, freedom=count - 1, passes=count)
 
 
 def of_two(new: Sequence[float], old: Sequence[float]) -> Difference:
@@ -82,11 +82,11 @@ def of_two(new: Sequence[float], old: Sequence[float]) -> Difference:
     for name, values in (("new", new), ("old", old)):
         if len(values) < 2:
             raise ValueError(f"the {name} run has 1 pass, expected at least 2 to compare runs")
-    shares = [_variance(values) / len(values) for values in (new, old)]
+    shares = [variance(values) / len(values) for values in (new, old)]
     parts = [share**2 / (len(values) - 1) for share, values in zip(shares, (new, old), strict=True)]
     freedom = sum(shares) ** 2 / sum(parts) if sum(parts) > 0 else math.inf
     return Difference(
-        centre=fmean(new) - fmean(old),
+        centre=mean(new) - mean(old),
         error=math.sqrt(sum(shares)) if sum(parts) > 0 else 0.0,
         freedom=freedom,
         passes=min(len(new), len(old)),
@@ -105,12 +105,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, p_values[at] * (len(p_values) - place)))
         corrected[at] = highest
     return corrected
-
-
-def _variance(values: Sequence[float]) -> float:
-    """As `statistics.variance`, but for the last digit, and ten times as fast."""
-    centre = fmean(values)
-    return math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
 
 
 def student_t(freedom: float) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, median
+from statistics import mean, median
 from typing import Literal
 
 from toolkit.measuring.difference import ERROR_RATE, Difference, holm, of_two
@@ -231,7 +231,7 @@ def _machine(pairs: Sequence[Pair], which: str) -> list[float | None]:
     """How much faster each pass of one run was than usual: the median over rows, None where too few
     had that pass. Usual is a row's middle between the runs, so that neither of them is favoured."""
     least = min(LEAST_OTHERS, len(pairs))
-    usual = [(fmean(_known(pair.new)) + fmean(_known(pair.old))) / 2 for pair in pairs]
+    usual = [(mean(_known(pair.new)) + mean(_known(pair.old))) / 2 for pair in pairs]
     sides = [_side(pair, which) for pair in pairs]
     found: list[float | None] = []
     for number in range(max(map(len, sides), default=0)):
