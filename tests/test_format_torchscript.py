@@ -22,14 +22,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-CONVOLUTIONS: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+CUDNN: Any = torch.backends.cudnn
+CONVOLUTIONS = CUDNN.conv
 
 
 @pytest.fixture(autouse=True)
 def flags_come_back() -> Iterator[None]:
-    before = CONVOLUTIONS.fp32_precision
+    """This flag sets all of cuDNN's: torch refuses to answer where they differ from it."""
+    before = CUDNN.allow_tf32
     yield
-    CONVOLUTIONS.fp32_precision = before
+    CUDNN.allow_tf32 = before
 
 
 class Casting(ColourNet):
@@ -57,7 +59,7 @@ class Branch(nn.Module):
 
 
 def traced(model: nn.Module, *, tf32: bool) -> Any:
-    CONVOLUTIONS.fp32_precision = "tf32" if tf32 else "ieee"
+    CONVOLUTIONS.fp32_precision = CUDNN.rnn.fp32_precision = "tf32" if tf32 else "ieee"
     with torch.no_grad():
         return torch.jit.trace(model.eval(), torch.from_numpy(IMAGES[:2]))  # type: ignore[no-untyped-call]
 

@@ -48,7 +48,8 @@ def test_the_other_way_round_is_mirrored(pairs: list[Pair]) -> None:
         assert (one.to_others is None) == (other.to_others is None)
         if one.to_others is not None and other.to_others is not None:
             assert one.to_others.value == pytest.approx(1 / other.to_others.value)
-        if "undecided" not in (one.call, other.call):
+        # A regression is one claim, tested on one side; any other difference is tested on two.
+        if "undecided" not in (one.call, other.call) and not (one.regression or other.regression):
             assert opposite.get(one.call, one.call) == other.call
 
 

@@ -36,10 +36,13 @@ def export(request: Request) -> Written:
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
     """A trace writes cuDNN's flag into each convolution, and no later flag changes it there."""
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
+    cudnn: Any = torch.backends.cudnn
+    operators = (cudnn.conv, cudnn.rnn)  # torch refuses to answer where the two differ
+    before = [each.fp32_precision for each in operators]
+    for each in operators:
+        each.fp32_precision = "ieee"
     try:
         yield
     finally:
-        convolutions.fp32_precision = before
+        for each, precision in zip(operators, before, strict=True):
+            each.fp32_precision = precision
