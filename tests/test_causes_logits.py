@@ -351,7 +351,7 @@ def test_what_is_not_repeatable_is_said_so_only_where_nothing_else_explains_it()
     assert specific_cause(unsteady) is None
     cause = general_cause(unsteady)
     assert cause is not None
-    assert cause.kind == "random"
+    assert cause.kind == "not repeatable"
 
 
 def test_logits_that_cannot_be_compared_have_no_cause() -> None:

@@ -234,7 +234,7 @@ OWN_MODELS = (
     *(variant(f"{kind}: {format}", plain(format), bed=kind, format=format)
       for kind in ("batchnorm", "residual", "depthwise") for format in ("openvino", "mnn")),
     *(variant(f"{kind}: onnx int8", plain("onnx", "int8"), bed=kind, precision="int8")
-      for kind in ("batchnorm", "residual", "depthwise")),
+      for kind in ("batchnorm", "residual")),
     *(case for each in nets.SEEDS for case in _own(f"seed {each}", formats=_BOTH)),
     *(case for each in nets.CLASSES for case in _own(f"{each} classes", formats=_BOTH)),
     *(case for each in nets.SCALES for case in _own(f"scale {each:g}")),

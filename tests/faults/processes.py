@@ -49,6 +49,7 @@ RUNTIMES = (
     _runtime(m.REVERSED, "answers shifted"),
     _runtime(m.REUSED, "answers repeated", "answers shifted"),
     _runtime(m.SOFTMAX, "softmax"),
+    _runtime(m.WRITES),
     _runtime(m.NOISE_3, "random"),
     _runtime(m.NOISE_1, "random"),
     _runtime(m.BF16, "bfloat16 output", "activations rounded to bf16"),
@@ -70,8 +71,7 @@ HONEST_RUNTIMES = tuple(
         moves=False,
         short=name == m.ALL_BYTES,
     )
-    # The verifier owns its inputs, so a runtime that writes into them harms nobody.
-    for name in (m.ALL_BYTES, m.HONEST, m.WRITES)
+    for name in (m.ALL_BYTES, m.HONEST)
 )
 
 _WORDS = {  # of the message that refuses it

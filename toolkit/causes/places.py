@@ -271,7 +271,7 @@ def not_repeatable(symptoms: Symptoms) -> Cause | None:
         return None
     error = root_mean_square(symptoms.difference)
     return Cause(
-        kind="random",
+        kind="not repeatable",
         text="The same images give other logits each time; they are "
         f"{number(error)} (root mean square) away from the checkpoint's.",
         action="Look for dropout that is still active, for a source of random numbers, and for "
