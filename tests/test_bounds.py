@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from toolkit.parity.bounds import accuracy_drop, needed_images, rate
+from toolkit.parity.bounds import accuracy_drop, needed_images, percent, points, rate
 
 
 @settings(deadline=None)
@@ -90,3 +90,13 @@ def test_no_number_of_images_tells_a_share_from_itself() -> None:
         images=10_000,
     )
     assert found is None
+
+
+def test_shares_have_two_digits_and_more_where_they_would_read_the_same() -> None:
+    assert percent(0.000368) == "0.037%"
+    assert percent(0.00104, beside=0.001) == "0.104%"
+    assert percent(0.0011, beside=0.001) == "0.11%"
+    assert percent(0.999) == "100%"
+    assert points(0.0012) == "0.12"
+    assert points(0.00104, beside=0.001) == "0.104"
+    assert points(0.001, beside=0.001) == "0.10000"

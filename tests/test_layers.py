@@ -26,6 +26,7 @@ LAYERS = (
     ("schema.results", "schema.comparison", "schema.tuning"),
     ("schema", "versions", "timing", "progress", "options", "report", "allocator", "numerics"),
     ("machine", "measuring", "contents", "report.parity", "measuring.difference"),
+    ("parity", "parity.bounds"),
     (
         "errors",
         "machine.environment",
@@ -63,7 +64,7 @@ LAYERS = (
         *("causes.order", "causes.outputs", "causes.linear", "causes.places", "causes.changes"),
         *("causes.inputs", "causes.tensors", "causes.quantised"),
     ),
-    ("parity", "parity.gates", "parity.bounds", "parity.reference"),
+    ("parity.gates", "parity.reference"),
     (
         "parity.verdict",
         "torch_session",

@@ -106,7 +106,7 @@ gates_options = together(
         type=float,
         metavar="LOGITS",
         help="Distance from the checkpoint's logits that is allowed, in logit units; default: 20 "
-        "noise floors for fp32, else twice the error that the rounding should give.",
+        "noise floors for fp32, else 3 times the error that the rounding should give.",
     ),
     click.option(
         "--confidence",

@@ -64,3 +64,22 @@ def needed_images(bounds: Callable[[float], Bound], gate: float, *, images: int)
             return round(factor * images)
         factor *= _GROWTH
     return None
+
+
+def percent(share: float, *, beside: float | None = None) -> str:
+    """A share in two digits, `0.037%`; in more where `beside` would read the same."""
+    return f"{_digits(100 * share, beside, 'g')}%" if share < 0.995 else "100%"
+
+
+def points(share: float, *, beside: float | None = None) -> str:
+    """Percentage points with two decimals, `0.10`; with more where `beside` would read the same."""
+    return _digits(100 * share, beside, "f")
+
+
+def _digits(value: float, beside: float | None, kind: str) -> str:
+    """Enough digits to tell `value` from `100 * beside`, from 2 to 5."""
+    for digits in range(2, 6):
+        text = f"{value:.{digits}{kind}}"
+        if beside is None or text != f"{100 * beside:.{digits}{kind}}":
+            break
+    return text

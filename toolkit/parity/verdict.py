@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import FailedRun
-from toolkit.parity.bounds import accuracy_drop, needed_images, rate
+from toolkit.parity.bounds import accuracy_drop, needed_images, percent, points, rate
 from toolkit.parity.gates import BENIGN_FLOORS, MAX_FLOORS
 from toolkit.parity.reference import Reference, distances, unclear
 from toolkit.schema import (
@@ -366,13 +366,15 @@ def _failures(
     count, flips = numbers.flips_beyond(gates)
     if gates.max_accuracy_drop is not None and drop.low > gates.max_accuracy_drop:
         yield (
-            f"accuracy drops by {100 * drop.value:.2f} percentage points, at least "
-            f"{100 * drop.low:.2f} for certain, at most {100 * gates.max_accuracy_drop:.2f} allowed"
+            f"accuracy drops by {points(drop.value)} percentage points, at least "
+            f"{points(drop.low, beside=gates.max_accuracy_drop)} for certain, at most "
+            f"{points(gates.max_accuracy_drop)} allowed"
         )
     if gates.max_flip_rate is not None and flips.low > gates.max_flip_rate:
         yield (
-            f"{count} flips of {len(numbers.decided):,} images: {percent(flips.low)} or more for "
-            f"certain, at most {percent(gates.max_flip_rate)} allowed"
+            f"{count} flips of {len(numbers.decided):,} images: "
+            f"{percent(flips.low, beside=gates.max_flip_rate)} or more for certain, at most "
+            f"{percent(gates.max_flip_rate)} allowed"
         )
     if gates.max_floors is not None and float(numbers.in_floors.max()) > gates.max_floors:
         yield (
@@ -419,8 +421,8 @@ def _doubts(numbers: _Numbers, gates: Gates) -> Iterator[_Doubt]:
         )
         yield _Doubt(
             text=f"{count} flips of {images:,} images: the flip rate may be "
-            f"{percent(flips.high)}, at most {percent(gates.max_flip_rate)} allowed; "
-            + _would_tell(needed),
+            f"{percent(flips.high, beside=gates.max_flip_rate)}, at most "
+            f"{percent(gates.max_flip_rate)} allowed; " + _would_tell(needed),
             needed_images=needed,
         )
     if gates.max_accuracy_drop is not None and drop.high > gates.max_accuracy_drop:
@@ -439,8 +441,8 @@ def _doubts(numbers: _Numbers, gates: Gates) -> Iterator[_Doubt]:
         )
         yield _Doubt(
             text=f"{lost} images lost and {won} won of {images:,}: accuracy may drop by "
-            f"{100 * drop.high:.2f} percentage points, at most "
-            f"{100 * gates.max_accuracy_drop:.2f} allowed; " + _would_tell(needed),
+            f"{points(drop.high, beside=gates.max_accuracy_drop)} percentage points, at most "
+            f"{points(gates.max_accuracy_drop)} allowed; " + _would_tell(needed),
             needed_images=needed,
         )
 
@@ -449,11 +451,6 @@ def _would_tell(images: int | None) -> str:
     if images is None:
         return "no number of images would tell"
     return f"about {float(f'{images:.2g}'):,.0f} images would tell"
-
-
-def percent(share: float) -> str:
-    """Two digits of a small share: `0.037%`."""
-    return f"{100 * share:.2g}%" if share < 0.995 else "100%"
 
 
 def _remarks(reference: Reference) -> Iterator[str]:

@@ -25,11 +25,6 @@ def parity_text(row: ParityReport) -> str:
     return status_text(row.status, row.reason) + named
 
 
-def percent(share: float) -> str:
-    """Two digits of a small share: `0.037%`."""
-    return f"{100 * share:.2g}%" if share < 0.995 else "100%"
-
-
 def parity_notes(results: Results) -> list[str]:
     """What a reader should know of the verdicts, a sentence or a short block each."""
     lines = list(_noise(results))

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from toolkit.report.parity import parity_notes, parity_text, percent, status_text
+from toolkit.parity.bounds import percent
+from toolkit.report.parity import parity_notes, parity_text, status_text
 from toolkit.schema import (
     EXACT_PRECISIONS,
     Interval,
