@@ -22,6 +22,11 @@ BIAS = RANDOM.standard_normal(10).astype(np.float32)
 WEIGHTS = {"conv.weight": CONV, "fc.weight": MATRIX, "fc.bias": BIAS}
 
 
+def among_first(weights: NDArray[np.float32], count: int = 64) -> NDArray[np.bool_]:
+    """Which values are among the first `count`."""
+    return (np.arange(weights.size) < count).reshape(weights.shape)
+
+
 def put(values: Array, at: tuple[int, ...], by: float) -> Array:
     changed = values.copy()
     changed[at] *= by
@@ -73,6 +78,10 @@ WAYS: dict[str, tuple[str, Callable[[Array], Array], str, str]] = {
     "8 bits": ("fc.weight", lambda w: to_bits(w, 8), "weights rounded to 8 bits", "8 bits"),
     "4 bits": ("fc.weight", lambda w: to_bits(w, 4), "weights rounded to 4 bits", "4 bits"),
     "5 bits": ("fc.weight", lambda w: to_bits(w, 5), "weights rounded to 5 bits", "29 distinct"),
+    "a part": ("fc.weight", lambda w: np.where(among_first(w), 1.01 * w, w), "weights changed",
+               "differs in 64 of 1,280 values: they are multiplied by 1.01"),
+    "a part shifted": ("fc.weight", lambda w: np.where(among_first(w), w + 1, w), "weights changed",
+                       "differs in 64 of 1,280 values, by up to 1"),
     "noise": ("fc.weight", noisy, "weights noisy", "by up to 0.1 %"),
     "other": ("fc.weight", lambda w: w[:, ::-1] * 0.5 + 1, "weights changed", "nothing in common"),
     "NaN": ("fc.weight", lambda w: put(w, (0, 0), np.nan), "not finite", "1 value that is NaN"),

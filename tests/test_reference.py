@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 
 from toolkit.candidates import Subject
 from toolkit.checkpoint import import_weights
@@ -46,7 +47,7 @@ def make(
         subject=subject,
         dataset=dataset,
         settings=Settings(threads=threads),
-        timeout_s=60,
+        timeout_s=PATIENCE_S,
         progress=lambda label, done, total, note="", /: notes.append(note),
     ).make()
     return reference, notes == ["images, kept"]
@@ -69,7 +70,7 @@ def test_the_second_time_the_reference_is_the_kept_one(subject: Subject) -> None
 def test_other_data_other_threads_and_another_spec_are_other_references(subject: Subject) -> None:
     """None of them may find what is kept for another."""
     maker = ReferenceMaker(
-        subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=60
+        subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=PATIENCE_S
     )
     spec = replace(subject.checkpoint.input, mean=(0.5,))
     others = [
@@ -263,7 +264,7 @@ def test_other_kernels_are_another_reference(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = ReferenceMaker(
-        subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=60
+        subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=PATIENCE_S
     )
     before = maker.path()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")

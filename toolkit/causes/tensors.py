@@ -18,6 +18,7 @@ Tensor = NDArray[np.float64]
 
 _SAME = 2e-6  # of the largest magnitude: what float32 arithmetic may change
 _FEW = 0.02  # share of the values
+_LARGE = 1e-2  # of the largest magnitude
 _SHOWN = 3
 
 
@@ -220,7 +221,21 @@ def _in_steps(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words |
     return f"weights rounded to {bits} bits", f"has {distinct} distinct values only"
 
 
-_WAYS: tuple[Way, ...] = (_zero, _multiplied, _few, _moved_about, _pruned, _rounded, _in_steps)
+def _some(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None:
+    """Half of the values or fewer, small ones left out, which noise hardly moves."""
+    large = np.abs(ours) > _LARGE * np.abs(ours).max()
+    if not large.any() or moved[large].mean() > 0.5:
+        return None
+    how = f"differs in {int(moved.sum()):,} of {moved.size:,} values"
+    factor = float((ours * theirs)[moved].sum() / (ours**2)[moved].sum())
+    if _same(ours[moved] * factor, theirs[moved]):
+        return "weights changed", f"{how}: they are multiplied by {factor:.6g}"
+    return "weights changed", f"{how}, by up to {number(np.abs(theirs - ours).max())}"
+
+
+_WAYS: tuple[Way, ...] = (
+    *(_zero, _multiplied, _few, _moved_about, _pruned, _rounded, _in_steps, _some),
+)
 
 
 def _kind_of(ours: Tensor, theirs: Tensor) -> str:
@@ -236,7 +251,7 @@ def _kind_of(ours: Tensor, theirs: Tensor) -> str:
 def _how_far(ours: Tensor, theirs: Tensor) -> str:
     if _kind_of(ours, theirs) == "another checkpoint":
         return "has nothing in common with the checkpoint's"
-    large = np.abs(ours) > 1e-2 * np.abs(ours).max()
+    large = np.abs(ours) > _LARGE * np.abs(ours).max()
     share = float(np.abs(theirs[large] / ours[large] - 1).max()) if large.any() else 0.0
     return f"differs nearly everywhere, by up to {100 * share:.2g} %"
 
