@@ -20,10 +20,10 @@ from typing import Any
 import click
 from native_tools import benchmark_app, litert_benchmark
 
-from toolkit.artifacts import export
-from toolkit.benchmark import bench
+from toolkit.artifacts.export import export
 from toolkit.machine.environment import usable_cores
-from toolkit.measuring.plan import Plan
+from toolkit.measurement.bench import bench
+from toolkit.measurement.plan import Plan
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "models" / "mnist-cnn"

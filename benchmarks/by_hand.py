@@ -20,10 +20,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.allocator import keep_memory
-from toolkit.candidates import NULL, Candidate, find_subject, line_up
-from toolkit.runtimes import CHECKPOINT_FORMAT, Session, import_loader
+from toolkit.machine.allocator import keep_memory
 from toolkit.schema import Settings
+from toolkit.sessions.candidates import NULL, Candidate, find_subject, line_up
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, Session, import_loader
 from toolkit.timing import time_calls
 
 BATCH_SIZE = 100
@@ -74,7 +74,7 @@ def torch_module(candidate: Candidate) -> Run:
     elif candidate.runtime.name == "pt2":
         model = torch.export.load(path).module()
     else:
-        from toolkit.checkpoint import load_model
+        from toolkit.checkpoints.storage import load_model
 
         model = load_model(path)[0].eval()
 

@@ -27,8 +27,7 @@ import click
 import numpy as np
 
 import toolkit
-from toolkit.measuring.plan import Plan
-from toolkit.measuring.speeds import throughput
+from toolkit.measurement.plan import Plan
 from toolkit.schema import (
     CheckpointRecord,
     DatasetRecord,
@@ -39,6 +38,7 @@ from toolkit.schema import (
     Round,
     Settings,
 )
+from toolkit.statistics.speeds import throughput
 from toolkit.timing import Stopwatch
 
 EXPORTS = Path("models/exports/mnist-cnn")

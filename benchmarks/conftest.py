@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.artifacts import export
-from toolkit.candidates import Subject, find_subject
-from toolkit.targets import RemoteSession
+from toolkit.artifacts.export import export
+from toolkit.sessions.candidates import Subject, find_subject
+from toolkit.sessions.remote import RemoteSession
 
 CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
 

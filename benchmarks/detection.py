@@ -24,18 +24,18 @@ from typing import Any
 
 import click
 
-from toolkit.artifacts import export
-from toolkit.candidates import Candidate, find_subject, line_up
+from toolkit.artifacts.export import export
+from toolkit.cli.options import Share
 from toolkit.data import load_dataset
 from toolkit.machine.environment import describe_environment
 from toolkit.machine.fitness import judge
 from toolkit.machine.interference import combined
-from toolkit.measuring.passes import Passes, Tally
-from toolkit.measuring.plan import Plan
-from toolkit.measuring.speeds import speed_ratio, speeds_of
-from toolkit.options import Share
-from toolkit.runtimes import Runtime
+from toolkit.measurement.passes import Passes, Tally
+from toolkit.measurement.plan import Plan
 from toolkit.schema import Settings
+from toolkit.sessions.candidates import Candidate, find_subject, line_up
+from toolkit.sessions.runtimes import Runtime
+from toolkit.statistics.speeds import speed_ratio, speeds_of
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 
 CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"

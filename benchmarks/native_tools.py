@@ -17,7 +17,7 @@ _UNITS_S = {"ms": 1e-3, "us": 1e-6}
 
 # The runtime's module keeps OpenVINO from reporting to its makers, here too.
 _BENCHMARK_APP = """
-import toolkit.runtimes.openvino
+import toolkit.sessions.runtimes.openvino
 from openvino.tools.benchmark.main import main
 main()
 """

@@ -34,9 +34,9 @@ from tests.faults.cases import ALL
 from tests.faults.harness import Harness, scratch_cache
 from tests.faults.records import Case
 from tests.faults.table import Record, judge_all
+from toolkit.checkpoints.model import NamedClassifier
 from toolkit.data import load_dataset
-from toolkit.model import NamedClassifier
-from toolkit.preprocessing import normalise
+from toolkit.data.preprocessing import normalise
 from toolkit.timing import Stopwatch
 
 REAL_IMAGES = 1000

@@ -10,8 +10,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.runtimes import Session, Source, onnxruntime
 from toolkit.schema import Attestation, Settings
+from toolkit.sessions.runtimes import Session, Source, onnxruntime
 
 
 def load(source: Source, settings: Settings) -> Session:

@@ -20,14 +20,14 @@ import pytest
 from conftest import CHECKPOINT, WORKER_CLOCK, WorkerClock
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from toolkit.artifacts import export
-from toolkit.candidates import Candidate, Subject, find_subject, line_up
+from toolkit.artifacts.export import export
+from toolkit.artifacts.formats import FORMATS
 from toolkit.data import load_dataset
-from toolkit.formats import FORMATS
 from toolkit.machine.environment import usable_cores
-from toolkit.runtimes import RUNTIMES
 from toolkit.schema import Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import Candidate, Subject, find_subject, line_up
+from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes import RUNTIMES
 
 BATCH_SIZE = 100
 ROUNDS = 60

@@ -8,13 +8,13 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from toolkit.benchmark import bench, with_null
-from toolkit.candidates import Subject, line_up
 from toolkit.data import load_dataset
-from toolkit.measuring.passes import Passes, Tally
-from toolkit.measuring.plan import Plan
+from toolkit.measurement.bench import bench, with_null
+from toolkit.measurement.passes import Passes, Tally
+from toolkit.measurement.plan import Plan
 from toolkit.progress import bars
 from toolkit.schema import Settings
+from toolkit.sessions.candidates import Subject, line_up
 from toolkit.timing import Stopwatch
 
 BATCH_SIZE = 100

@@ -17,11 +17,11 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from conftest import CHECKPOINT
 
-from toolkit.allocator import keep_memory
-from toolkit.checkpoint import read_checkpoint
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
+from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.data import load_dataset
+from toolkit.machine.allocator import keep_memory
 from toolkit.machine.environment import usable_cores
-from toolkit.model import ReferenceCNN
 from toolkit.timing import time_calls
 from toolkit.training.dropout import with_cheap_dropout
 from toolkit.training.feed import make_feed

@@ -20,16 +20,16 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from toolkit.candidates import Subject, line_up
 from toolkit.data import Dataset, load_dataset
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.expected import Expectations
 from toolkit.parity.reference import Reference, References
 from toolkit.parity.special import special_images
+from toolkit.parity.verify import verify
 from toolkit.schema import Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import Subject, line_up
+from toolkit.sessions.remote import RemoteSession
 from toolkit.timing import Stopwatch
-from toolkit.verification import verify
 
 BATCH_SIZE = 100
 REPEATS = 5
@@ -169,7 +169,7 @@ def _measure_memory(artifacts: Path, checkpoint: Path, data: Path) -> dict[str, 
 
     The mapped image file is left out: its pages belong to the system's cache.
     """
-    from toolkit.candidates import find_subject
+    from toolkit.sessions.candidates import find_subject
 
     subject = find_subject([artifacts], checkpoint=checkpoint, model=None)
     dataset = load_dataset("test", data)

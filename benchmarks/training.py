@@ -25,9 +25,9 @@ import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
-from toolkit.model import ReferenceCNN
 from toolkit.timing import Stopwatch
 
 TARGETS = (0.989, 0.99)

@@ -2,8 +2,8 @@
 
     python benchmarks/tune_ties.py --runs 1000        # simulated, no clock
 
-The two heats of finalists go through tune's own rules (`toolkit.measuring.ranking`). Passes differ
-by some percent; one finalist may be faster than the others, which are equals.
+The two heats of finalists go through tune's own rules (`toolkit.statistics.ranking`).
+Passes differ by some percent; one finalist may be faster than the others, which are equals.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cache
 import click
 import numpy as np
 
-from toolkit.measuring.ranking import by_speed, contenders, fastest
-from toolkit.measuring.stats import Passes, ratio_interval, speed_interval
-from toolkit.tuning import _FRESH, _LAST
+from toolkit.statistics.intervals import Passes, ratio_interval, speed_interval
+from toolkit.statistics.ranking import by_speed, contenders, fastest
+from toolkit.tuning.tune import _FRESH, _LAST
 
 
 def heat(

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.candidates import Candidate
+from toolkit.artifacts.formats import Request, Written
+from toolkit.checkpoints.model import exportable
+from toolkit.data.preprocessing import normalise
 from toolkit.files import sha256_of, size_of
-from toolkit.formats import Request, Written
-from toolkit.model import exportable
-from toolkit.preprocessing import normalise
-from toolkit.runtimes import RUNTIMES, Source
 from toolkit.schema import Artifact, InputSpec, Isa, Precision, Settings
+from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.runtimes import RUNTIMES, Source
 
 SHAPE = (3, 31, 29)
 CLASSES = 5

@@ -23,15 +23,15 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from toolkit.artifacts import export
-from toolkit.candidates import Candidate, Subject, find_subject
+from toolkit.artifacts.export import export
+from toolkit.artifacts.formats import FORMATS
 from toolkit.cli import commands
 from toolkit.data import load_dataset
-from toolkit.formats import FORMATS
 from toolkit.machine import capacity
-from toolkit.runtimes import RUNTIMES, Runtime, Source
 from toolkit.schema import Settings
-from toolkit.targets import Loaded, RemoteSession
+from toolkit.sessions.candidates import Candidate, Subject, find_subject
+from toolkit.sessions.remote import Loaded, RemoteSession
+from toolkit.sessions.runtimes import RUNTIMES, Runtime, Source
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"

@@ -17,8 +17,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.runtimes import Session, Source
 from toolkit.schema import Attestation, Settings
+from toolkit.sessions.runtimes import Session, Source
 
 THREADS_AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "not set")
 _CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more go well

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from toolkit.allocator import can_keep_memory
+from toolkit.machine.allocator import can_keep_memory
 
 pytestmark = pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 
 # Writes to a block of 32 MiB, frees it, twenty times; prints how many pages that took.
 PROGRAM = """
 import ctypes, resource
-from toolkit import allocator
+from toolkit.machine import allocator
 SIZE = 32 << 20
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p

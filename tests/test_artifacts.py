@@ -16,14 +16,14 @@ import pytest
 import torch
 from conftest import CHECKPOINT, USUAL, Cli
 
-from toolkit.artifacts import export
-from toolkit.candidates import find_subject
-from toolkit.checkpoint import load_model, save_checkpoint
+from toolkit.artifacts.export import export
+from toolkit.artifacts.formats import FORMATS
+from toolkit.artifacts.manifest import find_artifacts, read_manifest
+from toolkit.checkpoints.model import REFERENCE_FACTORY
+from toolkit.checkpoints.storage import load_model, save_checkpoint
 from toolkit.errors import ArtifactError, OutputError
 from toolkit.files import sha256_of
-from toolkit.formats import FORMATS
-from toolkit.manifest import find_artifacts, read_manifest
-from toolkit.model import REFERENCE_FACTORY
+from toolkit.sessions.candidates import find_subject
 
 
 def changed_checkpoint(source: Path, folder: Path) -> Path:
@@ -199,7 +199,7 @@ def test_a_manifest_that_points_out_of_its_folder_is_not_followed(own_exports: P
 def killed_before_the_manifest(checkpoint: Path, out: Path) -> None:
     """Export TorchScript, and die with the artifact published and its record not yet."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.artifacts.write_manifest", interrupt)
+        patch.setattr("toolkit.artifacts.export.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             export(checkpoint, out=out, formats=["torchscript"], force=True)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from toolkit.parity.bounds import accuracy_drop, needed_images, percent, points, rate
+from toolkit.statistics.shares import accuracy_drop, needed_images, percent, points, rate
 
 
 @settings(deadline=None)

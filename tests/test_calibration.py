@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from conftest import CHECKPOINT
 
-from toolkit.calibration import CalibrationSettings, draw, refuse_overlap
-from toolkit.candidates import Subject
-from toolkit.checkpoint import read_checkpoint
+from toolkit.artifacts.calibration import CalibrationSettings, draw, refuse_overlap
+from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.data import MNIST, load_dataset
+from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError, SettingError
-from toolkit.preprocessing import normalise
+from toolkit.sessions.candidates import Subject
 
 RECORD = read_checkpoint(CHECKPOINT)
 

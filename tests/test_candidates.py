@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import CHECKPOINT
 
-from toolkit.candidates import (
+from toolkit.errors import SettingError
+from toolkit.schema import Precision, Settings
+from toolkit.sessions.candidates import (
     Candidate,
     Subject,
     choose_runtimes,
@@ -17,9 +19,7 @@ from toolkit.candidates import (
     line_up,
     subject_of,
 )
-from toolkit.errors import SettingError
-from toolkit.runtimes import RUNTIMES, Runtime
-from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes import RUNTIMES, Runtime
 
 ONE_THREAD = Settings(threads=1)
 ALL = [

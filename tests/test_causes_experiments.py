@@ -12,10 +12,10 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.causes.experiments import Experiments
-from toolkit.causes.inputs import changed_inputs, spec_of
-from toolkit.causes.symptoms import Symptoms
-from toolkit.preprocessing import normalise
+from toolkit.data.preprocessing import normalise
+from toolkit.parity.causes.experiments import Experiments
+from toolkit.parity.causes.inputs import changed_inputs, spec_of
+from toolkit.parity.causes.symptoms import Symptoms
 from toolkit.schema import Cause, InputSpec
 
 IMAGES, BATCH = 60, 20

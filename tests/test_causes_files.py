@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolkit.causes.graphs import Node, compare_graphs
-from toolkit.causes.quantised import Quantised, Range, compare_quantised
-from toolkit.causes.stored import find_tensors
-from toolkit.causes.tensors import compare_tensors
+from toolkit.parity.causes.graphs import Node, compare_graphs
+from toolkit.parity.causes.quantised import Quantised, Range, compare_quantised
+from toolkit.parity.causes.stored import find_tensors
+from toolkit.parity.causes.tensors import compare_tensors
 
 Array = NDArray[np.float32]
 RANDOM = np.random.default_rng(0)

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from toolkit.causes.logits import GENERAL, SPECIFIC, general_cause, name_cause, specific_cause
-from toolkit.causes.outputs import log_softmax, sigmoid, softmax
-from toolkit.causes.symptoms import Symptoms, count, number, numbers
+from toolkit.parity.causes.logits import (
+    GENERAL,
+    SPECIFIC,
+    general_cause,
+    name_cause,
+    specific_cause,
+)
+from toolkit.parity.causes.outputs import log_softmax, sigmoid, softmax
+from toolkit.parity.causes.symptoms import Symptoms, count, number, numbers
 from toolkit.schema import Check
 
 IMAGES, CLASSES, BATCH = 2000, 10, 100

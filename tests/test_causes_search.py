@@ -14,16 +14,17 @@ from conftest import CHECKPOINT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.candidates import Candidate, Subject, checkpoint_candidate, subject_of
-from toolkit.causes import Symptoms, find_cause
-from toolkit.checkpoint import load_model
+from toolkit.artifacts.formats._onnx import write_onnx
+from toolkit.checkpoints.model import NamedClassifier, example_input
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
+from toolkit.checkpoints.storage import load_model
 from toolkit.data import Dataset, load_dataset
+from toolkit.data.preprocessing import normalise
 from toolkit.files import sha256_of
-from toolkit.model import NamedClassifier, ReferenceCNN, example_input
-from toolkit.onnx_export import write_onnx
-from toolkit.preprocessing import normalise
-from toolkit.runtimes import RUNTIMES, Source
+from toolkit.parity.causes import Symptoms, find_cause
 from toolkit.schema import Artifact, Cause, Settings
+from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate, subject_of
+from toolkit.sessions.runtimes import RUNTIMES, Source
 
 IMAGES = 300
 MEAN, STD = 0.1307, 0.3081

@@ -16,13 +16,14 @@ from conftest import CHECKPOINT, PATIENCE_S, Cli
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
-from toolkit.candidates import Subject, checkpoint_candidate
-from toolkit.checkpoint import import_weights, load_model, read_checkpoint, save_checkpoint
+from toolkit.checkpoints.model import REFERENCE_FACTORY
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
+from toolkit.checkpoints.storage import import_weights, load_model, read_checkpoint, save_checkpoint
 from toolkit.errors import CheckpointError, Crashed, OutputError
 from toolkit.files import sha256_of
-from toolkit.model import REFERENCE_FACTORY, ReferenceCNN
 from toolkit.schema import InputSpec, ModelSpec, Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession
 
 SPEC = InputSpec(shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,))
 REFERENCE = ModelSpec(factory=REFERENCE_FACTORY)
@@ -361,7 +362,13 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
 
 
 @pytest.mark.parametrize(
-    "factory", ["no.such.module:f", "toolkit.model:nothing", "toolkit.model", "builtins:dict"]
+    "factory",
+    [
+        "no.such.module:f",
+        "toolkit.checkpoints.model:nothing",
+        "toolkit.checkpoints.model",
+        "builtins:dict",
+    ],
 )
 def test_factory_that_is_none_is_refused(tmp_path: Path, factory: str) -> None:
     torch.save(ReferenceCNN().state_dict(), tmp_path / "weights.pt")

@@ -19,14 +19,14 @@ import torch
 from conftest import CHECKPOINT, USUAL, Cli, installed_pairs
 
 import toolkit
+from toolkit.artifacts.formats import FORMATS
 from toolkit.cli import commands
-from toolkit.formats import FORMATS
 from toolkit.machine import capacity
 from toolkit.machine.environment import usable_cores
-from toolkit.measuring.plan import Plan
+from toolkit.measurement.plan import Plan
 from toolkit.results import SCHEMA
-from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime
 from toolkit.schema import Settings, to_json
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES, Runtime
 
 FAULTY = Runtime(
     name="faulty",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.clipping import Reach, limits_on_purpose
+from toolkit.artifacts.rounding.clipping import Reach, limits_on_purpose
 
 RANDOM = np.random.default_rng(0)
 

@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import toolkit
-from toolkit.comparison import compare
+from toolkit.comparison.compare import compare
 from toolkit.errors import SettingError, ToolkitError
-from toolkit.measuring.plan import Plan
-from toolkit.measuring.speeds import throughput
+from toolkit.measurement.plan import Plan
 from toolkit.report.comparison import render_comparison
 from toolkit.results import read_results, write_results
 from toolkit.schema import (
@@ -39,6 +38,7 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
+from toolkit.statistics.speeds import throughput
 
 JUDGED = ("faster", "slower", "too close to call", "undecided")  # mirrored in test_regressions.py
 MIRRORED = {

@@ -11,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import results_of
 
-from toolkit.candidates import Candidate
 from toolkit.errors import Crashed, FailedRun, TimedOut, WrongOutput
-from toolkit.measuring.conclusions import conclude, distinct_names
-from toolkit.measuring.passes import Passes, Tally
-from toolkit.measuring.plan import Plan
-from toolkit.runtimes import Runtime, Source
+from toolkit.measurement.conclusions import conclude, distinct_names
+from toolkit.measurement.passes import Passes, Tally
+from toolkit.measurement.plan import Plan
 from toolkit.schema import (
     Artifact,
     InputSpec,
@@ -28,6 +26,8 @@ from toolkit.schema import (
     Round,
     Settings,
 )
+from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.runtimes import Runtime, Source
 
 ARTIFACT = Artifact(
     format="onnx",

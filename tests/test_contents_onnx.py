@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from toolkit.contents.onnx import read_onnx
+from toolkit.artifacts.formats.onnx import export
+from toolkit.artifacts.manifest import check_artifact
+from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.errors import ArtifactError
-from toolkit.formats.onnx import export
-from toolkit.manifest import check_artifact
-from toolkit.runtimes import Session, onnxruntime, openvino
 from toolkit.schema import Settings
+from toolkit.sessions.runtimes import Session, onnxruntime, openvino
 
 Change = Callable[[ModelProto], None]
 

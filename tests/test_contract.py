@@ -25,16 +25,16 @@ import pytest
 import torch
 from conftest import CHECKPOINT, PATIENCE_S
 
-from toolkit.artifacts import export
-from toolkit.candidates import NULL, Candidate, Subject, find_subject, line_up
+from toolkit.artifacts.export import export
+from toolkit.artifacts.formats import FORMATS
 from toolkit.data import load_dataset
 from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
-from toolkit.formats import FORMATS
-from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 from toolkit.schema import Evidence, Precision, Settings, to_json
-from toolkit.targets import RemoteSession
-from toolkit.worker import Worker
+from toolkit.sessions.candidates import NULL, Candidate, Subject, find_subject, line_up
+from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
+from toolkit.sessions.worker import Worker
 
 IMAGES = load_dataset("test").images[:250]
 CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e-5
@@ -309,7 +309,7 @@ def test_idle_worker_is_idle(session: RemoteSession) -> None:
 
 LOAD_AGAIN_AND_AGAIN = """
 import gc, json, sys
-from toolkit.worker import Worker
+from toolkit.sessions.worker import Worker
 arguments, loads = json.loads(sys.stdin.read()), int(sys.argv[1])
 def resident():
     gc.collect()
@@ -432,7 +432,9 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the worker's own code, here: no runtime is imported."""
-    monkeypatch.setattr("toolkit.worker.import_loader", lambda *_: pytest.fail("was imported"))
+    monkeypatch.setattr(
+        "toolkit.sessions.worker.import_loader", lambda *_: pytest.fail("was imported")
+    )
     candidate = candidate_of(row, threads=1)
     copy = copy_to(tmp_path, candidate.source.path)
     damage(copy)

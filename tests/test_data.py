@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from toolkit import data
 from toolkit.data import Dataset, Split, check_fits, load_dataset
 from toolkit.data.idx import read_idx
+from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError
-from toolkit.preprocessing import normalise
 from toolkit.schema import Checkpoint, DatasetRecord, InputSpec, ModelSpec
 
 IMAGES = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)

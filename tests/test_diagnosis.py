@@ -15,7 +15,7 @@ from test_fitness import ALONE, QUIET, WORST
 from test_report import ALL
 
 from toolkit.machine import capacity
-from toolkit.machine.diagnosis import doctor
+from toolkit.machine.doctor import doctor
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.fitness import judge
 from toolkit.report.machine import machine_facts, render_diagnosis

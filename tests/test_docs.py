@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from toolkit.formats import FORMATS
+from toolkit.artifacts.formats import FORMATS
 from toolkit.results import SCHEMA
-from toolkit.runtimes import RUNTIMES
+from toolkit.sessions.runtimes import RUNTIMES
 
 README = (REPOSITORY / "README.md").read_text()
 STRUCTURE = (REPOSITORY / "docs" / "structure.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.model import ReferenceCNN
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.training.dropout import ByteDropout, with_cheap_dropout
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from conftest import CHECKPOINT, PATIENCE_S
 
-from toolkit import apart
-from toolkit.artifacts import export
-from toolkit.checkpoint import read_checkpoint
+from toolkit.artifacts.conversion import export_apart
+from toolkit.artifacts.export import export
+from toolkit.artifacts.formats import FORMATS, Format, Written
+from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
-from toolkit.exporting import export_apart
-from toolkit.formats import FORMATS, Format, Written
+from toolkit.processes import child as apart
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
@@ -24,7 +24,7 @@ NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
 CONVERTER = """
 import os, signal, sys, tempfile, time
 from pathlib import Path
-from toolkit.formats import Written
+from toolkit.artifacts.formats import Written
 
 def export(request):
     print("converter at work")
@@ -41,7 +41,7 @@ def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
     def make(body: str) -> Format:
         (tmp_path / "odd_format.py").write_text(CONVERTER.format(body=body))
         (tmp_path / "sitecustomize.py").write_text(
-            "import toolkit.formats as table\n"
+            "import toolkit.artifacts.formats as table\n"
             "from dataclasses import replace\n"
             "table.FORMATS['odd'] = replace(table.FORMATS['torchscript'], name='odd', "
             "module='odd_format', usual=False)\n"

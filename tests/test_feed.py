@@ -11,7 +11,7 @@ from conftest import write_idx, write_images
 
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.images import MappedImages
-from toolkit.preprocessing import normalise
+from toolkit.data.preprocessing import normalise
 from toolkit.schema import InputSpec
 from toolkit.training.feed import OneByOne, Resident, Streamed, make_feed
 

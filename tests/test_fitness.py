@@ -14,7 +14,6 @@ from test_report import MEASURED
 
 from toolkit.cli import commands
 from toolkit.machine.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
-from toolkit.measuring.speeds import repeat_ratio
 from toolkit.schema import (
     Artifact,
     Environment,
@@ -28,6 +27,7 @@ from toolkit.schema import (
     Settings,
     WarmUp,
 )
+from toolkit.statistics.speeds import repeat_ratio
 
 QUIET = Environment(
     time="2026-01-02T03:04:05+00:00",

@@ -13,11 +13,11 @@ from colour import PIXELS, candidate_for, logits_of_pixels, request_for
 from conftest import PATIENCE_S
 from torch._inductor.exc import InvalidCxxCompiler
 
+from toolkit.artifacts.formats.aotinductor import export
 from toolkit.errors import ArtifactError, FailedRun, Unsupported
-from toolkit.formats.aotinductor import export
-from toolkit.runtimes import aotinductor
 from toolkit.schema import Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes import aotinductor
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from colour import CLASSES, SHAPE, candidate_for, request_for
 from conftest import PATIENCE_S
 from numpy.typing import NDArray
 
+from toolkit.artifacts.formats.coreml import LARGEST_BATCH, export
 from toolkit.errors import Unsupported
-from toolkit.formats.coreml import LARGEST_BATCH, export
-from toolkit.runtimes.coreml import CoremlSession, largest_batch, precision_of
 from toolkit.schema import Precision
-from toolkit.targets import RemoteSession
+from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes.coreml import CoremlSession, largest_batch, precision_of
 from toolkit.versions import installed_version
 
 if installed_version("coremltools") is None:

@@ -11,18 +11,18 @@ import torch
 from colour import IMAGES, SHAPE, OneLayer, error_ratio, logits_of, request_for, source_of
 from torch import Tensor, nn
 
+from toolkit.artifacts.formats import FORMATS, load_exporter
 from toolkit.errors import Unsupported
-from toolkit.formats import FORMATS, load_exporter
-from toolkit.runtimes import Session
 from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes import Session
 
 pytest.importorskip("torchao")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("executorch.runtime")
 
-from toolkit.contents.executorch import read_program
-from toolkit.runtimes.executorch import load
+from toolkit.artifacts.parsers.executorch import read_program
+from toolkit.sessions.runtimes.executorch import load
 
 MANY = np.random.default_rng(1).standard_normal((300, *SHAPE), np.float32)
 CONSTANT = True

@@ -12,10 +12,10 @@ import torch
 from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
 from torch import Tensor, nn
 
+from toolkit.artifacts.formats import FORMATS, Written, load_exporter
 from toolkit.errors import ArtifactError
-from toolkit.formats import FORMATS, Written, load_exporter
-from toolkit.runtimes import RUNTIMES, Session
 from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes import RUNTIMES, Session
 
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
@@ -32,7 +32,7 @@ MANY = np.random.default_rng(1).standard_normal((103, *SHAPE), np.float32)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     """The model in each precision. Not to be written to."""
-    from toolkit.formats.litert import export
+    from toolkit.artifacts.formats.litert import export
 
     folders: dict[Precision, Path] = {}
     for precision in FORMATS["litert"].precisions:
@@ -43,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
 
 def opened(folder: Path, *, threads: int = 1) -> Session:
-    from toolkit.runtimes.litert import load
+    from toolkit.sessions.runtimes.litert import load
 
     return load(source_of(folder, "litert"), Settings(threads=threads))
 
@@ -161,7 +161,7 @@ def test_folder_without_a_file_for_one_image_is_an_error(
 
 
 def test_file_of_another_shape_is_an_error(folders: dict[Precision, Path]) -> None:
-    from toolkit.runtimes.litert import load
+    from toolkit.sessions.runtimes.litert import load
 
     source = source_of(folders["fp32"], "litert")
     other = replace(source, artifact=replace(source.artifact, input_shape=(3, 28, 28)))
@@ -187,7 +187,7 @@ class OnePixel(nn.Module):
 
 
 def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
-    from toolkit.formats.litert import export
+    from toolkit.artifacts.formats.litert import export
 
     torch.manual_seed(0)
     model = OnePixel()

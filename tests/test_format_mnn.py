@@ -12,11 +12,11 @@ pytest.importorskip("MNN")
 from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
 from torch import Tensor, nn
 
-from toolkit.contents.mnn import weight_precision
+from toolkit.artifacts.formats.mnn import export
+from toolkit.artifacts.parsers.mnn import weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
-from toolkit.formats.mnn import export
-from toolkit.runtimes.mnn import load
 from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes.mnn import load
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ pytest.importorskip("pnnx")
 
 from colour import IMAGES, damaged, logits_of, request_for, source_of
 
+from toolkit.artifacts.formats.ncnn import export
 from toolkit.errors import ArtifactError, InputError
-from toolkit.formats.ncnn import export
-from toolkit.runtimes.ncnn import load, may_use_winograd
 from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes.ncnn import load, may_use_winograd
 
 
 @pytest.fixture(scope="module")

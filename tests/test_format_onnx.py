@@ -13,16 +13,16 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from toolkit.contents.onnx import Contents, read_onnx, read_ort
+from toolkit.artifacts.formats import Written
+from toolkit.artifacts.formats.onnx import export
+from toolkit.artifacts.formats.ort import export as export_ort
+from toolkit.artifacts.parsers.onnx import Contents, read_onnx, read_ort
 from toolkit.errors import Unsupported
-from toolkit.formats import Written
-from toolkit.formats.onnx import export
-from toolkit.formats.ort import export as export_ort
-from toolkit.onnx_session import OnnxSession
-from toolkit.runtimes import Loader, tensorrt
-from toolkit.runtimes import onnxruntime as cuda_runtime
-from toolkit.runtimes.onnxruntime import load
 from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes import Loader, tensorrt
+from toolkit.sessions.runtimes import onnxruntime as cuda_runtime
+from toolkit.sessions.runtimes._onnxruntime import OnnxSession
+from toolkit.sessions.runtimes.onnxruntime import load
 
 MOVED: dict[Precision, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 0.03, "int8-dynamic": 0.03}
 

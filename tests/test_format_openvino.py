@@ -15,14 +15,14 @@ import pytest
 pytest.importorskip("openvino", reason="pip install 'toolkit[openvino]'")
 pytest.importorskip("nncf", reason="pip install 'toolkit[openvino]'")
 
-from toolkit.formats import Written
-from toolkit.formats.onnx import export as export_onnx
-from toolkit.formats.openvino import export
-from toolkit.openvino_rounding import measure
-from toolkit.runtimes import Session
-from toolkit.runtimes import openvino as openvino_runtime
-from toolkit.runtimes.openvino import load
+from toolkit.artifacts.formats import Written
+from toolkit.artifacts.formats.onnx import export as export_onnx
+from toolkit.artifacts.formats.openvino import export
+from toolkit.artifacts.rounding.openvino_file import measure
 from toolkit.schema import Precision, Settings
+from toolkit.sessions.runtimes import Session
+from toolkit.sessions.runtimes import openvino as openvino_runtime
+from toolkit.sessions.runtimes.openvino import load
 
 MOVED: dict[Precision, float] = {"fp32": 1e-6, "fp16": 1e-3, "int8": 0.03}
 
@@ -189,7 +189,7 @@ def refuse(event, arguments):
 from pathlib import Path
 import colour
 request = colour.request_for(Path(sys.argv[1]), "int8")
-from toolkit.formats.openvino import export
+from toolkit.artifacts.formats.openvino import export
 sys.addaudithook(refuse)
 export(request)
 """

@@ -13,10 +13,10 @@ import torch
 from colour import IMAGES, ColourNet, InPlace, logits_of, request_for, source_of
 from torch import Tensor, nn
 
-from toolkit.formats.torchscript import export
-from toolkit.runtimes import torchscript, torchscript_frozen
+from toolkit.artifacts.formats.torchscript import export
+from toolkit.artifacts.parsers.torchscript import allows_tf32, narrowest_cast
 from toolkit.schema import Settings
-from toolkit.torchscript_graph import allows_tf32, narrowest_cast
+from toolkit.sessions.runtimes import torchscript, torchscript_frozen
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

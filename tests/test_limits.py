@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.machine import limits
 from toolkit.machine.limits import count_flops
-from toolkit.model import ReferenceCNN
 from toolkit.schema import Limits, from_json
 
 MEASURE = """

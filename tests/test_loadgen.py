@@ -17,12 +17,10 @@ import pytest
 from conftest import PATIENCE_S, Cli, PatientSession, faulty
 from numpy.typing import NDArray
 
-from toolkit.candidates import Candidate, Subject, line_up
 from toolkit.data import load_dataset
 from toolkit.errors import SettingError
-from toolkit.measuring.loadgen import LoadResult, Sample, Stream, serve, violations
-from toolkit.measuring.plan import SCENARIO_TIME_S, Plan
-from toolkit.measuring.scenarios import (
+from toolkit.measurement.plan import SCENARIO_TIME_S, Plan
+from toolkit.measurement.scenarios import (
     Scenarios,
     check_scenario,
     is_submission_length,
@@ -39,6 +37,8 @@ from toolkit.schema import (
     ScenarioSettings,
     Settings,
 )
+from toolkit.sessions.candidates import Candidate, Subject, line_up
+from toolkit.sessions.loadgen import LoadResult, Sample, Stream, serve, violations
 from toolkit.versions import installed_version
 
 pytest.importorskip("mlperf_loadgen", reason="pip install 'toolkit[loadgen]'")
@@ -171,7 +171,7 @@ def test_a_session_that_goes_wrong_under_load_is_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limit_s = 2 if status == "timed_out" else PATIENCE_S
-    monkeypatch.setattr("toolkit.measuring.scenarios.RemoteSession", PatientSession)
+    monkeypatch.setattr("toolkit.measurement.scenarios.RemoteSession", PatientSession)
     load = wanted(scenario, seconds=4, target_qps=50)
     row = report(faulty(subject, fault), load, images=IMAGES[:6], timeout_s=limit_s)
     assert (row.status, row.reason) == (status, reason)

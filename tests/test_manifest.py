@@ -14,9 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit.errors import ArtifactError
-from toolkit.files import sha256_of, size_of
-from toolkit.manifest import (
+from toolkit.artifacts.manifest import (
     MANIFEST,
     check_artifact,
     find_artifacts,
@@ -24,6 +22,8 @@ from toolkit.manifest import (
     relative_to,
     write_manifest,
 )
+from toolkit.errors import ArtifactError
+from toolkit.files import sha256_of, size_of
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
 
 CONTENT = {"model.onnx": b"onnx bytes", "model.pt2": b"pt2 bytes"}

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from conftest import CHECKPOINT, faulty
 
-from toolkit.candidates import Subject, checkpoint_candidate
+from toolkit.artifacts.conversion import export_apart
+from toolkit.artifacts.formats import find_format
 from toolkit.data import load_dataset
-from toolkit.exporting import export_apart
-from toolkit.formats import find_format
-from toolkit.numerics import (
+from toolkit.processes.numerics import (
     PINNED_ENVIRONMENT,
     REMOVED_FROM_ENVIRONMENT,
     kernel_environment,
@@ -24,12 +23,13 @@ from toolkit.numerics import (
     pinned,
 )
 from toolkit.schema import CheckpointId, Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession
 
 IMAGES = load_dataset("test").images[:100]
 TELLS_ITS_ENVIRONMENT = """
 import json, os
-from toolkit.runtimes.null import NullSession
+from toolkit.sessions.runtimes.null import NullSession
 from dataclasses import replace
 SEEN = dict(os.environ)  # as any library would, at its import
 class Session(NullSession):
@@ -120,7 +120,7 @@ def test_export_apart_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         seen.update(env)
         raise NotStartedError
 
-    monkeypatch.setattr("toolkit.apart.subprocess.Popen", start)
+    monkeypatch.setattr("toolkit.processes.child.subprocess.Popen", start)
     with pytest.raises(NotStartedError):
         export_apart(
             find_format("ncnn"),

@@ -14,16 +14,16 @@ from faults.int8 import INT8_FAULTS, NEED_NOT_BE_CAUGHT
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from toolkit.artifacts import export
-from toolkit.checkpoint import load_model
+from toolkit.artifacts.export import export
+from toolkit.artifacts.rounding.expected_error import find_expected_error
+from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES as IMAGES
+from toolkit.artifacts.rounding.onnx_file import evaluate, measure
+from toolkit.artifacts.rounding.onnx_pairs import take_apart
+from toolkit.checkpoints.storage import load_model
 from toolkit.data import load_dataset
+from toolkit.data.preprocessing import normalise
 from toolkit.errors import Crashed
 from toolkit.files import sha256_of
-from toolkit.onnx_pairs import take_apart
-from toolkit.onnx_rounding import evaluate, measure
-from toolkit.preprocessing import normalise
-from toolkit.quantisation import find_expected_error
-from toolkit.rounding import MEASURED_IMAGES as IMAGES
 from toolkit.schema import Artifact, ExpectedError
 
 RATIO = 2.0

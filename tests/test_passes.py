@@ -13,18 +13,18 @@ import psutil
 import pytest
 from conftest import PATIENCE_S, faulty
 
-from toolkit.benchmark import Bench, InterruptedBench
-from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import load_dataset
 from toolkit.errors import FailedRun, WrongOutput
-from toolkit.measuring import passes as passes_module
-from toolkit.measuring.conclusions import conclude
-from toolkit.measuring.passes import Interrupted, Passes, Tally
-from toolkit.measuring.plan import Plan
+from toolkit.measurement import passes as passes_module
+from toolkit.measurement.bench import Bench, InterruptedBench
+from toolkit.measurement.conclusions import conclude
+from toolkit.measurement.passes import Interrupted, Passes, Tally
+from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.results import read_results, start_results
 from toolkit.schema import Measurement, Results, Round, Settings
-from toolkit.targets import RemoteSession, open_sessions
+from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession, open_sessions
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 

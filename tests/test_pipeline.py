@@ -22,15 +22,15 @@ import torch
 from conftest import CHECKPOINT, PATIENCE_S, USUAL, Cli, installed_pairs, wait_until, write_idx
 
 import toolkit
-from toolkit import pipeline
+from toolkit import run_pipeline as pipeline
+from toolkit.artifacts.formats import FORMATS
 from toolkit.errors import OutputError
-from toolkit.formats import FORMATS
-from toolkit.measuring.plan import Plan
-from toolkit.pipeline import Run
+from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress
 from toolkit.results import SCHEMA, read_results
-from toolkit.runtimes import CHECKPOINT_FORMAT, RUNTIMES
+from toolkit.run_pipeline import Run
 from toolkit.schema import InputSpec, ModelSpec, Results, from_json
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> 
 def test_run_goes_on_without_a_format_that_cannot_be_exported(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolkit import formats
+    from toolkit.artifacts import formats
 
     broken = {**formats.FORMATS}
     row = broken["torchscript"]

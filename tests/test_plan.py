@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolkit.errors import SettingError
-from toolkit.measuring.plan import PASSES, Plan
+from toolkit.measurement.plan import PASSES, Plan
 from toolkit.schema import Interval
 
 plans = st.builds(

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_S
 
-from toolkit.candidates import Subject
-from toolkit.checkpoint import import_weights
+from toolkit.checkpoints.model import build_model
+from toolkit.checkpoints.storage import import_weights
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import CheckpointError
-from toolkit.model import build_model
+from toolkit.parity.make_reference import ReferenceMaker, keep_references, read_references
 from toolkit.parity.reference import Reference, References
 from toolkit.parity.special import special_images
-from toolkit.reference import ReferenceMaker, keep_references, read_references
 from toolkit.schema import InputSpec, ModelSpec, Settings
+from toolkit.sessions.candidates import Subject
 
 DATASET = load_dataset("test").head(60)
 
@@ -139,7 +139,9 @@ def test_old_references_go_when_there_is_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_references(tmp_path / "0.npz", KEPT)
-    monkeypatch.setattr("toolkit.reference._KEPT_BYTES", 2.5 * (tmp_path / "0.npz").stat().st_size)
+    monkeypatch.setattr(
+        "toolkit.parity.make_reference._KEPT_BYTES", 2.5 * (tmp_path / "0.npz").stat().st_size
+    )
     for number in range(5):
         keep_references(tmp_path / f"{number}.npz", KEPT)
         os.utime(tmp_path / f"{number}.npz", (number, number))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from toolkit.measuring.regressions import Finding, Pair, find_regressions
+from toolkit.comparison.regressions import Finding, Pair, find_regressions
 
 LIMIT = 0.97
 

@@ -12,13 +12,18 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.candidates import Subject, checkpoint_candidate
+from toolkit.artifacts.rounding.number_formats import KINDS, Kind, int8_steps, round_to
+from toolkit.artifacts.rounding.torch_model import (
+    VARIANTS,
+    RoundedProducts,
+    apply_variant,
+    round_tensor,
+)
 from toolkit.data import load_dataset
 from toolkit.errors import Unsupported
-from toolkit.rounding import KINDS, Kind, int8_steps, round_to
 from toolkit.schema import Settings
-from toolkit.targets import RemoteSession
-from toolkit.torch_rounding import VARIANTS, RoundedProducts, apply_variant, round_tensor
+from toolkit.sessions.candidates import Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession
 
 SPREAD = np.random.default_rng(0).standard_normal((64, 50)) * 10.0 ** np.linspace(-3, 3, 50)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import CHECKPOINT, PATIENCE_S
 
-from toolkit.candidates import checkpoint_candidate, subject_of
 from toolkit.data import load_dataset
 from toolkit.errors import Unsupported
 from toolkit.schema import Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import checkpoint_candidate, subject_of
+from toolkit.sessions.remote import RemoteSession
 
 IMAGES = load_dataset("test").images[:40]
 

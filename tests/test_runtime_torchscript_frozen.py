@@ -9,8 +9,8 @@ import pytest
 from colour import PIXELS, candidate_for, logits_of_pixels, request_for
 from conftest import PATIENCE_S
 
-from toolkit.formats.torchscript import export
-from toolkit.targets import RemoteSession
+from toolkit.artifacts.formats.torchscript import export
+from toolkit.sessions.remote import RemoteSession
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -10,10 +10,10 @@ import pytest
 from colour import PIXELS, candidate_for, logits_of_pixels, request_for
 from conftest import PATIENCE_S
 
+from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.errors import Unsupported
-from toolkit.onnx_export import write_onnx
-from toolkit.runtimes import tract
-from toolkit.targets import RemoteSession
+from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes import tract
 
 pytest.importorskip("tract")
 

@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 from conftest import PATIENCE_S
 
-from toolkit.candidates import EAGER, Subject, checkpoint_candidate
 from toolkit.errors import Unsupported
-from toolkit.runtimes import RUNTIMES, Runtime
 from toolkit.schema import Device, Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import EAGER, Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes import RUNTIMES, Runtime
 
 EVERYWHERE = [replace(row, systems=None) for row in RUNTIMES.values()]
 

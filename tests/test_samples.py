@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from toolkit.measuring.samples import Outliers, outliers, percentile, samples_needed, steady
+from toolkit.statistics.samples import (
+    Outliers,
+    outliers,
+    percentile,
+    samples_needed,
+    steady,
+)
 
 SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=60)
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from toolkit.measuring.speeds import (
+from toolkit.schema import Interval, Pass, Round
+from toolkit.statistics.speeds import (
     call_outliers,
     call_times,
     latencies,
@@ -20,7 +21,6 @@ from toolkit.measuring.speeds import (
     speeds_of,
     throughput,
 )
-from toolkit.schema import Interval, Pass, Round
 
 times_s = st.floats(1e-5, 10.0)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from toolkit.measuring.difference import Difference, holm, of_two, student_t
-from toolkit.measuring.stats import (
+from toolkit.statistics.difference import Difference, holm, of_two, student_t
+from toolkit.statistics.intervals import (
     Interval,
     Passes,
     paired_difference,

@@ -13,12 +13,12 @@ import torch
 from colour import IMAGES, ColourNet, InPlace, logits_of, request_for, source_of
 from torch import Tensor, nn
 
-from toolkit import torch_arithmetic
-from toolkit.formats.pt2 import export as export_pt2
-from toolkit.runtimes.pt2 import load as load_pt2
+from toolkit.artifacts.formats.pt2 import export as export_pt2
 from toolkit.schema import Settings
-from toolkit.torch_arithmetic import pin_arithmetic, read_arithmetic
-from toolkit.torch_session import TorchSession
+from toolkit.sessions.runtimes import _torch_arithmetic as torch_arithmetic
+from toolkit.sessions.runtimes._torch import TorchSession
+from toolkit.sessions.runtimes._torch_arithmetic import pin_arithmetic, read_arithmetic
+from toolkit.sessions.runtimes.pt2 import load as load_pt2
 
 CPU = torch.device("cpu")
 BACKENDS: Any = torch.backends

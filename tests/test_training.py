@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import Cli, write_idx, write_images
 
-from toolkit.checkpoint import load_model
+from toolkit.checkpoints.storage import load_model
 from toolkit.data import load_dataset
 from toolkit.errors import DatasetError, OutputError, SettingError
-from toolkit.training import evaluate, train
+from toolkit.training.train import evaluate, train
 
 
 def test_one_epoch_on_real_digits_learns(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import PATIENCE_S
 
-from toolkit.training import train
+from toolkit.training.train import train
 
 AVERAGING = """
 import sys

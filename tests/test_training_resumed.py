@@ -13,8 +13,8 @@ from conftest import REPOSITORY, Cli
 
 from toolkit.errors import DatasetError, OutputError, SettingError
 from toolkit.progress import Progress
-from toolkit.training import train
 from toolkit.training.state import read_state
+from toolkit.training.train import train
 
 
 class Killed(BaseException):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.errors import CheckpointError, OutputError, ToolkitWarning
-from toolkit.model import ReferenceCNN
 from toolkit.schema import Epoch
 from toolkit.training.processes import Processes
 from toolkit.training.state import (

@@ -11,9 +11,9 @@ import pytest
 from conftest import CHECKPOINT, Cli
 
 import toolkit
-from toolkit.artifacts import export
+from toolkit.artifacts.export import export
 from toolkit.errors import OutputError, SettingError, ToolkitError, UnknownNameError
-from toolkit.measuring.plan import Plan
+from toolkit.measurement.plan import Plan
 from toolkit.schema import Constraints, Tuning, to_json
 
 RUNTIMES = ("torchscript", "onnxruntime")
@@ -25,9 +25,9 @@ def short_heats() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
         for name in ("_FIRST", "_SECOND"):
-            patch.setattr(f"toolkit.tuning.{name}", short)
+            patch.setattr(f"toolkit.tuning.tune.{name}", short)
         for name in ("_LAST", "_FRESH"):
-            patch.setattr(f"toolkit.tuning.{name}", replace(short, min_rounds=8, passes=2))
+            patch.setattr(f"toolkit.tuning.tune.{name}", replace(short, min_rounds=8, passes=2))
         yield
 
 

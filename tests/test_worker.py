@@ -16,17 +16,17 @@ import pytest
 from conftest import PATIENCE_S, PatientSession, faulty, wait_until
 from numpy.typing import NDArray
 
-from toolkit.allocator import can_keep_memory
-from toolkit.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Crashed, FailedRun, InputError, NotInstalled, Unsupported, WrongOutput
+from toolkit.machine.allocator import can_keep_memory
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.expected import Expectations
 from toolkit.parity.reference import Reference, References
-from toolkit.runtimes.null import NullSession
 from toolkit.schema import Settings, to_json
-from toolkit.targets import RemoteSession, open_sessions
-from toolkit.worker import CheckedSession, Worker
+from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession, open_sessions
+from toolkit.sessions.runtimes.null import NullSession
+from toolkit.sessions.worker import CheckedSession, Worker
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 
@@ -250,11 +250,11 @@ def test_with_kept_memory_later_calls_need_no_more_pages_than_without(subject: S
 def test_where_memory_cannot_be_kept_the_row_says_so(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.worker.keep_memory", lambda: False)
+    monkeypatch.setattr("toolkit.sessions.worker.keep_memory", lambda: False)
     source = null(subject).source
     with pytest.raises(Unsupported, match=r"cannot keep memory; leave --keep-memory out"):
         Worker().load(
-            **{"module": "toolkit.runtimes.null", "package": "numpy", "install": ""},
+            **{"module": "toolkit.sessions.runtimes.null", "package": "numpy", "install": ""},
             **{"path": str(source.path), "artifact": to_json(source.artifact)},
             **{"settings": to_json(Settings(threads=1, keep_memory=True)), "model": None},
             **{"input": to_json(null(subject).input), "batch_size": 1},
@@ -337,9 +337,9 @@ def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path)
     script.write_text(
         "import sys, time, pickle\n"
         "from pathlib import Path\n"
-        "from toolkit.candidates import checkpoint_candidate, find_subject\n"
+        "from toolkit.sessions.candidates import checkpoint_candidate, find_subject\n"
         "from toolkit.schema import Settings\n"
-        "from toolkit.targets import RemoteSession\n"
+        "from toolkit.sessions.remote import RemoteSession\n"
         "subject = find_subject([Path(sys.argv[1])], checkpoint=Path(sys.argv[2]), model=None)\n"
         "candidate = checkpoint_candidate(subject, 'null', Settings(threads=1))\n"
         f"session = RemoteSession(candidate, batch_size=1, timeout_s={PATIENCE_S})\n"

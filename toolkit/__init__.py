@@ -21,16 +21,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.artifacts import export
-    from toolkit.benchmark import bench
-    from toolkit.checkpoint import import_weights, save_checkpoint
-    from toolkit.comparison import compare
-    from toolkit.machine.diagnosis import doctor
-    from toolkit.pipeline import run
+    from toolkit.artifacts.export import export
+    from toolkit.checkpoints.storage import import_weights, save_checkpoint
+    from toolkit.comparison.compare import compare
+    from toolkit.machine.doctor import doctor
+    from toolkit.measurement.bench import bench
+    from toolkit.parity.verify import verify
     from toolkit.results import read_results, read_tuning
-    from toolkit.training import train
-    from toolkit.tuning import tune
-    from toolkit.verification import verify
+    from toolkit.run_pipeline import run
+    from toolkit.training.train import train
+    from toolkit.tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,18 +49,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bench": "toolkit.benchmark",
-    "compare": "toolkit.comparison",
-    "doctor": "toolkit.machine.diagnosis",
-    "export": "toolkit.artifacts",
-    "import_weights": "toolkit.checkpoint",
+    "bench": "toolkit.measurement.bench",
+    "compare": "toolkit.comparison.compare",
+    "doctor": "toolkit.machine.doctor",
+    "export": "toolkit.artifacts.export",
+    "import_weights": "toolkit.checkpoints.storage",
     "read_results": "toolkit.results",
     "read_tuning": "toolkit.results",
-    "run": "toolkit.pipeline",
-    "save_checkpoint": "toolkit.checkpoint",
-    "train": "toolkit.training",
-    "tune": "toolkit.tuning",
-    "verify": "toolkit.verification",
+    "run": "toolkit.run_pipeline",
+    "save_checkpoint": "toolkit.checkpoints.storage",
+    "train": "toolkit.training.train",
+    "tune": "toolkit.tuning.tune",
+    "verify": "toolkit.parity.verify",
 }
 
 

@@ -1,4 +1,7 @@
-"""`results.json`: started with what is known, written whole after each row, read by the reports."""
+"""Results on disk: `results.json`, and the same for people (`.md`) and for plots (`.csv`).
+
+Results start with what is known, and are written whole after each row.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import textwrap
 from pathlib import Path
 from typing import TypeVar
 
-from toolkit.candidates import Subject
 from toolkit.data import Dataset
-from toolkit.errors import ToolkitError
-from toolkit.files import write_json
+from toolkit.errors import OutputError, ToolkitError
+from toolkit.files import check_writable, write_atomically, write_json
 from toolkit.machine.environment import describe_environment
+from toolkit.report.csv import render_csv
+from toolkit.report.markdown import render_markdown
 from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
     TUNING_SCHEMA_VERSION,
@@ -21,6 +25,7 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
+from toolkit.sessions.candidates import Subject
 
 RESULTS = "results.json"
 _LONGEST_ERROR = 300  # a damaged list has one a value
@@ -49,6 +54,24 @@ def start_results(subject: Subject, dataset: Dataset) -> Results:
 def write_results(path: Path, results: Results) -> None:
     """Write `results.json`, atomically."""
     write_json(path, to_json(results))
+
+
+def write_folder(folder: Path, results: Results) -> None:
+    """Write all three files, each atomically.
+
+    Raises:
+        OutputError: not writable, or the disk is full.
+    """
+    write_results(folder / RESULTS, results)
+    write_atomically(folder / "results.md", render_markdown(results))
+    write_atomically(folder / "results.csv", render_csv(results))
+
+
+def refuse_to_mix(folder: Path) -> None:
+    """Raise OutputError if the folder holds the results of another run, or is not writable."""
+    if (folder / RESULTS).exists():
+        raise OutputError(f"{folder} already holds {RESULTS}; choose another folder with --out")
+    check_writable(folder / RESULTS)
 
 
 def read_results(path: Path) -> Results:

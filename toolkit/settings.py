@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from toolkit.errors import SettingError
-from toolkit.machine.environment import usable_cores
+from toolkit.machine.threads import MOST_THREADS, check_threads
 from toolkit.schema import Device, Settings
 
 SWEPT = ("batch-size", "threads", "streams")
 _MOST = 1_000_000_000  # of seconds, rounds, epochs, flips: more is a slip of the keyboard
 _MOST_IMAGES = 1_000_000  # a batch
-_MOST_THREADS = 1024
 _LARGEST_SEED = 2**63 - 1  # torch's generators keep a seed in 64 bits
 
 
@@ -34,30 +33,14 @@ def check_seed(seed: int, flag: str = "--seed") -> None:
         raise SettingError(f"{flag} {seed}: expected a whole number from 0 to {_LARGEST_SEED}")
 
 
-def check_threads(threads: int | None) -> int:
-    """The number of threads to use; None means all usable cores.
-
-    Raises:
-        SettingError: below 1, or more than any machine has.
-    """
-    if threads is None:
-        return usable_cores()
-    if not 1 <= threads <= _MOST_THREADS:
-        raise SettingError(
-            f"--threads {threads}: expected 1 or more, at most {_MOST_THREADS}; leave it out to "
-            f"use all {usable_cores()} usable cores"
-        )
-    return threads
-
-
 def check_streams(streams: int) -> int:
     """The number of streams, checked.
 
     Raises:
         SettingError: below 1, or more than any machine has use for.
     """
-    if not 1 <= streams <= _MOST_THREADS:
-        raise SettingError(f"--streams {streams}: expected 1 or more, at most {_MOST_THREADS}")
+    if not 1 <= streams <= MOST_THREADS:
+        raise SettingError(f"--streams {streams}: expected 1 or more, at most {MOST_THREADS}")
     return streams
 
 

@@ -1,6 +1,6 @@
 """Timing: the only module of the project that reads a clock.
 
-In: a callable. Out: raw times; what follows from them is `toolkit.measuring.stats`' work.
+In: a callable. Out: raw times; `toolkit.statistics` tells what follows from them.
 """
 
 from __future__ import annotations

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from toolkit.checkpoint import load_model, save_checkpoint
+from toolkit.artifacts.formats import Request, find_format, load_exporter
+from toolkit.artifacts.manifest import MANIFEST, relative_to
+from toolkit.checkpoints.model import NamedClassifier, example_input
+from toolkit.checkpoints.storage import load_model, save_checkpoint
 from toolkit.data import load_dataset
+from toolkit.data.preprocessing import normalise
 from toolkit.files import sha256_of, size_of
-from toolkit.formats import Request, find_format, load_exporter
-from toolkit.manifest import MANIFEST, relative_to
-from toolkit.model import NamedClassifier, example_input
-from toolkit.preprocessing import normalise
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     MANIFEST_SCHEMA_VERSION,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.model import ReferenceCNN
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.schema import Precision
 
 from . import onnx_files

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.artifacts.formats import find_format
 from toolkit.data import load_dataset
 from toolkit.errors import ToolkitError
-from toolkit.formats import find_format
-from toolkit.runtimes import RUNTIMES, Runtime
+from toolkit.parity.verify import verify
 from toolkit.schema import ParityReport
-from toolkit.verification import verify
+from toolkit.sessions.runtimes import RUNTIMES, Runtime
 
 from .beds import Bed, mnist_bed
 from .nets import own_beds

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.runtimes import Session, Source, onnxruntime
 from toolkit.schema import Attestation, Settings
+from toolkit.sessions.runtimes import Session, Source, onnxruntime
 
 Array = NDArray[np.floating]
 Inner = Callable[[NDArray[np.float32]], Array]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 
-from toolkit.model import ReferenceCNN
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
 
 Function = Callable[[Tensor], Tensor]
 MEAN, STD = 0.1307, 0.3081

@@ -1,7 +1,7 @@
 """Datasets: files → raw uint8 images and int64 labels. Never needs the network.
 
 In: nothing (the bundled MNIST), a folder of IDX files, or one of images. Out: a `Dataset`.
-Normalisation is not done here: it belongs to the model's input spec (`toolkit.preprocessing`).
+Normalisation is not done here: it belongs to the model's input spec (`toolkit.data.preprocessing`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from toolkit.schema import to_json
 threads, folder, model = json.loads(sys.argv[1])
 found = {"limits": to_json(measure_limits(threads)), "flops": None, "failure": None}
 if folder is not None:
-    from toolkit.checkpoint import load_model
+    from toolkit.checkpoints.storage import load_model
     try:
         module, record = load_model(Path(folder), trusted=model)
         found["flops"] = count_flops(module, record.input.shape)

@@ -10,9 +10,6 @@ import math
 from collections.abc import Sequence
 from statistics import mean
 
-from toolkit.measuring.difference import ERROR_RATE, holm, of_one
-from toolkit.measuring.speeds import repeat_shares
-from toolkit.measuring.stats import precision
 from toolkit.schema import (
     Artifact,
     Environment,
@@ -21,6 +18,9 @@ from toolkit.schema import (
     MachineWarning,
     Measurement,
 )
+from toolkit.statistics.difference import ERROR_RATE, holm, of_one
+from toolkit.statistics.intervals import precision
+from toolkit.statistics.speeds import repeat_shares
 
 _OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
 _OTHERS_SHARE = 0.02  # … and on many cores the error that those ticks leave

@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.candidates import Candidate, Subject
-from toolkit.causes import Symptoms, find_cause
 from toolkit.data import Dataset
 from toolkit.errors import FailedRun
+from toolkit.parity.causes import Symptoms, find_cause
 from toolkit.parity.expected import WINOGRAD, Expectations
 from toolkit.parity.gates import MAX_FLOORS, GateSettings
 from toolkit.parity.labels import label_remarks, refuse_foreign_labels
+from toolkit.parity.make_reference import ReferenceMaker
 from toolkit.parity.reference import References
 from toolkit.parity.second_look import SecondLook
 from toolkit.parity.verdict import compare, not_run
 from toolkit.progress import Progress, silent
-from toolkit.reference import ReferenceMaker
 from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityReport, Settings
-from toolkit.targets import RemoteSession, predict_all
+from toolkit.sessions.candidates import Candidate, Subject
+from toolkit.sessions.remote import RemoteSession, predict_all
 
 _SEARCH_S = 60.0  # of the search for a cause; some 10 s are usual
 
@@ -64,7 +64,7 @@ class ParityCheck:
     explain: bool = True
 
     def basis(self, subject: Subject, dataset: Dataset, settings: Settings) -> Basis:
-        """The checkpoint's own logits in float64, computed or kept; see `toolkit.reference`.
+        """The checkpoint's own logits in float64; see `toolkit.parity.make_reference`.
 
         Raises:
             FailedRun: the checkpoint cannot be run.

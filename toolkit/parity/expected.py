@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.candidates import EAGER, Candidate, Subject, checkpoint_candidate
+from toolkit.artifacts.rounding.expected_error import find_expected_error
 from toolkit.data import Dataset
+from toolkit.data.preprocessing import normalise
 from toolkit.errors import FailedRun
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, distances
-from toolkit.preprocessing import normalise
-from toolkit.quantisation import find_expected_error
 from toolkit.schema import EXACT_PRECISIONS, ExpectedError, Precision, Settings
-from toolkit.targets import RemoteSession
+from toolkit.sessions.candidates import EAGER, Candidate, Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession
 
 _IMAGES = 200
 _VARIANTS: dict[Precision, tuple[str, str]] = {

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from toolkit.data import Dataset
 from toolkit.errors import DatasetError
-from toolkit.parity.bounds import rate
 from toolkit.parity.reference import Reference
 from toolkit.schema import Checkpoint
+from toolkit.statistics.shares import rate
 
 _CONFIDENCE = 0.9999
 _LOST = 0.5  # of the recorded accuracy

@@ -22,7 +22,7 @@ from toolkit.parity.reference import Reference, References, distances
 from toolkit.parity.special import checksum
 from toolkit.progress import Progress
 from toolkit.schema import EXACT_PRECISIONS, Check, Gates
-from toolkit.targets import RemoteSession
+from toolkit.sessions.remote import RemoteSession
 
 _SEED = 11
 _SINGLE_IMAGES = 200

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import FailedRun
-from toolkit.parity.bounds import accuracy_drop, needed_images, percent, points, rate
 from toolkit.parity.gates import BENIGN_FLOORS, MAX_FLOORS
 from toolkit.parity.reference import Reference, distances, unclear
 from toolkit.schema import (
@@ -32,6 +31,7 @@ from toolkit.schema import (
     Precision,
     WorstImage,
 )
+from toolkit.statistics.shares import accuracy_drop, needed_images, percent, points, rate
 
 _SHOWN_FLIPS = 20
 _SHOWN_WORST = 5

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from toolkit.parity.bounds import percent
 from toolkit.report.parity import parity_notes, parity_text, status_text
 from toolkit.schema import (
     EXACT_PRECISIONS,
@@ -19,6 +18,7 @@ from toolkit.schema import (
     Rank,
     Results,
 )
+from toolkit.statistics.shares import percent
 
 _Key = tuple[str, str, str, str | None]
 

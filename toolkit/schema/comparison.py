@@ -37,7 +37,7 @@ class ComparedRow:
     A status is None where that run has no such candidate; `reason` says why there is no ratio, or
     why the row is undecided.
     `same_artifact` is whether both ran the same bytes; None where only one run has it.
-    `regression` is what the exit code goes by, see `toolkit.comparison.compare`.
+    `regression` is what the exit code goes by, see `toolkit.comparison.compare.compare`.
     """
 
     name: str

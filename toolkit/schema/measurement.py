@@ -2,7 +2,7 @@
 
 A candidate is timed in passes, each in a worker process of its own; a pass has rounds; a round has
 calls. Raw times are kept, the rest is derived from them in
-`toolkit.measuring`.
+`toolkit.measurement`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ class Settings:
         threads: Intra-op threads of one stream.
         device: Where it computes.
         streams: Calls that run at the same time, each on a copy of the session of its own.
-        keep_memory: Memory that the runtime frees stays with the process; see `toolkit.allocator`.
+        keep_memory: Memory that the runtime frees stays with the process; see
+            `toolkit.machine.allocator`.
         plain: Fast kernels that do not compute plain float32 sums of products (Winograd
             convolutions, say) are off, where the runtime can switch them off.
     """

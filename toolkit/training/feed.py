@@ -44,7 +44,7 @@ def make_feed(dataset: Dataset, spec: InputSpec, device: Device, *, one_by_one: 
 
 class Scale:
     """uint8 `[N,C,H,W]` → float32, `(x / 255 - mean) / std` a channel: the same bits on the CPU
-    as `toolkit.preprocessing.normalise`."""
+    as `toolkit.data.preprocessing.normalise`."""
 
     def __init__(self, spec: InputSpec, device: Device) -> None:
         self._mean = torch.tensor(spec.mean, device=device).reshape(1, -1, 1, 1)

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from toolkit.checkpoints.model import build_model
 from toolkit.data import Dataset
-from toolkit.model import build_model
 from toolkit.progress import Progress
 from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
 from toolkit.training.augmentation import move_a_little

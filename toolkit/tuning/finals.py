@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.measuring.ranking import contenders, fastest
 from toolkit.schema import Constraints
+from toolkit.statistics.ranking import contenders, fastest
 from toolkit.tuning.pareto import keeps, pareto_set, preferred
 from toolkit.tuning.trials import Entry, trial_of, why_it
 

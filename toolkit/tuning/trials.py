@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.candidates import Candidate
-from toolkit.measuring.passes import Tally
-from toolkit.measuring.speeds import latencies, speed_ratio, speeds_of
-from toolkit.measuring.stats import Passes
+from toolkit.measurement.passes import Tally
 from toolkit.schema import Configuration, Interval, ParityReport, Status, Trial
+from toolkit.sessions.candidates import Candidate
+from toolkit.statistics.intervals import Passes
+from toolkit.statistics.speeds import latencies, speed_ratio, speeds_of
 
 
 @dataclass(kw_only=True, eq=False)

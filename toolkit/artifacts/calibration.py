@@ -1,0 +1,77 @@
+"""Calibration: which training images the ranges of int8 artifacts are measured on.
+
+In: the training set, a number, a seed. Out: model inputs, and the record that the manifest keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.data import Dataset, check_fits, load_dataset
+from toolkit.data.preprocessing import normalise
+from toolkit.errors import DatasetError
+from toolkit.schema import Artifact, Calibration, Checkpoint
+from toolkit.settings import check_positive, check_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSettings:
+    """How many images of the training set in `data` (None: the bundled MNIST's), and which."""
+
+    images: int = 500
+    seed: int = 0
+    data: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("--calibration-images", self.images)
+        check_seed(self.seed, "--calibration-seed")
+
+
+def draw(
+    settings: CalibrationSettings, checkpoint: Checkpoint
+) -> tuple[NDArray[np.float32], Calibration]:
+    """Inputs `[N,C,H,W]` of images drawn without replacement, and their record.
+
+    Raises:
+        DatasetError: no training set there, it does not fit the model, or it has fewer images.
+    """
+    dataset = load_dataset("train", settings.data)
+    check_fits(dataset, checkpoint)
+    if settings.images > len(dataset):
+        raise DatasetError(
+            f"--calibration-images {settings.images}: the training set {dataset.record.name} has "
+            f"{len(dataset)} images"
+        )
+    random = np.random.default_rng(settings.seed)
+    indices = np.sort(random.choice(len(dataset), settings.images, replace=False))
+    record = Calibration(
+        dataset=dataset.record,
+        images=settings.images,
+        seed=settings.seed,
+        indices_sha256=hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest(),
+    )
+    return normalise(dataset.images[indices], checkpoint.input), record
+
+
+def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:
+    """Raise DatasetError where `dataset` has the images that an artifact was calibrated on: of
+    those its answers are better than they would be of others."""
+    own = _images_of(dataset.record.sha256)
+    for artifact in artifacts:
+        calibration = artifact.calibration
+        if calibration is not None and own & _images_of(calibration.dataset.sha256):
+            raise DatasetError(
+                f"{artifact.path} was calibrated on {calibration.images} images of the files that "
+                f"it shall now be verified on ({dataset.record.name}, {dataset.record.split}); "
+                "give other test images with --data, or export it again with other training images"
+            )
+
+
+def _images_of(sha256: dict[str, str]) -> set[str]:
+    return {checksum for name, checksum in sha256.items() if "labels" not in name}

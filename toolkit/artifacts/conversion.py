@@ -1,0 +1,111 @@
+"""Export in a process apart: a converter that crashes takes its own process with it.
+
+The parent calls `export_apart`; the child runs this module. What converters put into the home or
+the temporary folder goes with the scratch folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.artifacts.formats import Format, Request, Written, find_format, load_exporter
+from toolkit.errors import headline
+from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the child needs: names and paths only, it loads the checkpoint itself."""
+
+    format: str
+    precision: Precision
+    checkpoint: str
+    checkpoint_id: CheckpointId
+    model: str | None
+    path: str
+    calibration: str
+    isas: tuple[Isa, ...] | None
+    measured: str | None
+
+
+def export_apart(
+    row: Format,
+    *,
+    precision: Precision,
+    checkpoint: Path,
+    checkpoint_id: CheckpointId,
+    model: str | None,
+    path: Path,
+    calibration: NDArray[np.float32],
+    isas: tuple[Isa, ...] | None,
+    measured: NDArray[np.float32] | None = None,
+    timeout_s: float,
+) -> Written:
+    """Write `path` in a child process; see `Request` for the rest.
+
+    Raises:
+        FailedRun: what the converter raised, or how its process ended, with what it printed last.
+    """
+    with scratch_of("export") as scratch:
+        np.save(scratch / "calibration.npy", calibration)
+        if measured is not None:
+            np.save(scratch / "measured.npy", measured)
+        job = Job(
+            format=row.name,
+            precision=precision,
+            checkpoint=str(checkpoint.resolve()),
+            checkpoint_id=checkpoint_id,
+            model=model,
+            path=str(path.resolve()),
+            calibration=str(scratch / "calibration.npy"),
+            isas=isas,
+            measured=None if measured is None else str(scratch / "measured.npy"),
+        )
+        found = run_apart(
+            "toolkit.artifacts.conversion",
+            to_json(job),
+            scratch,
+            what=f"format {row.name} {precision}: its converter",
+            timeout_s=timeout_s,
+        )
+    return from_json(Written, found)
+
+
+def main() -> None:
+    """The child's side."""
+    answer(_export, reason=lambda job, error: cannot_export(job["format"], error))
+
+
+def _export(found: dict[str, Any]) -> dict[str, Any]:
+    from toolkit.checkpoints.model import example_input, exportable
+    from toolkit.checkpoints.storage import load_same_model, read_checkpoint
+
+    job = from_json(Job, found)
+    folder = Path(job.checkpoint)
+    module = load_same_model(folder, job.checkpoint_id, trusted=job.model)
+    example = example_input(read_checkpoint(folder).input.shape, batch_size=2)
+    request = Request(
+        model=exportable(module, example),
+        example=example,
+        path=Path(job.path),
+        precision=job.precision,
+        calibration=np.load(job.calibration),
+        isas=job.isas,
+        measured=None if job.measured is None else np.load(job.measured),
+    )
+    return to_json(load_exporter(find_format(job.format)).export(request))
+
+
+def cannot_export(format: str, error: BaseException) -> str:
+    """The reason of a row."""
+    return f"format {format} cannot export this model: {headline(error)}"
+
+
+if __name__ == "__main__":
+    main()

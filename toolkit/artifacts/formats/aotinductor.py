@@ -1,0 +1,53 @@
+"""AOTInductor: the model compiled to native code by torch's inductor, with a dynamic batch.
+
+The package runs on processors with the instruction sets of the one it was compiled on; its
+metadata names them.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from toolkit.artifacts.formats import Request, Written
+from toolkit.machine.compiler import require_compiler
+from toolkit.machine.environment import instruction_sets
+
+# torch.export holds the batch open, but inductor, which asks torch which convolution to take,
+# narrows it to the side of 16 that the example is on (torch 2.14: `s < 16 [guard added]`).
+_TRACED_BATCH = 32
+
+
+def export(request: Request) -> Written:
+    """Compile the model.
+
+    Raises:
+        Unsupported: no C++ compiler is found.
+    """
+    import torch
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    require_compiler()
+    images = request.example.repeat(_TRACED_BATCH // len(request.example), 1, 1, 1)
+    batch = torch.export.Dim("batch", min=1)
+    package = io.BytesIO()  # a full disk ends torch's own file writer in a C++ abort
+    with warnings.catch_warnings(), torch.no_grad(), fresh_cache():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            request.model, (images,), dynamic_shapes={"input": {0: batch}}
+        )
+        aoti_compile_and_package(program, package_path=package, inductor_configs=_configuration())
+    request.path.write_bytes(package.getvalue())
+    return Written()
+
+
+def _configuration() -> dict[str, object]:
+    return {
+        "compile_threads": 1,  # no pool of processes that outlives the export
+        # Else the code holds the number of threads that the exporting process happened to have.
+        "cpp.dynamic_threads": True,
+        # The range that inductor came to, 16 and more, is not the model's: 1 and more are right.
+        "aot_inductor.check_lowerbound": False,
+        "aot_inductor.metadata": {"instruction_sets": ",".join(instruction_sets())},
+    }

@@ -1,0 +1,38 @@
+"""Core ML: an `.mlpackage` folder with an ML program, for Apple's devices."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from toolkit.artifacts.formats import Request, Written
+
+LARGEST_BATCH = 1024  # an ML program has to have a limit
+
+
+def export(request: Request) -> Written:
+    """Convert the model, traced on the example; the batch is between 1 and `LARGEST_BATCH`."""
+    import numpy as np
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the versions of torch and scikit-learn, and of tracing
+        logging.getLogger("coremltools").setLevel(logging.ERROR)
+        import coremltools as ct
+
+        with torch.no_grad():
+            traced = torch.jit.trace(request.model, request.example)  # type: ignore[no-untyped-call]
+        precisions = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
+        batch = ct.RangeDim(lower_bound=1, upper_bound=LARGEST_BATCH, default=1)
+        shape = ct.Shape((batch, *request.example.shape[1:]))
+        package = ct.convert(
+            traced,
+            convert_to="mlprogram",
+            inputs=[ct.TensorType(name="input", shape=shape, dtype=np.float32)],
+            outputs=[ct.TensorType(name="logits", dtype=np.float32)],
+            compute_precision=precisions[request.precision],
+            minimum_deployment_target=ct.target.iOS16,
+            skip_model_load=True,  # to load is to compile, which only macOS can
+        )
+        package.save(str(request.path))
+    return Written()

@@ -1,0 +1,208 @@
+"""LiteRT (TensorFlow Lite): a folder of `.tflite` files, one for each batch size.
+
+litert-torch writes a file for one batch size: with a dynamic batch it fails at the first flatten,
+and a file of one size cannot be resized where a reshape holds that size as a constant.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.rounding.number_formats import error_of_evaluation
+from toolkit.artifacts.rounding.torch_model import logits_of
+from toolkit.schema import ExpectedError
+
+_BATCH_SIZES = (100, 1)
+_SIGNATURE = "serving_default"  # litert-torch's name for the only one
+
+
+def export(request: Request) -> Written:
+    """Write a folder with a `batch-<size>.tflite` for each batch size, 1 always among them.
+
+    Int8 sums are exact on every instruction set, so `request.isas` makes no difference.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.export, jax and the calibration
+        models = {size: _convert(request.model, request.example, size) for size in _BATCH_SIZES}
+        if request.precision == "int8":
+            models = _static_int8(models, request.calibration)
+        elif request.precision != "fp32":
+            recipe = {"fp16": _fp16_recipe, "int8-dynamic": _dynamic_recipe}[request.precision]()
+            models = {size: _quantise(model, recipe) for size, model in models.items()}
+    request.path.mkdir()
+    for size, model in models.items():
+        (request.path / f"batch-{size}.tflite").write_bytes(model)
+    expected = _expected_error(models[1], request)
+    return Written(batch_sizes=tuple(models), expected_error=expected)
+
+
+def _expected_error(single: bytes, request: Request) -> ExpectedError | None:
+    """Of int8, by the file for a single image."""
+    if request.measured is None or not request.precision.startswith("int8"):
+        return None
+    return error_of_evaluation(
+        _by_reference_kernels(single, request.measured),
+        logits_of(request.model, request.measured),
+        method="LiteRT's reference kernels against the float32 model",
+    )
+
+
+def _by_reference_kernels(single: bytes, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Logits `[N,K]`, without a delegate."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    graph = Interpreter(
+        model_content=single, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+    )
+    graph.allocate_tensors()
+    (given,), (wanted,) = graph.get_input_details(), graph.get_output_details()
+    logits = []
+    for at in range(len(inputs)):
+        graph.set_tensor(given["index"], inputs[at : at + 1])
+        graph.invoke()
+        logits.append(graph.get_tensor(wanted["index"]))
+    return np.concatenate(logits)
+
+
+class NamedOutput(nn.Module):
+    """A model whose output is named, as litert-torch takes names: from a dictionary's keys."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input: Tensor) -> dict[str, Tensor]:
+        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+        return {"logits": self.model(input)}
+
+
+def _convert(model: nn.Module, example: Tensor, batch_size: int) -> bytes:
+    """The `.tflite` file in float32, for one batch size."""
+    import litert_torch
+
+    batch = example[:1].repeat(batch_size, 1, 1, 1)
+    named = NamedOutput(model).eval()
+    content: bytes = litert_torch.convert(named, sample_kwargs={"input": batch}).model_content()
+    return content
+
+
+def _quantise(model: bytes, recipe: Any, ranges: Any = None) -> bytes:
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    result = Quantizer(model, recipe.get_quantization_recipe()).quantize(
+        ranges, enable_progress_bar=False, enable_progress_report=False
+    )
+    return bytes(result.quantized_model)
+
+
+def _fp16_recipe() -> Any:
+    """Weights in float16; what computes with them makes them float32 again."""
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import (
+        ComputePrecision,
+        OpQuantizationConfig,
+        TensorDataType,
+        TensorQuantizationConfig,
+        TFLOperationName,
+    )
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    recipe = RecipeManager()
+    recipe.add_quantization_config(
+        ".*",
+        TFLOperationName.ALL_SUPPORTED,
+        OpQuantizationConfig(
+            weight_tensor_config=TensorQuantizationConfig(num_bits=16, dtype=TensorDataType.FLOAT),
+            compute_precision=ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        AlgorithmName.FLOAT_CASTING,
+    )
+    return recipe
+
+
+def _dynamic_recipe() -> Any:
+    """Weights in int8, one scale a channel; inputs of a layer are quantised as it runs."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    recipe = RecipeManager()
+    recipe.add_dynamic_config(".*", TFLOperationName.ALL_SUPPORTED, num_bits=8)
+    return recipe
+
+
+def _static_recipe(float_layers: list[str]) -> Any:
+    """Weights and activations in int8, but the model's input and output, and these layers."""
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    everything = TFLOperationName.ALL_SUPPORTED
+    recipe = RecipeManager()
+    recipe.add_static_config(".*", everything, activation_num_bits=8, weight_num_bits=8)
+    kept = [(".*", TFLOperationName.INPUT), (".*", TFLOperationName.OUTPUT)]
+    kept += [(f"^{re.escape(name)};?$", everything) for name in float_layers]
+    for regex, operation in kept:
+        recipe.add_quantization_config(regex, operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    return recipe
+
+
+def _static_int8(models: dict[int, bytes], inputs: NDArray[np.float32]) -> dict[int, bytes]:
+    """The sizes with the same ranges, so that an image's logits do not depend on the size.
+
+    The ranges are the smallest and largest value seen, one image at a time. The quantizer's own
+    moving average of them cuts what is larger: logits were up to sixteen times further from
+    float32's. A size whose graph litert-torch has built in another way is left out: it would
+    round in other places.
+    """
+    from ai_edge_quantizer.calibrator import Calibrator
+    from ai_edge_quantizer.utils.qsv_utils import min_max_update
+
+    single = models[1]
+    recipe = _static_recipe(_last_layer(single))
+    calibrator = Calibrator(single, num_threads=1, qsv_update_func=min_max_update)
+    images = [{"input": inputs[at : at + 1]} for at in range(len(inputs))]
+    calibrator.calibrate({_SIGNATURE: images}, recipe)
+    ranges = calibrator.get_model_qsvs()
+    names = _tensor_names(single)
+    alike = {size: model for size, model in models.items() if _tensor_names(model) == names}
+    return {size: _quantise(model, recipe, ranges) for size, model in alike.items()}
+
+
+def _tensor_names(model: bytes) -> list[str]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return [tensor["name"] for tensor in Interpreter(model_content=model).get_tensor_details()]
+
+
+def _last_layer(model: bytes) -> list[str]:
+    """Names of what the operations give from the last layer with weights on, the logits first.
+
+    In int8 they would be cut to the range of the calibration images' logits, in 256 steps.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    graph = Interpreter(model_content=model)
+    tensors = {tensor["index"]: tensor for tensor in graph.get_tensor_details()}
+    makers = {int(at): each for each in graph._get_ops_details() for at in each["outputs"]}
+    at, names = graph.get_output_details()[0]["index"], []
+    while at in makers:
+        names.append(tensors[at]["name"])
+        inputs = [int(each) for each in makers[at]["inputs"] if each in tensors]
+        computed = [each for each in inputs if each in makers]
+        weights = [each for each in inputs if each not in makers and _is_weight(tensors[each])]
+        if weights or len(computed) != 1:
+            break
+        at = computed[0]
+    return names
+
+
+def _is_weight(tensor: Any) -> bool:
+    return tensor["dtype"] == np.float32 and len(tensor["shape"]) > 1

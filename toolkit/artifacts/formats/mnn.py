@@ -1,0 +1,79 @@
+"""MNN: one `.mnn` file, converted from ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._onnx import write_onnx
+from toolkit.artifacts.rounding.number_formats import error_of_evaluation
+from toolkit.artifacts.rounding.torch_model import logits_of, round_weights
+from toolkit.schema import ExpectedError
+
+_OPTIONS = {"fp32": (), "fp16": ("--fp16",), "int8-weights": ("--weightQuantBits", "8")}
+
+
+def export(request: Request) -> Written:
+    """Convert the model's ONNX file.
+
+    The extension module behind MNN's converter is called, not its command: that one installs a
+    package with pip and reports to a server. It leaves a file in the working directory.
+
+    Raises:
+        RuntimeError: the converter wrote nothing.
+    """
+    import _tools
+
+    path = request.path.resolve()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        onnx_path, written = Path("model.onnx"), Path("model.mnn")
+        opset = write_onnx(request.model, request.example, onnx_path)
+        if request.precision == "fp16":
+            _round_to_half(onnx_path)
+        _tools.mnnconvert(
+            [
+                "MNNConvert",
+                *("-f", "ONNX"),
+                *("--modelFile", str(onnx_path)),
+                *("--MNNModel", str(written)),
+                *("--bizCode", "toolkit"),
+                *_OPTIONS[request.precision],
+            ]
+        )
+        if not written.exists():  # it returns True whatever happened
+            raise RuntimeError("MNN's converter wrote no file; it printed why")
+        shutil.copyfile(written, path)
+    return Written(opset=opset, expected_error=_expected_error(request))
+
+
+def _expected_error(request: Request) -> ExpectedError | None:
+    """Of int8-weights: what the model gives with rounded weights."""
+    if request.measured is None or request.precision != "int8-weights":
+        return None
+    rounded = copy.deepcopy(request.model)
+    round_weights(rounded, "int8")
+    return error_of_evaluation(
+        logits_of(rounded, request.measured),
+        logits_of(request.model, request.measured),
+        method="the model with weights rounded to 8 bits per output channel",
+    )
+
+
+def _round_to_half(path: Path) -> None:
+    """Round weights to the nearest float16. MNN's converter cuts the digits off (seen in 3.6.1),
+    which makes every weight smaller, and logit differences ten times as large."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            rounded = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    onnx.save(model, path)

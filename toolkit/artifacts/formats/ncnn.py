@@ -1,0 +1,80 @@
+"""ncnn: a folder with `model.param` (the graph) and `model.bin` (the weights), written by pnnx."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.artifacts.formats import Request, Written
+
+_FILES = ("model.param", "model.bin")
+_TAIL_LINES = 20
+
+
+def export(request: Request) -> Written:
+    """Trace the model on one image, for ncnn computes one at a time, and convert the trace.
+
+    pnnx leaves six more files beside its input, so it works in a folder of its own.
+
+    Raises:
+        RuntimeError: pnnx fails, or writes operators that ncnn does not have.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        image = request.example[:1]
+        _trace(request.model, image, folder / "model.pt")
+        _convert(folder, image, half=request.precision == "fp16")
+        _check_operators(folder / "model.param")
+        request.path.mkdir()
+        for name in _FILES:
+            shutil.copyfile(folder / name, request.path / name)
+    return Written()
+
+
+def _trace(model: nn.Module, image: Tensor, path: Path) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch 2.13 and later call TorchScript deprecated
+        torch.jit.save(torch.jit.trace(model, image), path)  # type: ignore[no-untyped-call]
+
+
+def _convert(folder: Path, image: Tensor, *, half: bool) -> None:
+    """Run pnnx's program: its Python function neither checks the outcome nor takes a folder."""
+    import pnnx
+
+    shape = ",".join(map(str, image.shape))
+    param, binary = _FILES
+    done = subprocess.run(
+        [
+            pnnx.EXEC_PATH,
+            "model.pt",
+            f"inputshape=[{shape}]f32",
+            f"fp16={int(half)}",
+            f"ncnnparam={param}",
+            f"ncnnbin={binary}",
+        ],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0 or not all((folder / name).exists() for name in _FILES):
+        tail = "\n".join(done.stdout.splitlines()[-_TAIL_LINES:])
+        raise RuntimeError(f"pnnx ended with code {done.returncode}:\n{tail}")
+
+
+def _check_operators(param: Path) -> None:
+    """pnnx writes what it cannot convert under its PyTorch name, and calls that a success."""
+    import ncnn
+
+    _, _, *layers = param.read_text().splitlines()
+    kinds = dict.fromkeys(line.split()[0] for line in layers if line.strip())
+    unknown = [kind for kind in kinds if ncnn.layer_to_index(kind) < 0]
+    if unknown:
+        raise RuntimeError(f"ncnn {ncnn.__version__} has no operator {', '.join(unknown)}")

@@ -1,0 +1,90 @@
+"""OpenVINO's IR: a folder with `model.xml`, the graph, and `model.bin`, its weights.
+
+fp16: weights are stored in float16 and computed with as the device likes. int8: NNCF measures the
+ranges; weights have a scale a channel, and the layer that gives the logits stays in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._onnx import write_onnx
+from toolkit.artifacts.rounding.openvino_file import measure
+
+# OpenVINO and NNCF tell a server of their makers, unless this package is missing (seen in
+# 2026.4.1 and 3.4.0). So here it is missing: no socket is opened then, no file written to home.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+_LAYERS = {
+    *("MatMul", "Convolution", "GroupConvolution"),
+    *("ConvolutionBackpropData", "GroupConvolutionBackpropData"),
+}
+
+
+def export(request: Request) -> Written:
+    """Write the folder, through ONNX.
+
+    Raises:
+        ValueError: int8, and no layer but the one that gives the logits could be quantised.
+    """
+    import openvino
+
+    request.path.mkdir()
+    isas = None
+    with tempfile.TemporaryDirectory() as scratch:
+        plain = Path(scratch, "fp32.onnx")
+        write_onnx(request.model, request.example, plain)
+        model = openvino.Core().read_model(plain)
+        if request.precision == "int8":
+            narrow = request.isas is None or "avx2" in request.isas
+            isas = None if narrow else request.isas
+            model = _quantise(model, request, narrow=narrow)
+        openvino.save_model(
+            model, request.path / "model.xml", compress_to_fp16=request.precision == "fp16"
+        )
+    expected = None
+    if request.precision == "int8" and request.measured is not None:
+        expected = measure(request.path / "model.xml", request.measured)
+    return Written(isas=isas, expected_error=expected)
+
+
+def _quantise(model: Any, request: Request, *, narrow: bool) -> Any:
+    """Quantise by NNCF; `narrow` weights have 7 bits, so that AVX2's 16-bit sums hold."""
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+    nncf.set_log_level(logging.ERROR)
+    fix = OverflowFix.ENABLE if narrow else OverflowFix.DISABLE
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in request.calibration]),
+            subset_size=len(request.calibration),
+            ignored_scope=nncf.IgnoredScope(names=_layer_of_logits(model)),
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
+        )
+    if not any(node.get_type_name() == "FakeQuantize" for node in quantised.get_ops()):
+        raise ValueError("no layer but the one that gives the logits could be quantised")
+    return quantised
+
+
+def _layer_of_logits(model: Any) -> list[str]:
+    """Names of the last convolution or matrix product, and of what follows it; on every way that
+    leads to the output."""
+    names: list[str] = []
+    waiting = [model.output(0).get_node().input_value(0).get_node()]
+    while waiting:
+        node = waiting.pop()
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if kind in ("Constant", "Parameter") or name in names:
+            continue
+        names.append(name)
+        if kind not in _LAYERS:
+            waiting.extend(value.get_node() for value in node.input_values())
+    return names

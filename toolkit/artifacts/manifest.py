@@ -1,0 +1,180 @@
+"""`manifest.json`: which artifacts lie in a folder, and proof that they are the recorded bytes.
+
+In: folders or artifact files. Out: artifacts whose size and checksum were checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.artifacts.parsers.onnx import read_onnx
+from toolkit.errors import ArtifactError
+from toolkit.files import sha256_of, size_of, write_json
+from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredArtifact:
+    """An artifact's record, where its file is, and the checkpoint folder it names."""
+
+    record: Artifact
+    path: Path
+    checkpoint: Path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`; every artifact that it records is a file beside it.
+
+    Raises:
+        ArtifactError: missing, not a manifest, or one that points out of its folder.
+    """
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_bytes())
+        manifest = from_json(Manifest, data, version=MANIFEST_SCHEMA_VERSION)
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"no {path}; expected a folder that toolkit export wrote: toolkit export --out {folder}"
+        ) from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path}: not a manifest: {error}; export again with toolkit export --force"
+        ) from error
+    for record in manifest.artifacts:
+        if Path(record.path).name != record.path:
+            raise ArtifactError(
+                f"{path} records {record.path!r}, expected the name of a file beside it; "
+                "export again with toolkit export --force"
+            )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of `folder`, atomically."""
+    write_json(folder / MANIFEST, to_json(manifest))
+
+
+def relative_to(folder: Path, target: Path) -> str:
+    """`target` as a manifest in `folder` names it: a relative path, so that both can move."""
+    return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
+
+
+def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
+    """All artifacts of the given folders and files, each checked, none twice.
+
+    Raises:
+        ArtifactError: nothing there, a file in no manifest, damaged, or of several checkpoints.
+    """
+    if not paths:
+        raise ArtifactError("no artifacts given; expected export folders or artifact files")
+    found: dict[Path, StoredArtifact] = {}
+    for path in paths:
+        folder = _folder_of(path)
+        manifest = read_manifest(folder)
+        names = [record.path for record in manifest.artifacts]
+        whole = folder == path
+        if whole and not names:
+            raise ArtifactError(f"{folder / MANIFEST} records no artifact; run toolkit export")
+        if not whole and path.name not in names:
+            raise ArtifactError(
+                f"{path} is not recorded in {folder / MANIFEST} (recorded: "
+                f"{', '.join(names) or 'nothing'}); export it with toolkit export"
+            )
+        for record in manifest.artifacts:
+            if whole or record.path == path.name:
+                stored = StoredArtifact(
+                    record=record,
+                    path=folder / record.path,
+                    checkpoint=folder / manifest.checkpoint,
+                )
+                check_artifact(stored.path, record)
+                found.setdefault(stored.path.resolve(), stored)
+    _check_one_checkpoint(list(found.values()))
+    return list(found.values())
+
+
+def check_artifact(path: Path, record: Artifact) -> None:
+    """Raise ArtifactError unless the file can be read, has the recorded size and checksum, and is
+    all that there is: weights in other files would not be checked."""
+    again = f"write it again with toolkit export --format {record.format} --force"
+    with _as_artifact_error(path):
+        if not path.exists():
+            raise ArtifactError(f"no {path}, which its manifest records; {again}")
+        size_bytes, found = size_of(path), sha256_of(path)
+    if size_bytes != record.size_bytes:
+        raise ArtifactError(
+            f"{path}: {size_bytes} bytes, expected {record.size_bytes}; "
+            f"the file is {'empty' if size_bytes == 0 else 'truncated or replaced'}: {again}"
+        )
+    if found != record.sha256:
+        raise ArtifactError(
+            f"{path}: sha256 {found}, expected {record.sha256}; the file was damaged: {again}"
+        )
+    if record.format == "onnx":
+        _refuse_external_data(path)
+
+
+def _refuse_external_data(path: Path) -> None:
+    """A file that is no ONNX is left to the runtime, which says so in its row."""
+    with _as_artifact_error(path), contextlib.suppress(ValueError):
+        external = read_onnx(path).external
+        if external:
+            raise ArtifactError(
+                f"{path} keeps tensors in other files ({', '.join(external)}), which no checksum "
+                "in its manifest covers; expected one file: put them into it with "
+                f"onnx.save(onnx.load({str(path)!r}), {str(path)!r}), or write it again with "
+                "toolkit export --format onnx --force"
+            )
+
+
+def _folder_of(path: Path) -> Path:
+    """The export folder that a path is, or lies in."""
+    with _as_artifact_error(path):
+        folder = path if path.is_dir() and not _is_artifact(path) else path.parent
+        if not path.exists() and not (folder / MANIFEST).exists():
+            raise ArtifactError(f"no {path}; write it first with toolkit export --out {folder}")
+    return folder
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether it is one of the artifacts that are folders, not an export folder."""
+    try:
+        beside = read_manifest(folder.parent)
+    except ArtifactError:
+        return False
+    return (
+        folder.name in [record.path for record in beside.artifacts]
+        or not (folder / MANIFEST).exists()
+    )
+
+
+@contextmanager
+def _as_artifact_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {path}: {error.strerror or error}; expected a folder or file that "
+            "toolkit export wrote, readable from here"
+        ) from error
+
+
+def _check_one_checkpoint(artifacts: list[StoredArtifact]) -> None:
+    first = artifacts[0]
+    for stored in artifacts[1:]:
+        if stored.record.checkpoint_id != first.record.checkpoint_id:
+            raise ArtifactError(
+                f"{stored.path} comes from checkpoint {stored.record.checkpoint_id}, but "
+                f"{first.path} from {first.record.checkpoint_id}; compare artifacts of "
+                "one checkpoint at a time, or write both again with toolkit export"
+            )

@@ -1,0 +1,94 @@
+"""How far a quantised artifact's own rounding should move its logits: recorded, or told anew.
+
+In: an artifact and inputs. Out: an `ExpectedError`, or None where nothing tells it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
+from toolkit.errors import headline
+from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.schema import Artifact, ExpectedError, from_json, to_json
+
+FORMATS = ("onnx", "openvino")
+"""Those whose int8 files tell the size of their own rounding."""
+
+
+def find_expected_error(
+    path: Path,
+    artifact: Artifact,
+    inputs: NDArray[np.float32],
+    *,
+    threads: int = 1,
+    timeout_s: float = 300.0,
+) -> ExpectedError | None:
+    """What export recorded of these bytes; else what the file itself tells, if its format does.
+
+    Args:
+        path: The artifact's file or folder.
+        artifact: Its record, whose checksum is that of the file.
+        inputs: Float32 `[N,C,H,W]`, normalised; 200 are enough, others are left out.
+        threads: Of the evaluation, which has a process of its own.
+        timeout_s: A process that takes longer is ended.
+
+    Returns:
+        None where the record is of other bytes, and the file is no int8 ONNX file with pairs of
+        QuantizeLinear and DequantizeLinear, nor an int8 IR of OpenVINO.
+
+    Raises:
+        FailedRun: the file could not be evaluated; says why.
+    """
+    recorded = artifact.expected_error
+    if recorded is not None and recorded.sha256 == artifact.sha256:
+        return recorded
+    if artifact.format not in FORMATS or artifact.precision not in ("int8", "int8-weights"):
+        return None
+    with scratch_of("rounding") as scratch:
+        np.save(scratch / "inputs.npy", inputs[:MEASURED_IMAGES])
+        job = {
+            "format": artifact.format,
+            "path": str(path.resolve()),
+            "inputs": str(scratch.resolve() / "inputs.npy"),
+            "threads": threads,
+        }
+        found = run_apart(
+            "toolkit.artifacts.rounding.expected_error",
+            job,
+            scratch,
+            what=f"the expected error of {path.name}: its evaluation",
+            timeout_s=timeout_s,
+        )
+    if found["expected"] is None:
+        return None
+    return replace(from_json(ExpectedError, found["expected"]), sha256=artifact.sha256)
+
+
+def main() -> None:
+    """The child's side."""
+    answer(_measure, reason=_cannot_measure)
+
+
+def _measure(job: dict[str, Any]) -> dict[str, Any]:
+    from toolkit.artifacts.rounding import onnx_file, openvino_file
+
+    path, inputs, threads = Path(job["path"]), np.load(job["inputs"]), job["threads"]
+    if job["format"] == "onnx":
+        found = onnx_file.measure(path, inputs, threads=threads)
+    else:
+        found = openvino_file.measure(path / "model.xml", inputs, threads=threads)
+    return {"expected": None if found is None else to_json(found)}
+
+
+def _cannot_measure(job: dict[str, Any], error: BaseException) -> str:
+    return f"cannot tell the expected error of {Path(job['path']).name}: {headline(error)}"
+
+
+if __name__ == "__main__":
+    main()

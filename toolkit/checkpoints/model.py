@@ -1,0 +1,92 @@
+"""Builds a model from the factory that a checkpoint names.
+
+In: a model spec. Out: an `nn.Module` that maps float32 `[N,C,H,W]` to logits `[N,K]`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
+from toolkit.errors import CheckpointError, headline
+from toolkit.schema import ModelSpec
+
+REFERENCE_FACTORY = "toolkit.model:ReferenceCNN"
+"""What records call the reference CNN, wherever its code lies."""
+
+
+class NamedClassifier(nn.Module):
+    """The user's model behind the names that every artifact has: `input` → `logits`.
+
+    With `copy_input` the model gets a copy, and the caller's input stays as it is.
+    """
+
+    def __init__(self, model: nn.Module, *, copy_input: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.copy_input = copy_input
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+        logits: Tensor = self.model(input.clone() if self.copy_input else input)
+        return logits
+
+
+def exportable(model: nn.Module, example: Tensor) -> NamedClassifier:
+    """The model as exporters get it, in eval mode; tried on a copy of `example`, `[N,C,H,W]`.
+
+    A model that changes its input in place gets a copy in every artifact: some converters cannot
+    write such a model, and an artifact that spoils its caller's input surprises.
+    """
+    given = example.clone()
+    with torch.no_grad():
+        model.eval()(given)
+    changes = not torch.equal(given, example)
+    return NamedClassifier(model, copy_input=changes).eval()
+
+
+def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
+    """Call the factory that `spec` names.
+
+    A checkpoint is data, and a factory is code: only the toolkit's own factory and the one that
+    the caller names as `trusted` are imported.
+
+    Raises:
+        CheckpointError: the factory is not trusted, cannot be imported, or gives no module.
+    """
+    if spec.factory not in (REFERENCE_FACTORY, trusted):
+        given = f" (--model names {trusted!r})" if trusted else ""
+        raise CheckpointError(
+            f"the checkpoint names the model factory {spec.factory!r}, whose code is not part of "
+            f"the toolkit{given}; if you trust that code, add --model {spec.factory}"
+        )
+    try:
+        model = _find_factory(spec.factory)(**spec.arguments)
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot build the model with {spec.factory}({spec.arguments}): {headline(error)}; "
+            "expected package.module:function, importable from here, that takes these arguments"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(
+            f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module"
+        )
+    return model
+
+
+def _find_factory(name: str) -> Callable[..., object]:
+    if name == REFERENCE_FACTORY:
+        return ReferenceCNN
+    module_name, _, attribute = name.partition(":")
+    factory: Callable[..., object] = getattr(importlib.import_module(module_name), attribute)
+    return factory
+
+
+def example_input(shape: tuple[int, int, int], *, batch_size: int) -> Tensor:
+    """Float32 `[N,C,H,W]` noise from a fixed seed, for tracing."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch_size, *shape, generator=generator)

@@ -1,0 +1,288 @@
+"""Checkpoints on disk: a folder with `weights.safetensors` and `checkpoint.json`.
+
+In: a folder. Out: the record, and the model with its weights. A checkpoint is data: nothing is
+unpickled, and no code runs but the model factory that the user trusts; see
+`toolkit.checkpoints.model`.
+torch is imported only where weights are touched, so a driver can read the record without it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
+from toolkit.files import publish, scratch_folder, sha256_of, write_atomically, write_json
+from toolkit.schema import (
+    CHECKPOINT_SCHEMA_VERSION,
+    Checkpoint,
+    CheckpointId,
+    InputSpec,
+    ModelSpec,
+    from_json,
+    to_json,
+)
+from toolkit.versions import versions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WEIGHTS = "weights.safetensors"
+RECORD = "checkpoint.json"
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read and check `checkpoint.json`; the weights must have the checksum that it records.
+
+    Raises:
+        CheckpointError: missing, not JSON, fields missing, weights that do not match.
+    """
+    record_path, weights_path = folder / RECORD, folder / WEIGHTS
+    try:
+        _check_is_there(folder)
+        record = from_json(
+            Checkpoint, json.loads(record_path.read_bytes()), version=CHECKPOINT_SCHEMA_VERSION
+        )
+        found = sha256_of(weights_path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{record_path}: not a checkpoint record: {error}") from error
+    _check_input_spec(record.input, record_path)
+    if found != record.sha256:
+        raise CheckpointError(
+            f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; one of the two "
+            "was damaged, or replaced without the other: restore both, or make the checkpoint "
+            "again with toolkit train or toolkit import, and --force"
+        )
+    return record
+
+
+def _check_is_there(folder: Path) -> None:
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file, expected a checkpoint folder with {WEIGHTS} and {RECORD}; "
+            "make one from a state_dict with: toolkit import FILE --model package.module:function"
+        )
+    for path in (folder / RECORD, folder / WEIGHTS):
+        if not path.is_file():
+            raise CheckpointError(
+                f"no {path}; expected a checkpoint folder with {WEIGHTS} and {RECORD}: "
+                "make one with toolkit train or toolkit import"
+            )
+
+
+def load_model(folder: Path, *, trusted: str | None = None) -> tuple[nn.Module, Checkpoint]:
+    """The model in eval mode on the CPU, its weights loaded and checked, and its record.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`; weights missing, unexpected, of another shape,
+            NaN or infinite; a model factory that is not trusted.
+    """
+    from toolkit.checkpoints.model import build_model
+
+    record = read_checkpoint(folder)
+    model = build_model(record.model, trusted=trusted)
+    state = _read_safetensors(folder / WEIGHTS)
+    _put_weights(model, state, where=str(folder / WEIGHTS))
+    return model.eval(), record
+
+
+def load_same_model(folder: Path, expected: CheckpointId, *, trusted: str | None) -> nn.Module:
+    """The model of `load_model`, where the folder still holds the checkpoint that is expected.
+
+    Raises:
+        CheckpointError: as `load_model`.
+        ArtifactError: it holds another one.
+    """
+    model, record = load_model(folder, trusted=trusted)
+    if record.id != expected:
+        raise ArtifactError(
+            f"{folder}: checkpoint {record.id}, expected {expected}; "
+            "it was replaced meanwhile: start again"
+        )
+    return model
+
+
+def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Checkpoint:
+    """Write weights and record; returns the record with the weights' checksum and the versions.
+
+    Raises:
+        OutputError: not writable or disk full.
+        CheckpointError: weights are NaN or infinite.
+    """
+    from safetensors.torch import save
+
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+    }
+    _check_finite(state, where=record.name)
+    with scratch_folder(folder) as scratch:
+        weights = scratch / WEIGHTS
+        write_atomically(weights, save(state))
+        record = replace(
+            record,
+            sha256=sha256_of(weights),
+            versions=versions_of("toolkit", "torch", "torchvision", "safetensors"),
+        )
+        write_json(scratch / RECORD, to_json(record))
+        publish(weights, folder / WEIGHTS)  # both are written; only two renames are left
+        publish(scratch / RECORD, folder / RECORD)
+    return record
+
+
+def refuse_to_replace(folder: Path, *, force: bool) -> None:
+    """Raise OutputError if `folder` already holds a checkpoint and `force` is not set."""
+    if not force and (folder / RECORD).exists():
+        raise OutputError(
+            f"{folder} already holds a checkpoint; choose another folder with --out, "
+            "or replace it with --force"
+        )
+
+
+def import_weights(
+    weights: Path,
+    *,
+    out: Path,
+    model: ModelSpec,
+    input_spec: InputSpec,
+    classes: int,
+    force: bool = False,
+) -> Checkpoint:
+    """Make a checkpoint from a user's own `state_dict` file and the model factory it belongs to.
+
+    `weights` is a `.safetensors` file or one that `torch.save(model.state_dict())` wrote; the
+    latter is read with `weights_only=True`, so nothing in it can run. The model is tried on one
+    batch of two images: it must return `[2, classes]`.
+
+    Raises:
+        CheckpointError: the file is refused or does not fit the model.
+    """
+    from toolkit.checkpoints.model import build_model
+
+    refuse_to_replace(out, force=force)
+    _check_input_spec(input_spec, weights)
+    if classes < 2:
+        raise CheckpointError(f"--classes {classes}: expected 2 or more")
+    module = build_model(model, trusted=model.factory).eval()
+    _put_weights(module, _read_state_dict(weights), where=str(weights))
+    _try_model(module, input_spec, classes, factory=model.factory)
+    record = Checkpoint(
+        schema_version=CHECKPOINT_SCHEMA_VERSION,
+        name=out.resolve().name,
+        model=model,
+        input=input_spec,
+        classes=classes,
+        sha256="",
+    )
+    return save_checkpoint(out, module, record)
+
+
+def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str) -> None:
+    import torch
+
+    from toolkit.checkpoints.model import example_input
+
+    with torch.inference_mode():
+        try:
+            logits = module(example_input(spec.shape, batch_size=2))
+        except Exception as error:  # the user's code, which may raise anything
+            raise CheckpointError(
+                f"{factory} does not run on an input of shape {[2, *spec.shape]}: "
+                f"{headline(error)}; correct --input-shape"
+            ) from error
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, classes):
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise CheckpointError(
+            f"{factory} returned {shape} for 2 images, expected logits [2, {classes}]; "
+            "correct --classes, or wrap the model so that it returns logits [N, K]"
+        )
+
+
+def _check_input_spec(spec: InputSpec, where: Path) -> None:
+    channels = spec.shape[0]
+    if min(spec.shape) < 1 or len(spec.mean) != channels or len(spec.std) != channels:
+        raise CheckpointError(
+            f"{where}: input spec has shape {list(spec.shape)}, mean {list(spec.mean)} and std "
+            f"{list(spec.std)}; expected positive sizes and one mean and std a channel"
+        )
+    if not all(value > 0 for value in spec.std) or any(
+        not abs(value) < float("inf") for value in (*spec.mean, *spec.std)
+    ):
+        raise CheckpointError(f"{where}: std {list(spec.std)} must be finite and above 0")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({headline(error)}); copy it again"
+        ) from error
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    if not path.is_file():
+        raise CheckpointError(f"no file {path}; expected a state_dict (.safetensors, .pt, .pth)")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of other pickle protocols; refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch raises whatever the damaged byte leads to
+        first_sentence = headline(error).split(". ")[0]  # torch's next one says how to trust it
+        raise CheckpointError(
+            f"{path}: refused ({first_sentence}); only tensors are read, since anything else "
+            "in a pickle can run code: save with torch.save(model.state_dict(), ...) or safetensors"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise CheckpointError(
+            f"{path}: holds {type(state).__name__}, expected a state_dict of names and tensors: "
+            "save with torch.save(model.state_dict(), ...)"
+        )
+    return state
+
+
+def _put_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name} is not in the model" for name in found.keys() - expected.keys()]
+    wrong += [
+        f"{name} has shape {list(found[name])}, expected {list(expected[name])}"
+        for name in expected.keys() & found.keys()
+        if expected[name] != found[name]
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: weights do not fit the model: {'; '.join(sorted(wrong)[:5])}"
+            f"{'; ...' if len(wrong) > 5 else ''}; check the model factory and its arguments"
+        )
+    _check_finite(state, where=where)
+    model.load_state_dict(state)
+
+
+def _check_finite(state: dict[str, Tensor], *, where: str) -> None:
+    for name, value in state.items():
+        bad = int((~value.isfinite()).sum()) if value.is_floating_point() else 0
+        if bad:
+            raise CheckpointError(
+                f"{where}: {name} holds {bad} NaN or infinite values; expected finite weights: "
+                "train again with a smaller --lr, or restore the file"
+            )

@@ -1,0 +1,49 @@
+"""The command line: gathers the commands. `toolkit.cli.outcome` prints what a command returns.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done and passed; 1 a verdict
+failed; 2 wrong usage or bad input; 3 something could not be run; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from toolkit.cli.bench import bench
+from toolkit.cli.compare import compare
+from toolkit.cli.doctor import doctor
+from toolkit.cli.export import export
+from toolkit.cli.import_weights import import_weights
+from toolkit.cli.outcome import started_by_torchrun
+from toolkit.cli.run import run
+from toolkit.cli.runtimes import runtimes
+from toolkit.cli.train import train
+from toolkit.cli.tune import tune
+from toolkit.cli.verify import verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="toolkit")
+def commands() -> None:
+    """Export a trained PyTorch classifier, prove that it is still the same model, and measure how
+    fast it really is.
+
+    Exit codes: 0 done and passed; 1 a verdict failed; 2 wrong usage or bad input; 3 something
+    could not be run; 130 interrupted.
+    """
+
+
+for command in (
+    *(train, import_weights, export, verify, bench, compare, tune, run),
+    *(runtimes, doctor),
+):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Entry point. A polite kill (SIGTERM) ends like Ctrl-C: children reaped, no half file. Not
+    under torchrun, which ends its processes so while they wait for each other."""
+    if not started_by_torchrun():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    commands()

@@ -1,0 +1,113 @@
+"""`toolkit export`: checkpoint → artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli.options import (
+    data_option,
+    force_option,
+    formats_option,
+    model_option,
+    precisions_option,
+)
+from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.cli.shared import EXPORTS, REFERENCE, trust
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+    from toolkit.schema import Isa, Precision
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), default=REFERENCE)
+@formats_option
+@precisions_option
+@click.option(
+    "--isa",
+    "isas",
+    multiple=True,
+    type=click.Choice(["avx2", "vnni", "arm", "wasm"]),
+    help="Where int8 shall be exact; default: everywhere, which costs x86 a bit of each weight.",
+)
+@data_option
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=600.0,
+    show_default=True,
+    help="Seconds after which a converter is ended.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help=f"Folder for the artifacts; default: {EXPORTS}/<checkpoint>.",
+)
+@model_option
+@force_option
+@outcome_of
+def export(
+    progress: Progress,
+    *,
+    checkpoint: Path,
+    formats: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    calibration_images: int,
+    calibration_seed: int,
+    isas: tuple[Isa, ...],
+    data: Path | None,
+    timeout_s: float,
+    out: Path | None,
+    model: str | None,
+    force: bool,
+) -> Outcome:
+    """Write the artifacts of CHECKPOINT (default: the reference CNN), in formats and precisions."""
+    import toolkit
+    from toolkit.artifacts.calibration import CalibrationSettings
+    from toolkit.report.table import aligned
+    from toolkit.schema import to_json
+
+    trust(model)
+    done = toolkit.export(
+        checkpoint,
+        out=out or EXPORTS / checkpoint.resolve().name,
+        formats=formats,
+        precisions=precisions,
+        calibration=CalibrationSettings(
+            images=calibration_images, seed=calibration_seed, data=data
+        ),
+        isas=isas or None,
+        model=model,
+        force=force,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+    rows = [
+        [
+            item.format,
+            item.precision,
+            str(done.folder / item.path),
+            f"{item.size_bytes / 1e6:.2f}",
+            item.sha256[:12],
+            "written" if item.path in done.written else "up to date",
+        ]
+        for item in done.artifacts
+    ]
+    headings = ["format", "precision", "file", "size MB", "sha256", ""]
+    failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
+    failures = [f"{name}: {reason}" for name, reason in failed.items()]
+    table = aligned(headings, rows, numeric=[False, False, False, True, False, False])
+    return Outcome(
+        record={
+            "folder": str(done.folder),
+            "written": list(done.written),
+            "failed": failed,
+            **to_json(done.manifest),
+        },
+        text="\n".join([table, *failures]),
+        exit_code=3 if failures else 0,
+    )

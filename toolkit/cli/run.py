@@ -1,0 +1,46 @@
+"""`toolkit run`: the whole way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
+from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
+from toolkit.cli.shared import gates_of, results_outcome, trust
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+
+
+@click.command()
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Use this checkpoint; default: train one."
+)
+@click.option("--quick", is_flag=True, help="Train on a slice and time short.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/<time>.")
+@formats_option
+@precisions_option
+@gates_options
+@session_options
+@outcome_of
+def run(progress: Progress, **options: Any) -> Outcome:
+    """The whole way: train, export, verify, bench, and one table at the end."""
+    import toolkit
+    from toolkit.measurement.bench import InterruptedBench
+
+    trust(options["model"])
+    try:
+        gates, others = gates_of(options)
+        done = toolkit.run(gates=gates, **others, progress=progress)
+    except InterruptedBench as stop:
+        return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
+    outcome = results_outcome(done.results)
+    return replace(
+        outcome,
+        record={"folder": str(done.folder), **outcome.record},
+        text=f"{outcome.text}\n{done.folder}/results.json (.md, .csv)",
+    )

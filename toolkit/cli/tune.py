@@ -1,0 +1,117 @@
+"""`toolkit tune`: artifacts → the fastest configuration that is still the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli.options import (
+    accuracy_option,
+    batch_size_option,
+    checkpoint_option,
+    data_option,
+    flips_option,
+    model_option,
+    paths_argument,
+    runtimes_option,
+    threads_option,
+    timeout_option,
+)
+from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.cli.shared import or_default, trust
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+    from toolkit.schema import Precision
+
+
+@click.command()
+@paths_argument
+@checkpoint_option
+@runtimes_option
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="NAME",
+    help="Only artifacts of this precision; default: all.",
+)
+@flips_option
+@accuracy_option
+@click.option(
+    "--max-latency",
+    "max_latency_ms",
+    type=float,
+    metavar="MS",
+    help="Milliseconds that the median call may take.",
+)
+@click.option(
+    "--max-size", "max_size_mb", type=float, metavar="MB", help="Megabytes of the artifact."
+)
+@batch_size_option
+@threads_option
+@timeout_option
+@data_option
+@model_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("tuning.json"),
+    show_default=True,
+    help="File to write; toolkit bench --settings takes it.",
+)
+@outcome_of
+def tune(
+    progress: Progress,
+    *,
+    paths: tuple[Path, ...],
+    checkpoint: Path | None,
+    runtimes: tuple[str, ...],
+    precisions: tuple[Precision, ...],
+    max_flips: int | None,
+    max_accuracy_drop: float | None,
+    max_latency_ms: float | None,
+    max_size_mb: float | None,
+    batch_size: int,
+    threads: int | None,
+    timeout_s: float,
+    data: Path | None,
+    model: str | None,
+    out: Path,
+) -> Outcome:
+    """Find the fastest runtime, precision, threads and streams that is still the model.
+
+    Takes export folders or single artifacts; default: the reference CNN's exports. THREADS is how
+    many may work at the same time.
+    """
+    import toolkit
+    from toolkit.report.tuning import render_tuning
+    from toolkit.schema import Constraints, to_json
+
+    trust(model)
+    found = toolkit.tune(
+        or_default(paths),
+        runtimes=runtimes,
+        precisions=precisions,
+        checkpoint=checkpoint,
+        data=data,
+        batch_size=batch_size,
+        threads=threads,
+        constraints=Constraints(
+            max_flips=max_flips,
+            max_accuracy_drop=max_accuracy_drop,
+            max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
+            max_size_bytes=None if max_size_mb is None else max_size_mb * 1e6,
+        ),
+        out=out,
+        timeout_s=timeout_s,
+        model=model,
+        progress=progress,
+    )
+    return Outcome(
+        record=to_json(found),
+        text=f"{render_tuning(found)}\n{out}",
+        exit_code=found.exit_code,
+    )

@@ -1,0 +1,34 @@
+"""`toolkit verify`: artifacts → verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.options import checkpoint_option, gates_options, paths_argument, session_options
+from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.cli.shared import gates_of, or_default, results_outcome, trust
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+
+
+@click.command()
+@paths_argument
+@checkpoint_option
+@gates_options
+@session_options
+@outcome_of
+def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Outcome:
+    """Compare artifacts with their checkpoint on all test images.
+
+    Takes export folders or single artifacts; default: the reference CNN's exports.
+    """
+    import toolkit
+
+    trust(options["model"])
+    gates, others = gates_of(options)
+    results = toolkit.verify(or_default(paths), gates=gates, **others, progress=progress)
+    return results_outcome(results)

@@ -1,1 +1,0 @@
-"""The commands, one file each: parse, call, say. `toolkit.cli` gathers them."""

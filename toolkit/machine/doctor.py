@@ -1,0 +1,47 @@
+"""The doctor: facts about this machine, what others take of it, its limits, and warnings.
+
+In: the running system. Out: a `Diagnosis`.
+"""
+
+from __future__ import annotations
+
+from threading import Event
+
+from toolkit.machine.capacity import measure_capacity
+from toolkit.machine.environment import describe_environment
+from toolkit.machine.fitness import judge
+from toolkit.machine.interference import LoadWatch
+from toolkit.machine.threads import check_threads
+from toolkit.progress import Progress, silent
+from toolkit.schema import Diagnosis
+
+_WATCH_S = 0.5
+_STEPS = ("facts", "load of others", "limits")
+
+
+def doctor(*, threads: int | None = None, progress: Progress = silent) -> Diagnosis:
+    """Look at this machine: is it fit to measure on? Takes some seconds.
+
+    Args:
+        threads: Threads that you mean to measure with; None takes all usable cores.
+        progress: Told about each step.
+
+    Raises:
+        SettingError: `threads` below 1.
+    """
+    threads = check_threads(threads)
+    environment = describe_environment()
+    progress("doctor", 1, len(_STEPS), _STEPS[1])
+    watch = LoadWatch()
+    Event().wait(_WATCH_S)
+    interference = watch.interference()
+    progress("doctor", 2, len(_STEPS), _STEPS[2])
+    capacity = measure_capacity(threads)
+    progress("doctor", 3, len(_STEPS))
+    return Diagnosis(
+        environment=environment,
+        interference=interference,
+        limits=capacity.limits,
+        failure=capacity.failure,
+        warnings=judge(environment, threads=threads, interference=interference),
+    )

@@ -1,0 +1,177 @@
+"""What passes gave → rows of the results: speeds, ratios, ranks, warnings.
+
+In: tallies as they stand, after any pass. Out: `Results` with what follows from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from toolkit.machine.fitness import judge, judge_artifacts, judge_speeds
+from toolkit.machine.interference import combined
+from toolkit.measurement.passes import Passes, Tally
+from toolkit.report.labels import distinct, facts_of
+from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Status
+from toolkit.sessions.candidates import EAGER, NULL
+from toolkit.statistics.ranking import rank
+from toolkit.statistics.speeds import (
+    call_outliers,
+    latencies,
+    page_faults,
+    repeat_ratio,
+    speed_ratio,
+    speeds_of,
+)
+
+
+def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
+    """`results` with the measurements so far.
+
+    `baseline` is the runtime that the others are compared with; None is eager where it takes part,
+    else the first.
+    """
+    tallies = passes.tallies
+    baseline = baseline or _default_baseline(tallies)
+    rows = tuple(
+        _measurement(name, tally, _baseline_of(tally, tallies, baseline), results)
+        for name, tally in zip(distinct_names(tallies), tallies, strict=True)
+    )
+    threads = max(each.candidate.settings.all_threads for each in tallies)
+    interference = combined(passes.interference)
+    warnings = judge(results.environment, threads=threads, interference=interference)
+    inexact = judge_artifacts(
+        results.environment, [each.candidate.source.artifact for each in tallies]
+    )
+    stopped = (_stopped(passes),) if passes.stopped else ()
+    return replace(
+        results,
+        interference=tuple(passes.interference),
+        warnings=(*stopped, *inexact, *warnings, *judge_speeds(rows)),
+        measurements=rows,
+        baseline=baseline,
+        ranking=_ranking(rows),
+    )
+
+
+def _stopped(passes: Passes) -> MachineWarning:
+    done = max(len(tally.passes) for tally in passes.tallies)
+    wanted = f"{passes.plan.least_passes} passes"
+    if passes.plan.precision is not None:
+        wanted += f" and ± {passes.plan.precision:.1%}"
+    return MachineWarning(
+        code="stopped",
+        message=f"--max-time {passes.plan.max_time_s:g} s ended it after {done} passes, before "
+        f"what was asked for ({wanted}) was there",
+        action="raise `--max-time`, or ask for less",
+    )
+
+
+def distinct_names(tallies: Sequence[Tally]) -> list[str]:
+    """A name for each; see `toolkit.report.labels`."""
+    return distinct(
+        [
+            facts_of(
+                tally.candidate.runtime.name,
+                tally.candidate.source.artifact.precision,
+                tally.candidate.source.artifact.format,
+                tally.batch_size,
+                tally.candidate.settings,
+            )
+            for tally in tallies
+        ]
+    )
+
+
+def _default_baseline(tallies: Sequence[Tally]) -> str | None:
+    """None where there is nothing to compare."""
+    known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
+    if len(known) < 2:
+        return None
+    return EAGER if EAGER in known else known[0]
+
+
+def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -> Tally | None:
+    """What a candidate is compared with: the baseline with its settings and batch size; None where
+    it is alone there."""
+    same = [
+        other
+        for other in tallies
+        if other.candidate.runtime.name != NULL and other.table == tally.table
+    ]
+    found = [other for other in same if other.candidate.runtime.name == baseline]
+    return found[0] if found and len(same) > 1 else None
+
+
+def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Results) -> Measurement:
+    """The row; a failed one keeps its rounds and claims nothing."""
+    candidate, passes, failure = tally.candidate, tally.passes, tally.failure
+    artifact = candidate.source.artifact
+    speed, real = tally.throughput(), candidate.runtime.name != NULL
+    status, reason = _status(tally)
+    return Measurement(
+        name=name,
+        runtime=candidate.runtime.name,
+        format=artifact.format,
+        precision=artifact.precision,
+        batch_size=tally.batch_size,
+        settings=candidate.settings,
+        status=status,
+        reason=reason,
+        images_per_s=speed,
+        to_baseline=_to_baseline(tally, baseline) if real else None,
+        repeat_ratio=repeat_ratio(passes) if speed and real else None,
+        limit_share=(
+            _limit_share(speed, results) if real and candidate.settings.device == "cpu" else None
+        ),
+        latency_s=() if failure else latencies(passes),
+        outliers=None if failure else call_outliers(passes),
+        page_faults=None if failure else page_faults(passes),
+        import_s=passes[0].import_s if passes else None,
+        load_s=passes[0].load_s if passes else None,
+        first_inference_s=passes[0].first_inference_s if passes else None,
+        peak_memory_bytes=max(
+            (each.peak_memory_bytes for each in passes if each.peak_memory_bytes), default=None
+        ),
+        artifact_size_bytes=artifact.size_bytes,
+        artifact_sha256=artifact.sha256,
+        session=tally.attestation,
+        passes=tuple(passes),
+        stderr_tail=failure.stderr_tail if failure else "",
+    )
+
+
+def _to_baseline(tally: Tally, baseline: Tally | None) -> Interval | None:
+    """Exactly 1 for the baseline itself; None where one of the two cannot be measured."""
+    if baseline is None or any(each.throughput() is None for each in (tally, baseline)):
+        return None
+    if tally is baseline:
+        return Interval(value=1.0, low=1.0, high=1.0, passes=len(tally.passes))
+    return speed_ratio(tally.passes, baseline.passes)
+
+
+def _status(tally: Tally) -> tuple[Status, str | None]:
+    if tally.failure is not None:
+        return tally.failure.status, tally.failure.reason
+    if tally.throughput() is None:
+        rounds = sum(len(each.rounds) for each in tally.passes)
+        return "too_short", (
+            f"{rounds} rounds carry no interval; give them more time, with --max-time"
+        )
+    return "measured", None
+
+
+def _limit_share(speed: Interval | None, results: Results) -> float | None:
+    if speed is None or results.limits is None or results.flops_per_image is None:
+        return None
+    return speed.value * results.flops_per_image / results.limits.float32_flops_per_s
+
+
+def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:
+    """Ranks among those that were measured alike: same batch size, same settings."""
+    real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
+    ranks: list[Rank] = []
+    for table in dict.fromkeys((row.settings, row.batch_size) for row in real):
+        same = [row for row in real if (row.settings, row.batch_size) == table]
+        ranks += rank({row.name: speeds_of(row.passes, row.batch_size) for row in same})
+    return tuple(ranks)

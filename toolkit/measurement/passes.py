@@ -1,0 +1,329 @@
+"""Passes: all candidates take turns in rounds, each in a worker process of its own, and then again
+in fresh processes.
+
+In: candidates with batch sizes, images, a plan. Out: what each of them gave, in its `Tally`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import FailedRun
+from toolkit.machine.environment import usable_cores
+from toolkit.machine.interference import LoadWatch
+from toolkit.measurement.plan import Plan
+from toolkit.progress import Progress, silent
+from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
+from toolkit.sessions.candidates import NULL, Candidate
+from toolkit.sessions.remote import RemoteSession
+from toolkit.statistics.samples import STEADY_VALUES, steady
+from toolkit.statistics.speeds import throughput
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch
+
+_WARM_UP_ROUND_S = 0.025
+_WARM_UP_LIMIT_S = 0.5
+_LEAST_WARM_UP_ROUNDS = 3
+_MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than wanted
+_MOST_NULL_CALLS = 1000  # its time is known well enough after half a millisecond
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What one candidate gave so far at one batch size. After a failure it has no further turn.
+
+    `logits` are those of the images that its calls rotate through: from verifying where they were
+    verified, else from its first worker. `load_s` is what its last worker took to start.
+    """
+
+    candidate: Candidate
+    batch_size: int
+    passes: list[Pass] = field(default_factory=list)
+    attestation: Attestation | None = None
+    failure: FailedRun | None = None
+    logits: NDArray[np.floating] | None = None
+    load_s: float = 0.0
+
+    @property
+    def table(self) -> tuple[Settings, int]:
+        """Settings and batch size: the candidates of each are compared with each other."""
+        return self.candidate.settings, self.batch_size
+
+    def throughput(self) -> Interval | None:
+        """Images/s so far; None where nothing can be said."""
+        return None if self.failure else throughput(self.passes, self.batch_size)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while measuring; what was measured until then is in the tallies."""
+
+
+@dataclass(kw_only=True)
+class Passes:
+    """Goes through passes until the plan says that it is enough.
+
+    Attributes:
+        tallies: Filled pass by pass.
+        images: Raw images `[N,C,H,W]` that the inputs are made of.
+        after_pass: Called after each pass, to write down what there is.
+        seed: Of the order in which candidates take turns.
+        together: Also those of other settings or batch sizes take turns with each other; they start
+            several at a time, so what they took to load is no fact.
+        interference: What others took during the rounds of each pass.
+        stopped: `--max-time` was over before the plan was fulfilled.
+    """
+
+    tallies: Sequence[Tally]
+    images: NDArray[np.uint8]
+    plan: Plan
+    timeout_s: float
+    progress: Progress = silent
+    after_pass: Callable[[], object] = lambda: None
+    seed: int = 0
+    together: bool = False
+    interference: list[Interference] = field(default_factory=list)
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._allowance = _Allowance(self.plan.max_time_s)
+        self._random = random.Random(self.seed)
+        self._done = {"passes": 0, "warm-up": 0, "rounds": 0}
+
+    def run(self, opened: Sequence[RemoteSession] = ()) -> None:
+        """All passes. The sessions `opened`, one a tally, serve in the first and are closed.
+
+        Raises:
+            Interrupted: Ctrl-C, after at least one round.
+        """
+        try:
+            while not self._done["passes"] or not (
+                self._enough(self._done["passes"]) or self._time_is_over()
+            ):
+                self._pass(() if self._done["passes"] else opened)
+                self._done["passes"] += 1
+                self.after_pass()
+        except KeyboardInterrupt as stop:
+            if any(each.rounds for tally in self.tallies for each in tally.passes):
+                raise Interrupted from stop
+            raise
+
+    def _enough(self, passes: int) -> bool:
+        alive = [tally for tally in self.tallies if tally.failure is None]
+        real = [tally for tally in alive if tally.candidate.runtime.name != NULL]
+        speeds = (tally.throughput() for tally in real)
+        return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
+
+    def _pass(self, opened: Sequence[RemoteSession]) -> None:
+        """One pass: candidates of the same settings and batch size take turns, in workers of their
+        own; then those of the next. Who starts and warms up first is drawn anew each time, so that
+        it favours nobody."""
+        tables = dict.fromkeys(self._table(tally) for tally in self.tallies)
+        for table in tables:
+            alive = [each for each in self.tallies if each.failure is None]
+            group = [each for each in alive if self._table(each) == table]
+            if self._time_is_over() or not group:
+                continue
+            if not opened:
+                self._random.shuffle(group)
+            with ExitStack() as stack:
+                sessions = opened or [
+                    RemoteSession(
+                        tally.candidate, batch_size=tally.batch_size, timeout_s=self.timeout_s
+                    )
+                    for tally in group
+                ]
+                for session in sessions:
+                    stack.enter_context(session)
+                if not opened:
+                    self._load(dict(zip(sessions, group, strict=True)))
+                self._rounds(
+                    [_Turn(*pair, self._allowance) for pair in zip(group, sessions, strict=True)]
+                )
+
+    def _table(self, tally: Tally) -> object:
+        return None if self.together else tally.table
+
+    def _load(self, sessions: Mapping[RemoteSession, Tally]) -> None:
+        """Load them: one by one in the first pass, whose load times are told; as many at a time as
+        there are cores in later ones, those first that take seconds longer. What fails now fails
+        again, and is told, when it is used."""
+        alone = self._done["passes"] == 0 and not self.together
+        pool = ThreadPoolExecutor(1 if alone else usable_cores())
+        order = sorted(sessions, key=lambda each: -round(sessions[each].load_s))
+        try:
+            for session, loading in [(each, pool.submit(each.load)) for each in order]:
+                with suppress(FailedRun), self._allowance.not_for_failures():
+                    loaded = loading.result()
+                    sessions[session].load_s = (
+                        loaded.import_s + loaded.load_s + loaded.first_inference_s
+                    )
+        finally:  # after Ctrl-C the workers are closed, and that ends the threads
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _rounds(self, turns: Sequence[_Turn]) -> None:
+        """Warm-up one after the other, then rounds in an order that changes, and in the end one
+        more round on a repeated input."""
+        images = self.images[: turns[0].tally.batch_size * DISTINCT_BATCHES]
+        rounds = self.plan.rounds_per_pass
+        try:
+            for turn in turns:
+                if not self._time_is_over():
+                    turn.warm_up(images, self.plan)
+                self._tell("warm-up", len(self.tallies), turn.session.candidate.label)
+            watch = LoadWatch()
+            for number in range(rounds + 1):
+                if self._time_is_over():
+                    break
+                for turn in self._random.sample(turns, len(turns)):
+                    turn.round(repeat=number == rounds)
+                if number < rounds:
+                    self._tell("rounds", rounds * len(set(map(self._table, self.tallies))))
+            self.interference.append(watch.interference())
+            for turn in turns:
+                turn.mark_memory()
+        finally:
+            for turn in turns:
+                turn.finish()
+
+    def _time_is_over(self) -> bool:
+        self.stopped = self.stopped or self._allowance.is_over()
+        return self.stopped
+
+    def _tell(self, label: str, per_pass: int, note: str = "") -> None:
+        """One step further; precision may take more passes than were planned."""
+        self._done[label] += 1
+        done = self._done[label]
+        passes = max(self.plan.least_passes, math.ceil(done / per_pass))
+        self.progress(label, done, passes * per_pass, note)
+
+
+class _Allowance:
+    """Seconds from the moment it is made; what a failure took is not counted, so that one that
+    hangs does not take the others' time."""
+
+    def __init__(self, max_time_s: float) -> None:
+        self._watch = Stopwatch()
+        self._max_time_s = max_time_s
+        self._lost_s = 0.0
+
+    def is_over(self) -> bool:
+        """Whether all of them are used up."""
+        return self._watch.elapsed_s() - self._lost_s > self._max_time_s
+
+    @contextmanager
+    def not_for_failures(self) -> Iterator[None]:
+        """Give back what the body took where it ends in a failure, which goes on."""
+        watch = Stopwatch()
+        try:
+            yield
+        except FailedRun:
+            self._lost_s += watch.elapsed_s()
+            raise
+
+
+@dataclass
+class _Turn:
+    """One candidate in one pass at one batch size."""
+
+    tally: Tally
+    session: RemoteSession
+    allowance: _Allowance
+    calls: int = 1
+    warmed: WarmUp | None = None
+    rounds: list[Round] = field(default_factory=list)
+    repeated: Round | None = None
+    peak_memory_bytes: int | None = None
+
+    def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
+        """Short rounds until they are steady, for half a second at most, but at least four; their
+        speed sets the number of calls of a round."""
+        tally, batch_size = self.tally, self.tally.batch_size
+        null = tally.candidate.runtime.name == NULL
+        most = _MOST_NULL_CALLS if null else _MOST_CALLS
+
+        def step() -> None:
+            logits = self.session.prepare(images, batch_size=batch_size, expected=tally.logits)
+            tally.logits = logits if tally.logits is None else tally.logits
+            first = self.session.measure(calls=1)
+            calls, speeds = 1, [first.images_per_s(batch_size)]
+            per_round = max(1, min(most, math.ceil(_WARM_UP_ROUND_S / _call_s(first))))
+            watch = Stopwatch()
+            while len(speeds) <= _LEAST_WARM_UP_ROUNDS or not (
+                steady(speeds[1:]) or null or watch.elapsed_s() > _WARM_UP_LIMIT_S
+            ):
+                last = self.session.measure(calls=per_round)
+                calls += per_round
+                speeds.append(last.images_per_s(batch_size))
+            self.warmed = WarmUp(
+                calls=calls * len(last.samples_s),
+                wall_s=watch.elapsed_s(),
+                steady=steady(speeds[1:]) if len(speeds) > STEADY_VALUES else None,
+            )
+            streams = len(last.samples_s)
+            call_s = streams * batch_size / median(speeds[len(speeds) // 2 :])
+            self.calls = plan.calls_per_round(call_s, most=most)
+
+        self._try(step)
+
+    def round(self, *, repeat: bool) -> None:
+        """One round; one that warmed up not at all has none."""
+
+        def step() -> None:
+            found = self.session.measure(calls=self.calls, repeat=repeat)
+            if repeat:
+                self.repeated = found
+            else:
+                self.rounds.append(found)
+
+        if self.warmed is not None:
+            self._try(step)
+
+    def mark_memory(self) -> None:
+        """The worker's high-water mark so far."""
+
+        def step() -> None:
+            self.peak_memory_bytes = self.session.peak_memory_bytes()
+
+        if self.warmed is not None:
+            self._try(step)
+
+    def finish(self) -> None:
+        """Add the pass to the tally: also one that was cut short."""
+        loaded = self.session.loaded
+        if loaded is None:
+            return
+        self.tally.attestation = loaded.attestation
+        self.tally.passes.append(
+            Pass(
+                import_s=loaded.import_s,
+                load_s=loaded.load_s,
+                first_inference_s=loaded.first_inference_s,
+                warm_up=self.warmed,
+                calls_per_round=self.calls if self.warmed else None,
+                rounds=tuple(self.rounds),
+                repeated=self.repeated,
+                peak_memory_bytes=self.peak_memory_bytes,
+            )
+        )
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """The first failure is the tally's; after it nothing more is asked of the session."""
+        if self.tally.failure is None:
+            try:
+                with self.allowance.not_for_failures():
+                    step()
+            except FailedRun as failure:
+                self.tally.failure = failure
+
+
+def _call_s(found: Round) -> float:
+    """The longest call of any stream."""
+    return max(max(calls) for calls in found.samples_s)

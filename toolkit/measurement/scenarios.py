@@ -1,0 +1,233 @@
+"""Scenarios: candidates, one after the other, under a load of MLPerf's LoadGen.
+
+In: candidates, test images, what is asked. Out: a `ScenarioReport` each, in the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import FailedRun, SettingError
+from toolkit.machine.fitness import judge
+from toolkit.machine.interference import LoadWatch, combined
+from toolkit.measurement.conclusions import distinct_names
+from toolkit.measurement.passes import Tally
+from toolkit.measurement.plan import SCENARIO_TIME_S, Plan
+from toolkit.progress import Progress, silent
+from toolkit.results import write_folder
+from toolkit.schema import (
+    Interference,
+    Results,
+    ScenarioName,
+    ScenarioReport,
+    ScenarioSettings,
+)
+from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.loadgen import LoadResult, require_loadgen
+from toolkit.sessions.remote import RemoteSession
+from toolkit.settings import check_positive
+
+_SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the least duration, in all of them
+_SUBMISSION_SAMPLES = 24_576  # the same, offline
+_MOST_IMAGES = 1024  # distinct ones that queries ask for, as MLPerf's ResNet-50
+_MOST_BYTES = 256 * 1024**2
+
+
+class InterruptedScenarios(KeyboardInterrupt):
+    """Ctrl-C after the first candidate; `results` has the rows until then."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__()
+        self.results = results
+
+
+def check_scenario(
+    scenario: ScenarioName | None,
+    *,
+    target_qps: float | None,
+    latency_bound_s: float | None,
+    streams: int,
+    unfit: Sequence[str],
+) -> None:
+    """Refuse what does not go together; `unfit` names options that a scenario has no use for.
+
+    Raises:
+        SettingError: an unknown scenario, an option missing or out of place, a value out of range.
+        NotInstalled: LoadGen is missing.
+    """
+    given = {"--target-qps": target_qps, "--latency-bound": latency_bound_s}
+    if scenario is not None and scenario not in get_args(ScenarioName):
+        known = ", ".join(get_args(ScenarioName))
+        raise SettingError(f"--scenario {scenario}: expected one of {known}")
+    for flag, value in given.items():
+        if scenario == "server" and value is None:
+            raise SettingError(f"--scenario server needs {flag}, as --target-qps 500")
+        if scenario != "server" and value is not None:
+            raise SettingError(f"{flag} belongs to --scenario server; add that, or leave it out")
+        if value is not None:
+            check_positive(flag, value)
+    if scenario is None:
+        return
+    if unfit:
+        raise SettingError(f"{unfit[0]} has no meaning with --scenario; leave one of them out")
+    if scenario == "single-stream" and streams > 1:
+        raise SettingError(
+            f"--streams {streams}: --scenario single-stream has one query at a time; leave it out"
+        )
+    require_loadgen()
+
+
+@dataclass(kw_only=True)
+class Scenarios:
+    """Goes through the candidates, each in a fresh worker.
+
+    Attributes:
+        wanted: What LoadGen is asked.
+        batch_size: Samples that one call takes at most.
+        timeout_s: A worker that is silent for longer than that and the load takes is killed.
+    """
+
+    wanted: ScenarioSettings
+    batch_size: int
+    timeout_s: float
+    progress: Progress = silent
+    interference: list[Interference] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.wanted.scenario == "single-stream":
+            self.batch_size = 1
+
+    def run(
+        self,
+        candidates: Sequence[Candidate],
+        images: NDArray[np.uint8],
+        results: Results,
+        *,
+        out: Path | None = None,
+    ) -> Results:
+        """`results` with a row each, written to `out` after each; raw images `[N,C,H,W]`.
+
+        Raises:
+            InterruptedScenarios: Ctrl-C after the first row.
+        """
+        tallies = [Tally(candidate=each, batch_size=self.batch_size) for each in candidates]
+        label, total = self.wanted.scenario, len(candidates)
+        self.progress(label, 0, total)
+        try:
+            for done, name in enumerate(distinct_names(tallies), start=1):
+                row = self.report(name, candidates[done - 1], images)
+                results = self._concluded(replace(results, scenarios=(*results.scenarios, row)))
+                self.progress(label, done, total, candidates[done - 1].label)
+                if out is not None:
+                    write_folder(out, results)
+        except KeyboardInterrupt as stop:
+            if not results.scenarios:
+                raise
+            results = replace(results, interrupted=True)
+            if out is not None:
+                write_folder(out, results)
+            raise InterruptedScenarios(results) from stop
+        return results
+
+    def report(self, name: str, candidate: Candidate, images: NDArray[np.uint8]) -> ScenarioReport:
+        """One candidate's row; a failure is one too."""
+        found: LoadResult | None = None
+        failure: FailedRun | None = None
+        watch = LoadWatch()
+        with RemoteSession(
+            candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
+        ) as session:
+            try:
+                found = session.loadgen(
+                    library_of(images), batch_size=self.batch_size, wanted=self.wanted
+                )
+            except FailedRun as error:
+                failure = error
+            loaded = session.loaded
+            self.interference.append(watch.interference())  # while the worker lives
+        return replace(
+            self._row(name, candidate, found),
+            status=failure.status if failure else "measured",
+            reason=failure.reason if failure else None,
+            session=loaded.attestation if loaded else None,
+            stderr_tail=failure.stderr_tail if failure else "",
+        )
+
+    def _row(self, name: str, candidate: Candidate, found: LoadResult | None) -> ScenarioReport:
+        """What was asked and, where LoadGen came to its end, what it says."""
+        artifact, wanted = candidate.source.artifact, self.wanted
+        return ScenarioReport(
+            name=name,
+            runtime=candidate.runtime.name,
+            format=artifact.format,
+            precision=artifact.precision,
+            scenario=wanted.scenario,
+            batch_size=self.batch_size,
+            settings=candidate.settings,
+            status="measured",
+            reason=None,
+            valid=found.valid if found else None,
+            violations=found.violations if found else (),
+            queries=found.queries if found else None,
+            samples=found.samples if found else None,
+            checked=found.checked if found else None,
+            duration_s=found.duration_s if found else None,
+            min_duration_s=wanted.min_duration_s,
+            submission_length=found is not None and is_submission_length(wanted, found),
+            samples_per_s=found.samples_per_s if found else None,
+            latency_s=found.latency_s if found else (),
+            mlperf_latency_s=found.mlperf_latency_s if found else None,
+            target_qps=wanted.target_qps,
+            latency_bound_s=wanted.latency_bound_s,
+            loadgen=found.version if found else None,
+            artifact_sha256=artifact.sha256,
+            session=None,
+            stderr_tail="",
+        )
+
+    def _concluded(self, results: Results) -> Results:
+        """With what others took meanwhile, and what that and the machine speak against."""
+        threads = max(row.settings.all_threads for row in results.scenarios)
+        others = combined(self.interference)
+        return replace(
+            results,
+            interference=tuple(self.interference),
+            warnings=judge(results.environment, threads=threads, interference=others),
+        )
+
+
+def scenario_settings(
+    scenario: ScenarioName,
+    plan: Plan | None,
+    *,
+    target_qps: float | None,
+    latency_bound_s: float | None,
+) -> ScenarioSettings:
+    """What LoadGen is asked: the plan's durations; None is what a person waits for."""
+    plan = plan or Plan(min_time_s=SCENARIO_TIME_S)
+    return ScenarioSettings(
+        scenario=scenario,
+        min_duration_s=plan.min_time_s,
+        max_duration_s=plan.max_time_s,
+        target_qps=target_qps,
+        latency_bound_s=latency_bound_s,
+    )
+
+
+def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images that queries ask for: the first 1024, or as many as 256 MiB hold in float32."""
+    image_bytes = 4 * int(np.prod(images.shape[1:]))
+    return images[: max(1, min(_MOST_IMAGES, _MOST_BYTES // image_bytes))]
+
+
+def is_submission_length(wanted: ScenarioSettings, found: LoadResult) -> bool:
+    """Whether it was asked for, and got, what MLPerf's rules ask of a submission at least."""
+    enough = wanted.scenario != "offline" or found.samples >= _SUBMISSION_SAMPLES
+    lasted = found.valid or found.duration_s >= _SUBMISSION_S
+    return wanted.min_duration_s >= _SUBMISSION_S and lasted and enough

@@ -1,1 +1,0 @@
-"""From rounds in workers to speeds, ratios and ranks with their intervals."""

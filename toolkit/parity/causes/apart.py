@@ -1,0 +1,218 @@
+"""Looks for a cause in a process of its own: a model, a file or a library that crashes or hangs
+takes only the search with it.
+
+In: names, paths and arrays. Out: a `Cause`, or None. The parent calls `search_apart`; the child
+runs this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import ToolkitError
+from toolkit.parity.causes.stored import find_tensors
+from toolkit.parity.causes.symptoms import Symptoms
+from toolkit.parity.causes.tensors import compare_tensors
+from toolkit.schema import (
+    EXACT_PRECISIONS,
+    Cause,
+    CheckpointId,
+    InputSpec,
+    Precision,
+    from_json,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the child needs. `artifact` is the file or folder, of `format`; experiments take at most
+    `budget_s`, and are left out where that is 0."""
+
+    checkpoint: str
+    checkpoint_id: CheckpointId
+    model: str | None
+    input: InputSpec
+    artifact: str
+    format: str
+    precision: Precision
+    batch_size: int
+    tolerance_floors: float
+    expected_rms: float | None
+    threads: int
+    budget_s: float
+    arrays: str
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the child found; `untouched` says that the file is what the exporter writes."""
+
+    cause: Cause | None
+    untouched: bool = False
+
+
+def search_apart(
+    job: Job, symptoms: Symptoms, images: NDArray[np.uint8], *, timeout_s: float
+) -> Outcome:
+    """What a child process finds in `timeout_s`; `job.arrays` and `job.outcome` are set here.
+
+    `symptoms` are those of the raw `images` `[n,C,H,W]`.
+    """
+    with tempfile.TemporaryDirectory(prefix="toolkit-causes-", ignore_cleanup_errors=True) as name:
+        scratch = Path(name)
+        np.savez(
+            scratch / "arrays.npz",
+            images=images,
+            reference=symptoms.reference,
+            candidate=symptoms.candidate,
+            floors=symptoms.floors,
+            labels=symptoms.labels,
+        )
+        values = {**to_json(job), "arrays": str(scratch / "arrays.npz")}
+        values["outcome"] = str(scratch / "outcome.json")
+        _run(json.dumps(values), scratch, timeout_s=timeout_s)
+        outcome = scratch / "outcome.json"
+        if not outcome.exists():
+            return Outcome(cause=None)
+        return from_json(Outcome, json.loads(outcome.read_text()))
+
+
+def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
+    """Run the child to its end, or kill it; it has said what it found by then, or nothing."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
+        "TMPDIR": str(scratch),
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    }
+    # -P: the child must not import what happens to lie in the current folder.
+    command = [sys.executable, "-P", "-m", "toolkit.parity.causes.apart"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        cwd=scratch,
+        start_new_session=True,
+    )
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(job.encode(), timeout=timeout_s)
+    finally:  # it, and what it started
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class _Search:
+    """The child's side."""
+
+    def __init__(self, job: Job) -> None:
+        arrays = np.load(job.arrays)
+        self._job = job
+        self._images = arrays["images"]
+        self._symptoms = Symptoms(
+            reference=arrays["reference"],
+            candidate=arrays["candidate"],
+            floors=arrays["floors"],
+            labels=arrays["labels"],
+            batch_size=job.batch_size,
+            precision=job.precision,
+            tolerance_floors=job.tolerance_floors,
+            expected_rms=job.expected_rms,
+        )
+
+    def run(self) -> Outcome:
+        """Weights first, since that is cheap; then what is most specific for the precision."""
+        cause = self._weights()
+        if cause is not None:
+            return Outcome(cause=cause)
+        model = self._model()
+        onnx = self._job.format == "onnx"
+        if onnx and self._job.precision not in EXACT_PRECISIONS:
+            cause = self._file(model)
+        cause = cause or self._experiments(model)
+        if cause is not None or not onnx or self._job.precision not in EXACT_PRECISIONS:
+            return Outcome(cause=cause)
+        cause = self._file(model)
+        return Outcome(cause=cause, untouched=cause is None)
+
+    def _weights(self) -> Cause | None:
+        if self._job.format == _CHECKPOINT:
+            return None
+        from safetensors.numpy import load_file
+
+        from toolkit.checkpoints.storage import WEIGHTS
+
+        tensors = load_file(Path(self._job.checkpoint, WEIGHTS))
+        floats = {name: each for name, each in tensors.items() if each.dtype == np.float32}
+        path = Path(self._job.artifact)
+        cause = compare_tensors(floats, find_tensors(floats, _files(path)))
+        if cause is None and self._job.format == "onnx" and self._job.precision in EXACT_PRECISIONS:
+            from toolkit.parity.causes.onnx_file import rounding_in_file
+
+            return rounding_in_file(path, floats)
+        return cause
+
+    def _model(self) -> nn.Module:
+        import torch
+
+        from toolkit.checkpoints.storage import load_same_model
+
+        torch.set_num_threads(self._job.threads)
+        folder = Path(self._job.checkpoint)
+        return load_same_model(folder, self._job.checkpoint_id, trusted=self._job.model)
+
+    def _experiments(self, model: nn.Module) -> Cause | None:
+        if not self._job.budget_s:
+            return None
+        from toolkit.parity.causes.experiments import Experiments
+
+        return Experiments(
+            model, self._images, self._job.input, self._symptoms, budget_s=self._job.budget_s
+        ).cause()
+
+    def _file(self, model: nn.Module) -> Cause | None:
+        from toolkit.data.preprocessing import normalise
+        from toolkit.parity.causes.onnx_file import cause_in_file
+
+        inputs = normalise(self._images, self._job.input)
+        return cause_in_file(Path(self._job.artifact), model, inputs, self._job.precision)
+
+
+def _files(artifact: Path) -> list[Path]:
+    if artifact.is_file():
+        return [artifact]
+    return sorted(each for each in artifact.rglob("*") if each.is_file())
+
+
+def main() -> None:
+    """The child: a job on stdin, the outcome in a file. What it raises ends it without one."""
+    job = from_json(Job, json.load(sys.stdin))
+    with contextlib.suppress(ToolkitError):
+        Path(job.outcome).write_text(json.dumps(to_json(_Search(job).run())))
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # torch alone takes half a second to take itself down

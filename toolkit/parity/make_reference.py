@@ -1,0 +1,338 @@
+"""The reference: the checkpoint's own logits in float64, and torch's float32 noise around them.
+
+In: a subject and a data set. Out: `parity.reference.References`. torch has no fast float64
+convolution, so 10,000 images take 10 to 20 s; the result is kept in the user's cache folder, under
+a key of all that it depends on. A kept reference is used only if the checkpoint, run now, gives the
+same logits on a sample of the images: a model factory is code, and code may change under the same
+name.
+
+The reference must be a function of the image: float64 logits that change from call to call, or with
+the other images of the batch, are no reference, and the checkpoint is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.data import Dataset
+from toolkit.errors import CheckpointError, Crashed, OutputError
+from toolkit.files import write_atomically
+from toolkit.machine.allocator import can_keep_memory
+from toolkit.machine.environment import describe_environment
+from toolkit.parity.gates import MAX_FLOORS
+from toolkit.parity.reference import Reference, References, distances, noise_floors, scales, unclear
+from toolkit.parity.special import checksum, special_images
+from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
+from toolkit.progress import Progress, silent
+from toolkit.schema import Precision, Settings, to_json
+from toolkit.sessions.candidates import EAGER, Subject, checkpoint_candidate
+from toolkit.sessions.remote import RemoteSession, predict_all
+
+_VERSION = 2  # of what is kept, and of how it is made
+_BATCH_SIZE = 50  # float64 intermediates of 100 images fall out of a small CPU's caches
+_OTHER_BATCH_SIZE = 7
+_SAMPLED_IMAGES = 500
+_FLOAT32_BATCH_SIZES = (100, 33)  # of all images, with all threads and with one
+_SAMPLED_BATCH_SIZES = (1, 7)
+_KEPT_SAMPLE_IMAGES = 50
+_KEPT_BYTES = 512 << 20
+_SAME: dict[Precision, float] = {"fp64": 1e-9, "fp32": 1e-4}  # of the logits' scale
+_MOST_UNLIKE = 0.01  # share of sampled images that rounding alone may move further
+_MOST_UNCLEAR = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceMaker:
+    """Makes the reference of a subject on a data set; see `make`."""
+
+    subject: Subject
+    dataset: Dataset
+    settings: Settings
+    timeout_s: float
+    progress: Progress = silent
+
+    def make(self) -> References:
+        """The kept reference if it still holds, else a new one.
+
+        Always on the CPU: a device's own arithmetic is what is being judged. A model that fixes
+        a dtype in its code has no float64 form; its float32 logits are the reference then.
+
+        Raises:
+            FailedRun: the checkpoint cannot be run.
+            CheckpointError: its logits are no reference: NaN, random, or not of the image alone.
+        """
+        special = special_images(self.dataset.images, self.dataset.labels)
+        path = self.path()
+        kept = read_references(path, self.dataset, special)
+        if kept is not None and self._still_holds(kept.data):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            count = len(self.dataset)
+            self.progress(f"reference {kept.data.precision}", count, count, "images, kept")
+            return kept
+        try:
+            found = self._compute("fp64", special)
+        except Crashed as failure:
+            try:
+                found = self._compute("fp32", special)
+            except Crashed:
+                raise failure from None
+        keep_references(path, found)
+        return found
+
+    def path(self) -> Path:
+        """Where this reference is kept: the name is a checksum of all that it depends on."""
+        environment = describe_environment()
+        checkpoint = self.subject.checkpoint
+        parts = {
+            "version": _VERSION,
+            "checkpoint": checkpoint.sha256,
+            "model": to_json(checkpoint.model),
+            "input": to_json(checkpoint.input),
+            "dataset": to_json(self.dataset.record),
+            "versions": environment.versions,
+            "threads": self.settings.threads,
+            "kernels": {**PINNED_ENVIRONMENT, **kernel_environment()},
+            "machine": [environment.machine, environment.cpu, *environment.isa],
+        }
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _cache_folder() / f"{key}.npz"
+
+    def _compute(self, precision: Precision, special: NDArray[np.uint8]) -> References:
+        """Float64 logits, twice on a sample, and float32 ones around them."""
+        sample = _spread(len(self.dataset), _SAMPLED_IMAGES)
+        images = np.concatenate([self.dataset.images[sample], special])
+        with self._session(precision, self.settings.threads) as session:
+            label = f"reference {precision}"
+            found = predict_all(session, self.dataset, _BATCH_SIZE, label, self.progress)
+            logits = np.asarray(found, np.float64)
+            of_special = np.asarray(_predict(session, special, _BATCH_SIZE), np.float64)
+            self._refuse_unfit(logits)
+            again = self._again(session, images, np.concatenate([logits[sample], of_special]))
+        runs: list[NDArray[np.floating]] = [_placed(again[: len(sample)], sample, len(logits))]
+        special_runs: list[NDArray[np.floating]] = [again[len(sample) :]]
+        for number, threads in enumerate((self.settings.threads, 1)):
+            with self._session("fp32", threads) as session:
+                size = _FLOAT32_BATCH_SIZES[number]
+                runs.append(predict_all(session, self.dataset, size, "noise floor", self.progress))
+                special_runs.append(_predict(session, special, size))
+                for size in _SAMPLED_BATCH_SIZES:
+                    found = _predict(session, images, size)
+                    runs.append(_placed(found[: len(sample)], sample, len(logits)))
+                    special_runs.append(found[len(sample) :])
+        data = Reference(
+            logits=logits,
+            labels=self.dataset.labels,
+            floors=noise_floors(logits, runs),
+            precision=precision,
+        )
+        self._refuse_noise(data)
+        return _with_fit_special_images(data, special, of_special, special_runs)
+
+    def _refuse_unfit(self, logits: NDArray[np.float64]) -> None:
+        """Raise CheckpointError where NaN or an infinity makes decisions meaningless. Minus
+        infinity is how a model masks a class."""
+        bad = np.isnan(logits) | np.isposinf(logits)
+        count = int(np.count_nonzero(bad.any(axis=1) | ~np.isfinite(logits).any(axis=1)))
+        if count:
+            raise self._no_reference(
+                f"gives NaN or infinite logits on {count:,} of {len(logits):,} images",
+                "look for a division by zero or a logarithm in its forward, and at the images",
+            )
+
+    def _again(
+        self, session: RemoteSession, images: NDArray[np.uint8], first: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The sample once more, in another order and batch size.
+
+        Raises:
+            CheckpointError: the logits are other ones.
+        """
+        order = np.random.default_rng(0).permutation(len(images))
+        tolerance = _SAME[session.candidate.source.artifact.precision]
+
+        def shuffled() -> NDArray[np.float64]:
+            found = np.empty_like(first)
+            found[order] = _predict(session, images[order], _OTHER_BATCH_SIZE)
+            return found
+
+        second = shuffled()
+        if _unlike(first, second, tolerance) <= _MOST_UNLIKE:
+            return second
+        moved = float(np.nanmax(distances(first, second)))
+        if _unlike(second, shuffled(), tolerance) > _MOST_UNLIKE:
+            raise self._no_reference(
+                f"is random: the same images in the same batches gave logits up to {moved:.1e} "
+                "apart",
+                "look for dropout or noise that eval() does not switch off (F.dropout(..., "
+                "training=True), torch.rand in forward), or for a state that each call changes",
+            )
+        raise self._no_reference(
+            "gives an image other logits when other images are in its batch, up to "
+            f"{moved:.1e} apart",
+            "look for a BatchNorm without running statistics (track_running_stats=False) or left "
+            "in training mode, and for means or sorts over the batch dimension",
+        )
+
+    def _refuse_noise(self, reference: Reference) -> None:
+        count = int(np.count_nonzero(unclear(reference, MAX_FLOORS)))
+        if count > _MOST_UNCLEAR * len(reference.labels):
+            raise self._no_reference(
+                f"gives logits whose differences drown in torch's own float32 rounding on "
+                f"{count:,} of {len(reference.labels):,} images (typically "
+                f"{float(np.median(reference.floors)):.1e})",
+                "look for large constants that cancel, and for weights that are all zero",
+            )
+
+    def _no_reference(self, what: str, advice: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.subject.folder} is no reference: the model {what}; nothing can be compared "
+            f"with it: {advice}"
+        )
+
+    def _still_holds(self, kept: Reference) -> bool:
+        rows = _spread(len(self.dataset), _KEPT_SAMPLE_IMAGES)
+        try:
+            with self._session(kept.precision, self.settings.threads) as session:
+                logits = _predict(session, self.dataset.images[rows], _BATCH_SIZE)
+        except Crashed:
+            return False
+        return _unlike(kept.logits[rows], logits, _SAME[kept.precision]) == 0
+
+    def _session(self, precision: Precision, threads: int) -> RemoteSession:
+        settings = replace(
+            self.settings, device="cpu", threads=threads, keep_memory=can_keep_memory()
+        )
+        candidate = checkpoint_candidate(self.subject, EAGER, settings, precision=precision)
+        return RemoteSession(candidate, batch_size=_BATCH_SIZE, timeout_s=self.timeout_s)
+
+
+def _predict(
+    session: RemoteSession, images: NDArray[np.uint8], batch_size: int
+) -> NDArray[np.floating]:
+    (logits,) = session.predict([images], batch_size=batch_size)
+    return logits
+
+
+def _unlike(first: NDArray[np.floating], second: NDArray[np.floating], tolerance: float) -> float:
+    """Share of images whose logits differ by more than `tolerance` of their scale; images without
+    a meaning (NaN on either side) are left out."""
+    scale = np.maximum(scales(first), np.median(scales(first)))
+    moved = distances(first, second)
+    known = np.flatnonzero(~np.isnan(moved).any(axis=1))
+    if not known.size:
+        return 0.0
+    return float(np.mean((moved[known] > tolerance * scale[known, None]).any(axis=1)))
+
+
+def _placed(
+    logits: NDArray[np.floating], rows: NDArray[np.intp], count: int
+) -> NDArray[np.float64]:
+    """Logits of some rows among `count`, NaN elsewhere."""
+    found = np.full((count, logits.shape[1]), np.nan)
+    found[rows] = logits
+    return found
+
+
+def _with_fit_special_images(
+    data: Reference,
+    images: NDArray[np.uint8],
+    logits: NDArray[np.float64],
+    runs: list[NDArray[np.floating]],
+) -> References:
+    """Only those special images on which the checkpoint itself has an answer: a model that
+    standardises each image has none for a blank one."""
+    fit = ~np.isnan(logits).any(axis=1) & np.isfinite(logits).any(axis=1)
+    fit &= ~np.isposinf(logits).any(axis=1)
+    floors = noise_floors(logits, runs) if len(logits) else np.zeros(0)
+    fit &= np.isfinite(floors)
+    special = Reference(
+        logits=logits[fit],
+        labels=logits[fit].argmax(1).astype(np.int64),
+        floors=np.maximum(floors[fit], np.median(data.floors)),
+        precision=data.precision,
+    )
+    return References(
+        data=data,
+        special=special,
+        special_images=images[fit],
+        special_rows=np.flatnonzero(fit),
+    )
+
+
+def _spread(count: int, wanted: int) -> NDArray[np.intp]:
+    return np.linspace(0, count - 1, min(wanted, count)).astype(np.intp)
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder, as the XDG base directory specification has it."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "toolkit" / "references"
+
+
+def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) -> References | None:
+    """The references kept in `path`; None where there are none, or they are damaged."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+        precision: Precision = "fp64" if str(kept["precision"]) == "fp64" else "fp32"
+        data = Reference(
+            logits=kept["logits"],
+            labels=dataset.labels,
+            floors=kept["floors"],
+            precision=precision,
+        )
+        logits = kept["special_logits"]
+        found = References(
+            data=data,
+            special=Reference(
+                logits=logits,
+                labels=logits.argmax(1).astype(np.int64),
+                floors=kept["special_floors"],
+                precision=precision,
+            ),
+            special_images=special[kept["special_rows"]],
+            special_rows=kept["special_rows"],
+        )
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+        return None
+    right = data.logits.dtype == np.float64 and data.logits.ndim == 2
+    if not right or len(data.logits) != len(dataset) or len(data.floors) != len(dataset):
+        return None
+    return found if checksum(found.special_images) == str(kept["special_sha256"]) else None
+
+
+def keep_references(path: Path, found: References) -> None:
+    """Keep references for the next time, and let go of the longest unused ones.
+
+    A cache that cannot be written costs time, not the verdict.
+    """
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        logits=found.data.logits,
+        floors=found.data.floors,
+        special_logits=found.special.logits,
+        special_floors=found.special.floors,
+        special_rows=found.special_rows,
+        special_sha256=np.str_(checksum(found.special_images)),
+        precision=np.str_(found.data.precision),
+    )
+    with contextlib.suppress(OutputError, OSError):
+        write_atomically(path, buffer.getvalue())
+        kept = sorted(path.parent.glob("*.npz"), key=lambda each: -each.stat().st_mtime)
+        total = 0
+        for each in kept:
+            total += each.stat().st_size
+            if total > _KEPT_BYTES and each != path:
+                each.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Verification: every test image through each candidate → parity reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from toolkit.artifacts.calibration import refuse_overlap
+from toolkit.data import check_fits, load_dataset
+from toolkit.machine.fitness import judge_artifacts
+from toolkit.parity.check import ParityCheck
+from toolkit.parity.gates import GateSettings
+from toolkit.progress import Progress, silent
+from toolkit.results import start_results
+from toolkit.schema import Device, Results
+from toolkit.sessions.candidates import find_subject, line_up
+from toolkit.sessions.remote import open_sessions
+from toolkit.settings import session_settings
+
+
+def verify(
+    paths: Sequence[Path],
+    *,
+    runtimes: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    data: Path | None = None,
+    batch_size: int = 100,
+    threads: int | None = None,
+    device: Device = "cpu",
+    keep_memory: bool = False,
+    gates: GateSettings | None = None,
+    timeout_s: float = 300.0,
+    model: str | None = None,
+    progress: Progress = silent,
+) -> Results:
+    """Compare artifacts with their checkpoint on all test images.
+
+    Args:
+        paths: Export folders or artifact files, all of one checkpoint.
+        runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
+            artifacts.
+        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        data: Folder of IDX files; None is the bundled MNIST.
+        batch_size: Images a call; the last batch may be smaller.
+        threads: Intra-op threads of each session; None takes all usable cores.
+        device: `cpu` or `cuda`.
+        keep_memory: Memory that a runtime frees stays with its process.
+        gates: What a row must keep to pass; None is the default of each precision.
+        timeout_s: A worker that does not answer for so long is killed.
+        model: The model factory to trust, where it is not the toolkit's own.
+        progress: Told about the images of each candidate.
+
+    Returns:
+        Results with one parity report a candidate; `exit_code` says what a script wants to know.
+
+    Raises:
+        ToolkitError: bad input, or the float64 reference itself could not be computed.
+    """
+    settings = session_settings(
+        threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
+    )
+    check = ParityCheck(
+        batch_size=batch_size,
+        gates=gates or GateSettings(),
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+    subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    candidates = line_up(subject, runtimes, settings)
+    dataset = load_dataset("test", data)
+    check_fits(dataset, subject.checkpoint)
+    results = start_results(subject, dataset)  # before the work: its own load is no fact
+    refuse_overlap(results.artifacts, dataset)
+    basis = check.basis(subject, dataset, settings)
+    rows = []
+    with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
+        for session in sessions:
+            with session:  # one worker at a time: each has the machine to itself
+                rows.append(check.judge(session, basis)[0])
+    warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
+    return replace(results, parity=tuple(rows), warnings=warnings)

@@ -1,0 +1,1 @@
+"""Child processes: how they are started, and the environment that they start with."""

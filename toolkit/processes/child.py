@@ -1,0 +1,130 @@
+"""Work in a process apart: code that crashes or hangs takes its own process with it.
+
+The parent calls `run_apart` with the name of a module; the child runs that module, whose `main`
+calls `answer`. The job and what becomes of it are JSON. What the child prints goes to a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import (
+    Crashed,
+    FailedRun,
+    NotInstalled,
+    OutOfMemory,
+    TimedOut,
+    Unsupported,
+)
+from toolkit.processes.numerics import pinned
+
+_STDERR_TAIL_LINES = 40
+_FAILURES = {kind.status: kind for kind in (Crashed, OutOfMemory, NotInstalled, Unsupported)}
+_OUTCOME = "outcome.json"
+
+
+@contextlib.contextmanager
+def scratch_of(purpose: str) -> Iterator[Path]:
+    """A folder for one job: the child's home, temporary folder and working folder."""
+    prefix = f"toolkit-{purpose}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def run_apart(
+    module: str, job: dict[str, Any], scratch: Path, *, what: str, timeout_s: float
+) -> dict[str, Any]:
+    """Run `python -m module` on a job; returns what its work returned.
+
+    `what` names the work in messages.
+
+    Raises:
+        FailedRun: what the work raised, or how its process ended, with what it printed last.
+    """
+    log = scratch / "log"
+    code = _run(module, job, scratch, log, what=what, timeout_s=timeout_s)
+    outcome = scratch / _OUTCOME
+    found = json.loads(outcome.read_text()) if code == 0 and outcome.exists() else None
+    lines = log.read_text(errors="replace").splitlines()
+    tail = "\n".join(lines[-_STDERR_TAIL_LINES:])
+    if found is None:
+        ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        raise Crashed(f"{what} ended: {ended}", stderr_tail=tail)
+    if "error" in found:
+        tail = "\n".join(filter(None, [tail, found["traceback"].strip()]))
+        raise _FAILURES[found["error"]](found["reason"], stderr_tail=tail)
+    returned: dict[str, Any] = found["returned"]
+    return returned
+
+
+def _run(
+    module: str, job: dict[str, Any], scratch: Path, log: Path, *, what: str, timeout_s: float
+) -> int:
+    """The child's exit code; a negative one is the signal that ended it.
+
+    Raises:
+        TimedOut: it was killed.
+    """
+    environment = {
+        **pinned(os.environ),
+        "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
+        **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+    }
+    # -P: the child must not import what happens to lie in the current folder.
+    command = [sys.executable, "-P", "-m", module]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=scratch,
+            start_new_session=True,
+        )
+        request = json.dumps({**job, _OUTCOME: str(scratch.resolve() / _OUTCOME)})
+        try:
+            process.communicate(request.encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(f"{what} was ended after {timeout_s:g} s") from error
+        finally:  # it, and what it started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode
+
+
+def answer(
+    work: Callable[[dict[str, Any]], dict[str, Any]],
+    *,
+    reason: Callable[[dict[str, Any], BaseException], str],
+) -> None:
+    """The child's side: do the work of the job on stdin, write what became of it, and end.
+
+    `reason` says in words what an exception means that has none of its own.
+    """
+    job = json.load(sys.stdin)
+    path = Path(job.pop(_OUTCOME))
+    try:
+        outcome: dict[str, Any] = {"returned": work(job)}
+    except Exception as error:  # noqa: BLE001 - the child's boundary: all become a row
+        outcome = {"error": "crashed", "reason": reason(job, error)}
+        if isinstance(error, FailedRun):
+            outcome = {"error": error.status, "reason": error.reason}
+        elif isinstance(error, MemoryError):
+            outcome["error"] = "out_of_memory"
+        outcome["traceback"] = traceback.format_exc()
+    path.write_text(json.dumps(outcome))
+    sys.stdout.flush()
+    os._exit(0)  # some libraries crash or hang while they are taken down

@@ -1,0 +1,241 @@
+"""The whole way: train → export → verify → bench, and one results file at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.artifacts.calibration import CalibrationSettings, refuse_overlap
+from toolkit.artifacts.export import Export, choose_artifacts, export
+from toolkit.artifacts.manifest import MANIFEST, find_artifacts
+from toolkit.checkpoints.storage import RECORD, read_checkpoint
+from toolkit.data import Dataset, check_fits, load_dataset
+from toolkit.errors import OutputError, SettingError
+from toolkit.measurement.bench import Bench, InterruptedBench, with_null
+from toolkit.measurement.passes import Tally
+from toolkit.measurement.plan import Plan
+from toolkit.parity.check import ParityCheck
+from toolkit.parity.gates import GateSettings
+from toolkit.parity.verdict import not_run
+from toolkit.progress import Progress, silent
+from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
+from toolkit.schema import Device, ParityReport, Precision, Results, Settings
+from toolkit.sessions.candidates import (
+    EAGER,
+    NULL,
+    Candidate,
+    Subject,
+    checkpoint_candidate,
+    choose_runtimes,
+    line_up,
+    subject_of,
+)
+from toolkit.sessions.remote import open_sessions
+from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime
+from toolkit.settings import session_settings
+from toolkit.timing import DISTINCT_BATCHES, now
+from toolkit.training.train import train
+
+ARTIFACTS = "artifacts"
+NO_RUNTIME = "-"  # of a row that no runtime would have loaded
+_QUICK_IMAGES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The results and the folder that holds them (`results.json`, `.md`, `.csv`)."""
+
+    folder: Path
+    results: Results
+
+
+def run(
+    *,
+    checkpoint: Path | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+    formats: Sequence[str] = (),
+    precisions: Sequence[Precision] = ("fp32",),
+    calibration_images: int = 500,
+    calibration_seed: int = 0,
+    runtimes: Sequence[str] = (),
+    data: Path | None = None,
+    batch_size: int = 100,
+    threads: int | None = None,
+    device: Device = "cpu",
+    keep_memory: bool = False,
+    gates: GateSettings | None = None,
+    timeout_s: float = 300.0,
+    model: str | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Train (or take `checkpoint`), export, verify, bench, and write the results.
+
+    Each candidate is verified and measured in the same worker, so that what is verified is what
+    is measured: that worker gives the first pass of rounds, fresh ones, which must give the same
+    logits, the others. `results.json` is written after each row and pass. A format that cannot
+    be exported is a row too, and the others go on.
+
+    Args:
+        checkpoint: A checkpoint folder to use in place of training.
+        quick: Train one epoch on 10,000 images and time short.
+        out: Folder to write; None is `runs/<time>`.
+        formats: Formats to export, or `all`; none means TorchScript, ONNX and pt2.
+        precisions: Each format is exported in those of them that it has.
+        calibration_images: Training images that int8 ranges are measured on.
+        calibration_seed: Which they are.
+        runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, but for
+            those that take long.
+        data: Folder of IDX files; None is the bundled MNIST.
+        batch_size: Images a call when verifying and timing.
+        threads: Threads to train with and of each session; None takes all usable cores.
+        device: Where sessions run. Training takes CUDA where there is one.
+        keep_memory: Memory that a runtime frees stays with its process.
+        gates: What a row must keep to pass; None is the default of each precision.
+        timeout_s: A worker that does not answer for so long is killed.
+        model: The model factory to trust, where it is not the toolkit's own.
+        progress: Told about every step.
+
+    Raises:
+        ToolkitError: bad input, or a step that could not be done at all.
+    """
+    settings = session_settings(
+        threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
+    )
+    gates = gates or GateSettings()
+    check = ParityCheck(batch_size=batch_size, gates=gates, timeout_s=timeout_s, progress=progress)
+    plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
+    bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
+    calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
+    _check_names(formats, precisions, runtimes)
+    dataset = load_dataset("test", data)
+    folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
+    trained = folder / f"{dataset.record.name}-cnn"
+    _refuse_to_mix(folder, trained if checkpoint is None else None)
+    if checkpoint is None:
+        _train(trained, quick=quick, data=data, threads=threads, progress=progress)
+    checkpoint = checkpoint or trained
+    check_fits(dataset, read_checkpoint(checkpoint))
+    exported = export(
+        checkpoint,
+        out=folder / ARTIFACTS,
+        formats=formats,
+        precisions=precisions,
+        calibration=calibration,
+        model=model,
+        progress=progress,
+    )
+    artifacts = find_artifacts([exported.folder]) if exported.artifacts else []
+    refuse_overlap([stored.record for stored in artifacts], dataset)
+    subject = subject_of(checkpoint, artifacts, model=model)
+    candidates = _candidates(subject, exported, runtimes, settings)
+    lost = _lost_rows(exported, runtimes, settings, dataset, gates)
+    results = replace(start_results(subject, dataset), parity=lost)
+    write_results(folder / RESULTS, results)
+    basis = check.basis(subject, dataset, settings)
+    tallies = [Tally(candidate=candidate, batch_size=batch_size) for candidate in candidates]
+    rows = np.arange(DISTINCT_BATCHES * batch_size) % len(dataset)
+    with (
+        _kept_when_interrupted(folder),
+        open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
+    ):
+        for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
+            report, logits = check.judge(session, basis)
+            same = len(rows) <= len(dataset) or not session.candidate.depends_on_the_batch
+            tally.logits = None if logits is None or not same else logits[rows]
+            results = replace(results, parity=(*results.parity, report))
+            write_results(folder / RESULTS, results)
+        results = bench.with_capacity(results, candidates, subject)
+        results = bench.measure(tallies, dataset, results, opened=sessions, out=folder)
+    return Run(folder=folder, results=results)
+
+
+@contextmanager
+def _kept_when_interrupted(folder: Path) -> Iterator[None]:
+    """Ctrl-C before the rounds: mark what stands in `folder`, and go on as from the rounds."""
+    try:
+        yield
+    except InterruptedBench:
+        raise
+    except KeyboardInterrupt as stop:
+        results = replace(read_results(folder), interrupted=True)
+        write_folder(folder, results)
+        raise InterruptedBench(results) from stop
+
+
+def _check_names(
+    formats: Sequence[str], precisions: Sequence[Precision], runtimes: Sequence[str]
+) -> None:
+    """Raise what is wrong with the names before anything is trained."""
+    written = [(row.name, precision) for row, precision in choose_artifacts(formats, precisions)]
+    for row in [find_runtime(name) for name in runtimes if name != ALL]:
+        if CHECKPOINT_FORMAT not in row.formats and not any(row.loads(*each) for each in written):
+            given = ", ".join(" ".join(each) for each in written)
+            raise SettingError(
+                f"runtime {row.name} loads {row.what_it_loads()}, but --format and --precision "
+                f"name {given}; add --format {row.formats[0]}"
+            )
+    if set(runtimes) == {NULL}:
+        raise SettingError("--runtime null computes nothing; name one more runtime to verify")
+
+
+def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
+    """A folder holds one run: raise OutputError where it has something of another."""
+    found = [path for path in (folder / RESULTS, folder / ARTIFACTS / MANIFEST) if path.exists()]
+    advice = "choose another folder with --out"
+    if trained is not None and (trained / RECORD).exists():
+        found.append(trained)
+        advice += f", and keep the weights that are there with --checkpoint {trained}"
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise OutputError(f"{folder} already holds {names}; {advice}")
+
+
+def _train(
+    out: Path, *, quick: bool, data: Path | None, threads: int | None, progress: Progress
+) -> None:
+    epochs, limit = (1.0, _QUICK_IMAGES) if quick else (None, None)
+    train(out=out, data=data, threads=threads, epochs=epochs, limit=limit, progress=progress)
+
+
+def _candidates(
+    subject: Subject, exported: Export, runtimes: Sequence[str], settings: Settings
+) -> list[Candidate]:
+    """What is compared and, last, null. Where no runtime that was named has an artifact left, the
+    checkpoint itself goes on alone."""
+    named = [name for name in runtimes if name != NULL]
+    lost = [item.format for item in exported.failures]
+    found = line_up(subject, named, settings, lost=lost)
+    found = found or [checkpoint_candidate(subject, EAGER, settings)]
+    return with_null(found, subject, settings)
+
+
+def _lost_rows(
+    exported: Export,
+    runtimes: Sequence[str],
+    settings: Settings,
+    dataset: Dataset,
+    gates: GateSettings,
+) -> tuple[ParityReport, ...]:
+    """The rows of formats that could not be exported: one a chosen runtime that would load it, or
+    one without a runtime where none would."""
+    lost = [(item.format, item.precision) for item in exported.failures]
+    chosen = choose_runtimes(runtimes, lost, settings.device)
+    return tuple(
+        not_run(
+            item.failure,
+            runtime=name,
+            format=item.format,
+            precision=item.precision,
+            artifact_sha256=None,
+            expected=len(dataset),
+            gates=gates.of(item.precision),
+        )
+        for item in exported.failures
+        for name in [row.name for row in chosen if row.loads(item.format, item.precision)]
+        or [NO_RUNTIME]
+    )

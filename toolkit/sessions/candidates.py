@@ -1,0 +1,192 @@
+"""Candidates: which artifact runs in which runtime, with which settings.
+
+In: artifacts, a checkpoint, names of runtimes. Out: the list that verify and bench go through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.artifacts.manifest import MANIFEST, StoredArtifact, find_artifacts
+from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
+from toolkit.errors import ArtifactError, SettingError
+from toolkit.schema import Artifact, Checkpoint, Device, InputSpec, Precision, Settings
+from toolkit.sessions.runtimes import (
+    ALL,
+    CHECKPOINT_FORMAT,
+    RUNTIMES,
+    Runtime,
+    Source,
+    find_runtime,
+)
+
+NULL = "null"
+EAGER = "eager"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One artifact in one runtime with fixed settings; `input` says how pixels become input."""
+
+    runtime: Runtime
+    source: Source
+    settings: Settings
+    input: InputSpec
+
+    @property
+    def depends_on_the_batch(self) -> bool:
+        """Whether an image's logits move a little with the others in its batch."""
+        return self.source.artifact.precision == "int8-dynamic"
+
+    @property
+    def label(self) -> str:
+        """A short name for progress and messages."""
+        return f"{self.runtime.name} {self.source.artifact.precision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What one call of verify or bench is about: one checkpoint and the artifacts made from it."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    artifacts: tuple[StoredArtifact, ...]
+    model: str | None
+
+
+def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str | None) -> Subject:
+    """Read the artifacts and the checkpoint that they come from.
+
+    `checkpoint` is needed only where the folder that the manifest names has moved.
+
+    Raises:
+        ArtifactError: missing or damaged artifacts, or artifacts of another checkpoint.
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    artifacts = find_artifacts(paths)
+    folder = checkpoint or artifacts[0].checkpoint
+    if not folder.is_dir() and checkpoint is None:
+        raise ArtifactError(
+            f"{artifacts[0].path.parent / MANIFEST} names the checkpoint folder {folder}, which is "
+            "not there; say where it is now with --checkpoint"
+        )
+    return subject_of(folder, artifacts, model=model)
+
+
+def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str | None) -> Subject:
+    """The checkpoint in `folder` with artifacts made from it; there may be none.
+
+    Raises:
+        ArtifactError: artifacts of another checkpoint.
+        CheckpointError: the checkpoint is missing or damaged.
+    """
+    record = read_checkpoint(folder)
+    for stored in artifacts:
+        if stored.record.checkpoint_id != record.id:
+            raise ArtifactError(
+                f"{stored.path} was exported from checkpoint {stored.record.checkpoint_id}, "
+                f"but {folder} is {record.id}; "
+                f"export it again with toolkit export {folder} --out "
+                f"{stored.path.parent}, or name its checkpoint with --checkpoint"
+            )
+    return Subject(folder=folder, checkpoint=record, artifacts=tuple(artifacts), model=model)
+
+
+def choose_runtimes(
+    names: Sequence[str], artifacts: Iterable[tuple[str, Precision]], device: Device
+) -> list[Runtime]:
+    """The runtimes named, none twice; `all` stands for all but `null` that run on `device` and
+    load the checkpoint or one of the `artifacts`. No names means those that are installed, run here
+    and need not be asked for.
+
+    To `all`, and to no names, come for each format and precision among `artifacts` that none of
+    these loads those that would: without them it would pass uncompared, with them there is a row.
+
+    Raises:
+        UnknownNameError: an unknown runtime.
+    """
+    checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
+    kinds = [checkpoint, *artifacts]
+    real = [row for row in RUNTIMES.values() if row.name != NULL]
+
+    def loading(rows: Sequence[Runtime]) -> list[str]:
+        lost = [kind for kind in kinds if not any(row.loads(*kind) for row in rows)]
+        needed = [row for row in real if any(row.loads(*kind) for kind in lost)]
+        return [row.name for row in (*rows, *(row for row in needed if row not in rows))]
+
+    usual = [row for row in real if row.version() and row.runs_on(device) and not row.asked_for]
+    fitting = [
+        row for row in real if device in row.devices and any(row.loads(*kind) for kind in kinds)
+    ]
+    if not names:
+        return [find_runtime(name) for name in loading(usual)]
+    spread = [each for name in names for each in (loading(fitting) if name == ALL else [name])]
+    return [find_runtime(name) for name in dict.fromkeys(spread)]
+
+
+def line_up(
+    subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
+) -> list[Candidate]:
+    """The candidates of a subject: each chosen runtime with each artifact that it loads.
+
+    Artifacts of the same bytes are one candidate, wherever they lie. `lost` names formats that
+    could not be exported: a runtime that was named for one of them may be left without.
+
+    Raises:
+        UnknownNameError: an unknown runtime.
+        SettingError: a runtime that was named loads none of the artifacts.
+    """
+    candidates = []
+    kinds = [(item.record.format, item.record.precision) for item in subject.artifacts]
+    for row in choose_runtimes(runtimes, kinds, settings.device):
+        sources = list(_sources(row, subject))
+        if not sources and runtimes and not set(lost).intersection(row.formats):
+            given = ", ".join(sorted({" ".join(kind) for kind in kinds}))
+            raise SettingError(
+                f"runtime {row.name} loads {row.what_it_loads()}, but the artifacts given are "
+                f"{given}; export one with toolkit export --format {row.formats[0]}"
+            )
+        candidates += [_candidate(row, source, settings, subject) for source in sources]
+    return candidates
+
+
+def checkpoint_candidate(
+    subject: Subject, runtime: str, settings: Settings, *, precision: Precision = "fp32"
+) -> Candidate:
+    """The checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
+    row = find_runtime(runtime)
+    return _candidate(row, _checkpoint_source(subject, precision), settings, subject)
+
+
+def _candidate(row: Runtime, source: Source, settings: Settings, subject: Subject) -> Candidate:
+    return Candidate(runtime=row, source=source, settings=settings, input=subject.checkpoint.input)
+
+
+def _sources(row: Runtime, subject: Subject) -> Iterable[Source]:
+    if CHECKPOINT_FORMAT in row.formats:
+        yield _checkpoint_source(subject, "fp32")
+    distinct: dict[tuple[str, str, str], StoredArtifact] = {}
+    for stored in subject.artifacts:
+        record = stored.record
+        distinct.setdefault((record.format, record.precision, record.sha256), stored)
+    for stored in distinct.values():
+        if row.loads(stored.record.format, stored.record.precision):
+            yield Source(path=stored.path, artifact=stored.record, model=subject.model)
+
+
+def _checkpoint_source(subject: Subject, precision: Precision) -> Source:
+    checkpoint = subject.checkpoint
+    artifact = Artifact(
+        format=CHECKPOINT_FORMAT,
+        precision=precision,
+        path=str(subject.folder),
+        size_bytes=(subject.folder / WEIGHTS).stat().st_size,
+        sha256=checkpoint.sha256,
+        checkpoint_sha256=checkpoint.id.weights_sha256,
+        spec_sha256=checkpoint.id.spec_sha256,
+        input_shape=checkpoint.input.shape,
+        classes=checkpoint.classes,
+    )
+    return Source(path=subject.folder, artifact=artifact, model=subject.model)

@@ -1,0 +1,363 @@
+"""MLPerf's LoadGen, inside the worker: it sends the queries, keeps the time, and judges.
+
+In: sessions' `run`, normalised images, what is asked. Out: LoadGen's verdict and numbers, and a
+random part of the answers, to be compared with untimed ones.
+
+LoadGen has a clock and rules of its own (https://github.com/mlcommons/inference, loadgen/); nothing
+here times or judges what it reports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toolkit.errors import Crashed, NotInstalled
+from toolkit.schema import Percentile, ScenarioName, ScenarioSettings
+from toolkit.statistics.samples import samples_needed
+from toolkit.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Run = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+
+PACKAGE = "mlperf_loadgen"
+INSTALL = "pip install 'toolkit[loadgen]'"
+_KEPT_BATCHES = 128  # of each stream, whose answers are compared
+_SHARES = (0.5, 0.9, 0.99, 0.999)
+_TRIAL_S = 0.5
+_SPARE = 1.25  # a run may be so much faster than the trial and still last as long as was asked
+# LoadGen makes all queries before the first, 220 bytes a sample with what Python sees of them. An
+# offline run that would need more than these is INVALID by its duration.
+_MOST_SAMPLES = 10_000_000
+_LEAST_LATENCY_S = 10e-6
+
+
+class Sample(Protocol):
+    """LoadGen's `QuerySample`: `index` names the image, `id` the answer that it waits for."""
+
+    id: int
+    index: int
+
+
+Answer = Callable[[Sequence[Sample]], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadResult:
+    """What LoadGen reports; see `ScenarioReport` for the fields. `version` is LoadGen's."""
+
+    valid: bool
+    violations: tuple[str, ...]
+    queries: int
+    samples: int
+    duration_s: float
+    samples_per_s: float
+    latency_s: tuple[Percentile, ...]
+    mlperf_latency_s: float | None
+    version: str
+    checked: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """One batch of answers from the timed run: which images, and their logits `[N,K]`."""
+
+    indices: list[int]
+    logits: NDArray[np.floating]
+
+
+def require_loadgen() -> Any:
+    """LoadGen's module.
+
+    Raises:
+        NotInstalled: says the command that installs it.
+    """
+    try:
+        return importlib.import_module(PACKAGE)
+    except ModuleNotFoundError as error:
+        raise NotInstalled(INSTALL) from error
+
+
+def run_scenario(
+    runs: Sequence[Run],
+    library: NDArray[np.float32],
+    wanted: ScenarioSettings,
+    *,
+    batch_size: int,
+    folder: Path,
+) -> tuple[LoadResult, list[Kept]]:
+    """Let LoadGen query the sessions' `runs`, one a stream, for images of `library` `[N,C,H,W]`.
+
+    Batches of `batch_size` at most; single-stream sends one image after another to the first of
+    `runs`. LoadGen's files go to `folder`.
+
+    Raises:
+        NotInstalled: LoadGen is missing.
+        Crashed: LoadGen counts other samples than were answered.
+        Exception: what a session raised.
+    """
+    loadgen = require_loadgen()
+    streams = [Stream(run, library, batch_size=batch_size) for run in runs]
+    settings = _test_settings(loadgen, wanted, _speed(streams, loadgen, wanted))
+
+    def answer(samples: Sequence[Sample]) -> None:
+        loadgen.QuerySamplesComplete(
+            [loadgen.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
+        )
+
+    def start(issue: Callable[[list[Sample]], None]) -> None:
+        with _system(loadgen, issue, len(library)) as (system, images):
+            loadgen.StartTestWithLogSettings(
+                system, images, settings, _log_settings(loadgen, folder), str(folder / "no.config")
+            )
+
+    for stream in streams:
+        stream.forget()
+    if wanted.scenario == "single-stream":
+        start(lambda samples: streams[0].answer(samples, answer))
+    else:
+        serve(streams, start, answer)
+    result = read_result(folder, wanted.scenario)
+    answered = sum(stream.answered for stream in streams)
+    if answered != result.samples:
+        raise Crashed(f"{answered} samples were answered, LoadGen counts {result.samples}")
+    return result, [each for stream in streams for each in stream.kept]
+
+
+class Stream:
+    """Answers samples with one session, and keeps a random part of the answers."""
+
+    def __init__(self, run: Run, library: NDArray[np.float32], *, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.images = len(library)
+        self._run = run
+        self._library = library
+        self._random = random.Random(0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: nothing answered, nothing kept."""
+        self.answered = self._batches = 0
+        self.kept: list[Kept] = []
+
+    def answer(self, samples: Sequence[Sample], answer: Answer) -> None:
+        """Run one batch; each batch has the same chance to be kept (reservoir sampling)."""
+        indices = [sample.index for sample in samples]
+        logits = self._run(self._library[indices])
+        answer(samples)
+        self.answered += len(samples)
+        self._batches += 1
+        place = len(self.kept)
+        if place == _KEPT_BATCHES:
+            place = self._random.randrange(self._batches)
+        if place < _KEPT_BATCHES:
+            self.kept[place : place + 1] = [Kept(indices=indices, logits=logits)]
+
+
+def serve(
+    streams: Sequence[Stream],
+    start: Callable[[Callable[[list[Sample]], None]], None],
+    answer: Answer,
+) -> None:
+    """Call `start` with a function that takes samples, and answer those in the streams' threads.
+
+    A stream takes what waits, up to its batch size. Ends when `start` does; where a stream raises,
+    at once, and with its exception: LoadGen would wait for ever for the answers that are missing.
+    """
+    waiting: SimpleQueue[list[Sample] | None] = SimpleQueue()
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def issue(samples: list[Sample]) -> None:
+        size = streams[0].batch_size
+        for first in range(0, len(samples), size):
+            waiting.put(samples[first : first + size])
+
+    def issue_all() -> None:
+        start(issue)
+        for _ in streams:
+            waiting.put(None)
+
+    works = [lambda each=each: _serve(each, waiting, answer) for each in streams]
+    for work in (issue_all, *works):
+        Thread(target=_and_tell, args=(work, ends), daemon=True).start()
+    for _ in range(1 + len(streams)):
+        error = ends.get()
+        if error is not None:
+            raise error
+
+
+def _and_tell(work: Callable[[], None], ends: SimpleQueue[BaseException | None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+        ends.put(error)
+    else:
+        ends.put(None)
+
+
+def _serve(stream: Stream, waiting: SimpleQueue[list[Sample] | None], answer: Answer) -> None:
+    """Until None comes."""
+    while (batch := waiting.get()) is not None:
+        while len(batch) < stream.batch_size:
+            try:
+                more = waiting.get_nowait()
+            except Empty:
+                break
+            if more is None:
+                waiting.put(None)
+                break
+            batch = batch + more
+        stream.answer(batch, answer)
+
+
+def _speed(streams: Sequence[Stream], loadgen: Any, wanted: ScenarioSettings) -> float:
+    """Samples/s in a trial of half a second on the same way, which warms the sessions too."""
+    single = wanted.scenario == "single-stream"
+    size = 1 if single else streams[0].batch_size
+    images = streams[0].images
+    count = 4 * len(streams)
+    while True:
+        samples = [loadgen.QuerySample(0, n % images) for n in range(count * size)]
+        watch = Stopwatch()
+        if single:
+            for sample in samples:
+                streams[0].answer([sample], _no_answer)
+        else:
+            serve(streams, lambda issue, samples=samples: issue(samples), _no_answer)  # type: ignore[misc]
+        elapsed_s = watch.elapsed_s()
+        if elapsed_s >= _TRIAL_S:
+            return len(samples) / elapsed_s
+        count *= 2
+
+
+def _no_answer(samples: Sequence[Sample]) -> None:
+    """Nobody waits for it."""
+
+
+def _test_settings(loadgen: Any, wanted: ScenarioSettings, speed: float) -> Any:
+    """LoadGen's settings. How many queries it makes beforehand follows from `speed`, in samples/s;
+    nothing else does."""
+    settings = loadgen.TestSettings()
+    settings.mode = loadgen.TestMode.PerformanceOnly
+    settings.min_duration_ms = round(wanted.min_duration_s * 1e3)
+    settings.max_duration_ms = round(wanted.max_duration_s * 1e3)
+    if wanted.scenario == "offline":
+        settings.scenario = loadgen.TestScenario.Offline
+        settings.offline_expected_qps = min(speed * _SPARE, _MOST_SAMPLES / wanted.min_duration_s)
+    elif wanted.scenario == "single-stream":
+        settings.scenario = loadgen.TestScenario.SingleStream
+        latency_s = max(1 / speed / _SPARE, _LEAST_LATENCY_S)
+        settings.single_stream_expected_latency_ns = round(latency_s * 1e9)
+    else:
+        settings.scenario = loadgen.TestScenario.Server
+        settings.server_target_qps = wanted.target_qps
+        settings.server_target_latency_ns = round((wanted.latency_bound_s or 0) * 1e9)
+    return settings
+
+
+def _log_settings(loadgen: Any, folder: Path) -> Any:
+    output = loadgen.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = False
+    settings = loadgen.LogSettings()
+    settings.log_output = output
+    settings.enable_trace = False
+    return settings
+
+
+@contextmanager
+def _system(
+    loadgen: Any, issue: Callable[[list[Sample]], None], images: int
+) -> Iterator[tuple[int, int]]:
+    """LoadGen's handles of the system under test and of its sample library."""
+    system = loadgen.ConstructSUT(issue, lambda: None)
+    library = loadgen.ConstructQSL(images, images, lambda _: None, lambda _: None)
+    yield system, library
+    # Not after an exception: LoadGen's own threads are still at work, and the worker ends anyway.
+    loadgen.DestroyQSL(library)
+    loadgen.DestroySUT(system)
+
+
+def read_result(folder: Path, scenario: ScenarioName) -> LoadResult:
+    """LoadGen's verdict from its summary, its numbers from its detailed log."""
+    summary = (folder / "mlperf_log_summary.txt").read_text()
+    entries = _details(folder / "mlperf_log_detail.txt")
+    found = {entry["key"]: entry["value"] for entry in entries}
+    queries = int(found["result_query_count"])
+    samples = queries * int(found["effective_samples_per_query"])
+    speed = float(found[_SPEED_KEYS[scenario]])
+    offline = scenario == "offline"
+    early = found.get("early_stopping_latency_ss") if scenario == "single-stream" else None
+    errors = [str(entry["value"]) for entry in entries if entry["metadata"]["is_error"]]
+    valid = re.search(r"^Result is : VALID$", summary, re.MULTILINE) is not None
+    return LoadResult(
+        valid=valid,
+        violations=() if valid else tuple(dict.fromkeys([*violations(summary), *errors])),
+        queries=queries,
+        samples=samples,
+        duration_s=(samples if offline else samples - 1) / speed,
+        samples_per_s=speed,
+        latency_s=() if offline else tuple(_percentile(found, each, queries) for each in _SHARES),
+        mlperf_latency_s=early / 1e9 if early else None,
+        version=str(found["loadgen_version"]),
+    )
+
+
+_SPEED_KEYS: dict[ScenarioName, str] = {
+    "offline": "result_samples_per_second",
+    "single-stream": "result_qps_with_loadgen_overhead",
+    "server": "result_completed_samples_per_sec",
+}
+
+
+def _details(path: Path) -> list[dict[str, Any]]:
+    """The detailed log: a JSON object a line, after a mark."""
+    mark = ":::MLLOG "
+    lines = path.read_text().splitlines()
+    return [json.loads(line.removeprefix(mark)) for line in lines if line.startswith(mark)]
+
+
+def _percentile(found: dict[str, Any], share: float, samples: int) -> Percentile:
+    """LoadGen's value, where that many queries can carry it."""
+    needed = samples_needed(share)
+    value = found[f"result_{share * 100:.2f}_percentile_latency_ns"] / 1e9
+    return Percentile(
+        share=share,
+        value=value if samples >= needed else None,
+        samples=samples,
+        samples_needed=needed,
+    )
+
+
+def violations(summary: str) -> list[str]:
+    """What a summary says of an INVALID run: the rules that were broken, what LoadGen recommends,
+    and what early stopping would have needed."""
+    broken = [each[0].strip() for each in re.findall(r"^  (.*satisfied) ?: ?(NO)$", summary, re.M)]
+    parts = [f"{rule}: no" for rule in broken]
+    parts += _bullets(summary, "Recommendations:")
+    if any(rule.startswith("Early stopping") for rule in broken):
+        parts.append(" ".join(_bullets(summary, "Early Stopping Result:")))
+    return [part for part in parts if part]
+
+
+def _bullets(summary: str, heading: str) -> list[str]:
+    """The ` * ` items below a heading, each on one line."""
+    block = re.search(rf"^{re.escape(heading)}\n((?: .*\n)+)", summary, re.MULTILINE)
+    if block is None:
+        return []
+    items = re.split(r"^ \* ", block[1], flags=re.MULTILINE)
+    return [" ".join(item.split()) for item in items if item.strip()]

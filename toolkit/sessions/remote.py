@@ -1,0 +1,398 @@
+"""Where a worker runs, and the driver's end of the channel to it.
+
+In: a candidate. Out: a `RemoteSession`, whose every failure is a `FailedRun` with a row's status:
+died, hung, out of memory, not installed, unsupported. Child processes are always reaped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import execnet
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from toolkit.data import Dataset
+from toolkit.errors import (
+    Crashed,
+    FailedRun,
+    NotInstalled,
+    OutOfMemory,
+    TimedOut,
+    Unsupported,
+    WrongOutput,
+)
+from toolkit.machine.environment import oom_kills
+from toolkit.processes.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
+from toolkit.progress import Progress
+from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
+from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.loadgen import LoadResult
+from toolkit.sessions.worker import pack, unpack
+
+_STDERR_TAIL_LINES = 40
+_PIPELINED_CHUNKS = 2
+_CHUNK_IMAGES = 1000
+_EXIT_GRACE_S = 2.0
+_FAILURES = {
+    kind.status: kind
+    for kind in (Crashed, TimedOut, OutOfMemory, WrongOutput, NotInstalled, Unsupported)
+}
+
+# Runs in the worker before anything else, so that threads and arithmetic are settled before a
+# library loads.
+_BOOTSTRAP = """
+import os, sys
+start = channel.receive()
+for name in start["removed"]:
+    os.environ.pop(name, None)
+os.environ.update(start["environment"])
+sys.path[:] = start["path"]
+log = os.open(start["stderr"], os.O_WRONLY | os.O_APPEND)
+os.dup2(log, 2)
+os.close(log)
+channel.send(os.getpid())
+from toolkit.sessions.worker import serve
+serve(channel)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What the worker said when its session stood: settings read back, and times in seconds."""
+
+    attestation: Attestation
+    import_s: float
+    load_s: float
+    first_inference_s: float
+
+
+class RemoteSession:
+    """A session in a worker on this host. The first failure stays: every later call raises it."""
+
+    def __init__(self, candidate: Candidate, *, batch_size: int, timeout_s: float) -> None:
+        self.candidate = candidate
+        self.loaded: Loaded | None = None
+        self._batch_size = batch_size
+        self._timeout_s = timeout_s
+        self._failure: FailedRun | None = None
+        self._killed_by_watchdog = False
+        self._closed = False
+        self._oom_kills = oom_kills()
+        self._log = _empty_log()
+        self._group = execnet.Group()
+        self._channel: Any = None
+        self._process: psutil.Process | None = None
+
+    def __enter__(self) -> RemoteSession:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def load(self) -> Loaded:
+        """Start the worker and load the session, once.
+
+        Raises:
+            FailedRun: with the row's status and the tail of the worker's stderr.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self.loaded is None:
+            source, row = self.candidate.source, self.candidate.runtime
+            try:
+                row.refuse(self.candidate.settings)
+            except Unsupported as unsupported:
+                raise self._fail(unsupported) from None
+            self._start()
+            reply = self._ask(
+                "load",
+                module=row.module,
+                package=row.package,
+                install=row.install,
+                path=str(source.path),
+                artifact=to_json(source.artifact),
+                settings=to_json(self.candidate.settings),
+                model=source.model,
+                input=to_json(self.candidate.input),
+                batch_size=self._batch_size,
+                variant=source.variant,
+            )
+            self.loaded = from_json(Loaded, reply)
+            self._check_attestation(self.loaded.attestation)
+        return self.loaded
+
+    def predict(
+        self, chunks: Iterable[NDArray[np.uint8]], *, batch_size: int
+    ) -> Iterator[NDArray[np.floating]]:
+        """Logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
+
+        The next chunk travels while one is computed; at most two are under way.
+        """
+        self.load()
+        waiting = 0
+        for chunk in chunks:
+            self._send("predict", **_images(chunk), batch_size=batch_size)
+            waiting += 1
+            if waiting == _PIPELINED_CHUNKS:
+                waiting -= 1
+                yield unpack(self._receive())
+        for _ in range(waiting):
+            yield unpack(self._receive())
+
+    def prepare(
+        self,
+        images: NDArray[np.uint8],
+        *,
+        batch_size: int,
+        expected: NDArray[np.floating] | None = None,
+    ) -> NDArray[np.floating]:
+        """Give the worker the raw images that its timed calls rotate through; it repeats them
+        where they are fewer than five batches. Returns their logits `[N,K]`, so repeated.
+
+        Raises:
+            FailedRun: `WrongOutput` where they are not those `expected` of the same images.
+        """
+        self.load()
+        packed = None if expected is None else pack(expected)
+        reply = self._ask("prepare", **_images(images), batch_size=batch_size, expected=packed)
+        return unpack(reply)
+
+    def measure(self, *, calls: int, repeat: bool = False) -> Round:
+        """Wall times of `calls` calls in each stream, timed inside the worker; with `repeat` all of
+        them on one and the same input batch."""
+        self.load()
+        found = self._ask("measure", calls=calls, repeat=repeat)
+        samples_s = tuple(tuple(each / 1e9 for each in ns) for ns in found["samples_ns"])
+        return Round(samples_s=samples_s, page_faults=found["page_faults"])
+
+    def loadgen(
+        self, images: NDArray[np.uint8], *, batch_size: int, wanted: ScenarioSettings
+    ) -> LoadResult:
+        """Let MLPerf's LoadGen query the session for these raw images `[N,C,H,W]`.
+
+        The worker may be silent for twice the time asked for besides the usual: LoadGen goes on
+        until its last query is answered.
+
+        Raises:
+            FailedRun: `WrongOutput` where timed answers differ from untimed ones.
+        """
+        self.load()
+        with tempfile.TemporaryDirectory(prefix="toolkit-loadgen-") as folder:
+            self._send(
+                "loadgen",
+                **_images(images),
+                batch_size=batch_size,
+                wanted=to_json(wanted),
+                out=folder,
+            )
+            return from_json(LoadResult, self._receive(extra_s=2 * wanted.min_duration_s))
+
+    def attest(self) -> Attestation:
+        """What the worker says runs, asked again: after all the calls so far.
+
+        Raises:
+            FailedRun: `Unsupported` where that is not what was asked for.
+        """
+        self.load()
+        attested = from_json(Attestation, self._ask("attest"))
+        self._check_attestation(attested)
+        return attested
+
+    def peak_memory_bytes(self) -> int:
+        """The worker's high-water mark of resident memory so far."""
+        return int(self._ask("peak_memory"))
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, once it runs."""
+        return self._process.pid if self._process else None
+
+    def stderr_tail(self) -> str:
+        """The last lines that the worker wrote to stderr."""
+        with contextlib.suppress(OSError):
+            lines = self._log.read_text(errors="replace").splitlines()
+            return "\n".join(lines[-_STDERR_TAIL_LINES:])
+        return ""
+
+    def close(self) -> None:
+        """End the worker, by force if it does not go by itself, and reap it. One that another
+        thread just starts ends as soon as it has."""
+        self._closed = True
+        self._group.terminate(timeout=_EXIT_GRACE_S)
+        if self._process is not None:
+            _kill(self._process)
+        self._log.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        # -P: the worker must not import what happens to lie in the current folder.
+        spec = f"popen//execmodel=main_thread_only//python={shlex.quote(sys.executable)} -P"
+        threads = str(self.candidate.settings.threads)
+        try:
+            gateway = self._group.makegateway(spec)
+            if self._closed:
+                self._group.terminate(timeout=_EXIT_GRACE_S)
+                raise self._fail(Crashed("closed before it had started"))
+            self._channel = gateway.remote_exec(_BOOTSTRAP)
+            self._channel.send(
+                {
+                    "removed": list(REMOVED_FROM_ENVIRONMENT),
+                    "environment": {
+                        **PINNED_ENVIRONMENT,
+                        "OMP_NUM_THREADS": threads,
+                        "MKL_NUM_THREADS": threads,
+                        "OPENBLAS_NUM_THREADS": threads,
+                        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+                    },
+                    "path": sys.path,
+                    "stderr": str(self._log),
+                }
+            )
+            self._process = psutil.Process(self._channel.receive(self._timeout_s))
+        except (OSError, EOFError, execnet.TimeoutError, psutil.NoSuchProcess) as error:
+            raise self._fail(Crashed(f"the worker did not start: {error}")) from error
+
+    def _ask(self, command: str, /, **arguments: object) -> Any:
+        self._send(command, **arguments)
+        return self._receive()
+
+    def _send(self, command: str, /, **arguments: object) -> None:
+        if self._failure is not None:
+            raise self._failure
+        # A worker that no longer reads would block the pipe, and this process with it, for ever.
+        watchdog = threading.Timer(self._timeout_s, self._kill_worker)
+        watchdog.daemon = True
+        try:
+            watchdog.start()
+            self._channel.send((command, arguments))
+        except OSError as error:
+            if self._killed_by_watchdog:
+                raise self._fail(TimedOut(f"after {self._timeout_s:g} s")) from error
+            raise self._fail(self._post_mortem()) from error
+        finally:
+            watchdog.cancel()
+
+    def _kill_worker(self) -> None:
+        self._killed_by_watchdog = True
+        if self._process is not None:
+            _kill(self._process)
+
+    def _receive(self, *, extra_s: float = 0.0) -> Any:
+        timeout_s = self._timeout_s + extra_s
+        try:
+            reply = self._channel.receive(timeout_s)
+        except EOFError as error:
+            raise self._fail(self._post_mortem()) from error
+        except execnet.TimeoutError as error:
+            raise self._fail(TimedOut(f"after {timeout_s:g} s")) from error
+        except execnet.RemoteError as error:  # the worker's own code failed, not its session
+            raise self._fail(Crashed("the worker failed", stderr_tail=str(error))) from error
+        if reply[0] == "ok":
+            return reply[1]
+        _, status, reason, traceback = reply
+        tail = "\n".join(filter(None, [self.stderr_tail(), traceback.strip()]))
+        raise self._fail(_FAILURES[status](reason, stderr_tail=tail))
+
+    def _fail(self, failure: FailedRun) -> FailedRun:
+        """Remember the failure and end the worker: what it would say now means nothing."""
+        failure.stderr_tail = failure.stderr_tail or self.stderr_tail()
+        self._failure = failure
+        if self._process is not None:
+            _kill(self._process)
+        return failure
+
+    def _post_mortem(self) -> FailedRun:
+        """How the worker died. A signal counts as out of memory where the kernel says so."""
+        if self._process is None:
+            return Crashed("the worker did not start")
+        try:
+            code = self._process.wait(timeout=_EXIT_GRACE_S)
+        except psutil.TimeoutExpired:
+            return Crashed("the worker closed its channel")
+        if code is None:
+            return Crashed("the worker ended, its exit code unknown")
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return OutOfMemory("killed by the kernel (SIGKILL)")
+        return Crashed(_signal_name(-code) if code < 0 else f"exit code {code}")
+
+    def _check_attestation(self, found: Attestation) -> None:
+        settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
+        threads = 1 if self.candidate.runtime.one_thread else settings.threads
+        if self.candidate.runtime.own_threads:
+            threads = found.threads
+        wanted = threads, precision, settings.device, settings.streams
+        runs = found.threads, found.precision, found.device, found.streams
+        if runs != wanted:
+            raise self._fail(
+                Unsupported(f"asked for {_settings(*wanted)}, the session runs {_settings(*runs)}")
+            )
+
+
+@contextlib.contextmanager
+def open_sessions(
+    candidates: Sequence[Candidate], *, batch_size: int, timeout_s: float
+) -> Iterator[list[RemoteSession]]:
+    """One session a candidate, not yet started; all workers are gone at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
+            for each in candidates
+        ]
+
+
+def predict_all(
+    session: RemoteSession, dataset: Dataset, batch_size: int, label: str, progress: Progress
+) -> NDArray[np.floating]:
+    """Logits `[N,K]` of the whole data set, `batch_size` images a call; `label` names the bar."""
+    size = max(1, _CHUNK_IMAGES // batch_size) * batch_size
+    progress(label, 0, len(dataset))
+    parts: list[NDArray[np.floating]] = []
+    done = 0
+    for logits in session.predict(dataset.chunks(size), batch_size=batch_size):
+        parts.append(logits)
+        done += len(logits)
+        progress(label, done, len(dataset), "images")
+    return np.concatenate(parts)
+
+
+def _empty_log() -> Path:
+    """The file that takes the worker's stderr."""
+    handle, name = tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")
+    os.close(handle)
+    return Path(name)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
+
+
+def _settings(threads: int, precision: str, device: str, streams: int) -> str:
+    several = f" in {streams} streams" if streams > 1 else ""
+    return f"{threads} threads, {precision} on {device}{several}"
+
+
+def _images(images: NDArray[np.uint8]) -> dict[str, object]:
+    return {"images": images.tobytes(), "shape": list(images.shape)}
+
+
+def _kill(process: psutil.Process) -> None:
+    """With what it has started: a compiler at work would take a core from the others."""
+    with contextlib.suppress(psutil.Error):
+        for each in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait(timeout=_EXIT_GRACE_S)

@@ -1,0 +1,330 @@
+"""The runtimes that load artifacts: one row here, one file beside this one.
+
+A runtime's module has `load(source, settings) -> Session`. Nothing is imported until a worker
+loads a session, so this table costs nothing where a runtime is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from toolkit.errors import NotInstalled, UnknownNameError, Unsupported
+from toolkit.schema import Artifact, Attestation, Device, Precision, Settings
+from toolkit.versions import installed_version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CHECKPOINT_FORMAT = "checkpoint"
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One row.
+
+    Attributes:
+        module: Has the loader.
+        package: What it imports; importing it is not part of the load time.
+        distributions: Any one of them must be installed.
+        formats: Those it loads; `checkpoint` stands for the checkpoint folder itself.
+        install: The command that installs it.
+        precisions: Those of the formats' that it loads; None is all.
+        one_thread: It computes in one thread, whatever is asked for.
+        one_stream: It computes one call at a time in a process.
+        own_threads: It decides by itself how many threads compute, and does not tell.
+        asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
+        devices: Where its sessions run.
+        systems: Where it runs, as `sys.platform` has it; None is everywhere.
+    """
+
+    name: str
+    module: str
+    package: str
+    distributions: tuple[str, ...]
+    formats: tuple[str, ...]
+    install: str
+    precisions: tuple[Precision, ...] | None = None
+    one_thread: bool = False
+    one_stream: bool = False
+    own_threads: bool = False
+    asked_for: bool = False
+    devices: tuple[Device, ...] = ("cpu",)
+    systems: tuple[str, ...] | None = None
+
+    def loads(self, format: str, precision: Precision) -> bool:
+        """Whether it loads artifacts like this."""
+        fits = self.precisions is None or precision in self.precisions
+        return format in self.formats and fits
+
+    def what_it_loads(self) -> str:
+        """In words."""
+        precisions = f" in {', '.join(self.precisions)}" if self.precisions else ""
+        return ", ".join(self.formats) + precisions
+
+    def where_it_runs(self) -> str:
+        """In words."""
+        systems = f" on {', '.join(self.systems)}" if self.systems else ""
+        return ", ".join(self.devices) + systems
+
+    def runs_on(self, device: Device) -> bool:
+        """Whether it runs on this operating system, on `device`."""
+        return (self.systems is None or sys.platform in self.systems) and device in self.devices
+
+    def refuse(self, settings: Settings) -> None:
+        """Raise what cannot be, before a worker starts.
+
+        Raises:
+            Unsupported: says where it runs, or how many calls it takes at a time.
+        """
+        if self.systems is not None and sys.platform not in self.systems:
+            raise Unsupported(
+                f"{self.name} runs on {', '.join(self.systems)} only, this is {sys.platform}"
+            )
+        if settings.device not in self.devices:
+            raise Unsupported(
+                f"{self.name} runs on {', '.join(self.devices)} only, not on {settings.device}; "
+                f"use --device {self.devices[0]}"
+            )
+        if settings.streams > 1 and self.one_stream:
+            raise Unsupported(
+                f"{self.name} computes one call at a time in a process, and {settings.streams} "
+                "streams were asked for; use --streams 1"
+            )
+
+    def version(self) -> str | None:
+        """The installed version, or None."""
+        found = (installed_version(name) for name in self.distributions)
+        return next((version for version in found if version is not None), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a session is loaded from: the artifact's file (or the checkpoint folder) and its record.
+
+    `model` is the model factory that the user trusts, for runtimes that build the model. `variant`
+    asks eager torch for the model as a narrower precision would compute it, see
+    `toolkit.artifacts.rounding.torch_model.VARIANTS`; other runtimes ignore it.
+    """
+
+    path: Path
+    artifact: Artifact
+    model: str | None = None
+    variant: str | None = None
+
+
+class Session(Protocol):
+    """A loaded artifact with fixed settings.
+
+    `run` takes float32 `[N,C,H,W]`, normalised, and returns logits `[N,K]` in host memory
+    (float32; float64 where the attested precision is fp64). The caller owns both arrays.
+    """
+
+    @property
+    def attestation(self) -> Attestation: ...
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]: ...
+
+
+class Loader(Protocol):
+    """What a runtime's module provides."""
+
+    def load(self, source: Source, settings: Settings) -> Session: ...
+
+
+RUNTIMES = {
+    row.name: row
+    for row in (
+        Runtime(
+            name="eager",
+            module="toolkit.sessions.runtimes.eager",
+            package="torch",
+            distributions=("torch",),
+            formats=(CHECKPOINT_FORMAT,),
+            install="pip install torch",
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="cudagraph",
+            module="toolkit.sessions.runtimes.cudagraph",
+            package="torch",
+            distributions=("torch",),
+            formats=(CHECKPOINT_FORMAT,),
+            install="pip install torch",
+            one_stream=True,
+            asked_for=True,
+            devices=("cuda",),
+        ),
+        Runtime(
+            name="torchscript",
+            module="toolkit.sessions.runtimes.torchscript",
+            package="torch",
+            distributions=("torch",),
+            formats=("torchscript",),
+            install="pip install torch",
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="torchscript-frozen",
+            module="toolkit.sessions.runtimes.torchscript_frozen",
+            package="torch",
+            distributions=("torch",),
+            formats=("torchscript",),
+            install="pip install torch",
+            asked_for=True,
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="compile",
+            module="toolkit.sessions.runtimes.compile",
+            package="torch._inductor.compile_fx",
+            distributions=("torch",),
+            formats=(CHECKPOINT_FORMAT,),
+            install="pip install torch",
+            asked_for=True,
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="pt2",
+            module="toolkit.sessions.runtimes.pt2",
+            # All that its loader would import: else the import, 1.2 s, counts as load time.
+            package="torch.export.pt2_archive._package",
+            distributions=("torch",),
+            formats=("pt2",),
+            install="pip install torch",
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="aotinductor",
+            module="toolkit.sessions.runtimes.aotinductor",
+            package="torch",
+            distributions=("torch",),
+            formats=("aotinductor",),
+            install="pip install torch",
+            asked_for=True,
+        ),
+        Runtime(
+            name="onnxruntime",
+            module="toolkit.sessions.runtimes.onnxruntime",
+            package="onnxruntime",
+            distributions=("onnxruntime", "onnxruntime-gpu"),
+            formats=("onnx", "ort"),
+            install="pip install onnxruntime",
+            devices=("cpu", "cuda"),
+        ),
+        Runtime(
+            name="tensorrt",
+            module="toolkit.sessions.runtimes.tensorrt",
+            package="onnxruntime",
+            distributions=("onnxruntime-gpu",),
+            formats=("onnx",),
+            install="pip install onnxruntime-gpu",
+            precisions=("fp32", "fp16"),
+            asked_for=True,
+            devices=("cuda",),
+        ),
+        Runtime(
+            name="openvino",
+            module="toolkit.sessions.runtimes.openvino",
+            package="openvino",
+            distributions=("openvino",),
+            formats=("onnx", "openvino"),
+            install="pip install 'toolkit[openvino]'",
+            precisions=("fp32", "fp16", "int8"),
+        ),
+        Runtime(
+            name="tract",
+            module="toolkit.sessions.runtimes.tract",
+            package="tract",
+            distributions=("tract",),
+            formats=("onnx",),
+            install="pip install 'toolkit[tract]'",
+            precisions=("fp32", "fp16"),
+            one_thread=True,
+        ),
+        Runtime(
+            name="litert",
+            module="toolkit.sessions.runtimes.litert",
+            package="ai_edge_litert.interpreter",
+            distributions=("ai-edge-litert",),
+            formats=("litert",),
+            install="pip install 'toolkit[litert]'",
+        ),
+        Runtime(
+            name="executorch",
+            module="toolkit.sessions.runtimes.executorch",
+            package="executorch.runtime",
+            distributions=("executorch",),
+            formats=("executorch",),
+            install="pip install 'toolkit[executorch]'",
+            # Its Python binding holds the interpreter's lock while it computes (seen in 1.5.1), and
+            # all sessions of a process share one thread pool.
+            one_stream=True,
+        ),
+        Runtime(
+            name="ncnn",
+            module="toolkit.sessions.runtimes.ncnn",
+            package="ncnn",
+            distributions=("ncnn",),
+            formats=("ncnn",),
+            install="pip install 'toolkit[ncnn]'",
+        ),
+        Runtime(
+            name="mnn",
+            module="toolkit.sessions.runtimes.mnn",
+            package="MNN",
+            distributions=("MNN",),
+            formats=("mnn",),
+            install="pip install 'toolkit[mnn]'",
+        ),
+        Runtime(
+            name="coreml",
+            module="toolkit.sessions.runtimes.coreml",
+            package="coremltools",
+            distributions=("coremltools",),
+            formats=("coreml",),
+            install="pip install 'toolkit[coreml]'",
+            own_threads=True,
+            systems=("darwin",),
+        ),
+        Runtime(
+            name="null",
+            module="toolkit.sessions.runtimes.null",
+            package="numpy",
+            distributions=("numpy",),
+            formats=(CHECKPOINT_FORMAT,),
+            install="pip install numpy",
+            devices=("cpu", "cuda"),
+        ),
+    )
+}
+
+
+def find_runtime(name: str) -> Runtime:
+    """The row of a runtime.
+
+    Raises:
+        UnknownNameError: no such runtime; the message lists the known ones.
+    """
+    if name not in RUNTIMES:
+        raise UnknownNameError("runtime", name, list(RUNTIMES))
+    return RUNTIMES[name]
+
+
+def import_loader(module: str, package: str, install: str) -> Loader:
+    """Import a runtime's module, then the package it stands on, whose import it may prepare.
+
+    Raises:
+        NotInstalled: the package is missing; says the command that installs it.
+    """
+    loader: Loader = importlib.import_module(module)
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise NotInstalled(install) from error
+    return loader

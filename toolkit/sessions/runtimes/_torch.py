@@ -1,0 +1,129 @@
+"""What the runtimes that stand on torch share: settings in place, one call, and what really ran.
+
+In: a loaded module or program. Out: a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from toolkit.errors import Unsupported
+from toolkit.schema import Attestation, Evidence, Precision, Settings
+from toolkit.sessions.runtimes._torch_arithmetic import (
+    BFLOAT16,
+    TF32,
+    pin_arithmetic,
+    read_arithmetic,
+)
+
+_PRECISIONS: dict[torch.dtype, Precision] = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+}
+_ARITHMETIC = {"fp64": "float64", "fp16": "float16", "bf16": BFLOAT16}
+
+
+def prepare_torch(settings: Settings) -> torch.device:
+    """Put threads and arithmetic in place; returns the device.
+
+    Raises:
+        Unsupported: CUDA was asked for and torch finds none.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise Unsupported(f"torch {torch.__version__} finds no CUDA device here; use --device cpu")
+    torch.set_num_threads(settings.threads)
+    if torch.get_num_interop_threads() != 1:  # torch takes it once, and not after work has begun
+        torch.set_num_interop_threads(1)
+    pin_arithmetic()
+    return torch.device(settings.device)
+
+
+class TorchSession:
+    """Runs a callable on tensors; the copy to and from the device is part of a call.
+
+    The callable gets a copy of the input even on the CPU: a model may work in place, and the input
+    is its caller's.
+
+    Args:
+        narrowest: The narrowest float type that the model casts activations to, where its graph
+            tells.
+        tf32: The model's graph lets convolutions use TF32, whatever torch's flags say.
+        compiled: The code was compiled before, by flags that this process cannot see.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        model: Callable[[Tensor], Tensor],
+        parameters: Iterable[Tensor],
+        device: torch.device,
+        *,
+        narrowest: torch.dtype | None = None,
+        tf32: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        pin_arithmetic()  # again: the code of a user's model has run since
+        tensors = list(parameters)
+        self._runtime = runtime
+        self._model = model
+        self._device = device
+        self._dtype = _one_dtype(tensors)
+        self._precision = _PRECISIONS[narrowest or self._dtype]
+        self._devices = {tensor.device.type for tensor in tensors}
+        self._tf32 = tf32
+        self._compiled = compiled
+
+    @property
+    def attestation(self) -> Attestation:
+        """Read back from torch and from the loaded parameters; the arithmetic is shown by a few
+        products, as what runs now would compute them."""
+        cuda = self._device.type == "cuda"
+        return Attestation(
+            runtime=self._runtime,
+            version=str(torch.__version__),
+            provider=torch.cuda.get_device_name(self._device) if cuda else "cpu",
+            device="cuda" if self._devices == {"cuda"} else "cpu",
+            precision=self._precision,
+            threads=torch.get_num_threads(),
+            arithmetic=self._arithmetic(),
+            evidence=self._evidence(),
+        )
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Float32 `[N,C,H,W]` → logits `[N,K]`; back on the host when it returns."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(inputs).to(self._device, self._dtype, copy=True)
+            logits = self._model(batch)
+            if self._dtype in (torch.float16, torch.bfloat16):
+                logits = logits.float()
+            output: NDArray[np.floating] = logits.cpu().numpy()
+        return output
+
+    def _arithmetic(self) -> str:
+        if self._precision != "fp32":
+            return _ARITHMETIC[self._precision]
+        if self._tf32 and self._device.type == "cuda":
+            return TF32
+        return read_arithmetic(self._device)
+
+    def _evidence(self) -> dict[str, Evidence]:
+        return {
+            "provider": "read back",
+            "precision": "read back",
+            "threads": "read back",
+            "arithmetic": "as asked" if self._compiled else "read back",
+        }
+
+
+def _one_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
+    dtypes = {tensor.dtype for tensor in parameters if tensor.is_floating_point()}
+    if len(dtypes) != 1:
+        raise Unsupported(f"parameters have dtypes {sorted(map(str, dtypes))}, expected one")
+    return dtypes.pop()

@@ -1,0 +1,97 @@
+"""What torch's convolutions and products compute in: pinned to float32, and shown from numbers.
+
+In: torch as the model's own code has left it. Out: a word for the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from torch import Tensor
+
+from toolkit.processes.numerics import pin
+from toolkit.schema import FLOAT32, UNKNOWN
+
+BFLOAT16, TF32 = "bfloat16", "TF32"
+
+_FULL = "ieee"
+_IMAGES = 16  # with fewer torch may take its own convolution in place of oneDNN's
+_CHANNELS, _SIDE, _WIDTH = 8, 6, 64
+
+# The largest relative error of a factor that is shortened. Rounding bfloat16 moves it by 2^-9 of
+# its size, cutting it off by 2^-8; TF32 and float16 have three more digits.
+_BFLOAT16_ERROR, _TF32_ERROR, _FLOAT32_ERROR = 2**-9.5, 2**-13, 2**-20
+
+
+def pin_arithmetic() -> None:
+    """fp32 means fp32: switch off all that makes float32 products shorter, whoever switched it on.
+
+    To be called before a model is built, and again afterwards: its module's code may have changed
+    flags, and the environment that oneDNN reads at its first convolution.
+    """
+    pin()
+    torch.set_default_dtype(torch.float32)
+    backends: Any = torch.backends
+    for each in (backends, backends.mkldnn, backends.cudnn):
+        each.fp32_precision = _FULL
+    for each in _operators():
+        each.fp32_precision = _FULL
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+
+
+def read_arithmetic(device: torch.device) -> str:
+    """The word for what `device` computes float32 convolutions and matrix products in, now.
+
+    Flags tell what is allowed on a GPU; a product whose exact result is known tells what happens.
+    """
+    if device.type == "cuda" and any(each.fp32_precision != _FULL for each in _cuda_operators()):
+        return TF32
+    return _word(_largest_error(device))
+
+
+def _operators() -> list[Any]:
+    mkldnn: Any = torch.backends.mkldnn
+    return [mkldnn.conv, mkldnn.matmul, mkldnn.rnn, *_cuda_operators()]
+
+
+def _cuda_operators() -> list[Any]:
+    backends: Any = torch.backends
+    return [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
+
+
+def _word(error: float) -> str:
+    if error <= _FLOAT32_ERROR:
+        return FLOAT32
+    if error >= _BFLOAT16_ERROR:
+        return BFLOAT16
+    return TF32 if error >= _TF32_ERROR else UNKNOWN
+
+
+def _largest_error(device: torch.device) -> float:
+    """Relative error of a convolution and of matrix products that give their input back.
+
+    Each sum has one term that is not 0, a number times 1: float32 gives exactly that number, in
+    whatever order it adds; shorter factors give a shorter one.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = _numbers(generator, _IMAGES, _CHANNELS, _SIDE, _SIDE).to(device)
+    kernels = torch.zeros(_CHANNELS, _CHANNELS, 3, 3, dtype=torch.float32, device=device)
+    for channel in range(_CHANNELS):
+        kernels[channel, channel, 1, 1] = 1
+    matrix = _numbers(generator, _WIDTH, _WIDTH).to(device)
+    unit = torch.eye(_WIDTH, dtype=torch.float32, device=device)
+    with torch.inference_mode():
+        pairs = (
+            (F.conv2d(images, kernels, padding=1), images),
+            (matrix @ unit, matrix),
+            (F.linear(matrix, unit, unit[0] * 0), matrix),
+        )
+        return max(float(((found - given) / given).abs().max()) for found, given in pairs)
+
+
+def _numbers(generator: torch.Generator, *shape: int) -> Tensor:
+    """From 1 to 2, with all digits that float32 has."""
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") + 1

@@ -1,0 +1,181 @@
+"""MNN on the CPU, in full precision."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.artifacts.parsers.mnn import may_use_winograd, weight_precision
+from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
+from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
+from toolkit.sessions.runtimes import Session, Source
+
+# Numbers from MNN's C++ headers (Interpreter.hpp, MNNForwardType.h): its Python has no names.
+_WINOGRAD_LEVEL = 3
+_BACKENDS, _THREADS = 2, 4
+_PROVIDERS = {0: "CPU", 13: "CPU_EXTENSION"}  # the second one has its AVX2 code
+
+_ARITHMETIC: dict[Precision, str] = {
+    "fp32": FLOAT32,
+    "fp16": "float32 on float16 weights",
+    "int8-weights": "float32 on int8 weights",
+}
+
+# By default MNN chooses among Winograd convolutions of larger tiles, by the size of the batch: one
+# image's logits then differ by 3e-4 from one batch size to the next, and from float32 by 5e-4.
+# With the smallest tile it is 1e-5.
+_SMALLEST_TILE = 1
+_NO_WINOGRAD = 0  # source/backend/cpu/compute/ConvolutionFloatFactory.cpp
+
+
+def load(source: Source, settings: Settings) -> Session:
+    """Load an `.mnn` file.
+
+    Raises:
+        ArtifactError: MNN cannot read it.
+        Unsupported: streams of several threads.
+    """
+    import MNN
+
+    if settings.threads > 1 and settings.streams > 1:
+        raise Unsupported(
+            f"MNN's sessions share one pool of threads, so {settings.streams} streams of "
+            f"{settings.threads} threads are not {settings.all_threads} threads; "
+            "use --streams 1, or --threads 1"
+        )
+    try:
+        interpreter = MNN.Interpreter(str(source.path))
+    except Exception as error:  # MNN raises no narrower type
+        raise ArtifactError(
+            f"{source.path}: MNN cannot read it ({error}); export it again with "
+            "toolkit export --format mnn"
+        ) from error
+    level = _NO_WINOGRAD if settings.plain else _SMALLEST_TILE
+    interpreter.setSessionHint(_WINOGRAD_LEVEL, level)
+    session = interpreter.createSession(
+        {
+            "backend": "CPU",
+            "numThread": settings.threads,
+            "precision": "high",
+            "memory": "normal",  # `low` multiplies int8 weights with activations made int8
+        }
+    )
+    data = source.path.read_bytes()
+    return MnnSession(
+        interpreter,
+        session,
+        source.artifact,
+        MNN.version(),
+        weight_precision(data),
+        winograd=level != _NO_WINOGRAD and may_use_winograd(data),
+    )
+
+
+class MnnSession:
+    """A session of an interpreter, made for the batch size that came last.
+
+    Inputs and logits are copied to and from arrays that are the session's own memory.
+    """
+
+    def __init__(
+        self,
+        interpreter: Any,
+        session: Any,
+        artifact: Artifact,
+        version: str,
+        precision: Precision,
+        *,
+        winograd: bool,
+    ) -> None:
+        self._interpreter = interpreter
+        self._session = session
+        self._artifact = artifact
+        self._version = version
+        self._precision = precision
+        self._winograd = winograd
+        self._inputs: NDArray[np.float32] = np.empty(0, np.float32)
+        self._logits: NDArray[np.float32] = np.empty(0, np.float32)
+
+    @property
+    def attestation(self) -> Attestation:
+        """Backend and threads from the session, precision from how the weights are stored. MNN
+        does not report what it computes in.
+
+        Raises:
+            Unsupported: another backend than the CPU's computes.
+        """
+        backend = self._interpreter.getSessionInfo(self._session, _BACKENDS)
+        if backend not in _PROVIDERS:
+            raise Unsupported(f"MNN {self._version} runs on its backend {backend}, not on the CPU")
+        return Attestation(
+            runtime="mnn",
+            version=self._version,
+            provider=_PROVIDERS[backend],
+            device="cpu",
+            precision=self._precision,
+            threads=_whole(self._interpreter.getSessionInfo(self._session, _THREADS)),
+            arithmetic="float32 (Winograd)" if self._winograd else _ARITHMETIC[self._precision],
+            evidence={
+                "provider": "read back",
+                "precision": "from the file",
+                "threads": "read back",
+                "arithmetic": "as asked",
+            },
+        )
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Float32 `[N,C,H,W]` → logits `[N,K]`.
+
+        Raises:
+            InputError: another shape.
+            Crashed: MNN reports an error, or gives something else than logits.
+        """
+        if inputs.shape != self._inputs.shape:
+            self._resize(inputs.shape)
+        self._inputs[...] = inputs
+        code = self._interpreter.runSession(self._session)
+        if code != 0:
+            raise Crashed(f"MNN could not compute the model (code {code})")
+        return self._logits.copy()  # the next call writes over it
+
+    def _resize(self, shape: tuple[int, ...]) -> None:
+        """Make the session for another batch size; what the arrays were before is freed."""
+        if shape[1:] != self._artifact.input_shape or shape[0] < 1:
+            raise InputError(
+                f"input of shape {list(shape)}, expected "
+                f"[N, {', '.join(map(str, self._artifact.input_shape))}] with N >= 1"
+            )
+        inputs = self._interpreter.getSessionInput(self._session)
+        self._interpreter.resizeTensor(inputs, shape)
+        self._interpreter.resizeSession(self._session)
+        self._inputs = _memory_of(inputs, shape)
+        logits = self._interpreter.getSessionOutput(self._session)
+        self._logits = _memory_of(logits, (shape[0], self._artifact.classes))
+
+
+def _memory_of(tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The array that a session's tensor is.
+
+    Raises:
+        Crashed: it is not float32 of this shape, in this order.
+    """
+    import MNN
+
+    memory: NDArray[np.float32] = tensor.getNumpyData()
+    in_order = tensor.getDimensionType() == MNN.Tensor_DimensionType_Caffe  # N,C,H,W
+    if memory.shape != shape or memory.dtype != np.float32 or not in_order:
+        raise Crashed(
+            f"MNN has {memory.dtype} {list(memory.shape)} in order "
+            f"{tensor.getDimensionType()}, expected float32 {list(shape)} in order "
+            f"{MNN.Tensor_DimensionType_Caffe}"
+        )
+    return memory
+
+
+def _whole(value: float) -> int:
+    """A whole number that MNN's Python hands out as the float of the same 4 bytes."""
+    number: int = struct.unpack("<i", struct.pack("<f", value))[0]
+    return number

@@ -1,0 +1,38 @@
+"""TorchScript with its weights made constants and its graph rewritten for inference.
+
+On a CPU the rewriting hands convolutions to oneDNN, with weights packed once, at load.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from toolkit.schema import Settings
+from toolkit.sessions.runtimes import Session, Source
+
+
+def load(source: Source, settings: Settings) -> Session:
+    """Load a `.torchscript` file, and freeze and optimize it."""
+    import torch
+
+    from toolkit.artifacts.parsers.torchscript import allows_tf32, narrowest_cast
+    from toolkit.sessions.runtimes._torch import TorchSession, prepare_torch
+
+    device = prepare_torch(settings)
+    with warnings.catch_warnings():
+        # torch 2.13 and later call TorchScript deprecated; it still works, and devices run it.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        model = torch.jit.load(source.path, map_location=device)  # type: ignore[no-untyped-call]
+        weights = list(model.parameters())  # a frozen module has none
+        frozen = torch.jit.freeze(model.eval())
+        optimized = torch.jit.optimize_for_inference(frozen)
+    return TorchSession(
+        "torchscript-frozen",
+        optimized,
+        weights,
+        device,
+        # Of the file: a rewritten graph has other convolutions, which no longer say it.
+        narrowest=narrowest_cast(model),
+        tf32=allows_tf32(model),
+    )

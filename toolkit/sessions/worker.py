@@ -1,0 +1,392 @@
+"""The worker: one session in a process of its own, at the far end of a channel.
+
+In: requests `(command, arguments)`. Out: replies `("ok", value)` or
+`("error", status, reason, traceback)`. Both are made of plain values, so the far end may be
+another interpreter or another machine. The driver's end is `toolkit.sessions.remote`.
+
+Before the runtime sees anything the worker checks the artifact's bytes and each input.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import signal
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.artifacts.manifest import check_artifact
+from toolkit.data.preprocessing import normalise
+from toolkit.errors import (
+    Crashed,
+    FailedRun,
+    InputError,
+    Unsupported,
+    WrongOutput,
+    headline,
+)
+from toolkit.machine.allocator import keep_memory
+from toolkit.machine.environment import page_faults, peak_memory_bytes
+from toolkit.schema import (
+    Artifact,
+    Attestation,
+    InputSpec,
+    ScenarioSettings,
+    Settings,
+    from_json,
+    to_json,
+)
+from toolkit.sessions.loadgen import run_scenario
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls, time_streams
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "out of memory",
+    "bad_alloc",
+)
+_SAME = 1e-4  # repeat runs agree to the bit, or to the order in which threads add
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+
+
+class Channel(Protocol):
+    """The part of execnet's channel that a worker uses."""
+
+    def send(self, item: object) -> None: ...
+
+    def receive(self) -> Any: ...
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until the driver closes the channel; then end, at once: there is nothing to
+    save, and torch alone takes half a second to take itself down."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    faulthandler.enable(all_threads=False)
+    worker = Worker()
+    while True:
+        try:
+            command, arguments = channel.receive()
+        except EOFError:
+            os._exit(0)
+        try:
+            reply: tuple[object, ...] = ("ok", worker.commands[command](**arguments))
+        except Exception as error:  # noqa: BLE001 - the worker's boundary: all become a row
+            reply = _failure(error)
+        channel.send(reply)
+
+
+def _failure(error: Exception) -> tuple[str, str, str, str]:
+    text = str(error).lower()
+    if isinstance(error, FailedRun):
+        status, reason = error.status, error.reason
+    elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        status, reason = "out_of_memory", headline(error)
+    else:
+        status, reason = "crashed", headline(error)
+    return "error", status, reason, traceback.format_exc()
+
+
+class Worker:
+    """Holds the session, one copy a stream, and the inputs that are ready for timing."""
+
+    def __init__(self) -> None:
+        self._sessions: list[CheckedSession] = []
+        self._input: InputSpec | None = None
+        self._batches: list[NDArray[np.float32]] = []
+        self._expected: list[NDArray[np.floating]] = []
+        self._timed_calls = 0
+        self._random = random.Random(0)
+        self._pool: ThreadPoolExecutor | None = None
+        self._keeps_memory = False
+        self.commands: dict[str, Callable[..., object]] = {
+            "load": self.load,
+            "predict": self.predict,
+            "prepare": self.prepare,
+            "measure": self.measure,
+            "loadgen": self.loadgen,
+            "attest": self.attest,
+            "peak_memory": peak_memory_bytes,
+        }
+
+    def load(
+        self,
+        *,
+        module: str,
+        package: str,
+        install: str,
+        path: str,
+        artifact: dict[str, Any],
+        settings: dict[str, Any],
+        model: str | None,
+        input: dict[str, Any],
+        batch_size: int,
+        variant: str | None = None,
+    ) -> dict[str, Any]:
+        """Load the artifact once a stream; time the import, the first load and the first inference
+        apart."""
+        record = from_json(Artifact, artifact)
+        source = Source(path=Path(path), artifact=record, model=model, variant=variant)
+        if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
+            check_artifact(source.path, source.artifact)
+        wanted = from_json(Settings, settings)
+        self._keeps_memory = wanted.keep_memory
+        if wanted.keep_memory and not keep_memory():
+            raise Unsupported("this system's C library cannot keep memory; leave --keep-memory out")
+        watch = Stopwatch()
+        loader = import_loader(module, package, install)
+        import_s = watch.elapsed_s()
+        self._input = from_json(InputSpec, input)
+        watch = Stopwatch()
+        session = loader.load(source, wanted)
+        load_s = watch.elapsed_s()
+        self._sessions = [CheckedSession(session, source.artifact)]
+        noise = np.random.default_rng(0).standard_normal(
+            (batch_size, *source.artifact.input_shape), np.float32
+        )
+        watch = Stopwatch()
+        self._sessions[0].run(noise)
+        first_inference_s = watch.elapsed_s()
+        for _ in range(wanted.streams - 1):
+            session = loader.load(source, wanted)
+            self._sessions.append(CheckedSession(session, source.artifact))
+            self._sessions[-1].run(noise)
+        self._pool = ThreadPoolExecutor(wanted.streams) if wanted.streams > 1 else None
+        return {
+            "attestation": self.attest(),
+            "import_s": import_s,
+            "load_s": load_s,
+            "first_inference_s": first_inference_s,
+        }
+
+    def attest(self) -> dict[str, Any]:
+        """What all streams say runs, after all the calls so far.
+
+        Raises:
+            Unsupported: they differ.
+        """
+        self._ready()
+        sessions = [each.unchecked for each in self._sessions]
+        found: dict[str, Any] = to_json(_attestation(sessions, keep_memory=self._keeps_memory))
+        return found
+
+    def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:
+        """Logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
+        session, spec = self._ready()
+        pixels = _pixels(images, shape)
+        parts = [
+            session.run(normalise(pixels[start : start + batch_size], spec))
+            for start in range(0, len(pixels), batch_size)
+        ]
+        return pack(np.concatenate(parts))
+
+    def prepare(
+        self,
+        *,
+        images: bytes,
+        shape: list[int],
+        batch_size: int,
+        expected: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Make the distinct input batches that the timed calls rotate through, and return the
+        logits `[N,K]` of their images, taken while nobody times them. Few images are repeated to
+        fill them.
+
+        Raises:
+            WrongOutput: `expected`, the logits of the same images from before, differ.
+        """
+        session, spec = self._ready()
+        pixels = _pixels(images, shape)
+        rows = np.arange(DISTINCT_BATCHES * batch_size) % len(pixels)
+        self._batches = [normalise(pixels[each], spec) for each in rows.reshape(-1, batch_size)]
+        self._expected = [session.run(batch) for batch in self._batches]
+        logits = np.concatenate(self._expected)
+        if expected is not None:
+            _check_same(logits, unpack(expected), "this worker gave")
+        return pack(logits)
+
+    def measure(self, *, calls: int, repeat: bool) -> dict[str, Any]:
+        """Wall time in ns of each of `calls` calls, one list a stream, and how many pages of memory
+        they were given; with `repeat` all of them on one and the same input.
+
+        One untimed call goes before them: since the last round other workers had the caches. The
+        output of one of them, chosen at random, is compared, untimed, with what the same batch
+        gave before.
+
+        Raises:
+            WrongOutput: it differs, or holds NaN.
+        """
+        self._ready()
+        if not self._batches:
+            raise InputError("measure before prepare: no input batches")
+        batches = self._batches[:1] if repeat else self._batches
+        offset, kept = self._timed_calls, self._random.randrange(calls)
+        runs: list[Run] = [session.unchecked.run for session in self._sessions]
+        timed, given = self._time(runs, batches, calls=calls, offset=offset, kept=kept)
+        self._timed_calls += calls
+        for number, (_, logits) in enumerate(timed):
+            self._sessions[number].check_logits(logits, len(batches[0]))
+            expected = self._expected[(offset + number + kept) % len(batches)]
+            _check_same(logits, expected, "timed calls gave")
+        return {"samples_ns": [samples_ns for samples_ns, _ in timed], "page_faults": given}
+
+    def loadgen(
+        self, *, images: bytes, shape: list[int], batch_size: int, wanted: dict[str, Any], out: str
+    ) -> dict[str, Any]:
+        """Let LoadGen query the sessions for these raw images `[N,C,H,W]`; its files go to `out`.
+
+        A random part of the answers is compared, untimed, with what the first session gave for the
+        same images before.
+
+        Raises:
+            WrongOutput: they differ, or hold NaN.
+        """
+        session, spec = self._ready()
+        library = normalise(_pixels(images, shape), spec)
+        starts = range(0, len(library), batch_size)
+        expected = np.concatenate([session.run(library[at : at + batch_size]) for at in starts])
+        result, kept = run_scenario(
+            [each.unchecked.run for each in self._sessions],
+            library,
+            from_json(ScenarioSettings, wanted),
+            batch_size=batch_size,
+            folder=Path(out),
+        )
+        for each in kept:
+            session.check_logits(each.logits, len(each.indices))
+        logits = np.concatenate([each.logits for each in kept])
+        if session.artifact.precision == "int8-dynamic":  # ranges are those of the whole batch
+            again = np.concatenate([session.run(library[each.indices]) for each in kept])
+        else:
+            again = expected[[at for each in kept for at in each.indices]]
+        _check_same(logits, again, "LoadGen got")
+        return {**to_json(result), "checked": len(logits)}
+
+    def _time(
+        self,
+        runs: list[Run],
+        batches: list[NDArray[np.float32]],
+        *,
+        calls: int,
+        offset: int,
+        kept: int,
+    ) -> tuple[list[tuple[list[int], NDArray[np.floating]]], int]:
+        """One stream in this thread, as any caller would have it; several in theirs. Also how many
+        pages of memory the timed calls were given."""
+        if self._pool is not None:
+            before = page_faults()
+            timed = time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
+            given = page_faults() - before
+            return timed, given * calls // (calls + 1)  # each stream made one more, untimed
+        runs[0](batches[(offset - 1) % len(batches)])  # not the one that is timed next
+        before = page_faults()
+        only = time_calls(runs[0], batches, calls=calls, offset=offset, kept=kept)
+        return [only], page_faults() - before
+
+    def _ready(self) -> tuple[CheckedSession, InputSpec]:
+        if not self._sessions or self._input is None:
+            raise InputError("no session is loaded in this worker")
+        return self._sessions[0], self._input
+
+
+def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:
+    """What all of them say; streams that differ are no streams of one candidate.
+
+    Raises:
+        Unsupported: they differ.
+    """
+    said = [session.attestation for session in sessions]
+    files = tuple(sorted({name for each in said for name in each.files}))
+    found = [replace(each, files=files) for each in said]  # those that any stream computed with
+    if any(each != found[0] for each in found):
+        raise Unsupported(f"its {len(found)} streams do not run alike: {found}; use --streams 1")
+    return replace(found[0], streams=len(found), keep_memory=keep_memory)
+
+
+class CheckedSession:
+    """A session that rejects what would make a runtime crash or answer garbage."""
+
+    def __init__(self, session: Session, artifact: Artifact) -> None:
+        self.unchecked = session
+        self.artifact = artifact
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Check inputs, run, check logits.
+
+        Raises:
+            InputError: inputs that do not fit.
+            Crashed: the runtime returned something that is not logits `[N,K]`.
+            WrongOutput: the runtime wrote into its input.
+        """
+        self.check_inputs(inputs)
+        before = inputs.copy()
+        logits = self.unchecked.run(inputs)
+        self.check_logits(logits, len(inputs))
+        changed = int(np.count_nonzero(inputs != before))
+        if changed:
+            raise WrongOutput(
+                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in place, "
+                "so later calls would get other images; its session must give the model a copy"
+            )
+        return logits
+
+    def check_inputs(self, inputs: NDArray[np.float32]) -> None:
+        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more."""
+        expected = f"float32 [N, {', '.join(map(str, self.artifact.input_shape))}] with N >= 1"
+        if inputs.dtype != np.float32:
+            raise InputError(f"input of dtype {inputs.dtype}, expected {expected}")
+        if inputs.ndim != 4 or inputs.shape[1:] != self.artifact.input_shape or len(inputs) < 1:
+            raise InputError(f"input of shape {list(inputs.shape)}, expected {expected}")
+        bad = int(np.count_nonzero(~np.isfinite(inputs)))
+        if bad:
+            raise InputError(
+                f"input holds {bad} NaN or infinite values, expected finite {expected}"
+            )
+
+    def check_logits(self, logits: NDArray[np.floating], batch_size: int) -> None:
+        """Raise Crashed unless logits are floats `[batch_size,K]`. NaN is the verdict's matter."""
+        expected = (batch_size, self.artifact.classes)
+        found = getattr(logits, "shape", None), str(getattr(logits, "dtype", type(logits).__name__))
+        wanted = "float64" if self.artifact.precision == "fp64" else "float32"
+        if found != (expected, wanted):
+            raise Crashed(
+                f"the runtime returned {found[1]} {list(found[0] or ())}, expected {wanted} logits "
+                f"{list(expected)}"
+            )
+
+
+def _check_same(found: NDArray[np.floating], expected: NDArray[np.floating], source: str) -> None:
+    """Raise WrongOutput unless the logits `[N,K]` agree to four digits of the largest; NaN never
+    does."""
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(found - expected).max())
+    if not difference <= _SAME * max(scale, 1e-30):
+        raise WrongOutput(
+            f"{source} logits up to {difference:.1e} away from those of the same images "
+            f"before (the largest is {scale:.1e})"
+        )
+
+
+def pack(logits: NDArray[np.floating]) -> dict[str, Any]:
+    """Logits as plain values for the channel."""
+    return {"logits": logits.tobytes(), "shape": list(logits.shape), "dtype": logits.dtype.str}
+
+
+def unpack(packed: dict[str, Any]) -> NDArray[np.floating]:
+    """The logits of `pack`."""
+    flat: NDArray[np.floating] = np.frombuffer(packed["logits"], np.dtype(packed["dtype"]))
+    return flat.reshape(packed["shape"])
+
+
+def _pixels(images: bytes, shape: list[int]) -> NDArray[np.uint8]:
+    return np.frombuffer(images, np.uint8).reshape(shape)

@@ -1,0 +1,261 @@
+"""Training: dataset → checkpoint. `loop` is the page to read; each part has a file beside it.
+
+The recipe says how, the order which images, the feed brings them, the step computes, and the state
+is what a training that was killed goes on from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from toolkit.checkpoints.model import REFERENCE_FACTORY
+from toolkit.checkpoints.storage import RECORD, read_checkpoint, refuse_to_replace, save_checkpoint
+from toolkit.data import Dataset, load_dataset
+from toolkit.data.statistics import mean_and_std
+from toolkit.errors import DatasetError, SettingError
+from toolkit.files import make_folder
+from toolkit.machine.allocator import kept_memory
+from toolkit.machine.environment import usable_cores
+from toolkit.machine.threads import check_threads
+from toolkit.progress import Progress, silent
+from toolkit.schema import (
+    CHECKPOINT_SCHEMA_VERSION,
+    Checkpoint,
+    Device,
+    InputSpec,
+    ModelSpec,
+    TrainingRecord,
+)
+from toolkit.settings import check_positive
+from toolkit.training.loop import Job, evaluate, fit
+from toolkit.training.processes import joined
+from toolkit.training.recipe import TrainingOptions, choose_options, find_recipe
+from toolkit.training.state import (
+    Keeper,
+    Position,
+    State,
+    forget_states,
+    read_state,
+    refuse_to_forget,
+)
+
+__all__ = ["evaluate", "train"]
+
+
+def train(
+    *,
+    out: Path,
+    recipe: str | None = None,
+    data: Path | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    augment: bool | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
+    limit: int | None = None,
+    save_every_s: float = 10.0,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Train the reference CNN and write a checkpoint folder.
+
+    What is not given is as the recipe has it. Started by torchrun, all processes share each batch,
+    and the first of them writes.
+
+    Args:
+        out: Checkpoint folder to write; what is in it already is kept unless `force`.
+        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with.
+        data: Folder of IDX files or of images; None is the bundled MNIST.
+        epochs: Passes over the training set; 1.5 ends halfway through the second.
+        batch_size: Images an optimizer step, of all processes together.
+        lr: Adam's learning rate; where it rises and falls, its peak.
+        seed: Same seed, same machine, same threads: the same weights. None is 1.
+        augment: Small random rotations, shifts and zooms of each training image.
+        device: `auto` takes CUDA where there is one.
+        threads: CPU threads of each process; None shares out all usable cores.
+        limit: Train on the first so many images only.
+        save_every_s: Seconds after which the state is written again.
+        resume: Go on from the state that an interrupted training left in `out`, with its options.
+            Start where there is none; where the training was finished, return its checkpoint.
+        force: Replace the checkpoint or the state that `out` holds.
+        progress: Told about epochs and steps.
+
+    Returns:
+        The checkpoint's record, with test accuracy as a fraction.
+
+    Raises:
+        SettingError: a setting out of range, CUDA asked for and missing, memory that does not
+            suffice, or a loss that is not finite.
+        DatasetError: data missing or damaged, or not what the training began with.
+        OutputError: `out` is not writable, or holds a checkpoint or a state already.
+    """
+    check_positive("--save-every", save_every_s)
+    if resume and force:
+        raise SettingError("--resume goes on, --force starts over: give one of the two")
+    state = read_state(out) if resume else None
+    chosen = _choose_device(
+        str(state.position.options["device"]) if state and device == "auto" else device
+    )
+    with joined(chosen) as processes:
+        given = {
+            **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
+            **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
+            **{"device": None if device == "auto" else chosen, "processes": processes.count},
+        }
+        own = {
+            "device": chosen,
+            "threads": _own_cores() if threads is None else check_threads(threads),
+        }
+        if resume and state is None and (out / RECORD).exists():
+            return _finished(out, data, given, own)
+        if not resume:
+            refuse_to_replace(out, force=force)
+        if not (resume or force):
+            refuse_to_forget(out)
+        options = choose_options(given, own, state.position.options if state else None)
+        training, test = load_dataset("train", data), load_dataset("test", data)
+        sha256 = {**training.record.sha256, **test.record.sha256}
+        _check_same_data(state.position.data if state else sha256, sha256)
+        checkpoint = _untrained(out, training, test)
+        job = Job(
+            checkpoint=checkpoint,
+            training=training.head(options.limit) if options.limit else training,
+            test=test,
+            options=options,
+            processes=processes,
+        )
+        keeper = Keeper(
+            out,
+            options=options.record(),
+            data=sha256,
+            every_s=save_every_s,
+            before_s=state.position.wall_s if state else 0.0,
+            writes=processes.writes,
+        )
+        return _carry_out(job, keeper, out, state=state, progress=progress)
+
+
+def _carry_out(
+    job: Job, keeper: Keeper, out: Path, *, state: State | None, progress: Progress
+) -> Checkpoint:
+    """Train, write the checkpoint, and forget the states."""
+    processes = job.processes
+    make_folder(out)
+    processes.wait()  # none writes before all have looked
+    if state is None and processes.writes:
+        forget_states(out)
+    torch.set_num_threads(job.options.threads)
+    tuned = find_recipe(job.options.recipe).tuned
+    with _own_generators(job.options), kept_memory() if tuned else nullcontext():
+        model, end = fit(
+            job, keeper, state=state, progress=progress if processes.writes else silent
+        )
+    if processes.writes:
+        save_checkpoint(out, model, replace(job.checkpoint, training=_record(job, end)))
+        forget_states(out)
+    processes.wait()
+    return read_checkpoint(out)
+
+
+def _finished(
+    out: Path, data: Path | None, given: Mapping[str, Any], own: Mapping[str, Any]
+) -> Checkpoint:
+    """The checkpoint of a training that came to its end: nothing is left to do.
+
+    Raises:
+        OutputError: it is not the training that is asked for.
+        DatasetError: it had other data.
+    """
+    found = read_checkpoint(out)
+    if found.training is None:
+        refuse_to_replace(out, force=False)
+    else:
+        choose_options(given, own, found.training.options)
+        training = load_dataset("train", data)
+        _check_same_data(found.training.dataset.sha256, training.record.sha256)
+    return found
+
+
+def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise DatasetError unless the files are those that the training began with."""
+    other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if other:
+        raise DatasetError(
+            f"--resume: the data is not what the training began with ({', '.join(other)}); give "
+            "that with --data, or start over with --force in place of --resume"
+        )
+
+
+@contextmanager
+def _own_generators(options: TrainingOptions) -> Iterator[None]:
+    """The caller's random numbers go on as if nothing had been drawn; cuDNN's algorithms are those
+    that give the same each time."""
+    devices = [torch.cuda.current_device()] if options.device == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True),
+    ):
+        yield
+
+
+def _record(job: Job, end: Position) -> TrainingRecord:
+    return TrainingRecord(
+        options=job.options.record(),
+        epochs=end.epochs,
+        accuracy=end.epochs[-1].accuracy or 0.0,  # after the last epoch it is always taken
+        dataset=job.training.record,
+        wall_s=end.wall_s,
+    )
+
+
+def _own_cores() -> int:
+    """Of this process, among those that torchrun started on this machine."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _untrained(out: Path, training: Dataset, test: Dataset) -> Checkpoint:
+    """The record of a checkpoint for this data; mean and std are the training set's own."""
+    shape = training.images.shape[1:]
+    if test.images.shape[1:] != shape or min(shape[1:]) < 6:
+        raise DatasetError(
+            f"training images have shape {list(shape)}, test images {list(test.images.shape[1:])}; "
+            "the reference CNN needs both the same and at least 6x6 pixels"
+        )
+    channels, height, width = (int(size) for size in shape)
+    classes = max(training.classes, test.classes)
+    mean, std = mean_and_std(training.images)
+    arguments: dict[str, int | float | str | bool] = {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "classes": classes,
+    }
+    return Checkpoint(
+        schema_version=CHECKPOINT_SCHEMA_VERSION,
+        name=out.resolve().name,
+        model=ModelSpec(factory=REFERENCE_FACTORY, arguments=arguments),
+        input=InputSpec(shape=(channels, height, width), mean=mean, std=std),
+        classes=classes,
+        sha256="",
+    )
+
+
+def _choose_device(device: str) -> Device:
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingError(f"--device {device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingError(
+            f"--device cuda: torch {torch.__version__} finds no CUDA device here; "
+            "use --device cpu, or --device auto to take CUDA where there is one"
+        )
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
