@@ -33,6 +33,7 @@ def test_generated_pages_are_what_the_commands_and_records_say() -> None:
     module = module_from_spec(spec)
     loader.exec_module(module)
     assert (REPOSITORY / "docs" / "commands.md").read_text() == module.page()
+    assert (REPOSITORY / "docs" / "structure.md").read_text() == module.structure()
     assert SCHEMA.read_text() == module.schema()
 
 

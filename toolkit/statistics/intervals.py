@@ -18,7 +18,7 @@ already. To resample the rounds as well counts that noise twice (Davison and Hin
 consists of the outliers that the median is there to resist: scaled for few passes (Hesterberg
 2015), its intervals are 1.3 to 5 times as wide, and call two equals different in 0 to 1 % of runs
 instead of 5 %. To resample passes alone, so scaled, gives what Student's t gives;
-tests/test_stats.py compares the two.
+tests/statistics/test_intervals.py compares the two.
 """
 
 from __future__ import annotations

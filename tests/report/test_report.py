@@ -7,164 +7,26 @@ import io
 from dataclasses import replace
 
 import pytest
+from samples import ALL, CRASHED, MEASURED, NULL, PASSED, UNMEASURED, results_of
 
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
 from toolkit.report.summary import notes, status_text, summarise
 from toolkit.report.table import render_table
 from toolkit.schema import (
-    RESULTS_SCHEMA_VERSION,
     Artifact,
-    Bound,
     Cause,
     Check,
-    CheckpointRecord,
-    DatasetRecord,
-    Environment,
-    Gates,
     Interval,
     Limits,
     MachineWarning,
     Measurement,
-    Outliers,
-    ParityReport,
-    Pass,
-    Percentile,
     Rank,
     Results,
-    Round,
     Settings,
     Status,
-    WarmUp,
     WorstImage,
 )
-
-PASSED = ParityReport(
-    runtime="onnxruntime",
-    format="onnx",
-    precision="fp32",
-    status="passed",
-    reason=None,
-    compared=10_000,
-    expected=10_000,
-    accuracy=0.9914,
-    reference_accuracy=0.9914,
-    argmax_agreement=1.0,
-    flips=2,
-    benign_flips=2,
-    max_abs_diff=1.234567890123e-05,
-    mean_abs_diff=1 / 3e6,
-    nan_count=0,
-    noise_floor=2e-5,
-    reference_precision="fp64",
-    gates=Gates(max_flips=0, max_accuracy_drop=None),
-    flipped=(),
-    artifact_sha256="a" * 64,
-    session=None,
-    stderr_tail="",
-    file="mnist-cnn.onnx",
-    max_diff_in_floors=2.75,
-    typical_noise_floor=1.5e-6,
-    flip_rate=Bound(value=0.0, low=0.0, high=3.688e-4),
-    rms_error=1e-6,
-)
-CRASHED = replace(
-    PASSED,
-    runtime="ncnn",
-    status="crashed",
-    reason="SIGSEGV",
-    compared=0,
-    **dict.fromkeys(("accuracy", "reference_accuracy", "argmax_agreement", "noise_floor")),
-    **dict.fromkeys(("flips", "benign_flips", "max_abs_diff", "mean_abs_diff", "nan_count")),
-    **dict.fromkeys(("flip_rate", "max_diff_in_floors", "typical_noise_floor", "rms_error")),
-    stderr_tail="boom",
-)
-PASS = Pass(
-    import_s=0.1,
-    load_s=0.25,
-    first_inference_s=0.012,
-    warm_up=WarmUp(calls=9, wall_s=0.1, steady=True),
-    calls_per_round=2,
-    rounds=(Round(samples_s=((0.008, 0.0082),)),) * 10,
-    peak_memory_bytes=123_456_789,
-)
-MEASURED = Measurement(
-    name="onnxruntime fp32",
-    runtime="onnxruntime",
-    format="onnx",
-    precision="fp32",
-    batch_size=100,
-    settings=Settings(threads=2),
-    status="measured",
-    reason=None,
-    images_per_s=Interval(value=12345.678901, low=12000.25, high=13000.75, passes=2),
-    to_baseline=Interval(value=2.5, low=2.375, high=2.625, passes=2),
-    repeat_ratio=Interval(value=1.01, low=0.99, high=1.03, passes=2),
-    limit_share=0.4375,
-    latency_s=(
-        Percentile(share=0.5, value=0.0081, samples=40, samples_needed=5),
-        Percentile(share=0.9, value=0.0093, samples=40, samples_needed=29),
-        Percentile(share=0.99, value=None, samples=40, samples_needed=299),
-    ),
-    page_faults=12.5,
-    outliers=Outliers(samples=40, low_severe=0, low_mild=0, high_mild=2, high_severe=1),
-    import_s=0.1,
-    load_s=0.25,
-    first_inference_s=0.012,
-    peak_memory_bytes=123_456_789,
-    artifact_size_bytes=4_800_000,
-    artifact_sha256="a" * 64,
-    session=None,
-    passes=(PASS, PASS),
-    stderr_tail="",
-)
-UNMEASURED = replace(
-    MEASURED,
-    name="ncnn fp32",
-    runtime="ncnn",
-    status="timed_out",
-    reason="after 60 s",
-    outliers=None,
-    **dict.fromkeys(("images_per_s", "to_baseline", "repeat_ratio", "limit_share", "page_faults")),
-    **dict.fromkeys(("import_s", "load_s", "first_inference_s", "peak_memory_bytes")),
-    latency_s=(),
-    passes=(),
-)
-NULL = replace(
-    MEASURED,
-    name="null fp32",
-    runtime="null",
-    format="checkpoint",
-    **dict.fromkeys(("to_baseline", "repeat_ratio", "limit_share")),
-    latency_s=(Percentile(share=0.5, value=0.0000081, samples=40, samples_needed=5),),
-)
-
-
-def results_of(*rows: ParityReport | Measurement) -> Results:
-    return Results(
-        schema_version=RESULTS_SCHEMA_VERSION,
-        environment=Environment(
-            time="2026-01-02T03:04:05+00:00",
-            platform="Linux",
-            machine="x86_64",
-            cpu="a processor",
-            isa=("avx2",),
-            cores=2,
-            memory_bytes=8_000_000_000,
-            load_average=0.5,
-            python="3.11.7",
-            versions={"torch": "2.11.0", "numpy": "2.0.0"},
-        ),
-        dataset=DatasetRecord(name="mnist", split="test", images=10_000, sha256={}),
-        checkpoint=CheckpointRecord(
-            name="mnist-cnn", path="models/mnist-cnn", sha256="c" * 64, accuracy=None, training=None
-        ),
-        parity=tuple(row for row in rows if isinstance(row, ParityReport)),
-        measurements=tuple(row for row in rows if isinstance(row, Measurement)),
-    )
-
-
-ALL = results_of(PASSED, CRASHED, MEASURED, UNMEASURED, NULL)
 
 
 def markdown_table(results: Results) -> list[list[str]]:

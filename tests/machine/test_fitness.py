@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from samples import ALONE, MEASURED, QUIET, UNKNOWN, WORST
 from scipy import stats as scipy_stats
-from test_report import MEASURED
 
 from toolkit.cli import commands
 from toolkit.machine.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
 from toolkit.schema import (
     Artifact,
-    Environment,
     Interference,
     Interval,
     Isa,
@@ -28,45 +27,6 @@ from toolkit.schema import (
     WarmUp,
 )
 from toolkit.statistics.speeds import repeat_ratio
-
-QUIET = Environment(
-    time="2026-01-02T03:04:05+00:00",
-    platform="Linux",
-    machine="x86_64",
-    cpu="a processor",
-    isa=("avx2",),
-    cores=8,
-    physical_cores=4,
-    logical_cores=8,
-    governor="performance",
-    turbo=False,
-    temperature_c=60.0,
-    critical_temperature_c=100.0,
-    on_battery=False,
-    memory_bytes=16_000_000_000,
-    available_memory_bytes=8_000_000_000,
-    swap_used_bytes=0,
-    load_average=0.1,
-    python="3.11.7",
-    versions={},
-)
-ALONE = Interference(wall_s=1.0, others_cores=0.05, steal_share=0.0)
-UNKNOWN = replace(
-    QUIET,
-    **dict.fromkeys(("physical_cores", "governor", "turbo", "temperature_c", "on_battery")),
-    **dict.fromkeys(("critical_temperature_c", "available_memory_bytes", "swap_used_bytes")),
-)
-WORST = replace(
-    QUIET,
-    cores=3,
-    cpu_quota=2.5,
-    governor="powersave",
-    turbo=True,
-    temperature_c=99.0,
-    on_battery=True,
-    available_memory_bytes=1_000_000_000,
-    swap_used_bytes=2_000_000_000,
-)
 
 
 def judged(

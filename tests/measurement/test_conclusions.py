@@ -3,78 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import results_of
+from samples import results_of, tally
 
 from toolkit.errors import Crashed, FailedRun, TimedOut, WrongOutput
 from toolkit.measurement.conclusions import conclude, distinct_names
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.schema import (
-    Artifact,
-    InputSpec,
     Interference,
     Limits,
     Measurement,
-    Pass,
     Results,
-    Round,
     Settings,
 )
-from toolkit.sessions.candidates import Candidate
-from toolkit.sessions.runtimes import Runtime, Source
-
-ARTIFACT = Artifact(
-    format="onnx",
-    precision="fp32",
-    path="m.onnx",
-    size_bytes=5,
-    sha256="a" * 64,
-    checkpoint_sha256="c" * 64,
-    spec_sha256="d" * 64,
-    input_shape=(1, 28, 28),
-    classes=10,
-)
-
-
-def tally(
-    name: str,
-    *call_s: float,
-    batch_size: int = 100,
-    threads: int = 1,
-    streams: int = 1,
-    format: str = "onnx",
-    repeated_s: float | None = None,
-    failure: FailedRun | None = None,
-) -> Tally:
-    """A pass of four equal rounds for each time of a call."""
-    runtime = Runtime(
-        name=name, module="x", package="x", distributions=(), formats=(format,), install=""
-    )
-    candidate = Candidate(
-        runtime=runtime,
-        source=Source(path=Path("m.onnx"), artifact=replace(ARTIFACT, format=format), model=None),
-        settings=Settings(threads=threads, streams=streams),
-        input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
-    )
-    passes = [
-        Pass(
-            import_s=number + 0.1,
-            load_s=number + 0.2,
-            first_inference_s=number + 0.3,
-            rounds=(Round(samples_s=((each,) * 10,) * streams),) * 4,
-            repeated=None if repeated_s is None else Round(samples_s=((repeated_s,),)),
-            peak_memory_bytes=(number % 2 + 1) * 1_000_000,
-        )
-        for number, each in enumerate(call_s)
-    ]
-    return Tally(candidate=candidate, batch_size=batch_size, passes=passes, failure=failure)
-
 
 SAME = (0.1, 0.1, 0.1)
 HALF = (0.05, 0.05, 0.05)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from test_conclusions import tally
-from test_report import PASSED
+from samples import PASSED, tally
 
 from toolkit.errors import Crashed
 from toolkit.schema import Constraints

@@ -201,7 +201,7 @@ def test_export_opens_no_connection_and_leaves_the_home_alone(tmp_path: Path) ->
     home.mkdir()
     dropped = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME")
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
-    tests = Path(__file__).parent
+    tests = Path(__file__).parent.parent
     environment["HOME"] = str(home)
     environment["PYTHONPATH"] = os.pathsep.join((str(tests), str(tests.parent)))
     done = subprocess.run(

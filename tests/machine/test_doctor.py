@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from test_fitness import ALONE, QUIET, WORST
-from test_report import ALL
+from samples import ALL, ALONE, QUIET, WORST
 
 from toolkit.machine import capacity
 from toolkit.machine.doctor import doctor
