@@ -114,7 +114,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
 @click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--min-rounds", type=int, default=32, show_default=True)
 @click.option("--passes", type=int, default=8, show_default=True)
-@click.option("--precision", type=Share())
+@click.option("--target-width", type=Share())
 @click.option("--max-time", type=float, default=60.0, show_default=True)
 @click.option("--busy", type=int, default=0, show_default=True, help="Processes that disturb.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -124,7 +124,7 @@ def main(
     threads: int,
     min_rounds: int,
     passes: int,
-    precision: float | None,
+    target_width: float | None,
     max_time: float,
     busy: int,
     out: Path,
@@ -134,7 +134,7 @@ def main(
         min_time_s=0.1 * min_rounds,
         min_rounds=min_rounds,
         passes=passes,
-        precision=precision,
+        target_width=target_width,
         max_time_s=max_time,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,12 @@ def main(
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
         settings = {
             **{"slower": [0.0, *slower], "threads": threads, "min_rounds": min_rounds},
-            **{"passes": passes, "precision": precision, "max_time_s": max_time, "busy": busy},
+            **{
+                "passes": passes,
+                "target_width": target_width,
+                "max_time_s": max_time,
+                "busy": busy,
+            },
         }
         if any(line["settings"] != settings for line in lines):
             raise click.UsageError(f"{out} holds runs with other settings; choose another --out")

@@ -183,7 +183,7 @@ def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
     """The first pass is over when results.json is there; the second is under way."""
     process = start(
         *("bench", exports / "mnist-cnn.onnx", "--data", small_data, "--runtime", "onnxruntime"),
-        *("--threads", 1, "--precision", "0.01%", "--max-time", 3600, "--out", "here", "--json"),
+        *("--threads", 1, "--target-width", "0.01%", "--max-time", 3600, "--out", "here", "--json"),
         cwd=tmp_path,
     )
     driver, results = psutil.Process(process.pid), tmp_path / "here" / "results.json"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from toolkit.comparison.compare import compare
     from toolkit.machine.doctor import doctor
     from toolkit.measurement.bench import bench
+    from toolkit.measurement.loadgen import loadgen
     from toolkit.parity.verify import verify
     from toolkit.results import read_results, read_tuning
     from toolkit.run_pipeline import run
@@ -39,6 +40,7 @@ __all__ = [
     "doctor",
     "export",
     "import_weights",
+    "loadgen",
     "read_results",
     "read_tuning",
     "run",
@@ -54,6 +56,7 @@ _HOMES = {
     "doctor": "toolkit.machine.doctor",
     "export": "toolkit.artifacts.export",
     "import_weights": "toolkit.checkpoints.storage",
+    "loadgen": "toolkit.measurement.loadgen",
     "read_results": "toolkit.results",
     "read_tuning": "toolkit.results",
     "run": "toolkit.run_pipeline",

@@ -23,13 +23,21 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from toolkit.schema import Status
+from toolkit.schema import Results, Status
 
 
 def headline(error: BaseException) -> str:
     """An exception of somebody else's code in one line: its type and its message's first line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after something was measured. `results` has it, marked `interrupted`."""
+
+    def __init__(self, results: Results) -> None:
+        super().__init__("interrupted; the results hold what was measured until then")
+        self.results = results
 
 
 class ToolkitWarning(UserWarning):

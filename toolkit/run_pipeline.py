@@ -14,8 +14,8 @@ from toolkit.artifacts.export import Export, choose_artifacts, export
 from toolkit.artifacts.manifest import MANIFEST, find_artifacts
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.errors import OutputError, SettingError
-from toolkit.measurement.bench import Bench, InterruptedBench, with_null
+from toolkit.errors import Interrupted, OutputError, SettingError
+from toolkit.measurement.bench import Bench, with_null
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import Plan
 from toolkit.parity.check import ParityCheck
@@ -159,12 +159,12 @@ def _kept_when_interrupted(folder: Path) -> Iterator[None]:
     """Ctrl-C before the rounds: mark what stands in `folder`, and go on as from the rounds."""
     try:
         yield
-    except InterruptedBench:
+    except Interrupted:
         raise
     except KeyboardInterrupt as stop:
         results = replace(read_results(folder), interrupted=True)
         write_folder(folder, results)
-        raise InterruptedBench(results) from stop
+        raise Interrupted(results) from stop
 
 
 def _check_names(

@@ -50,7 +50,7 @@ def test_what_is_unknown_gives_no_warning() -> None:
     ("changes", "code", "action"),
     [
         ({"others": 1.0}, "others", "close them"),
-        ({"steal": 0.02}, "steal", "`bench --min-time 20`"),
+        ({"steal": 0.02}, "steal", "`toolkit bench --min-time 20`"),
         ({"threads": 9}, "threads", "`--threads 8`"),
         ({"threads": 8}, "siblings", "`--threads 4`"),
         ({"threads": 5}, "siblings", "`--threads 4`"),
@@ -222,11 +222,18 @@ def test_a_cache_is_seen_however_its_few_microseconds_scatter() -> None:
     assert warned_of_cache([cached, *[row(passes=repeated(1.0, 1.1, 0.9))] * 12])
 
 
-def test_every_flag_that_a_warning_names_is_one_of_bench() -> None:
-    options = {flag for option in commands.commands["bench"].params for flag in option.opts}
+def test_every_flag_that_a_warning_names_is_an_option() -> None:
+    """A bare flag must be an option of each command that prints warnings."""
+    options = {
+        name: {flag for option in command.params for flag in option.opts}
+        for name, command in commands.commands.items()
+    }
     actions = " ".join(each.action for each in (*everything(), *judge_speeds(SUSPECT)))
-    named = set(re.findall(r"`(?:bench )?(--[a-z-]+)", actions))
-    assert {"--threads", "--min-time", "--precision", "--keep-memory"} <= named <= options
+    named = re.findall(r"`(?:toolkit ([a-z]+) )?(--[a-z-]+)", actions)
+    assert {flag for _, flag in named} >= {"--min-time", "--target-width", "--keep-memory"}
+    for command, flag in named:
+        for name in [command] if command else ["bench", "doctor", "run", "verify", "tune"]:
+            assert flag in options[name], (name, flag)
 
 
 @pytest.mark.parametrize(

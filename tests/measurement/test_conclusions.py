@@ -102,7 +102,7 @@ def test_a_failed_row_keeps_its_passes_and_claims_nothing(failure: FailedRun, st
 def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
     (row,) = concluded(tally("a", 0.1)).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
-    assert row.reason == "4 rounds carry no interval; give them more time, with --max-time"
+    assert row.reason == "4 rounds carry no interval; allow more time with `toolkit bench --max-time`"
 
 
 def test_a_runtime_alone_at_its_settings_is_compared_with_nothing() -> None:
@@ -126,13 +126,13 @@ def test_an_end_by_max_time_is_told() -> None:
     passes = Passes(
         tallies=[tally("a", *SAME)],
         images=np.zeros((1, 1, 28, 28), np.uint8),
-        plan=Plan(precision=0.01, max_time_s=60),
+        plan=Plan(target_width=0.01, max_time_s=60),
         timeout_s=1.0,
         stopped=True,
     )
     (warning,) = conclude(results_of(), passes, baseline=None).warnings
     assert warning.code == "stopped"
-    assert warning.message.startswith("--max-time 60 s ended it after 3 passes")
+    assert warning.message.startswith("the time limit of 60 s ended the measurement after 3 of")
     assert "8 passes and ± 1.0%" in warning.message
 
 

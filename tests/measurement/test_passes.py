@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,11 +14,11 @@ import pytest
 from conftest import PATIENCE_S, faulty
 
 from toolkit.data import load_dataset
-from toolkit.errors import FailedRun, WrongOutput
+from toolkit.errors import FailedRun, Interrupted, WrongOutput
 from toolkit.measurement import passes as passes_module
-from toolkit.measurement.bench import Bench, InterruptedBench
+from toolkit.measurement.bench import Bench
 from toolkit.measurement.conclusions import conclude
-from toolkit.measurement.passes import Interrupted, Passes, Tally
+from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.results import read_results, start_results
@@ -43,7 +43,6 @@ def passes_of(
     plan: Plan = SHORT,
     progress: Progress = silent,
     seed: int = 0,
-    after_pass: Callable[[], object] = lambda: None,
 ) -> Passes:
     """Passes of these candidates, ready to run."""
     return Passes(
@@ -53,7 +52,6 @@ def passes_of(
         timeout_s=PATIENCE_S,
         progress=progress,
         seed=seed,
-        after_pass=after_pass,
     )
 
 
@@ -67,15 +65,10 @@ def rounds_of(row: Measurement) -> list[int]:
 
 def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) -> None:
     seen: list[list[str]] = []
-
-    def look() -> None:
+    passes = passes_of([faulty(subject, "", name="a"), faulty(subject, "", name="b")])
+    for _ in passes.each():
         attested = [tally.attestation for tally in passes.tallies]
         seen.append([each.provider for each in attested if each is not None])
-
-    passes = passes_of(
-        [faulty(subject, "", name="a"), faulty(subject, "", name="b")], after_pass=look
-    )
-    passes.run()
     assert [len(pids) for pids in seen] == [2, 2]
     assert len({pid for pids in seen for pid in pids}) == 4
     for tally in passes.tallies:
@@ -95,16 +88,13 @@ def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) ->
 
 def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) -> None:
     seen: list[str] = []
-
-    def look() -> None:
-        attested = passes.tallies[0].attestation
-        seen.append(attested.provider if attested else "")
-
     candidates = [faulty(subject, "")]
-    passes = passes_of(candidates, after_pass=look)
+    passes = passes_of(candidates)
     with open_sessions(candidates, batch_size=BATCH, timeout_s=PATIENCE_S) as sessions:
         sessions[0].load()
-        passes.run(sessions)
+        for _ in passes.each(sessions):
+            attested = passes.tallies[0].attestation
+            seen.append(attested.provider if attested else "")
         assert seen[0] == str(sessions[0].pid)
         assert not psutil.pid_exists(int(seen[0]))
     assert len(set(seen)) == len(seen) == 2
@@ -208,7 +198,7 @@ def interrupt_at(number: int) -> Progress:
 def test_ctrl_c_in_a_later_pass_keeps_what_was_measured(subject: Subject, tmp_path: Path) -> None:
     work = Bench(plan=SHORT, timeout_s=PATIENCE_S, progress=interrupt_at(5))
     tallies = [Tally(candidate=each, batch_size=BATCH) for each in (faulty(subject, ""),)]
-    with pytest.raises(InterruptedBench) as caught:
+    with pytest.raises(Interrupted) as caught:
         work.measure(tallies, DATASET, start_results(subject, DATASET), out=tmp_path)
     results = caught.value.results
     assert results.interrupted
@@ -232,7 +222,7 @@ def test_no_time_left_is_said(subject: Subject) -> None:
     assert passes.stopped
     (row,) = concluded(subject, passes).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
-    assert "0 rounds carry no interval; give them more time, with --max-time" in str(row.reason)
+    assert "0 rounds carry no interval; allow more time with `toolkit bench --max-time`" in str(row.reason)
 
 
 class Clock:
@@ -369,7 +359,7 @@ def test_more_threads_than_cores_warn_and_go_on(subject: Subject) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_precision_that_is_not_reached_goes_on_until_the_time_is_over(subject: Subject) -> None:
-    plan = replace(SHORT, precision=1e-9, max_time_s=1.0)
+    plan = replace(SHORT, target_width=1e-9, max_time_s=1.0)
     passes = passes_of([null(subject), faulty(subject, "")], plan=plan)
     passes.run()
     assert passes.stopped

@@ -34,11 +34,14 @@ plans = st.builds(
         ({"min_rounds": 0}, "--min-rounds 0: expected a number above 0"),
         ({"min_rounds": 5}, "--min-rounds 5: expected 6 or more"),
         ({"min_rounds": 10**30}, "at most 1,000,000,000"),
-        ({"precision": 0}, "--precision 0: expected a share above 0 and below 1, as 1% or 0.01"),
-        ({"precision": 1.5}, "--precision 1.5: expected a share above 0 and below 1"),
-        ({"precision": 1}, "--precision 1: expected a share above 0 and below 1"),
-        ({"precision": -0.01}, "--precision -0.01"),
-        ({"precision": math.nan}, "--precision nan"),
+        (
+            {"target_width": 0},
+            "--target-width 0: expected a share above 0 and below 1, as 1% or 0.01",
+        ),
+        ({"target_width": 1.5}, "--target-width 1.5: expected a share above 0 and below 1"),
+        ({"target_width": 1}, "--target-width 1: expected a share above 0 and below 1"),
+        ({"target_width": -0.01}, "--target-width -0.01"),
+        ({"target_width": math.nan}, "--target-width nan"),
         ({"min_time_s": 20, "max_time_s": 10}, "--min-time 20 is more than --max-time 10; raise"),
     ],
     ids=str,
@@ -50,7 +53,7 @@ def test_bad_input_is_named_with_its_flag(options: dict[str, Any], says: str) ->
 
 
 def test_what_is_just_allowed() -> None:
-    Plan(min_rounds=6, precision=0.999, min_time_s=10, max_time_s=10)
+    Plan(min_rounds=6, target_width=0.999, min_time_s=10, max_time_s=10)
 
 
 @pytest.mark.parametrize(
@@ -94,13 +97,13 @@ def half_width(share: float) -> Interval:
 
 
 @pytest.mark.parametrize("speeds", [[], [half_width(0.5)]])
-def test_without_precision_the_least_passes_are_enough(speeds: list[Interval]) -> None:
+def test_without_a_target_width_the_least_passes_are_enough(speeds: list[Interval]) -> None:
     plan = Plan(passes=3, min_rounds=6, min_time_s=0.1)
     assert [plan.enough(passes, speeds) for passes in (1, 2, 3, 4)] == [False, False, True, True]
 
 
-def test_with_precision_every_interval_must_be_as_narrow() -> None:
-    plan = Plan(precision=0.01)
+def test_with_a_target_width_every_interval_must_be_as_narrow() -> None:
+    plan = Plan(target_width=0.01)
     narrow, wide = half_width(0.009), half_width(0.011)
     assert not plan.enough(PASSES - 1, [narrow])
     assert plan.enough(PASSES, [narrow, narrow])
@@ -109,6 +112,6 @@ def test_with_precision_every_interval_must_be_as_narrow() -> None:
 
 
 def test_the_longer_side_of_an_interval_counts() -> None:
-    plan = Plan(precision=0.01)
+    plan = Plan(target_width=0.01)
     uneven = Interval(value=100.0, low=99.5, high=102.0, passes=8)
     assert not plan.enough(PASSES, [uneven])

@@ -15,6 +15,7 @@ from toolkit.cli.compare import compare
 from toolkit.cli.doctor import doctor
 from toolkit.cli.export import export
 from toolkit.cli.import_weights import import_weights
+from toolkit.cli.loadgen import loadgen
 from toolkit.cli.outcome import started_by_torchrun
 from toolkit.cli.run import run
 from toolkit.cli.runtimes import runtimes
@@ -35,7 +36,7 @@ def commands() -> None:
 
 
 for command in (
-    *(train, import_weights, export, verify, bench, compare, tune, run),
+    *(train, import_weights, export, verify, bench, loadgen, compare, tune, run),
     *(runtimes, doctor),
 ):
     commands.add_command(command)

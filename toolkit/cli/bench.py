@@ -14,8 +14,8 @@ from toolkit.cli.options import (
     paths_argument,
     plan_options,
     read_sweep,
-    scenario_options,
     session_options,
+    streams_option,
     sweep_option,
 )
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
@@ -23,7 +23,6 @@ from toolkit.cli.shared import or_default, results_outcome, trust
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
-    from toolkit.schema import ScenarioName
 
 
 @click.command(cls=SweepCommand)
@@ -42,9 +41,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="What toolkit tune recommended there, and eager beside it; in place of other settings.",
 )
-@click.option("--streams", type=int, default=1, show_default=True, help="Calls at the same time.")
+@streams_option
 @sweep_option
-@scenario_options
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
 )
@@ -55,11 +53,9 @@ def bench(
     *,
     paths: tuple[Path, ...],
     sweep: tuple[str, ...],
-    scenario: ScenarioName | None,
-    latency_bound_ms: float | None,
-    min_time_s: float | None,
+    min_time_s: float,
     min_rounds: int,
-    precision: float | None,
+    target_width: float | None,
     max_time_s: float,
     settings_file: Path | None,
     **options: Any,
@@ -69,13 +65,14 @@ def bench(
     Takes export folders or single artifacts; default: the reference CNN's exports.
     """
     import toolkit
-    from toolkit.measurement.bench import InterruptedBench
-    from toolkit.measurement.plan import DEFAULT_TIME_S, SCENARIO_TIME_S, Plan
+    from toolkit.errors import Interrupted
+    from toolkit.measurement.plan import Plan
 
-    if min_time_s is None:
-        min_time_s = DEFAULT_TIME_S if scenario is None else SCENARIO_TIME_S
     plan = Plan(
-        min_time_s=min_time_s, min_rounds=min_rounds, precision=precision, max_time_s=max_time_s
+        min_time_s=min_time_s,
+        min_rounds=min_rounds,
+        target_width=target_width,
+        max_time_s=max_time_s,
     )
     trust(options["model"])
     tuned = None if settings_file is None else toolkit.read_tuning(settings_file).chosen
@@ -89,11 +86,9 @@ def bench(
             tuned=tuned,
             sweep=read_sweep(sweep),
             plan=plan,
-            scenario=scenario,
-            latency_bound_s=None if latency_bound_ms is None else latency_bound_ms / 1e3,
             progress=progress,
         )
-    except InterruptedBench as stop:
+    except Interrupted as stop:
         return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
     return results_outcome(results)
 
@@ -101,7 +96,7 @@ def bench(
 def _refuse_beside(context: click.Context) -> None:
     """Raise UsageError where something is given that the settings file decides."""
     decided = ("runtimes", "batch_size", "threads", "streams", "device", "keep_memory", "sweep")
-    for name in (*decided, "scenario"):
+    for name in decided:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = next(each.opts[0] for each in context.command.params if each.name == name)
             raise click.UsageError(f"--settings and {flag} exclude each other; leave one out")

@@ -173,7 +173,9 @@ plan_options = together(
         "--min-time",
         "min_time_s",
         type=float,
-        help="Seconds that each candidate is timed at least; default: 3, with --scenario 10.",
+        default=3.0,
+        show_default=True,
+        help="Seconds that each candidate is timed at least.",
     ),
     click.option(
         "--min-rounds",
@@ -183,10 +185,10 @@ plan_options = together(
         help="Rounds of 0.1 s or more that each candidate has at least.",
     ),
     click.option(
-        "--precision",
+        "--target-width",
         type=Share(),
         metavar="1%",
-        help="Go on until each interval is as narrow as ± this; default: the least is enough.",
+        help="Measure until each interval is at most ± this wide.  [default: stop at the minimum]",
     ),
     click.option(
         "--max-time",
@@ -203,11 +205,31 @@ sweep_option = click.option(
     metavar="NAME=N,N...",
     help="Go through batch-size=1,10,100 threads=1,2 streams=1,2, each with each.",
 )
+streams_option = click.option(
+    "--streams", type=int, default=1, show_default=True, help="Calls that run at the same time."
+)
 scenario_options = together(
     click.option(
         "--scenario",
         type=click.Choice(["offline", "single-stream", "server"]),
-        help="Let MLPerf's LoadGen time and judge, by its rules; in place of the rounds.",
+        required=True,
+        help="How queries arrive, by the rules of MLPerf.",
+    ),
+    click.option(
+        "--min-time",
+        "min_time_s",
+        type=float,
+        default=10.0,
+        show_default=True,
+        help="Least duration of each run, in seconds; submissions to MLPerf take 600.",
+    ),
+    click.option(
+        "--max-time",
+        "max_time_s",
+        type=float,
+        default=300.0,
+        show_default=True,
+        help="Greatest duration of each run, in seconds.",
     ),
     click.option(
         "--target-qps",

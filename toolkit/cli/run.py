@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 def run(progress: Progress, **options: Any) -> Outcome:
     """The whole way: train, export, verify, bench, and one table at the end."""
     import toolkit
-    from toolkit.measurement.bench import InterruptedBench
+    from toolkit.errors import Interrupted
 
     trust(options["model"])
     try:
         gates, others = gates_of(options)
         done = toolkit.run(gates=gates, **others, progress=progress)
-    except InterruptedBench as stop:
+    except Interrupted as stop:
         return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
     outcome = results_outcome(done.results)
     return replace(

@@ -74,7 +74,7 @@ def judge_artifacts(
             code="isa",
             message=f"made for another processor than this one, which has "
             f"{', '.join(sorted(own)) or 'none of these'}: {'; '.join(dict.fromkeys(inexact))}",
-            action="verify it on the processor it is for, or export it without `--isa`",
+            action="verify it on the processor it is for, or run `toolkit export` without `--isa`",
         ),
     )
 
@@ -106,7 +106,7 @@ def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
     return MachineWarning(
         code="wide",
         message=f"intervals are wide: {names}",
-        action="measure longer (`--precision 2%`), and close what else runs",
+        action="measure longer with `toolkit bench --target-width 2%`, and close what else runs",
     )
 
 
@@ -122,8 +122,8 @@ def _paged(rows: Sequence[Measurement]) -> MachineWarning | None:
     return MachineWarning(
         code="page_faults",
         message=f"memory goes back to the system after each call, page faults a call: {names}",
-        action="`--keep-memory` shows how fast it is otherwise (docs/benchmarking.md says how to "
-        "deploy so)",
+        action="`toolkit bench --keep-memory` shows the speed without that; docs/benchmarking.md "
+        "says how to deploy so",
     )
 
 
@@ -138,7 +138,7 @@ def _unsteady(rows: Sequence[Measurement]) -> MachineWarning | None:
     return MachineWarning(
         code="unsteady",
         message=f"still changed speed when the warm-up's time was over: {', '.join(names)}",
-        action="close what else runs; measure longer (`--min-time 20`)",
+        action="close what else runs; measure longer with `toolkit bench --min-time 20`",
     )
 
 
@@ -179,7 +179,7 @@ def _steal(interference: Interference | None) -> MachineWarning | None:
     return MachineWarning(
         code="steal",
         message=f"the hypervisor gave {interference.steal_share:.1%} of the time to other machines",
-        action="measure longer (`bench --min-time 20`), or on a machine that nobody shares",
+        action="measure longer with `toolkit bench --min-time 20`, or use a machine of your own",
     )
 
 

@@ -7,21 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.errors import SettingError
+from toolkit.errors import Interrupted, SettingError
 from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.conclusions import conclude
-from toolkit.measurement.passes import Interrupted, Passes, Tally
+from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
-from toolkit.measurement.scenarios import (
-    InterruptedScenarios,
-    Scenarios,
-    check_scenario,
-    scenario_settings,
-)
 from toolkit.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, write_folder
-from toolkit.schema import Configuration, Device, Limits, Results, ScenarioName, Settings
+from toolkit.schema import Configuration, Device, Limits, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
     NULL,
@@ -36,14 +30,6 @@ from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, find_runtime
 from toolkit.settings import make_grid, session_settings
 from toolkit.timing import DISTINCT_BATCHES
-
-
-class InterruptedBench(KeyboardInterrupt):
-    """Ctrl-C while measuring. `results` has what was measured until then, marked `interrupted`."""
-
-    def __init__(self, results: Results) -> None:
-        super().__init__("interrupted; the results hold what was measured until then")
-        self.results = results
 
 
 def bench(
@@ -61,9 +47,6 @@ def bench(
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
     baseline: str | None = None,
-    scenario: ScenarioName | None = None,
-    target_qps: float | None = None,
-    latency_bound_s: float | None = None,
     out: Path | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
@@ -88,25 +71,20 @@ def bench(
             other; it goes before the value given alone.
         plan: How long to measure; None is `Plan()`.
         baseline: Runtime that the others are compared with; None is `eager` where it takes part.
-        scenario: One of MLPerf's: LoadGen then times and judges each candidate, one after another,
-            in place of the rounds. The plan's durations hold for each; None is 10 s.
-        target_qps: Of `server`: mean number of queries a second, as a Poisson process.
-        latency_bound_s: Of `server`: what 99 % of the queries must keep.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
         timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about warm-up and rounds.
 
     Returns:
-        Results with one measurement a candidate and setting, raw samples included; or one
-        scenario report a candidate.
+        Results with one measurement per candidate and setting, raw samples included.
 
     Raises:
         ToolkitError: bad input.
-        InterruptedBench: Ctrl-C after the first round; it carries the results so far.
+        Interrupted: Ctrl-C after the first round; it carries the results so far.
     """
     if tuned is not None:
-        batch_size, sweep, scenario = tuned.batch_size, None, None
+        batch_size, sweep = tuned.batch_size, None
         runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
         threads, streams = tuned.settings.threads, tuned.settings.streams
         device, keep_memory = tuned.settings.device, tuned.settings.keep_memory
@@ -118,31 +96,11 @@ def bench(
         batch_size=batch_size,
         timeout_s=timeout_s,
     )
-    unfit = {
-        "--sweep": sweep,
-        "--baseline": baseline,
-        "--precision": plan.precision if plan else None,
-    }
-    check_scenario(
-        scenario,
-        target_qps=target_qps,
-        latency_bound_s=latency_bound_s,
-        streams=streams,
-        unfit=[flag for flag, value in unfit.items() if value],
-    )
     grid = make_grid(single, batch_size=batch_size, sweep=sweep or {})
     if tuned is None:
         subject = find_subject(paths, checkpoint=checkpoint, model=model)
     else:
         subject = tuned_subject(tuned, paths, checkpoint=checkpoint, model=model)
-    if scenario is not None:
-        wanted = scenario_settings(
-            scenario, plan, target_qps=target_qps, latency_bound_s=latency_bound_s
-        )
-        load = Scenarios(
-            wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress
-        )
-        return _under_load(load, line_up(subject, runtimes, single), subject, data=data, out=out)
     candidates = [
         candidate
         for settings in grid.settings
@@ -161,25 +119,6 @@ def bench(
         for size in grid.batch_sizes
     ]
     return work.measure(tallies, dataset, started, out=out)
-
-
-def _under_load(
-    load: Scenarios,
-    candidates: Sequence[Candidate],
-    subject: Subject,
-    *,
-    data: Path | None,
-    out: Path | None,
-) -> Results:
-    """All candidates under one of MLPerf's scenarios, on the data set's test images."""
-    dataset = load_dataset("test", data)
-    check_fits(dataset, subject.checkpoint)
-    if out is not None:
-        refuse_to_mix(out)
-    try:
-        return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
-    except InterruptedScenarios as stop:
-        raise InterruptedBench(stop.results) from stop
 
 
 def tuned_subject(
@@ -263,7 +202,7 @@ class Bench:
         The sessions `opened`, one a tally, serve in the first pass.
 
         Raises:
-            InterruptedBench: Ctrl-C after the first round.
+            Interrupted: Ctrl-C after the first round.
         """
         largest = max(tally.batch_size for tally in tallies)
         passes = Passes(
@@ -281,12 +220,13 @@ class Bench:
                 write_folder(out, done)
             return done
 
-        passes.after_pass = write
         try:
-            passes.run(opened)
-        except Interrupted as stop:
-            raise InterruptedBench(write(interrupted=True)) from stop
-        measured = write()
+            for _ in passes.each(opened):
+                measured = write()
+        except KeyboardInterrupt as stop:
+            if not passes.has_rounds:
+                raise
+            raise Interrupted(write(interrupted=True)) from stop
         if not any((row.limit_share or 0) > 1 for row in measured.measurements):
             return measured
         results = replace(results, limits=_measured_again(results.limits))

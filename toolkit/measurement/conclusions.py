@@ -57,13 +57,13 @@ def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Resul
 def _stopped(passes: Passes) -> MachineWarning:
     done = max(len(tally.passes) for tally in passes.tallies)
     wanted = f"{passes.plan.least_passes} passes"
-    if passes.plan.precision is not None:
-        wanted += f" and ± {passes.plan.precision:.1%}"
+    if passes.plan.target_width is not None:
+        wanted += f" and ± {passes.plan.target_width:.1%}"
     return MachineWarning(
         code="stopped",
-        message=f"--max-time {passes.plan.max_time_s:g} s ended it after {done} passes, before "
-        f"what was asked for ({wanted}) was there",
-        action="raise `--max-time`, or ask for less",
+        message=f"the time limit of {passes.plan.max_time_s:g} s ended the measurement after "
+        f"{done} of {wanted}",
+        action=f"allow more time with `toolkit bench --max-time {2 * passes.plan.max_time_s:g}`",
     )
 
 
@@ -156,7 +156,7 @@ def _status(tally: Tally) -> tuple[Status, str | None]:
     if tally.throughput() is None:
         rounds = sum(len(each.rounds) for each in tally.passes)
         return "too_short", (
-            f"{rounds} rounds carry no interval; give them more time, with --max-time"
+            f"{rounds} rounds carry no interval; allow more time with `toolkit bench --max-time`"
         )
     return "measured", None
 

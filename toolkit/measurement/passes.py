@@ -62,10 +62,6 @@ class Tally:
         return None if self.failure else throughput(self.passes, self.batch_size)
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while measuring; what was measured until then is in the tallies."""
-
-
 @dataclass(kw_only=True)
 class Passes:
     """Goes through passes until the plan says that it is enough.
@@ -73,12 +69,11 @@ class Passes:
     Attributes:
         tallies: Filled pass by pass.
         images: Raw images `[N,C,H,W]` that the inputs are made of.
-        after_pass: Called after each pass, to write down what there is.
         seed: Of the order in which candidates take turns.
         together: Also those of other settings or batch sizes take turns with each other; they start
             several at a time, so what they took to load is no fact.
         interference: What others took during the rounds of each pass.
-        stopped: `--max-time` was over before the plan was fulfilled.
+        stopped: The time was over before the plan was fulfilled.
     """
 
     tallies: Sequence[Tally]
@@ -86,7 +81,6 @@ class Passes:
     plan: Plan
     timeout_s: float
     progress: Progress = silent
-    after_pass: Callable[[], object] = lambda: None
     seed: int = 0
     together: bool = False
     interference: list[Interference] = field(default_factory=list)
@@ -97,23 +91,29 @@ class Passes:
         self._random = random.Random(self.seed)
         self._done = {"passes": 0, "warm-up": 0, "rounds": 0}
 
-    def run(self, opened: Sequence[RemoteSession] = ()) -> None:
-        """All passes. The sessions `opened`, one a tally, serve in the first and are closed.
+    def each(self, opened: Sequence[RemoteSession] = ()) -> Iterator[int]:
+        """Measure pass by pass; yields the number of passes done. After Ctrl-C in a pass, what it
+        measured is in the tallies.
 
-        Raises:
-            Interrupted: Ctrl-C, after at least one round.
+        Args:
+            opened: Sessions, one per tally, that serve in the first pass and are closed after it.
         """
-        try:
-            while not self._done["passes"] or not (
-                self._enough(self._done["passes"]) or self._time_is_over()
-            ):
-                self._pass(() if self._done["passes"] else opened)
-                self._done["passes"] += 1
-                self.after_pass()
-        except KeyboardInterrupt as stop:
-            if any(each.rounds for tally in self.tallies for each in tally.passes):
-                raise Interrupted from stop
-            raise
+        while not self._done["passes"] or not (
+            self._enough(self._done["passes"]) or self._time_is_over()
+        ):
+            self._pass(() if self._done["passes"] else opened)
+            self._done["passes"] += 1
+            yield self._done["passes"]
+
+    def run(self, opened: Sequence[RemoteSession] = ()) -> None:
+        """Measure all passes; see `each`."""
+        for _ in self.each(opened):
+            pass
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether anything was measured."""
+        return any(each.rounds for tally in self.tallies for each in tally.passes)
 
     def _enough(self, passes: int) -> bool:
         alive = [tally for tally in self.tallies if tally.failure is None]
@@ -198,7 +198,7 @@ class Passes:
         return self.stopped
 
     def _tell(self, label: str, per_pass: int, note: str = "") -> None:
-        """One step further; precision may take more passes than were planned."""
+        """One step further; a target width may take more passes than were planned."""
         self._done[label] += 1
         done = self._done[label]
         passes = max(self.plan.least_passes, math.ceil(done / per_pass))

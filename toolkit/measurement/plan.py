@@ -1,4 +1,4 @@
-"""How long to measure: the least, the wanted precision, the most. Pure.
+"""How long to measure: the least, the wanted width of intervals, the most. Pure.
 
 In: settings, and intervals so far. Out: how many rounds and passes, and whether it is enough.
 """
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from toolkit.errors import SettingError
 from toolkit.schema import Interval
 from toolkit.settings import check_positive
-from toolkit.statistics.intervals import precision as precision_of
+from toolkit.statistics.intervals import precision as half_width
 
 DEFAULT_TIME_S = 3.0
-SCENARIO_TIME_S = 10.0  # with LoadGen: what a person waits for; MLPerf asks for 600 s
 PASSES = 8  # fresh processes: 8 give one a third narrower than 5
 _MOST_ROUNDS_A_PASS = 20  # after that a fresh process tells more than another round
 _LEAST_ROUNDS = 6
@@ -25,8 +24,8 @@ _ROUND_MARGIN = 1.1  # so that a round that runs faster than the warm-up is long
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A candidate is timed for `min_time_s` seconds and `min_rounds` rounds at least, then on until
-    its interval is as narrow as `precision` (0.01: ± 1 %), but no longer than `max_time_s` from the
-    start of the whole. `round_s` is the least length of a round, `passes` the least number of
+    its interval is as narrow as `target_width` (0.01: ± 1 %), but no longer than `max_time_s` from
+    the start of the whole. `round_s` is the least length of a round, `passes` the least number of
     worker processes one after another.
 
     Raises:
@@ -35,33 +34,28 @@ class Plan:
 
     min_time_s: float = DEFAULT_TIME_S
     min_rounds: int = 32
-    precision: float | None = None
+    target_width: float | None = None
     max_time_s: float = 300.0
     round_s: float = 0.1
     passes: int = PASSES
 
     def __post_init__(self) -> None:
-        check_positive("--min-time", self.min_time_s)
-        check_positive("--max-time", self.max_time_s)
+        check_times(self.min_time_s, self.max_time_s)
         check_positive("--min-rounds", self.min_rounds)
         if self.min_rounds < _LEAST_ROUNDS:
             raise SettingError(
                 f"--min-rounds {self.min_rounds}: expected {_LEAST_ROUNDS} or more; fewer cannot "
                 "carry a 95 % interval"
             )
-        if self.precision is not None and not 0 < self.precision < 1:
+        if self.target_width is not None and not 0 < self.target_width < 1:
             raise SettingError(
-                f"--precision {self.precision}: expected a share above 0 and below 1, as 1% or 0.01"
-            )
-        if self.min_time_s > self.max_time_s:
-            raise SettingError(
-                f"--min-time {self.min_time_s:g} is more than --max-time {self.max_time_s:g}; "
-                "raise --max-time, which holds for all candidates together"
+                f"--target-width {self.target_width}: expected a share above 0 and below 1, as 1% "
+                "or 0.01"
             )
 
     @property
     def least_passes(self) -> int:
-        """Passes that go before any question of precision."""
+        """Passes that are measured whatever the width of the intervals."""
         return max(self.passes, math.ceil(self._rounds / _MOST_ROUNDS_A_PASS))
 
     @property
@@ -81,5 +75,15 @@ class Plan:
         """Whether to stop after so many passes, with these intervals of the candidates' speeds."""
         if passes < self.least_passes:
             return False
-        wanted = self.precision
-        return wanted is None or all(precision_of(speed) <= wanted for speed in speeds)
+        wanted = self.target_width
+        return wanted is None or all(half_width(speed) <= wanted for speed in speeds)
+
+
+def check_times(min_time_s: float, max_time_s: float) -> None:
+    """Raise SettingError unless both are positive and the first is not more than the second."""
+    check_positive("--min-time", min_time_s)
+    check_positive("--max-time", max_time_s)
+    if min_time_s > max_time_s:
+        raise SettingError(
+            f"--min-time {min_time_s:g} is more than --max-time {max_time_s:g}; raise --max-time"
+        )

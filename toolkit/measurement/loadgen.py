@@ -1,7 +1,4 @@
-"""Scenarios: candidates, one after the other, under a load of MLPerf's LoadGen.
-
-In: candidates, test images, what is asked. Out: a `ScenarioReport` each, in the results.
-"""
+"""Load generation: candidates, one after another, under MLPerf's LoadGen → scenario reports."""
 
 from __future__ import annotations
 
@@ -13,56 +10,130 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import FailedRun, SettingError
+from toolkit.data import check_fits, load_dataset
+from toolkit.errors import FailedRun, Interrupted, SettingError
 from toolkit.machine.fitness import judge
 from toolkit.machine.interference import LoadWatch, combined
 from toolkit.measurement.conclusions import distinct_names
 from toolkit.measurement.passes import Tally
-from toolkit.measurement.plan import SCENARIO_TIME_S, Plan
+from toolkit.measurement.plan import check_times
 from toolkit.progress import Progress, silent
-from toolkit.results import write_folder
+from toolkit.results import refuse_to_mix, start_results, write_folder
 from toolkit.schema import (
+    Device,
     Interference,
     Results,
     ScenarioName,
     ScenarioReport,
     ScenarioSettings,
 )
-from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.candidates import Candidate, find_subject, line_up
 from toolkit.sessions.loadgen import LoadResult, require_loadgen
 from toolkit.sessions.remote import RemoteSession
-from toolkit.settings import check_positive
+from toolkit.settings import check_positive, session_settings
 
+DEFAULT_TIME_S = 10.0  # what a person waits for
 _SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the least duration, in all of them
 _SUBMISSION_SAMPLES = 24_576  # the same, offline
 _MOST_IMAGES = 1024  # distinct ones that queries ask for, as MLPerf's ResNet-50
 _MOST_BYTES = 256 * 1024**2
 
 
-class InterruptedScenarios(KeyboardInterrupt):
-    """Ctrl-C after the first candidate; `results` has the rows until then."""
+def loadgen(
+    paths: Sequence[Path],
+    *,
+    scenario: ScenarioName,
+    runtimes: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    data: Path | None = None,
+    batch_size: int = 100,
+    threads: int | None = None,
+    streams: int = 1,
+    device: Device = "cpu",
+    keep_memory: bool = False,
+    min_time_s: float = DEFAULT_TIME_S,
+    max_time_s: float = 300.0,
+    target_qps: float | None = None,
+    latency_bound_s: float | None = None,
+    out: Path | None = None,
+    timeout_s: float = 300.0,
+    model: str | None = None,
+    progress: Progress = silent,
+) -> Results:
+    """Let MLPerf's LoadGen time and judge artifacts, one after another, by its own rules.
 
-    def __init__(self, results: Results) -> None:
-        super().__init__()
-        self.results = results
+    Args:
+        paths: Export folders or artifact files, all of one checkpoint.
+        scenario: `offline`, `single-stream` or `server`.
+        runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
+            artifacts.
+        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        data: Folder of the images that queries ask for; None is the bundled MNIST.
+        batch_size: Images per call at most; 1 with `single-stream`.
+        threads: Intra-op threads of each stream; None takes all usable cores.
+        streams: Calls that run at the same time in each candidate.
+        device: `cpu` or `cuda`.
+        keep_memory: Keep freed memory in the process of the runtime.
+        min_time_s: Least duration of each run, in seconds; MLPerf's submissions take 600.
+        max_time_s: Greatest duration of each run, in seconds.
+        target_qps: Of `server`: mean number of queries per second, as a Poisson process.
+        latency_bound_s: Of `server`: latency that 99 % of the queries must keep.
+        out: Folder for `results.json`, `.md` and `.csv`, written after each candidate.
+        timeout_s: A worker that is silent for so long, besides the time asked for, is killed.
+        model: The model factory to trust, where it is not the toolkit's own.
+        progress: Told about each candidate.
+
+    Returns:
+        Results with one scenario report per candidate.
+
+    Raises:
+        ToolkitError: bad input.
+        Interrupted: Ctrl-C after the first report; it carries the results so far.
+    """
+    settings = session_settings(
+        threads,
+        device,
+        streams=streams,
+        keep_memory=keep_memory,
+        batch_size=batch_size,
+        timeout_s=timeout_s,
+    )
+    check_scenario(
+        scenario, target_qps=target_qps, latency_bound_s=latency_bound_s, streams=streams
+    )
+    check_times(min_time_s, max_time_s)
+    subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    candidates = line_up(subject, runtimes, settings)
+    dataset = load_dataset("test", data)
+    check_fits(dataset, subject.checkpoint)
+    if out is not None:
+        refuse_to_mix(out)
+    wanted = ScenarioSettings(
+        scenario=scenario,
+        min_duration_s=min_time_s,
+        max_duration_s=max_time_s,
+        target_qps=target_qps,
+        latency_bound_s=latency_bound_s,
+    )
+    load = Scenarios(wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress)
+    return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
 
 
 def check_scenario(
-    scenario: ScenarioName | None,
+    scenario: ScenarioName,
     *,
     target_qps: float | None,
     latency_bound_s: float | None,
     streams: int,
-    unfit: Sequence[str],
 ) -> None:
-    """Refuse what does not go together; `unfit` names options that a scenario has no use for.
+    """Refuse what does not go together.
 
     Raises:
         SettingError: an unknown scenario, an option missing or out of place, a value out of range.
         NotInstalled: LoadGen is missing.
     """
     given = {"--target-qps": target_qps, "--latency-bound": latency_bound_s}
-    if scenario is not None and scenario not in get_args(ScenarioName):
+    if scenario not in get_args(ScenarioName):
         known = ", ".join(get_args(ScenarioName))
         raise SettingError(f"--scenario {scenario}: expected one of {known}")
     for flag, value in given.items():
@@ -72,10 +143,6 @@ def check_scenario(
             raise SettingError(f"{flag} belongs to --scenario server; add that, or leave it out")
         if value is not None:
             check_positive(flag, value)
-    if scenario is None:
-        return
-    if unfit:
-        raise SettingError(f"{unfit[0]} has no meaning with --scenario; leave one of them out")
     if scenario == "single-stream" and streams > 1:
         raise SettingError(
             f"--streams {streams}: --scenario single-stream has one query at a time; leave it out"
@@ -114,7 +181,7 @@ class Scenarios:
         """`results` with a row each, written to `out` after each; raw images `[N,C,H,W]`.
 
         Raises:
-            InterruptedScenarios: Ctrl-C after the first row.
+            Interrupted: Ctrl-C after the first row.
         """
         tallies = [Tally(candidate=each, batch_size=self.batch_size) for each in candidates]
         label, total = self.wanted.scenario, len(candidates)
@@ -132,7 +199,7 @@ class Scenarios:
             results = replace(results, interrupted=True)
             if out is not None:
                 write_folder(out, results)
-            raise InterruptedScenarios(results) from stop
+            raise Interrupted(results) from stop
         return results
 
     def report(self, name: str, candidate: Candidate, images: NDArray[np.uint8]) -> ScenarioReport:
@@ -200,24 +267,6 @@ class Scenarios:
             interference=tuple(self.interference),
             warnings=judge(results.environment, threads=threads, interference=others),
         )
-
-
-def scenario_settings(
-    scenario: ScenarioName,
-    plan: Plan | None,
-    *,
-    target_qps: float | None,
-    latency_bound_s: float | None,
-) -> ScenarioSettings:
-    """What LoadGen is asked: the plan's durations; None is what a person waits for."""
-    plan = plan or Plan(min_time_s=SCENARIO_TIME_S)
-    return ScenarioSettings(
-        scenario=scenario,
-        min_duration_s=plan.min_time_s,
-        max_duration_s=plan.max_time_s,
-        target_qps=target_qps,
-        latency_bound_s=latency_bound_s,
-    )
 
 
 def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,0 +1,55 @@
+"""`toolkit loadgen`: artifacts under MLPerf's LoadGen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.options import (
+    checkpoint_option,
+    paths_argument,
+    scenario_options,
+    session_options,
+    streams_option,
+)
+from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
+from toolkit.cli.shared import or_default, results_outcome, trust
+
+if TYPE_CHECKING:
+    from toolkit.progress import Progress
+
+
+@click.command()
+@paths_argument
+@checkpoint_option
+@scenario_options
+@streams_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
+)
+@session_options
+@outcome_of
+def loadgen(
+    progress: Progress, *, paths: tuple[Path, ...], latency_bound_ms: float | None, **options: Any
+) -> Outcome:
+    """Time artifacts with MLPerf's LoadGen, by its rules.
+
+    Takes export folders or single artifacts; default: the reference CNN's exports.
+    """
+    import toolkit
+    from toolkit.errors import Interrupted
+
+    trust(options["model"])
+    try:
+        results = toolkit.loadgen(
+            or_default(paths),
+            **options,
+            latency_bound_s=None if latency_bound_ms is None else latency_bound_ms / 1e3,
+            progress=progress,
+        )
+    except Interrupted as stop:
+        return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
+    return results_outcome(results)
