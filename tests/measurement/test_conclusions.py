@@ -102,7 +102,9 @@ def test_a_failed_row_keeps_its_passes_and_claims_nothing(failure: FailedRun, st
 def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
     (row,) = concluded(tally("a", 0.1)).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
-    assert row.reason == "4 rounds carry no interval; allow more time with `toolkit bench --max-time`"
+    assert (
+        row.reason == "4 rounds carry no interval; allow more time with `toolkit bench --max-time`"
+    )
 
 
 def test_a_runtime_alone_at_its_settings_is_compared_with_nothing() -> None:

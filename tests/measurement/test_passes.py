@@ -222,7 +222,9 @@ def test_no_time_left_is_said(subject: Subject) -> None:
     assert passes.stopped
     (row,) = concluded(subject, passes).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
-    assert "0 rounds carry no interval; allow more time with `toolkit bench --max-time`" in str(row.reason)
+    assert "0 rounds carry no interval; allow more time with `toolkit bench --max-time`" in str(
+        row.reason
+    )
 
 
 class Clock:
