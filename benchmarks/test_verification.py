@@ -29,6 +29,7 @@ from toolkit.parity.verify import verify
 from toolkit.schema import Settings
 from toolkit.sessions.candidates import Subject, line_up
 from toolkit.sessions.remote import RemoteSession
+from toolkit.settings import SessionOptions
 from toolkit.timing import Stopwatch
 
 BATCH_SIZE = 100
@@ -96,7 +97,10 @@ def test_a_whole_verify_costs_start_up_and_inference(
 
 def _verify_s(folder: Path, subject: Subject, runtime: str, data: Path | None) -> float:
     watch = Stopwatch()
-    results = verify([folder], checkpoint=subject.folder, runtimes=[runtime], data=data, threads=2)
+    two = SessionOptions(threads=2)
+    results = verify(
+        [folder], checkpoint=subject.folder, runtimes=[runtime], data=data, session=two
+    )
     elapsed_s = watch.elapsed_s()
     assert [row.status for row in results.parity] == ["passed"]
     return elapsed_s

@@ -101,7 +101,7 @@ def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> 
         out=tmp_path / "run",
         formats=["onnx"],
         runtimes=["onnxruntime"],
-        threads=1,
+        session=toolkit.SessionOptions(threads=1),
     )
     assert done.results.exit_code == 0
     assert [row.runtime for row in done.results.parity] == ["onnxruntime"]
@@ -133,7 +133,7 @@ def test_run_goes_on_without_a_format_that_cannot_be_exported(
         out=tmp_path / "run",
         formats=["torchscript", "onnx"],
         runtimes=["eager", "torchscript", "onnxruntime"],
-        threads=1,
+        session=toolkit.SessionOptions(threads=1),
     )
     rows = {row.runtime: row for row in done.results.parity}
     assert {name: row.status for name, row in rows.items()} == {
@@ -259,7 +259,7 @@ def test_a_lost_export_is_a_row_and_the_run_goes_on(
         quick=True,
         data=small_data,
         out=tmp_path / "run",
-        threads=1,
+        session=toolkit.SessionOptions(threads=1),
         **options,
     )
     assert [(row.runtime, row.status) for row in done.results.parity] == wanted
@@ -273,7 +273,10 @@ def test_a_lost_export_is_a_row_and_the_run_goes_on(
 
 
 def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
-    return toolkit.run(checkpoint=CHECKPOINT, quick=True, data=data, out=out, threads=1, **options)
+    session = toolkit.SessionOptions(threads=1)
+    return toolkit.run(
+        checkpoint=CHECKPOINT, quick=True, data=data, out=out, session=session, **options
+    )
 
 
 @pytest.mark.usefixtures("one_pass")
@@ -310,7 +313,7 @@ def test_a_lost_export_is_written_before_anything_is_verified(
             data=small_data,
             out=tmp_path / "run",
             formats=["pt2"],
-            threads=1,
+            session=toolkit.SessionOptions(threads=1),
             progress=stop_at("eager fp32"),
         )
     results = read_results(tmp_path / "run" / "results.json")

@@ -27,14 +27,20 @@ if TYPE_CHECKING:
     from toolkit.machine.doctor import doctor
     from toolkit.measurement.bench import bench
     from toolkit.measurement.loadgen import loadgen
+    from toolkit.measurement.plan import Plan
+    from toolkit.parity.gates import GateSettings
     from toolkit.parity.verify import verify
     from toolkit.results import read_results, read_tuning
     from toolkit.run_pipeline import run
+    from toolkit.settings import SessionOptions
     from toolkit.training.train import train
     from toolkit.tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
+    "GateSettings",
+    "Plan",
+    "SessionOptions",
     "bench",
     "compare",
     "doctor",
@@ -51,6 +57,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "GateSettings": "toolkit.parity.gates",
+    "Plan": "toolkit.measurement.plan",
+    "SessionOptions": "toolkit.settings",
     "bench": "toolkit.measurement.bench",
     "compare": "toolkit.comparison.compare",
     "doctor": "toolkit.machine.doctor",

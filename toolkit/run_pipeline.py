@@ -23,7 +23,7 @@ from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
 from toolkit.progress import Progress, silent
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
-from toolkit.schema import Device, ParityReport, Precision, Results, Settings
+from toolkit.schema import ParityReport, Precision, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
     NULL,
@@ -36,7 +36,7 @@ from toolkit.sessions.candidates import (
 )
 from toolkit.sessions.remote import open_sessions
 from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime
-from toolkit.settings import session_settings
+from toolkit.settings import SessionOptions
 from toolkit.timing import DISTINCT_BATCHES, now
 from toolkit.training.train import train
 
@@ -64,12 +64,8 @@ def run(
     calibration_seed: int = 0,
     runtimes: Sequence[str] = (),
     data: Path | None = None,
-    batch_size: int = 100,
-    threads: int | None = None,
-    device: Device = "cpu",
-    keep_memory: bool = False,
+    session: SessionOptions | None = None,
     gates: GateSettings | None = None,
-    timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
 ) -> Run:
@@ -91,21 +87,17 @@ def run(
         runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, but for
             those that take long.
         data: Folder of IDX files; None is the bundled MNIST.
-        batch_size: Images a call when verifying and timing.
-        threads: Threads to train with and of each session; None takes all usable cores.
-        device: Where sessions run. Training takes CUDA where there is one.
-        keep_memory: Memory that a runtime frees stays with its process.
+        session: How sessions run, and with how many threads the model is trained; None is the
+            defaults of `SessionOptions`. Training takes CUDA if there is one.
         gates: What a row must keep to pass; None is the default of each precision.
-        timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about every step.
 
     Raises:
         ToolkitError: bad input, or a step that could not be done at all.
     """
-    settings = session_settings(
-        threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
-    )
+    options = session or SessionOptions()
+    settings, batch_size, timeout_s = options.settings, options.batch_size, options.timeout_s
     gates = gates or GateSettings()
     check = ParityCheck(batch_size=batch_size, gates=gates, timeout_s=timeout_s, progress=progress)
     plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
@@ -117,7 +109,7 @@ def run(
     trained = folder / f"{dataset.record.name}-cnn"
     _refuse_to_mix(folder, trained if checkpoint is None else None)
     if checkpoint is None:
-        _train(trained, quick=quick, data=data, threads=threads, progress=progress)
+        _train(trained, quick=quick, data=data, threads=options.threads, progress=progress)
     checkpoint = checkpoint or trained
     check_fits(dataset, read_checkpoint(checkpoint))
     exported = export(
@@ -143,9 +135,9 @@ def run(
         _kept_when_interrupted(folder),
         open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
     ):
-        for session, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
-            report, logits = check.judge(session, basis)
-            same = len(rows) <= len(dataset) or not session.candidate.depends_on_the_batch
+        for each, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
+            report, logits = check.judge(each, basis)
+            same = len(rows) <= len(dataset) or not each.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))
             write_results(folder / RESULTS, results)

@@ -44,30 +44,46 @@ def check_streams(streams: int) -> int:
     return streams
 
 
-def session_settings(
-    threads: int | None,
-    device: Device,
-    *,
-    streams: int = 1,
-    keep_memory: bool = False,
-    batch_size: int,
-    timeout_s: float,
-) -> Settings:
-    """The settings of every session of a call, checked.
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """What the user asks of every session of a call; checked when it is made.
+
+    Attributes:
+        batch_size: Images per call.
+        threads: Intra-op threads of each stream; None takes all usable cores.
+        streams: Calls that run at the same time.
+        device: `cpu` or `cuda`.
+        keep_memory: Keep memory that a runtime frees in its process.
+        timeout_s: Kill a worker that does not answer for so many seconds.
 
     Raises:
         SettingError: a value out of range.
     """
-    check_batch_size(batch_size)
-    check_positive("--timeout", timeout_s)
-    if device not in ("cpu", "cuda"):
-        raise SettingError(f"--device {device}: expected cpu or cuda")
-    return Settings(
-        threads=check_threads(threads),
-        device=device,
-        streams=check_streams(streams),
-        keep_memory=keep_memory,
-    )
+
+    batch_size: int = 100
+    threads: int | None = None
+    streams: int = 1
+    device: Device = "cpu"
+    keep_memory: bool = False
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        check_positive("--timeout", self.timeout_s)
+        if self.device not in ("cpu", "cuda"):
+            raise SettingError(f"--device {self.device}: expected cpu or cuda")
+        check_threads(self.threads)
+        check_streams(self.streams)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of each session."""
+        return Settings(
+            threads=check_threads(self.threads),
+            device=self.device,
+            streams=self.streams,
+            keep_memory=self.keep_memory,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,7 @@ def test_a_limit_that_a_candidate_beats_is_measured_again(
         [exports / "mnist-cnn.onnx"],
         data=small_data,
         runtimes=["onnxruntime"],
-        threads=1,
+        session=toolkit.SessionOptions(threads=1),
         plan=Plan(min_time_s=0.1, min_rounds=6, passes=1),
     )
     assert results.limits is not None
@@ -157,7 +157,7 @@ def test_more_threads_than_cores_are_warned_of_and_measured(
         [exports / "mnist-cnn.onnx"],
         data=small_data,
         runtimes=["onnxruntime"],
-        threads=threads,
+        session=toolkit.SessionOptions(threads=threads),
         plan=Plan(min_time_s=0.1, min_rounds=6, passes=1),
     )
     assert "threads" in {warning.code for warning in results.warnings}

@@ -740,7 +740,7 @@ def test_two_real_runs_are_compared(
             runtimes=["onnxruntime"],
             checkpoint=CHECKPOINT,
             data=small_data,
-            threads=1,
+            session=toolkit.SessionOptions(threads=1),
             plan=Plan(min_time_s=0.3, min_rounds=6, passes=2),
             out=tmp_path / name,
         )

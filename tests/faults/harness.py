@@ -23,12 +23,14 @@ from toolkit.errors import ToolkitError
 from toolkit.parity.verify import verify
 from toolkit.schema import ParityReport
 from toolkit.sessions.runtimes import RUNTIMES, Runtime
+from toolkit.settings import SessionOptions
 
 from .beds import Bed, mnist_bed
 from .nets import own_beds
 from .records import Case, Outcome
 
 MISBEHAVING = "misbehaving"
+
 _TIMEOUT_S = 300.0
 _MOST_TOGETHER = 15
 Say = Callable[[str], None]
@@ -122,9 +124,11 @@ class Harness:
                 runtimes=[first.runtime],
                 data=bed.data,
                 model=bed.trusted,
-                batch_size=first.batch_size,
-                threads=first.threads,
-                timeout_s=options.pop("timeout_s", _TIMEOUT_S),
+                session=SessionOptions(
+                    batch_size=first.batch_size,
+                    threads=first.threads,
+                    timeout_s=options.pop("timeout_s", _TIMEOUT_S),
+                ),
                 **options,
             )
         rows: dict[str, Row] = {}

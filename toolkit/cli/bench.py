@@ -19,7 +19,7 @@ from toolkit.cli.options import (
     sweep_option,
 )
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import or_default, results_outcome, trust
+from toolkit.cli.shared import or_default, results_outcome, take, trust
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -53,10 +53,6 @@ def bench(
     *,
     paths: tuple[Path, ...],
     sweep: tuple[str, ...],
-    min_time_s: float,
-    min_rounds: int,
-    target_width: float | None,
-    max_time_s: float,
     settings_file: Path | None,
     **options: Any,
 ) -> Outcome:
@@ -66,14 +62,9 @@ def bench(
     """
     import toolkit
     from toolkit.errors import Interrupted
-    from toolkit.measurement.plan import Plan
 
-    plan = Plan(
-        min_time_s=min_time_s,
-        min_rounds=min_rounds,
-        target_width=target_width,
-        max_time_s=max_time_s,
-    )
+    plan = take(toolkit.Plan, options)
+    session = take(toolkit.SessionOptions, options)
     trust(options["model"])
     tuned = None if settings_file is None else toolkit.read_tuning(settings_file).chosen
     if tuned is not None:
@@ -82,6 +73,7 @@ def bench(
     try:
         results = toolkit.bench(
             places,
+            session=session,
             **options,
             tuned=tuned,
             sweep=read_sweep(sweep),

@@ -16,7 +16,7 @@ from toolkit.cli.options import (
     streams_option,
 )
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import or_default, results_outcome, trust
+from toolkit.cli.shared import or_default, results_outcome, take, trust
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -46,6 +46,7 @@ def loadgen(
     try:
         results = toolkit.loadgen(
             or_default(paths),
+            session=take(toolkit.SessionOptions, options),
             **options,
             latency_bound_s=None if latency_bound_ms is None else latency_bound_ms / 1e3,
             progress=progress,

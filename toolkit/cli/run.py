@@ -10,7 +10,7 @@ import click
 
 from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import gates_of, results_outcome, trust
+from toolkit.cli.shared import results_outcome, take, trust
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -34,8 +34,12 @@ def run(progress: Progress, **options: Any) -> Outcome:
 
     trust(options["model"])
     try:
-        gates, others = gates_of(options)
-        done = toolkit.run(gates=gates, **others, progress=progress)
+        done = toolkit.run(
+            gates=take(toolkit.GateSettings, options),
+            session=take(toolkit.SessionOptions, options),
+            **options,
+            progress=progress,
+        )
     except Interrupted as stop:
         return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
     outcome = results_outcome(done.results)

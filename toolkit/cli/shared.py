@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.cli.outcome import Outcome
 
 if TYPE_CHECKING:
-    from toolkit.parity.gates import GateSettings
+    from _typeshed import DataclassInstance
+
     from toolkit.schema import Results
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 REFERENCE = Path("models/mnist-cnn")
 EXPORTS = Path("models/exports")
@@ -33,17 +36,14 @@ def import_from_here() -> None:
     sys.path.insert(0, str(Path.cwd()))
 
 
-def gates_of(options: dict[str, Any]) -> tuple[GateSettings, dict[str, Any]]:
-    """The gates among the options of a command, and the other options.
+def take(kind: type[Record], options: dict[str, Any]) -> Record:
+    """Make a record of those options of a command that are its fields, and take them out.
 
     Raises:
-        SettingError: a gate out of range.
+        SettingError: a value out of range.
     """
-    from toolkit.parity.gates import GateSettings
-
-    names = {each.name for each in fields(GateSettings)}
-    gates = {name: value for name, value in options.items() if name in names}
-    return GateSettings(**gates), {name: options[name] for name in options.keys() - names}
+    names = [each.name for each in fields(kind) if each.name in options]
+    return kind(**{name: options.pop(name) for name in names})
 
 
 def results_outcome(results: Results) -> Outcome:

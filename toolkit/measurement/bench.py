@@ -15,7 +15,7 @@ from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, write_folder
-from toolkit.schema import Configuration, Device, Limits, Results, Settings
+from toolkit.schema import Configuration, Limits, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
     NULL,
@@ -28,7 +28,7 @@ from toolkit.sessions.candidates import (
 )
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, find_runtime
-from toolkit.settings import make_grid, session_settings
+from toolkit.settings import SessionOptions, make_grid
 from toolkit.timing import DISTINCT_BATCHES
 
 
@@ -38,17 +38,12 @@ def bench(
     runtimes: Sequence[str] = (),
     checkpoint: Path | None = None,
     data: Path | None = None,
-    batch_size: int = 100,
-    threads: int | None = None,
-    streams: int = 1,
-    device: Device = "cpu",
-    keep_memory: bool = False,
+    session: SessionOptions | None = None,
     tuned: Configuration | None = None,
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
     baseline: str | None = None,
     out: Path | None = None,
-    timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
 ) -> Results:
@@ -60,11 +55,7 @@ def bench(
             artifacts.
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.
         data: Folder of IDX files whose test images are the inputs; None is the bundled MNIST.
-        batch_size: Images a call.
-        threads: Intra-op threads of each stream; None takes all usable cores.
-        streams: Calls that run at the same time in each candidate.
-        device: `cpu` or `cuda`.
-        keep_memory: Memory that a runtime frees stays with its process.
+        session: How sessions run; None is the defaults of `SessionOptions`.
         tuned: What `tune` recommended: its artifact, runtime, settings and batch size, with eager
             beside it, in place of all that is given alone; `paths` may be empty then.
         sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
@@ -72,7 +63,6 @@ def bench(
         plan: How long to measure; None is `Plan()`.
         baseline: Runtime that the others are compared with; None is `eager` where it takes part.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
-        timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about warm-up and rounds.
 
@@ -83,20 +73,11 @@ def bench(
         ToolkitError: bad input.
         Interrupted: Ctrl-C after the first round; it carries the results so far.
     """
+    options = session or SessionOptions()
     if tuned is not None:
-        batch_size, sweep = tuned.batch_size, None
+        options, sweep = _options_of(tuned, options), None
         runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
-        threads, streams = tuned.settings.threads, tuned.settings.streams
-        device, keep_memory = tuned.settings.device, tuned.settings.keep_memory
-    single = session_settings(
-        threads,
-        device,
-        streams=streams,
-        keep_memory=keep_memory,
-        batch_size=batch_size,
-        timeout_s=timeout_s,
-    )
-    grid = make_grid(single, batch_size=batch_size, sweep=sweep or {})
+    grid = make_grid(options.settings, batch_size=options.batch_size, sweep=sweep or {})
     if tuned is None:
         subject = find_subject(paths, checkpoint=checkpoint, model=model)
     else:
@@ -106,7 +87,9 @@ def bench(
         for settings in grid.settings
         for candidate in with_null(line_up(subject, runtimes, settings), subject, settings)
     ]
-    work = Bench(plan=plan or Plan(), baseline=baseline, timeout_s=timeout_s, progress=progress)
+    work = Bench(
+        plan=plan or Plan(), baseline=baseline, timeout_s=options.timeout_s, progress=progress
+    )
     work.check_baseline(candidates)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
@@ -119,6 +102,18 @@ def bench(
         for size in grid.batch_sizes
     ]
     return work.measure(tallies, dataset, started, out=out)
+
+
+def _options_of(tuned: Configuration, options: SessionOptions) -> SessionOptions:
+    """The options that were tuned, in place of those given."""
+    return replace(
+        options,
+        batch_size=tuned.batch_size,
+        threads=tuned.settings.threads,
+        streams=tuned.settings.streams,
+        device=tuned.settings.device,
+        keep_memory=tuned.settings.keep_memory,
+    )
 
 
 def tuned_subject(

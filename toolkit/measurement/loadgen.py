@@ -20,7 +20,6 @@ from toolkit.measurement.plan import check_times
 from toolkit.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, write_folder
 from toolkit.schema import (
-    Device,
     Interference,
     Results,
     ScenarioName,
@@ -30,7 +29,7 @@ from toolkit.schema import (
 from toolkit.sessions.candidates import Candidate, find_subject, line_up
 from toolkit.sessions.loadgen import LoadResult, require_loadgen
 from toolkit.sessions.remote import RemoteSession
-from toolkit.settings import check_positive, session_settings
+from toolkit.settings import SessionOptions, check_positive
 
 DEFAULT_TIME_S = 10.0  # what a person waits for
 _SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the least duration, in all of them
@@ -46,17 +45,12 @@ def loadgen(
     runtimes: Sequence[str] = (),
     checkpoint: Path | None = None,
     data: Path | None = None,
-    batch_size: int = 100,
-    threads: int | None = None,
-    streams: int = 1,
-    device: Device = "cpu",
-    keep_memory: bool = False,
+    session: SessionOptions | None = None,
     min_time_s: float = DEFAULT_TIME_S,
     max_time_s: float = 300.0,
     target_qps: float | None = None,
     latency_bound_s: float | None = None,
     out: Path | None = None,
-    timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
 ) -> Results:
@@ -69,17 +63,12 @@ def loadgen(
             artifacts.
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.
         data: Folder of the images that queries ask for; None is the bundled MNIST.
-        batch_size: Images per call at most; 1 with `single-stream`.
-        threads: Intra-op threads of each stream; None takes all usable cores.
-        streams: Calls that run at the same time in each candidate.
-        device: `cpu` or `cuda`.
-        keep_memory: Keep freed memory in the process of the runtime.
+        session: How sessions run; None is the defaults of `SessionOptions`.
         min_time_s: Least duration of each run, in seconds; MLPerf's submissions take 600.
         max_time_s: Greatest duration of each run, in seconds.
         target_qps: Of `server`: mean number of queries per second, as a Poisson process.
         latency_bound_s: Of `server`: latency that 99 % of the queries must keep.
         out: Folder for `results.json`, `.md` and `.csv`, written after each candidate.
-        timeout_s: A worker that is silent for so long, besides the time asked for, is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about each candidate.
 
@@ -90,20 +79,16 @@ def loadgen(
         ToolkitError: bad input.
         Interrupted: Ctrl-C after the first report; it carries the results so far.
     """
-    settings = session_settings(
-        threads,
-        device,
-        streams=streams,
-        keep_memory=keep_memory,
-        batch_size=batch_size,
-        timeout_s=timeout_s,
-    )
+    options = session or SessionOptions()
     check_scenario(
-        scenario, target_qps=target_qps, latency_bound_s=latency_bound_s, streams=streams
+        scenario,
+        target_qps=target_qps,
+        latency_bound_s=latency_bound_s,
+        streams=options.streams,
     )
     check_times(min_time_s, max_time_s)
     subject = find_subject(paths, checkpoint=checkpoint, model=model)
-    candidates = line_up(subject, runtimes, settings)
+    candidates = line_up(subject, runtimes, options.settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     if out is not None:
@@ -115,7 +100,12 @@ def loadgen(
         target_qps=target_qps,
         latency_bound_s=latency_bound_s,
     )
-    load = Scenarios(wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress)
+    load = Scenarios(
+        wanted=wanted,
+        batch_size=options.batch_size,
+        timeout_s=options.timeout_s,
+        progress=progress,
+    )
     return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
 
 

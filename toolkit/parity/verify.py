@@ -13,10 +13,10 @@ from toolkit.parity.check import ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.progress import Progress, silent
 from toolkit.results import start_results
-from toolkit.schema import Device, Results
+from toolkit.schema import Results
 from toolkit.sessions.candidates import find_subject, line_up
 from toolkit.sessions.remote import open_sessions
-from toolkit.settings import session_settings
+from toolkit.settings import SessionOptions
 
 
 def verify(
@@ -25,12 +25,8 @@ def verify(
     runtimes: Sequence[str] = (),
     checkpoint: Path | None = None,
     data: Path | None = None,
-    batch_size: int = 100,
-    threads: int | None = None,
-    device: Device = "cpu",
-    keep_memory: bool = False,
+    session: SessionOptions | None = None,
     gates: GateSettings | None = None,
-    timeout_s: float = 300.0,
     model: str | None = None,
     progress: Progress = silent,
 ) -> Results:
@@ -42,12 +38,8 @@ def verify(
             artifacts.
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.
         data: Folder of IDX files; None is the bundled MNIST.
-        batch_size: Images a call; the last batch may be smaller.
-        threads: Intra-op threads of each session; None takes all usable cores.
-        device: `cpu` or `cuda`.
-        keep_memory: Memory that a runtime frees stays with its process.
+        session: How sessions run; None is the defaults of `SessionOptions`.
         gates: What a row must keep to pass; None is the default of each precision.
-        timeout_s: A worker that does not answer for so long is killed.
         model: The model factory to trust, where it is not the toolkit's own.
         progress: Told about the images of each candidate.
 
@@ -57,13 +49,12 @@ def verify(
     Raises:
         ToolkitError: bad input, or the float64 reference itself could not be computed.
     """
-    settings = session_settings(
-        threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
-    )
+    options = session or SessionOptions()
+    settings = options.settings
     check = ParityCheck(
-        batch_size=batch_size,
+        batch_size=options.batch_size,
         gates=gates or GateSettings(),
-        timeout_s=timeout_s,
+        timeout_s=options.timeout_s,
         progress=progress,
     )
     subject = find_subject(paths, checkpoint=checkpoint, model=model)
@@ -74,9 +65,11 @@ def verify(
     refuse_overlap(results.artifacts, dataset)
     basis = check.basis(subject, dataset, settings)
     rows = []
-    with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
-        for session in sessions:
-            with session:  # one worker at a time: each has the machine to itself
-                rows.append(check.judge(session, basis)[0])
+    with open_sessions(
+        candidates, batch_size=options.batch_size, timeout_s=options.timeout_s
+    ) as sessions:
+        for each in sessions:
+            with each:  # one worker at a time: each has the machine to itself
+                rows.append(check.judge(each, basis)[0])
     warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
     return replace(results, parity=tuple(rows), warnings=warnings)
