@@ -11,7 +11,7 @@ import numpy as np
 
 from toolkit.artifacts.calibration import CalibrationSettings, refuse_overlap
 from toolkit.artifacts.export import Export, choose_artifacts, export
-from toolkit.artifacts.manifest import MANIFEST, find_artifacts
+from toolkit.artifacts.manifest import MANIFEST
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, OutputError, SettingError
@@ -23,7 +23,7 @@ from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
 from toolkit.progress import Progress, silent
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
-from toolkit.schema import ParityReport, Precision, Results, Settings
+from toolkit.schema import Checkpoint, ParityReport, Precision, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
     NULL,
@@ -109,9 +109,11 @@ def run(
     trained = folder / f"{dataset.record.name}-cnn"
     _refuse_to_mix(folder, trained if checkpoint is None else None)
     if checkpoint is None:
-        _train(trained, quick=quick, data=data, threads=options.threads, progress=progress)
-    checkpoint = checkpoint or trained
-    check_fits(dataset, read_checkpoint(checkpoint))
+        checkpoint = trained
+        record = _train(trained, quick=quick, data=data, threads=options.threads, progress=progress)
+    else:
+        record = read_checkpoint(checkpoint)
+    check_fits(dataset, record)
     exported = export(
         checkpoint,
         out=folder / ARTIFACTS,
@@ -119,11 +121,11 @@ def run(
         precisions=precisions,
         calibration=calibration,
         model=model,
+        record=record,
         progress=progress,
     )
-    artifacts = find_artifacts([exported.folder]) if exported.artifacts else []
-    refuse_overlap([stored.record for stored in artifacts], dataset)
-    subject = subject_of(checkpoint, artifacts, model=model)
+    refuse_overlap(exported.artifacts, dataset)
+    subject = subject_of(checkpoint, exported.stored, model=model, record=record)
     candidates = _candidates(subject, exported, runtimes, settings)
     lost = _lost_rows(exported, runtimes, settings, dataset, gates)
     results = replace(start_results(subject, dataset), parity=lost)
@@ -189,9 +191,9 @@ def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
 
 def _train(
     out: Path, *, quick: bool, data: Path | None, threads: int | None, progress: Progress
-) -> None:
+) -> Checkpoint:
     epochs, limit = (1.0, _QUICK_IMAGES) if quick else (None, None)
-    train(out=out, data=data, threads=threads, epochs=epochs, limit=limit, progress=progress)
+    return train(out=out, data=data, threads=threads, epochs=epochs, limit=limit, progress=progress)
 
 
 def _candidates(

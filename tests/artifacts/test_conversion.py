@@ -61,6 +61,7 @@ def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
         checkpoint=CHECKPOINT,
         checkpoint_id=read_checkpoint(CHECKPOINT).id,
         model=None,
+        input_shape=(1, 28, 28),
         path=path,
         calibration=NO_IMAGES,
         isas=None,

@@ -128,6 +128,7 @@ def test_export_apart_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             checkpoint=CHECKPOINT,
             checkpoint_id=CheckpointId(weights_sha256="", spec_sha256=""),
             model=None,
+            input_shape=(1, 28, 28),
             path=tmp_path / "model.ncnn",
             calibration=np.empty((0, 1, 28, 28), np.float32),
             isas=None,

@@ -28,6 +28,7 @@ class Job:
     checkpoint: str
     checkpoint_id: CheckpointId
     model: str | None
+    input_shape: tuple[int, int, int]
     path: str
     calibration: str
     isas: tuple[Isa, ...] | None
@@ -41,6 +42,7 @@ def export_apart(
     checkpoint: Path,
     checkpoint_id: CheckpointId,
     model: str | None,
+    input_shape: tuple[int, int, int],
     path: Path,
     calibration: NDArray[np.float32],
     isas: tuple[Isa, ...] | None,
@@ -62,6 +64,7 @@ def export_apart(
             checkpoint=str(checkpoint.resolve()),
             checkpoint_id=checkpoint_id,
             model=model,
+            input_shape=input_shape,
             path=str(path.resolve()),
             calibration=str(scratch / "calibration.npy"),
             isas=isas,
@@ -84,12 +87,11 @@ def main() -> None:
 
 def _export(found: dict[str, Any]) -> dict[str, Any]:
     from toolkit.checkpoints.model import example_input, exportable
-    from toolkit.checkpoints.storage import load_same_model, read_checkpoint
+    from toolkit.checkpoints.storage import load_same_model
 
     job = from_json(Job, found)
-    folder = Path(job.checkpoint)
-    module = load_same_model(folder, job.checkpoint_id, trusted=job.model)
-    example = example_input(read_checkpoint(folder).input.shape, batch_size=2)
+    module = load_same_model(Path(job.checkpoint), job.checkpoint_id, trusted=job.model)
+    example = example_input(job.input_shape, batch_size=2)
     request = Request(
         model=exportable(module, example),
         example=example,

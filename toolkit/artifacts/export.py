@@ -24,6 +24,7 @@ from toolkit.artifacts.formats import (
 )
 from toolkit.artifacts.manifest import (
     MANIFEST,
+    StoredArtifact,
     check_artifact,
     read_manifest,
     relative_to,
@@ -74,6 +75,7 @@ class Export:
     and what failed; the others were there already and matched."""
 
     folder: Path
+    checkpoint: Path
     manifest: Manifest
     written: tuple[str, ...]
     failures: tuple[FailedExport, ...]
@@ -82,6 +84,15 @@ class Export:
     def artifacts(self) -> tuple[Artifact, ...]:
         """The records of all artifacts in the folder."""
         return self.manifest.artifacts
+
+    @property
+    def stored(self) -> tuple[StoredArtifact, ...]:
+        """The artifacts that were written now, whose bytes need no second check."""
+        return tuple(
+            StoredArtifact(record=each, path=self.folder / each.path, checkpoint=self.checkpoint)
+            for each in self.artifacts
+            if each.path in self.written
+        )
 
 
 def export(
@@ -94,6 +105,7 @@ def export(
     isas: Sequence[Isa] | None = None,
     force: bool = False,
     model: str | None = None,
+    record: Checkpoint | None = None,
     timeout_s: float = 600.0,
     progress: Progress = silent,
 ) -> Export:
@@ -110,6 +122,7 @@ def export(
         isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
         force: Export again what exists and matches, and replace another checkpoint's artifacts.
         model: The model factory to trust, where it is not the toolkit's own.
+        record: The checkpoint's record, if this process has read and checked it before.
         timeout_s: A converter that takes longer is ended.
         progress: Told about each artifact.
 
@@ -127,7 +140,7 @@ def export(
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
-    module, record = load_model(checkpoint, trusted=model)
+    module, record = load_model(checkpoint, trusted=model, record=record)
     images, drawn = None, None
     wanted = {precision for _, precision in pairs}
     settings = calibration or CalibrationSettings()
@@ -166,7 +179,13 @@ def export(
                 write_manifest(out, manifest)
                 written.append(artifact.path)
     progress("export", len(pairs), len(pairs))
-    return Export(folder=out, manifest=manifest, written=tuple(written), failures=tuple(failures))
+    return Export(
+        folder=out,
+        checkpoint=checkpoint,
+        manifest=manifest,
+        written=tuple(written),
+        failures=tuple(failures),
+    )
 
 
 def choose_artifacts(
@@ -284,6 +303,7 @@ class _Writer:
                     checkpoint=self.checkpoint,
                     checkpoint_id=self.record.id,
                     model=self.trusted,
+                    input_shape=shape,
                     path=temporary,
                     calibration=calibration,
                     isas=self.isas,

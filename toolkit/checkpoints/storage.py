@@ -75,8 +75,15 @@ def _check_is_there(folder: Path) -> None:
             )
 
 
-def load_model(folder: Path, *, trusted: str | None = None) -> tuple[nn.Module, Checkpoint]:
+def load_model(
+    folder: Path, *, trusted: str | None = None, record: Checkpoint | None = None
+) -> tuple[nn.Module, Checkpoint]:
     """The model in eval mode on the CPU, its weights loaded and checked, and its record.
+
+    Args:
+        folder: Checkpoint folder.
+        trusted: The model factory that the user trusts.
+        record: The record, if this process has read and checked it before.
 
     Raises:
         CheckpointError: as `read_checkpoint`; weights missing, unexpected, of another shape,
@@ -84,7 +91,7 @@ def load_model(folder: Path, *, trusted: str | None = None) -> tuple[nn.Module, 
     """
     from toolkit.checkpoints.model import build_model
 
-    record = read_checkpoint(folder)
+    record = record or read_checkpoint(folder)
     model = build_model(record.model, trusted=trusted)
     state = _read_safetensors(folder / WEIGHTS)
     _put_weights(model, state, where=str(folder / WEIGHTS))

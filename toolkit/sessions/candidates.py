@@ -75,14 +75,22 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
     return subject_of(folder, artifacts, model=model)
 
 
-def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str | None) -> Subject:
+def subject_of(
+    folder: Path,
+    artifacts: Sequence[StoredArtifact],
+    *,
+    model: str | None,
+    record: Checkpoint | None = None,
+) -> Subject:
     """The checkpoint in `folder` with artifacts made from it; there may be none.
+
+    `record` is the checkpoint's, if this process has read and checked it before.
 
     Raises:
         ArtifactError: artifacts of another checkpoint.
         CheckpointError: the checkpoint is missing or damaged.
     """
-    record = read_checkpoint(folder)
+    record = record or read_checkpoint(folder)
     for stored in artifacts:
         if stored.record.checkpoint_id != record.id:
             raise ArtifactError(
