@@ -122,6 +122,15 @@ def test_float16_and_tf32_are_told_apart_by_tiny_weights() -> None:
         assert cause.kind == f"weights rounded to {kind}"
 
 
+def test_tensors_in_tf32_of_which_some_fit_into_fp16_are_in_tf32() -> None:
+    """As many digits, but fewer small numbers: a tensor of large ones is in both formats."""
+    small = CONV * np.float32(1e-6)
+    expected = {"small": small, "large": MATRIX}
+    cause = compare_tensors(expected, {name: cut(w, 13) for name, w in expected.items()})
+    assert cause is not None
+    assert cause.kind == "weights rounded to TF32"
+
+
 def test_weights_of_another_training_are_another_checkpoint() -> None:
     random = np.random.default_rng(9)
     other = {name: random.standard_normal(each.shape) for name, each in WEIGHTS.items()}

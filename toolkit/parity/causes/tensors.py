@@ -20,6 +20,7 @@ _SAME = 2e-6  # of the largest magnitude: what float32 arithmetic may change
 _FEW = 0.02  # share of the values
 _LARGE = 1e-2  # of the largest magnitude
 _SHOWN = 3
+_TF32 = "weights rounded to TF32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ def compare_tensors(
 def _common(kinds: set[str]) -> str:
     """One word for several kinds."""
     roundings = [kind for kind in kinds if kind.startswith("weights rounded")]
+    if _TF32 in kinds and kinds <= {_TF32, "weights rounded to fp16", "weights rounded to bf16"}:
+        return _TF32  # it holds all numbers of the other two, but for the smallest of fp16
     if len(roundings) == len(kinds):
         return "weights rounded"
     if len(roundings) == 1 and kinds <= {roundings[0], "weights noisy", "few weights changed"}:
