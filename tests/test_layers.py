@@ -55,6 +55,8 @@ LAYERS = (
         "model",
         "onnx_export",
         "torch_arithmetic",
+        "torch_calls",
+        "cuda_libraries",
         "torchscript_graph",
         "contents.onnx",
         "contents.executorch",
@@ -114,7 +116,7 @@ LAYERS = (
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training", "model", "torch_session", "onnx_export", "artifacts", "torch_rounding"),
-    *("torch_arithmetic", "torchscript_graph"),
+    *("torch_arithmetic", "torch_calls", "torchscript_graph"),
     *("causes.changes", "causes.experiments", "causes.rounding", "causes.onnx_file"),
     *("formats.*", "training.*"),
     *("causes.changes", "causes.operators", "causes.rounding", "causes.experiments"),

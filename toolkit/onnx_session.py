@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.contents.onnx import Contents, read_onnx, read_ort
+from toolkit.cuda_libraries import loading_error, preload_cuda_libraries
 from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Source
 from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
+from toolkit.versions import installed_version
 
 # Else it tells its makers about each session, from a thread of its own (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -43,11 +46,9 @@ def open_session(
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
-        raise Unsupported(
-            f"onnxruntime {onnxruntime.__version__} has no {provider}, only "
-            f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu in "
-            "place of onnxruntime"
-        )
+        raise Unsupported(_no_provider(onnxruntime, provider))
+    if provider != CPU:
+        preload_cuda_libraries()
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = settings.threads
     asked.inter_op_num_threads = 1
@@ -70,10 +71,7 @@ def open_session(
     )
     if session.get_providers()[0] != provider:
         # Without this check a missing CUDA library shows as a warning and a slow CPU run.
-        raise Unsupported(
-            f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
-            "its libraries may be missing or of another version"
-        )
+        raise Unsupported(_not_the_one(onnxruntime, provider, session.get_providers()[0]))
     started = new_threads.count()
     contents = read_ort(source.path) if own_format else read_onnx(source.path)
     if contents.external:
@@ -92,6 +90,41 @@ def open_session(
         threads=threads,
         counted=started is not None,
     )
+
+
+def _no_provider(onnxruntime: Any, provider: str) -> str:
+    """Why the provider is not there, and what to do."""
+    found = ", ".join(onnxruntime.get_available_providers())
+    text = f"onnxruntime {onnxruntime.__version__} has no {provider}, only {found}"
+    if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
+        return (
+            f"{text}: onnxruntime and onnxruntime-gpu are both installed, and the one that came "
+            "last replaced the other's files; pip uninstall -y onnxruntime onnxruntime-gpu && pip "
+            "install onnxruntime-gpu"
+        )
+    return (
+        f"{text}; pip uninstall -y onnxruntime && pip install onnxruntime-gpu puts onnxruntime-gpu "
+        "in place of onnxruntime"
+    )
+
+
+def _not_the_one(onnxruntime: Any, provider: str, runs: str) -> str:
+    """Why the session runs elsewhere, and what to do."""
+    text = f"asked onnxruntime {onnxruntime.__version__} for {provider}, it runs {runs}"
+    short = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{short}.so"
+    if (error := loading_error(library)) is None:
+        return f"{text}; its libraries may be of another version"
+    return f"{text}, because a library is missing: {error}; {_how_to_get_libraries(provider)}"
+
+
+def _how_to_get_libraries(provider: str) -> str:
+    if provider != CUDA:
+        return "pip install tensorrt, in the version that this onnxruntime-gpu was built for"
+    from onnxruntime.capi import build_and_package_info
+
+    version = getattr(build_and_package_info, "cuda_version", "of its version")
+    return f"install a torch built for CUDA {version}, which brings CUDA's libraries"
 
 
 class OnnxSession:
