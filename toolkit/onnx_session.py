@@ -103,8 +103,8 @@ def _no_provider(onnxruntime: Any, provider: str) -> str:
             "install onnxruntime-gpu"
         )
     return (
-        f"{text}; pip uninstall -y onnxruntime && pip install onnxruntime-gpu puts onnxruntime-gpu "
-        "in place of onnxruntime"
+        f"{text}; put onnxruntime-gpu in its place: pip uninstall -y onnxruntime && pip install "
+        "onnxruntime-gpu"
     )
 
 
