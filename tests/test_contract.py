@@ -87,6 +87,7 @@ ROWS: list[Row] = [
     for precision in precisions_of(format_name)
     if runtime.loads(format_name, precision)
     for device in runtime.devices
+    if device == "cpu" or format_name not in runtime.cpu_formats
 ]
 PAIRS = [row for row in ROWS if row.precision == "fp32"]  # what does not depend on the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared

@@ -1,7 +1,8 @@
 """CUDA's libraries as NVIDIA's Python packages bring them, for runtimes that do not look there.
 
 torch depends on these packages and finds them by itself. Out: the libraries, loaded into this
-process, so that the dynamic loader takes them for whatever needs them later.
+process, so that the dynamic loader takes them for whatever needs them later; and how many devices
+the driver shows, asked without torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 # Those that others need come first.
 _LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "curand", "cufft", "cudnn")
+
+_DRIVER = "libcuda.so.1"
 
 
 def library_folders() -> list[Path]:
@@ -50,3 +53,18 @@ def loading_error(library: Path) -> str | None:
     except OSError as error:
         return str(error)
     return None
+
+
+def count_cuda_devices() -> int:
+    """Devices that the driver shows to this process; 0 where there is no driver.
+
+    It heeds `CUDA_VISIBLE_DEVICES`, unlike `nvidia-smi`.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.contents.onnx import Contents, read_onnx, read_ort
-from toolkit.cuda_libraries import loading_error, preload_cuda_libraries
+from toolkit.cuda_libraries import count_cuda_devices, loading_error, preload_cuda_libraries
 from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.runtimes import Source
@@ -41,13 +41,18 @@ def open_session(
     """Load an `.onnx` or `.ort` file on `provider`; with `whole` nothing may be left to the CPU.
 
     Raises:
-        Unsupported: the provider is not there, or not the one that the session got.
+        Unsupported: the provider or its device is not there, or the session got another provider.
     """
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
         raise Unsupported(_no_provider(onnxruntime, provider))
     if provider != CPU:
+        if not count_cuda_devices():
+            raise Unsupported(
+                f"onnxruntime {onnxruntime.__version__} finds no CUDA device here (see nvidia-smi "
+                "and CUDA_VISIBLE_DEVICES); use --device cpu"
+            )
         preload_cuda_libraries()
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = settings.threads

@@ -115,7 +115,7 @@ class RemoteSession:
         if self.loaded is None:
             source, row = self.candidate.source, self.candidate.runtime
             try:
-                row.refuse(self.candidate.settings)
+                row.refuse(self.candidate.settings, source.artifact.format)
             except Unsupported as unsupported:
                 raise self._fail(unsupported) from None
             self._start()

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from toolkit.errors import Unsupported
 from toolkit.schema import Attestation, Evidence, Precision, Settings
-from toolkit.torch_arithmetic import BFLOAT16, TF32, pin_arithmetic, read_arithmetic
+from toolkit.torch_arithmetic import (
+    BFLOAT16,
+    TF32,
+    allow_tf32,
+    pin_arithmetic,
+    read_arithmetic,
+)
 from toolkit.torch_calls import Call, direct_call, staged_call
 
 _PRECISIONS: dict[torch.dtype, Precision] = {
@@ -74,6 +80,8 @@ class TorchSession:
         self._call = call or usual(model, dtype)
         self._devices = {tensor.device.type for tensor in tensors}
         self._tf32 = tf32
+        if tf32 and device.type == "cuda":
+            allow_tf32()  # as wherever else the file is loaded
         self._compiled = compiled
 
     @property
