@@ -79,7 +79,7 @@ class Runtime:
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
 
     def refuse(self, settings: Settings, format: str | None = None) -> None:
-        """Raise what cannot be, of an artifact in `format` where it is given, before a worker starts.
+        """Raise what cannot be, before a worker starts; `format` is that of the artifact.
 
         Raises:
             Unsupported: says where it runs, or how many calls it takes at a time.
