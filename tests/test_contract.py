@@ -54,7 +54,7 @@ class Row(NamedTuple):
 ARITHMETIC: dict[str, set[str]] = {
     "fp32": {"float32", "float32 (Winograd)"},
     "fp16": {"float32 on float16 weights", "float32 (Winograd)", "float16"},
-    "int8": {"int8"},
+    "int8": {"int8", "float32 on int8 values"},
     "int8-dynamic": {"int8 (dynamic)"},
     "int8-weights": {"float32 on int8 weights", "float32 (Winograd)"},
 }

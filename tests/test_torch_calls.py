@@ -79,3 +79,13 @@ def test_strided_inputs_are_taken(make: MakeCall, device: str) -> None:
     wanted = logits(call, IMAGES[::2].copy())
     strided = IMAGES[::2]
     np.testing.assert_allclose(logits(call, strided), wanted, atol=1e-6)
+
+
+@needs_cuda
+def test_graph_writes_only_into_memory_of_its_own() -> None:
+    """Its input on the GPU lives as long as the graph: else others are given that memory."""
+    call = graph_call(ColourNet().eval().cuda(), torch.float32)
+    logits(call, IMAGES)
+    others = [torch.full(IMAGES.shape, 7.0, device="cuda") for _ in range(8)]
+    logits(call, IMAGES)
+    assert all(bool((each == 7).all()) for each in others)

@@ -26,6 +26,10 @@ from toolkit.versions import installed_version
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# CUDA's provider has no int8 kernels for static int8: it computes these on what DequantizeLinear
+# gives, float32 numbers that int8 can hold.
+_FLOAT_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_FLOAT_OF_INT8 = "float32 on int8 values"
 _FAST_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"
 
 
@@ -186,15 +190,24 @@ class OnnxSession:
         options = self._session.get_provider_options()[CUDA]
         if word == FLOAT32 and options.get("use_tf32") != "0":
             return "TF32", "read back"
+        if word == "int8" and _FLOAT_PRODUCTS & set(self._operators().get(CUDA, ())):
+            return _FLOAT_OF_INT8, "read back"
         return word, "read back"
 
     def _share(self, provider: str) -> str:
-        if not hasattr(self._session, "get_provider_graph_assignment_info"):  # older versions
-            return ""
-        parts = self._session.get_provider_graph_assignment_info()
-        all_operators = sum(len(part.get_nodes()) for part in parts)
-        own = sum(len(part.get_nodes()) for part in parts if part.ep_name == provider)
-        return "" if own == all_operators else f" ({own} of {all_operators} operators)"
+        operators = self._operators()
+        count = sum(map(len, operators.values()))
+        own = len(operators.get(provider, ()))
+        return "" if own == count else f" ({own} of {count} operators)"
+
+    def _operators(self) -> dict[str, list[str]]:
+        """Types of the operators that each provider was given; nothing in older versions."""
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}
+        found: dict[str, list[str]] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+        return found
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`."""
