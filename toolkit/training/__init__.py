@@ -7,8 +7,8 @@ is what a training that was killed goes on from.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +33,10 @@ from toolkit.schema import (
     TrainingRecord,
 )
 from toolkit.settings import check_positive, check_threads
+from toolkit.training.generators import callers_generators_kept
 from toolkit.training.loop import Job, evaluate, fit
 from toolkit.training.processes import joined
-from toolkit.training.recipe import TrainingOptions, choose_options, find_recipe
+from toolkit.training.recipe import choose_options, find_recipe
 from toolkit.training.state import (
     Keeper,
     Position,
@@ -155,7 +156,11 @@ def _carry_out(
         forget_states(out)
     torch.set_num_threads(job.options.threads)
     tuned = find_recipe(job.options.recipe).tuned
-    with _own_generators(job.options), kept_memory() if tuned else nullcontext():
+    with (
+        callers_generators_kept(job.options.device),
+        _reproducible(),
+        kept_memory() if tuned else nullcontext(),
+    ):
         model, end = fit(
             job, keeper, state=state, progress=progress if processes.writes else silent
         )
@@ -195,16 +200,9 @@ def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
         )
 
 
-@contextmanager
-def _own_generators(options: TrainingOptions) -> Iterator[None]:
-    """The caller's random numbers go on as if nothing had been drawn; cuDNN's algorithms are those
-    that give the same each time."""
-    devices = [torch.cuda.current_device()] if options.device == "cuda" else []
-    with (
-        torch.random.fork_rng(devices),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True),
-    ):
-        yield
+def _reproducible() -> AbstractContextManager[None]:
+    """cuDNN's algorithms are those that give the same each time."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True)
 
 
 def _record(job: Job, end: Position) -> TrainingRecord:

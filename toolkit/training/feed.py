@@ -69,7 +69,7 @@ class Resident:
 
     def __call__(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
         """See `Feed`. One copy of all rows to the device, then no wait for the host."""
-        for rows in _on_device(batches, self._labels.device):
+        for rows in on_device(batches, self._labels.device):
             yield self._scale(self._images[rows]), self._labels[rows]
 
 
@@ -157,8 +157,8 @@ class _Images(TorchDataset[tuple[Tensor, int]]):
         return self._transform(np.ascontiguousarray(pixels)), label
 
 
-def _on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """All rows in one copy."""
+def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """The rows of each batch, all in one copy to the device."""
     if not batches:
         return batches
     return torch.split(torch.cat(list(batches)).to(device), [len(batch) for batch in batches])

@@ -14,7 +14,8 @@ from toolkit.progress import Progress
 from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
 from toolkit.training.augmentation import move_a_little
 from toolkit.training.diary import Diary
-from toolkit.training.feed import Scale, make_feed
+from toolkit.training.feed import Scale, make_feed, on_device
+from toolkit.training.generators import seed_generators
 from toolkit.training.memory import explained
 from toolkit.training.order import Order
 from toolkit.training.processes import Processes
@@ -60,7 +61,7 @@ def fit(
     """
     options, order, spec = job.options, job.order, job.checkpoint.input
     recipe, device, rank = find_recipe(options.recipe), options.device, job.processes.rank
-    torch.manual_seed(options.seed)
+    seed_generators(device, options.seed)
     model = build_model(job.checkpoint.model).to(device)
     step, optimizer = make_step(
         model,
@@ -96,9 +97,10 @@ def fit(
         model.train()
         diary.begin(number, done)
         left = batches[within:]
-        for rows, (images, labels) in zip(left, feed(left), strict=True):
+        places = on_device(left, losses.device)  # at once: no step waits for a copy
+        for rows, (images, labels) in zip(places, feed(left), strict=True):
             keeper.keep_if_due(snapshot)
-            torch.manual_seed(order.seed_of_step(done, rank=rank))
+            seed_generators(device, order.seed_of_step(done, rank=rank))
             if options.augment:
                 images = move_a_little(images, black)
             lr = learning_rate(done, order.steps, options)
@@ -107,7 +109,7 @@ def fit(
                 found = step(images, labels, lr=lr)
             losses[done] = found.mean()
             if not order.ends_early(number):
-                hardness[rows.to(device)] = found
+                hardness[rows] = found
             done += 1
             diary.tell(done)
         diary.end()
