@@ -84,7 +84,7 @@ VARIANTS: dict[str, tuple[bool, Callable[[], Update]]] = {
 def batches() -> list[Batch]:
     data, spec = load_dataset("train"), read_checkpoint(CHECKPOINT).input
     order = Order(images=len(data), batch_size=BATCH_SIZE, epochs=1, seed=1)
-    feed = make_feed(data, spec, "cpu", one_by_one=False)
+    feed = make_feed(data, spec, "cpu")
     return list(feed(order.epoch(0)[: UNTIMED + ROUNDS]))
 
 

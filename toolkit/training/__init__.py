@@ -45,6 +45,7 @@ from toolkit.training.state import (
     read_state,
     refuse_to_forget,
 )
+from toolkit.training.warmup import libraries_loaded_meanwhile
 
 __all__ = ["evaluate", "train"]
 
@@ -74,7 +75,8 @@ def train(
 
     Args:
         out: Checkpoint folder to write; what is in it already is kept unless `force`.
-        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with.
+        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with;
+            `plain-workers`: the same, its images read by worker processes.
         data: Folder of IDX files or of images; None is the bundled MNIST.
         epochs: Passes over the training set; 1.5 ends halfway through the second.
         batch_size: Images an optimizer step, of all processes together.
@@ -123,10 +125,11 @@ def train(
         if not (resume or force):
             refuse_to_forget(out)
         options = choose_options(given, own, state.position.options if state else None)
-        training, test = load_dataset("train", data), load_dataset("test", data)
-        sha256 = {**training.record.sha256, **test.record.sha256}
-        _check_same_data(state.position.data if state else sha256, sha256)
-        checkpoint = _untrained(out, training, test)
+        with libraries_loaded_meanwhile(options):
+            training, test = load_dataset("train", data), load_dataset("test", data)
+            sha256 = {**training.record.sha256, **test.record.sha256}
+            _check_same_data(state.position.data if state else sha256, sha256)
+            checkpoint = _untrained(out, training, test)
         job = Job(
             checkpoint=checkpoint,
             training=training.head(options.limit) if options.limit else training,

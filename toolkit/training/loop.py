@@ -71,7 +71,9 @@ def fit(
         processes=job.processes,
         label_smoothing=recipe.label_smoothing,
     )
-    feed = make_feed(job.training, spec, device, one_by_one=recipe.one_by_one)
+    feed = make_feed(
+        job.training, spec, device, one_by_one=recipe.one_by_one, workers=recipe.workers
+    )
     black = Scale(spec, device).black()
     losses = torch.zeros(order.steps, device=device)
     hardness = torch.zeros(order.images, device=device)
@@ -133,6 +135,6 @@ def evaluate(model: nn.Module, dataset: Dataset, spec: InputSpec, device: Device
     batch_size = max(1, _EVALUATION_PIXELS // (height * width))
     batches = torch.split(torch.arange(len(dataset)), batch_size)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for images, labels in make_feed(dataset, spec, device, one_by_one=False)(batches):
+        for images, labels in make_feed(dataset, spec, device)(batches):
             correct += (model(images).argmax(1) == labels).sum()
     return int(correct) / len(dataset)
