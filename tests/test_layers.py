@@ -25,7 +25,14 @@ LAYERS = (
     ("schema.scenario",),
     ("schema.results", "schema.comparison", "schema.tuning"),
     ("schema", "versions", "timing", "progress", "options", "report", "allocator", "numerics"),
-    ("machine", "measuring", "contents", "report.parity", "measuring.difference"),
+    (
+        "machine",
+        "machine.gpu_state",
+        "measuring",
+        "contents",
+        "report.parity",
+        "measuring.difference",
+    ),
     (
         "errors",
         "machine.environment",
@@ -49,7 +56,6 @@ LAYERS = (
         "machine.interference",
         "machine.limits",
         "machine.cuda_context",
-        "machine.gpu_state",
         "settings",
         "rounding",
         "clipping",

@@ -23,7 +23,7 @@ from toolkit.measuring.passes import Interrupted, Passes, Tally
 from toolkit.measuring.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.results import read_results, start_results
-from toolkit.schema import Measurement, Results, Round, Settings
+from toolkit.schema import GpuState, Measurement, Results, Round, Settings
 from toolkit.targets import RemoteSession, open_sessions
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
@@ -91,6 +91,37 @@ def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) ->
             assert min(each.import_s, each.load_s, each.first_inference_s) > 0
     assert len(passes.interference) == 2
     assert not passes.stopped
+
+
+class ClockThatRises:
+    """The state of a GPU whose clock needs ten looks to reach 2 GHz."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def read(self) -> GpuState:
+        self.looks += 1
+        return GpuState(clock_hz=2e8 * min(self.looks, 10))
+
+
+def test_on_a_gpu_its_clock_is_waited_for_and_kept_with_each_round(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ClockThatRises()
+    monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
+    on_cuda = checkpoint_candidate(subject, "null", Settings(threads=1, device="cuda"))
+    passes = passes_of([on_cuda])
+    passes.run()
+    (one, _) = passes.tallies[0].passes
+    assert len(one.rounds) == 3
+    for each in (*one.rounds, one.repeated):
+        assert each is not None
+        assert len(each.gpu) >= 2
+    on_cpu = passes_of([null(subject)])
+    looks = reader.looks
+    on_cpu.run()
+    assert reader.looks == looks
+    assert {each.gpu for one in on_cpu.tallies[0].passes for each in one.rounds} == {()}
 
 
 def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) -> None:

@@ -1,7 +1,7 @@
-"""What NVML tells of the CUDA device now: clock, power, temperature, what throttles it.
+"""What NVML tells of NVIDIA GPUs now: clock, power, temperature, what slows them down.
 
-In: the driver, by the package nvidia-ml-py. Out: a `GpuState`; None without the package, the driver
-or a device.
+In: the driver, by the package nvidia-ml-py. Out: `GpuState` records; nothing without the package,
+the driver or a device.
 """
 
 from __future__ import annotations
@@ -11,90 +11,99 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from toolkit.schema import GpuState
+from toolkit.schema.machine import GpuState
 
-_HARMLESS = ("gpu_idle", "applications_clocks_setting", "none", "all", "sync_boost")
+# Bits of nvmlClocksEventReasons. Left out: that it idles (1), runs at a clock that somebody set (2)
+# or at that of a group or display (0x10, 0x100). Source:
+# https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html
+_SLOWED_BY = {
+    0x04: "power limit",
+    0x08: "hardware slowdown",
+    0x20: "heat",
+    0x40: "heat (hardware slowdown)",
+    0x80: "power brake",
+}
 
 
 class GpuReader:
-    """Reads the state of one device, the first that is visible unless `device_name` of another is
-    asked for; see `open_reader`."""
+    """Reads the state of one GPU; `nvml` is the module pynvml."""
 
     def __init__(self, nvml: Any, handle: object) -> None:
         self._nvml = nvml
         self._handle = handle
 
     def read(self) -> GpuState:
-        """Its state now. What this device or driver does not tell is None."""
+        """Its state now. What this GPU or driver does not tell is None."""
         nvml = self._nvml
         return GpuState(
-            clock_hz=self._scaled(nvml.nvmlDeviceGetClockInfo, 1e6, nvml.NVML_CLOCK_SM),
-            memory_clock_hz=self._scaled(nvml.nvmlDeviceGetClockInfo, 1e6, nvml.NVML_CLOCK_MEM),
-            power_w=self._scaled(nvml.nvmlDeviceGetPowerUsage, 1e-3),
-            power_limit_w=self._scaled(nvml.nvmlDeviceGetEnforcedPowerLimit, 1e-3),
-            temperature_c=self._scaled(
-                nvml.nvmlDeviceGetTemperature, 1.0, nvml.NVML_TEMPERATURE_GPU
-            ),
-            throttled=self._throttled(),
+            clock_hz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM, unit=1e6),
+            memory_clock_hz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM, unit=1e6),
+            power_w=self._ask(nvml.nvmlDeviceGetPowerUsage, unit=1e-3),
+            power_limit_w=self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit, unit=1e-3),
+            temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            slowed_by=self._slowed_by(),
         )
 
-    def _scaled(self, ask: Callable[..., Any], unit: float, *more: object) -> float | None:
+    def _ask(self, question: Callable[..., Any], *more: object, unit: float = 1) -> float | None:
         with suppress(self._nvml.NVMLError):
-            return float(ask(self._handle, *more)) * unit
+            return float(question(self._handle, *more)) * unit
         return None
 
-    def _throttled(self) -> tuple[str, ...] | None:
-        """NVML has renamed "throttle reasons" to "event reasons"; both mean the same bits."""
-        for name in ("ClocksEventReasons", "ClocksThrottleReasons"):
-            ask = getattr(self._nvml, f"nvmlDeviceGetCurrent{name}", None)
-            if ask is not None:
-                with suppress(self._nvml.NVMLError):
-                    return reasons_in(int(ask(self._handle)), _reason_bits(self._nvml))
+    def _slowed_by(self) -> tuple[str, ...] | None:
+        """A driver before 535 knows the question by its old name only."""
+        nvml = self._nvml
+        for question in (
+            nvml.nvmlDeviceGetCurrentClocksEventReasons,
+            nvml.nvmlDeviceGetCurrentClocksThrottleReasons,
+        ):
+            bits = self._ask(question)
+            if bits is not None:
+                return slowed_by(int(bits))
         return None
 
 
-def open_reader(index: int = 0) -> GpuReader | None:
-    """A reader of the device that CUDA counts as `index`; None where that cannot be read."""
+def open_reader() -> GpuReader | None:
+    """A reader of the first device that CUDA sees; None where there is none that NVML knows."""
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    with suppress(nvml.NVMLError):
+        return GpuReader(nvml, _first_visible(nvml))
+    return None
+
+
+def all_states() -> list[GpuState]:
+    """Of all GPUs of the machine, in the order of `nvidia-smi`."""
+    nvml = _nvml()
+    if nvml is None:
+        return []
+    with suppress(nvml.NVMLError):
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+        return [GpuReader(nvml, handle).read() for handle in handles]
+    return []
+
+
+def slowed_by(bits: int) -> tuple[str, ...]:
+    """NVML's event reasons in words; nothing for those that are no fault."""
+    return tuple(word for bit, word in _SLOWED_BY.items() if bits & bit)
+
+
+def _nvml() -> Any | None:
+    """The module, ready to be asked."""
     try:
         import pynvml
     except ImportError:
         return None
-    with suppress(pynvml.NVMLError):
+    try:
         pynvml.nvmlInit()
-        return GpuReader(pynvml, _handle(pynvml, index))
-    return None
+    except pynvml.NVMLError:  # no driver here
+        return None
+    return pynvml
 
 
-def reasons_in(mask: int, bits: dict[str, int]) -> tuple[str, ...]:
-    """The names of the bits that are set, without those that slow nothing down."""
-    return tuple(sorted(name for name, bit in bits.items() if mask & bit and name not in _HARMLESS))
-
-
-def _reason_bits(nvml: Any) -> dict[str, int]:
-    """Name, such as `sw_power_cap` → bit, as this version of the package has them."""
-    found = {}
-    for attribute in dir(nvml):
-        for prefix in ("nvmlClocksEventReason", "nvmlClocksThrottleReason"):
-            if attribute.startswith(prefix) and isinstance(getattr(nvml, attribute), int):
-                found[_snake(attribute.removeprefix(prefix))] = getattr(nvml, attribute)
-    return found
-
-
-def _snake(name: str) -> str:
-    """`SwPowerCap` → `sw_power_cap`."""
-    return "".join(f"_{each.lower()}" if each.isupper() else each for each in name).lstrip("_")
-
-
-def _handle(nvml: Any, index: int) -> Any:
-    """NVML counts all devices of the machine, CUDA those in `CUDA_VISIBLE_DEVICES`, which names
-    them by number or by UUID."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return nvml.nvmlDeviceGetHandleByIndex(index)
-    names = [name.strip() for name in visible.split(",") if name.strip()]
-    if index >= len(names):
-        raise nvml.NVMLError(nvml.NVML_ERROR_NOT_FOUND)
-    name = names[index]
-    if name.isdigit():
-        return nvml.nvmlDeviceGetHandleByIndex(int(name))
-    return nvml.nvmlDeviceGetHandleByUUID(name)
+def _first_visible(nvml: Any) -> object:
+    """NVML counts all devices, CUDA those that `CUDA_VISIBLE_DEVICES` names by number or UUID."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if visible.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(visible))
+    return nvml.nvmlDeviceGetHandleByUUID(visible)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class GpuState:
     """One GPU at one moment, as NVML tells it; what it does not tell is None.
 
-    `throttled` says why its clock is lower than it could be, in NVML's own words, such as
-    `sw_power_cap`; that it idles, or runs at a clock that somebody set, is no such reason.
+    `slowed_by` says why its clock is lower than it could be: `power limit`, `heat` ...; that it
+    idles, or runs at a clock that somebody set, is no such reason.
     """
 
     clock_hz: float | None = None
@@ -18,7 +18,7 @@ class GpuState:
     power_w: float | None = None
     power_limit_w: float | None = None
     temperature_c: float | None = None
-    throttled: tuple[str, ...] | None = None
+    slowed_by: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
