@@ -94,14 +94,14 @@ def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) ->
 
 
 class ClockThatRises:
-    """The state of a GPU whose clock needs ten looks to reach 2 GHz."""
+    """The state of a GPU whose clock needs twenty looks to reach 2 GHz."""
 
     def __init__(self) -> None:
         self.looks = 0
 
     def read(self) -> GpuState:
         self.looks += 1
-        return GpuState(clock_hz=2e8 * min(self.looks, 10))
+        return GpuState(clock_hz=1e8 * min(self.looks, 20))
 
 
 def test_on_a_gpu_its_clock_is_waited_for_and_kept_with_each_round(
@@ -109,19 +109,31 @@ def test_on_a_gpu_its_clock_is_waited_for_and_kept_with_each_round(
 ) -> None:
     reader = ClockThatRises()
     monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
-    on_cuda = checkpoint_candidate(subject, "null", Settings(threads=1, device="cuda"))
+    one = faulty(subject, "other device")  # its session says that it runs on CUDA
+    on_cuda = replace(
+        one,
+        runtime=replace(one.runtime, devices=("cpu", "cuda")),
+        settings=replace(one.settings, device="cuda"),
+    )
     passes = passes_of([on_cuda])
     passes.run()
-    (one, _) = passes.tallies[0].passes
-    assert len(one.rounds) == 3
-    for each in (*one.rounds, one.repeated):
+    assert passes.tallies[0].failure is None
+    found = passes.tallies[0].passes[0]
+    rounds = [*found.rounds, found.repeated]
+    assert len(rounds) == 4
+    for each in rounds:
         assert each is not None
         assert len(each.gpu) >= 2
-    on_cpu = passes_of([null(subject)])
-    looks = reader.looks
-    on_cpu.run()
-    assert reader.looks == looks
-    assert {each.gpu for one in on_cpu.tallies[0].passes for each in one.rounds} == {()}
+        assert {state.clock_hz for state in each.gpu} == {2e9}
+
+
+def test_on_the_cpu_nothing_asks_the_gpu(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = ClockThatRises()
+    monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
+    passes = passes_of([null(subject)])
+    passes.run()
+    assert reader.looks == 0
+    assert {each.gpu for one in passes.tallies[0].passes for each in one.rounds} == {()}
 
 
 def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) -> None:
