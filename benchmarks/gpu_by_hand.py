@@ -159,8 +159,8 @@ def device_s(run: Run, batches: list[Batch]) -> dict[str, float]:
         torch.cuda.synchronize()
     sums = {"kernels_s": 0.0, "to_device_s": 0.0, "from_device_s": 0.0}
     for event in profiler.events():
-        if not str(event.device_type).endswith("CUDA"):
-            continue
+        if not str(event.device_type).endswith("CUDA") or event.name.startswith("##"):
+            continue  # not of the GPU, or a caption over other events
         kind = "kernels_s"
         if "Memcpy HtoD" in event.name:
             kind = "to_device_s"

@@ -268,7 +268,7 @@ def bench(run: Run) -> dict[str, Any]:
         if each["runtime"] != "null"
     }
     error = {} if done.code == 0 else {"error": done.error}
-    return {"rows": rows, "wall_s": done.wall_s, **error}
+    return {"rows": rows, "limits": results["limits"], **error}
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -392,16 +392,19 @@ def _rows_of(runtime: str) -> str:
 
 
 def _pytest(run: Run, *arguments: str) -> dict[str, Any]:
-    options = ("-q", "-p", "no:benchmark", "-p", "no:cacheprovider", "--tb=short")
-    done = python(run, "-m", "pytest", *options, *arguments, limit_s=240)
-    last = (done.stdout.strip().splitlines() or [""])[-1]
-    counts = {name: int(count) for count, name in re.findall(r"(\d+) (\w+)", last)}
-    counts = {name: counts[name] for name in ("passed", "failed", "skipped", "errors", "error")
-              if name in counts}  # fmt: skip
-    failed = re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
-    if done.code is None or not counts:
-        failed.append(done.error)
-    return {"counts": counts, "failed": failed, "wall_s": done.wall_s}
+    """Counts as far as it came: each test is a line of its own as soon as it has ended."""
+    options = ("-v", "-p", "no:benchmark", "-p", "no:cacheprovider", "--tb=short")
+    unbuffered = {"PYTHONUNBUFFERED": "1"}
+    done = python(run, "-m", "pytest", *options, *arguments, limit_s=240, more=unbuffered)
+    ended = re.findall(r"^(\S+::.*) (PASSED|FAILED|SKIPPED|ERROR)\b", done.stdout, re.MULTILINE)
+    counts: dict[str, int] = {}
+    for _, word in ended:
+        counts[word.lower()] = counts.get(word.lower(), 0) + 1
+    failed = [f"{word} {name}" for name, word in ended if word in ("FAILED", "ERROR")]
+    if done.code is None or not ended:
+        failed.append(f"pytest {' '.join(arguments)} {done.error[:_TAIL]}")
+    reports = done.stdout[done.stdout.find("= FAILURES") :] if failed else ""
+    return {"counts": counts, "failed": failed, "reports": reports, "wall_s": done.wall_s}
 
 
 def faults(run: Run) -> dict[str, Any]:

@@ -124,6 +124,9 @@ def _parity(part: Found) -> str:
 def _lines(found: Found) -> str:
     """The parts that need a line only, and what failed."""
     lines = []
+    limits = (found.get("bench", {}).get("limits") or {}).get("gpu")
+    if limits:
+        lines.append("limits measured in the same run: " + _limits(limits))
     for number, row in enumerate(found.get("train", {}).get("rows", []), start=1):
         if "process_s" in row:
             lines.append(
@@ -147,6 +150,19 @@ def _lines(found: Found) -> str:
               for line in said]  # fmt: skip
     lines += [f"FAILED {line}" for line in failures(found)]
     return "\n".join(f"- {' '.join(line.split())[:400]}" for line in lines)
+
+
+def _limits(limits: Found) -> str:
+    products = [
+        f"{name} {limits[f'{name}_flops_per_s'] / 1e12:.0f} TFLOP/s"
+        for name in ("float32", "tf32", "bfloat16", "float16")
+        if limits[f"{name}_flops_per_s"]
+    ]
+    copies = [
+        f"{name} {limits[f'{name}_bytes_per_s'] / 1e9:.0f} GB/s"
+        for name in ("copy", "pinned", "pageable")
+    ]
+    return ", ".join([*products, *copies])
 
 
 def _took(found: Found, wall_s: float) -> str:
