@@ -28,15 +28,17 @@ from numpy.typing import NDArray
 from toolkit.data import Split, load_dataset
 
 IMAGES: dict[Split, int] = {"train": 1600, "test": 400}
+STEPS = 24  # of the training that `main` kills
 
 
 def killed_and_resumed(
-    folder: Path, options: Sequence[str], *, kills: int, seed: int
+    folder: Path, options: Sequence[str], *, kills: int, seed: int, in_steps: bool = False
 ) -> tuple[str, list[str]]:
     """Checksum of the weights of a training with these options that was left alone, and of `kills`
     that were not.
 
-    A kill counts if the process was at work: a training that was done before is tried again.
+    A kill counts if the process was at work: a training that was done before is tried again. With
+    `in_steps` none is killed before its first state: on a GPU nearly all of the time is the start.
     """
     before_s = _children_s()
     wanted = finish(start(folder / "whole", options))
@@ -49,7 +51,10 @@ def killed_and_resumed(
         out, more = folder / f"killed-{number}", []
         for _ in range(1 + number % 2):
             process = start(out, [*options, *more])
-            _wait_for_work(process, moments.uniform(0, whole_s))
+            if in_steps:
+                _wait_for_step(process, out, moments.randint(1, STEPS - 1))
+            else:
+                _wait_for_work(process, moments.uniform(0, whole_s))
             process.kill()
             process.communicate()
             more = ["--resume"]
@@ -91,6 +96,15 @@ def _wait_for_work(process: subprocess.Popen[str], cpu_s: float) -> None:
         time.sleep(0.005)
 
 
+def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    """Until it has written the state of that step or of a later one, or has ended."""
+    while process.poll() is None:
+        steps = [int(path.name.split(".")[0].split("-")[1]) for path in out.glob("step-*")]
+        if max(steps, default=0) >= step:
+            return
+        time.sleep(0.001)
+
+
 def first_images(folder: Path) -> Path:
     """The first `IMAGES` of MNIST as IDX files in `folder`."""
     folder.mkdir()
@@ -109,12 +123,17 @@ def _write_idx(path: Path, values: NDArray[np.generic]) -> None:
 @click.command()
 @click.option("--kills", type=int, default=100, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
-def main(kills: int, seed: int) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--in-steps", is_flag=True, help="Kill none before its first state is written.")
+def main(kills: int, seed: int, device: str, in_steps: bool) -> None:
     """Kill `kills` trainings, and say how many ended with the same weights."""
     # 24 steps, the last eight on the hardest images: starting, training, writing take alike long.
     with tempfile.TemporaryDirectory() as folder:
-        options = ("--data", str(first_images(Path(folder) / "data")), "--epochs", "1.5")
-        wanted, found = killed_and_resumed(Path(folder), options, kills=kills, seed=seed)
+        data = str(first_images(Path(folder) / "data"))
+        options = ("--data", data, "--epochs", "1.5", "--device", device)
+        wanted, found = killed_and_resumed(
+            Path(folder), options, kills=kills, seed=seed, in_steps=in_steps
+        )
     same = found.count(wanted)
     print(f"{same} of {kills} trainings that were killed ended with the same weights")
     sys.exit(same != kills)

@@ -25,6 +25,7 @@ from toolkit.machine.environment import usable_cores
 from toolkit.timing import time_calls
 from toolkit.training.dropout import with_cheap_dropout
 from toolkit.training.feed import make_feed
+from toolkit.training.optimizers import FusedAdam, Optimizer, PlainAdam
 from toolkit.training.order import Order
 from toolkit.training.processes import Processes
 from toolkit.training.step import EagerStep, make_step
@@ -42,11 +43,14 @@ def with_parts(parts: frozenset[str]) -> Update:
     """A step of which these parts are as in the fast recipe, the others as in the plain one."""
     torch.manual_seed(0)
     model = ReferenceCNN().train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused="fused" in parts or None)
     if "channels_last" in parts:
         model.to(memory_format=torch.channels_last)
     if "cheap_dropout" in parts:
         with_cheap_dropout(model)
+    parameters = list(model.parameters())
+    optimizer: Optimizer = PlainAdam(parameters)
+    if "fused" in parts:
+        optimizer = FusedAdam(parameters, recordable=False)
     step = EagerStep(model, optimizer, "cpu", bfloat16="bfloat16" in parts)
     return lambda batch: step(*batch, lr=1e-5)
 
@@ -80,7 +84,7 @@ VARIANTS: dict[str, tuple[bool, Callable[[], Update]]] = {
 def batches() -> list[Batch]:
     data, spec = load_dataset("train"), read_checkpoint(CHECKPOINT).input
     order = Order(images=len(data), batch_size=BATCH_SIZE, epochs=1, seed=1)
-    feed = make_feed(data, spec, "cpu", one_by_one=False)
+    feed = make_feed(data, spec, "cpu")
     return list(feed(order.epoch(0)[: UNTIMED + ROUNDS]))
 
 

@@ -4,8 +4,9 @@
 
 Each training is `toolkit train` in a process of its own; the runs alternate, seed after seed, so
 that what the machine does meanwhile hits all alike. `fast:1.5` is the fast recipe with
-`--epochs 1.5`, `fast:10+augment` with `--augment` too. One line a training goes to `--out`; a file
-that is there already is continued.
+`--epochs 1.5`, `fast:10+augment` with `--augment` too. `plain-workers` is the plain recipe with
+worker processes and pinned memory: on a GPU, compare with it. One line a training goes to `--out`;
+a file that is there already is continued.
 """
 
 from __future__ import annotations
@@ -85,13 +86,21 @@ def summary(lines: Sequence[dict[str, Any]], float32_flops_per_s: float | None) 
     text = []
     by_run = {name: [line for line in lines if line["run"] == name] for name in
               dict.fromkeys(line["run"] for line in lines)}  # fmt: skip
-    plain_s = {line["seed"]: line["training_s"] for line in by_run.get("plain", [])}
+    plain_s = {
+        name: {line["seed"]: line["training_s"] for line in by_run[name]}
+        for name in ("plain", "plain-workers")
+        if name in by_run
+    }
     for name, own in by_run.items():
         accuracies = [line["accuracy"] for line in own]
         spread = statistics.stdev(accuracies) if len(own) > 1 else 0.0
         speed = statistics.median(line["images_per_s"][-1] for line in own)
-        shares = [line["training_s"] / plain_s[line["seed"]] for line in own
-                  if line["seed"] in plain_s]  # fmt: skip
+        shares = {
+            plain: statistics.median(line["training_s"] / times_s[line["seed"]] for line in own
+                                     if line["seed"] in times_s)
+            for plain, times_s in plain_s.items()
+            if any(line["seed"] in times_s for line in own)
+        }  # fmt: skip
         text.append(
             f"{name}: accuracy {statistics.mean(accuracies):.3%} ± {spread:.3%} ({len(own)} seeds, "
             f"{min(accuracies):.2%} to {max(accuracies):.2%}); "
@@ -100,7 +109,7 @@ def summary(lines: Sequence[dict[str, Any]], float32_flops_per_s: float | None) 
             f"{speed:,.0f} images/s"
             + (f" = {speed * flops_per_image() / float32_flops_per_s:.0%} of the float32 limit"
                if float32_flops_per_s else "")
-            + (f"; 1/{1 / statistics.median(shares):.2f} of plain's time" if shares else "")
+            + "".join(f"; 1/{1 / share:.2f} of {plain}'s time" for plain, share in shares.items())
         )  # fmt: skip
     for target in TARGETS:
         reached = [
@@ -116,7 +125,9 @@ def summary(lines: Sequence[dict[str, Any]], float32_flops_per_s: float | None) 
 
 
 @click.command()
-@click.option("--run", "names", multiple=True, required=True, help="plain, fast, fast:1.5 ...")
+@click.option(
+    "--run", "names", multiple=True, required=True, help="plain, plain-workers, fast, fast:1.5 ..."
+)
 @click.option("--seeds", type=int, default=5, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)

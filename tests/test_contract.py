@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import psutil
@@ -30,7 +30,7 @@ from toolkit.artifacts.formats import FORMATS
 from toolkit.data import load_dataset
 from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
-from toolkit.schema import Evidence, Precision, Settings, to_json
+from toolkit.schema import Device, Evidence, Precision, Settings, to_json
 from toolkit.sessions.candidates import NULL, Candidate, Subject, find_subject, line_up
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
@@ -40,13 +40,21 @@ IMAGES = load_dataset("test").images[:250]
 CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e-5
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
-Row = tuple[str, str, Precision]
+
+class Row(NamedTuple):
+    """What a test is about: an artifact in a runtime, on one of its devices."""
+
+    runtime: str
+    format: str
+    precision: Precision
+    device: Device
+
 
 # What may be computed in, by what is asked for.
 ARITHMETIC: dict[str, set[str]] = {
     "fp32": {"float32", "float32 (Winograd)"},
     "fp16": {"float32 on float16 weights", "float32 (Winograd)", "float16"},
-    "int8": {"int8"},
+    "int8": {"int8", "float32 on int8 values"},
     "int8-dynamic": {"int8 (dynamic)"},
     "int8-weights": {"float32 on int8 weights", "float32 (Winograd)"},
 }
@@ -73,18 +81,24 @@ sys.addaudithook(refuse)
 """
 
 ROWS: list[Row] = [
-    (runtime.name, format_name, precision)
+    Row(runtime.name, format_name, precision, device)
     for runtime in RUNTIMES.values()
     for format_name in runtime.formats
     for precision in precisions_of(format_name)
     if runtime.loads(format_name, precision)
+    for device in runtime.devices
+    if device == "cpu" or format_name not in runtime.cpu_formats
 ]
-PAIRS = [row for row in ROWS if row[2] == "fp32"]  # what does not depend on the precision
+PAIRS = [row for row in ROWS if row.precision == "fp32"]  # what does not depend on the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared
 
 
 def names(rows: list[Row]) -> list[str]:
-    return ["-".join(row) for row in rows]
+    """The device is named where the runtime has another one before it."""
+    return [
+        "-".join(row if row.device != RUNTIMES[row.runtime].devices[0] else row[:-1])
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -109,8 +123,8 @@ class Candidates:
         self._exported = exported
 
     def __call__(self, row: Row, threads: int) -> Candidate:
-        runtime, format_name, precision = RUNTIMES[row[0]], row[1], row[2]
-        settings = Settings(threads=threads, device=runtime.devices[0])
+        runtime, format_name, precision = RUNTIMES[row.runtime], row.format, row.precision
+        settings = Settings(threads=threads, device=row.device)
         if not runtime.runs_on(settings.device):
             pytest.skip(f"{runtime.name} runs on {', '.join(runtime.systems or ())}")
         if settings.device == "cuda" and not torch.cuda.is_available():
@@ -170,7 +184,9 @@ def watched(
     site.mkdir()
     (site / "sitecustomize.py").write_text(REFUSE_NETWORK.format(log=str(log)))
     source, runtime = session.candidate.source.artifact, session.candidate.runtime
-    candidate = candidate_of((runtime.name, source.format, source.precision), threads=1)
+    device = session.candidate.settings.device
+    row = Row(runtime.name, source.format, source.precision, device)
+    candidate = candidate_of(row, threads=1)
     with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as opened:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "OMP_WAIT_POLICY"):
@@ -251,7 +267,7 @@ def test_plain_session_computes_plain_sums(candidate_of: Candidates, row: Row) -
     ):
         assert slow.load().attestation.arithmetic == "float32"
         winograd = fast.load().attestation.arithmetic == "float32 (Winograd)"
-        assert winograd == (row[0] in ("ncnn", "mnn"))
+        assert winograd == (row.runtime in ("ncnn", "mnn"))
         found, wanted = logits_of(slow, batch_size=50), logits_of(fast, batch_size=50)
         np.testing.assert_allclose(found, wanted, atol=CLOSE, rtol=0)
         if winograd:
@@ -280,8 +296,8 @@ def test_streams_run_at_the_same_time_and_say_the_same_as_one(
     candidate_of: Candidates, row: Row
 ) -> None:
     """Each stream's outputs are compared with the first one's inside the worker."""
-    if RUNTIMES[row[0]].one_stream:
-        pytest.skip(f"{row[0]} computes one call at a time in a process")
+    if RUNTIMES[row.runtime].one_stream:
+        pytest.skip(f"{row.runtime} computes one call at a time in a process")
     alone = candidate_of(row, threads=1)
     candidate = replace(alone, settings=replace(alone.settings, streams=2))
     with RemoteSession(candidate, batch_size=50, timeout_s=PATIENCE_S) as opened:
@@ -327,7 +343,7 @@ print(sizes[loads // 5], sizes[-1])
 def test_memory_of_loading_again_and_again_stays_flat(candidate_of: Candidates, row: Row) -> None:
     """From the 20th load of 100 to the last; `compile` takes seconds a load, and loads 20 times."""
     arguments = load_arguments(candidate_of(row, threads=1))
-    loads = 20 if row[0] == "compile" else 100
+    loads = 20 if row.runtime == "compile" else 100
     done = subprocess.run(
         [sys.executable, "-c", LOAD_AGAIN_AND_AGAIN, str(loads)],
         input=json.dumps(arguments),
@@ -376,7 +392,7 @@ def test_wrong_input_shape_is_a_clear_error_and_the_end_of_the_worker(
             list(watched.session.predict([IMAGES[:10, :, :, :27]], batch_size=10))
 
 
-FILE_PAIRS = [row for row in PAIRS if row[1] != CHECKPOINT_FORMAT]
+FILE_PAIRS = [row for row in PAIRS if row.format != CHECKPOINT_FORMAT]
 
 
 def largest_file(path: Path) -> Path:
@@ -444,7 +460,7 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
 
 
 def test_damaged_file_is_a_row(candidate_of: Candidates, tmp_path: Path) -> None:
-    candidate = candidate_of(("onnxruntime", "onnx", "fp32"), threads=1)
+    candidate = candidate_of(Row("onnxruntime", "onnx", "fp32", "cpu"), threads=1)
     copy = copy_to(tmp_path, candidate.source.path)
     truncate(copy)
     damaged = replace(candidate, source=replace(candidate.source, path=copy))
@@ -494,7 +510,7 @@ class RunsCode:
 def test_pickle_inside_a_pt2_does_not_run(
     candidate_of: Candidates, tmp_path: Path, entry: str
 ) -> None:
-    candidate = candidate_of(("pt2", "pt2", "fp32"), threads=1)
+    candidate = candidate_of(Row("pt2", "pt2", "fp32", "cpu"), threads=1)
     marker, evil, copy = tmp_path / "ran", tmp_path / "evil", tmp_path / "model.pt2"
     torch.save((RunsCode(marker),), evil)
     with zipfile.ZipFile(candidate.source.path) as old, zipfile.ZipFile(copy, "w") as new:

@@ -197,7 +197,10 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
         get_provider_options=lambda: {"CUDAExecutionProvider": {"use_tf32": tf32}},
         get_provider_graph_assignment_info=lambda: [
-            SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [None] * count)
+            SimpleNamespace(
+                ep_name=name,
+                get_nodes=lambda count=count: [SimpleNamespace(op_type="Conv")] * count,
+            )
             for name, count in parts
         ],
     )

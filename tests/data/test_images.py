@@ -91,3 +91,5 @@ def test_statistics_are_those_of_all_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean, (pixels / 255).mean((0, 2, 3)), atol=6e-5)
     np.testing.assert_allclose(std, (pixels / 255).std((0, 2, 3)), atol=6e-5)
     assert mean_and_std(np.full((3, 1, 2, 2), 255, np.uint8)) == ((1.0,), (1.0,))
+    odd = np.array([0, 0, 255], np.uint8).reshape(1, 1, 1, 3)  # values are counted in pairs
+    assert mean_and_std(odd) == ((0.3333,), (0.4714,))

@@ -21,7 +21,7 @@ from toolkit.artifacts.formats import find_format
 from toolkit.data import load_dataset
 from toolkit.errors import ToolkitError
 from toolkit.parity.verify import verify
-from toolkit.schema import ParityReport
+from toolkit.schema import Device, ParityReport
 from toolkit.sessions.runtimes import RUNTIMES, Runtime
 from toolkit.settings import SessionOptions
 
@@ -50,6 +50,7 @@ def misbehaving_runtime() -> Iterator[None]:
         formats=("onnx",),
         install="pip install onnxruntime",
         asked_for=True,
+        devices=RUNTIMES["onnxruntime"].devices,
     )
     try:
         yield
@@ -60,10 +61,12 @@ def misbehaving_runtime() -> Iterator[None]:
 
 @dataclass(eq=False)
 class Harness:
-    """Judges cases in a scratch folder. `images` is the size of the reference checkpoint's beds."""
+    """Judges cases in a scratch folder, on `device`. `images` is the size of the reference
+    checkpoint's beds."""
 
     scratch: Path
     images: int = 2000
+    device: Device = "cpu"
     say: Say = lambda text: None
     _beds: dict[str, Bed] = field(default_factory=dict)
     _calls: int = 0
@@ -127,6 +130,7 @@ class Harness:
                 session=SessionOptions(
                     batch_size=first.batch_size,
                     threads=first.threads,
+                    device=self.device,
                     timeout_s=options.pop("timeout_s", _TIMEOUT_S),
                 ),
                 **options,
@@ -140,6 +144,12 @@ class Harness:
                 if each.sha256 == row.artifact_sha256:
                     rows[names[each.path]] = row
         return rows
+
+
+def runs_on(case: Case, device: Device) -> bool:
+    """Whether the runtime of a case has the device."""
+    with misbehaving_runtime():
+        return device in RUNTIMES[case.runtime].devices
 
 
 def _groups(cases: list[Case]) -> list[list[Case]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import misbehaving as m
 from .beds import copy_of
 from .harness import MISBEHAVING
-from .nets import NO_REFERENCES
+from .nets import DROWNED, NO_REFERENCES
 from .onnx_files import marked
 from .records import NOT_FAILED, Case
 
@@ -81,6 +81,7 @@ _WORDS = {  # of the message that refuses it
     "minus the mean of the batch": "in its batch",
     "some of the image before": "in its batch",
     "NaN on dark images": "NaN",
+    DROWNED: "drown",
 }
 CHECKPOINTS = tuple(
     Case(
@@ -93,7 +94,7 @@ CHECKPOINTS = tuple(
         cause=frozenset({_WORDS[name]}),
         short=name in ("dropout with training=True", "statistics of the batch"),
     )
-    for name in NO_REFERENCES
+    for name in (*NO_REFERENCES, DROWNED)
 )
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import click
 
+from toolkit.schema import Device
+
 from .cases import ALL
-from .harness import Harness, scratch_cache
+from .harness import Harness, runs_on, scratch_cache
 from .records import Case, Outcome
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
@@ -145,7 +147,7 @@ class Record:
 
 
 def judge_all(
-    chosen: Sequence[Case], record: Record, *, images: int, scratch: Path
+    chosen: Sequence[Case], record: Record, *, images: int, scratch: Path, device: Device = "cpu"
 ) -> list[Outcome]:
     """The outcomes of the cases: those recorded, and the others, judged now."""
     known = record.read()
@@ -153,7 +155,9 @@ def judge_all(
         return [
             known.get((case.bed, case.name), Outcome(case=case, status=_NOT_RUN)) for case in chosen
         ]
-    harness = Harness(scratch, images=images, say=lambda text: click.echo(text, err=True))
+    harness = Harness(
+        scratch, images=images, device=device, say=lambda text: click.echo(text, err=True)
+    )
     left = [case for case in chosen if (case.bed, case.name) not in known]
     found = {(each.case.bed, each.case.name): each for each in harness.judge(left, done=record.add)}
     return [(known | found)[case.bed, case.name] for case in chosen]
@@ -164,6 +168,13 @@ def judge_all(
 @click.option(
     "--match", "matching", default="", help="Run the cases that this regular expression finds."
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where sessions run; cases whose runtime does not run there are left out.",
+)
 @click.option("--images", default=2000, show_default=True, help="Test images for fp32 files.")
 @click.option(
     "--record", type=click.Path(path_type=Path), help="Outcomes as JSON lines; continued if there."
@@ -171,7 +182,13 @@ def judge_all(
 @click.option("--recorded", is_flag=True, help="Judge nothing: take what --record has.")
 @click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: none]")
 def main(
-    short: bool, matching: str, images: int, record: Path | None, recorded: bool, out: Path | None
+    short: bool,
+    matching: str,
+    device: Device,
+    images: int,
+    record: Path | None,
+    recorded: bool,
+    out: Path | None,
 ) -> None:
     """Judge planted faults and healthy variants, and write the table."""
     chosen = [
@@ -179,15 +196,16 @@ def main(
         for case in ALL
         if re.search(matching, f"{case.name} {case.level} {case.runtime} {case.bed}")
         and (case.short or not short)
+        and runs_on(case, device)
     ]
     kept = Record(path=record, only=recorded)
     with tempfile.TemporaryDirectory() as folder:
         scratch_cache(Path(folder))
-        outcomes = judge_all(chosen, kept, images=images, scratch=Path(folder))
+        outcomes = judge_all(chosen, kept, images=images, scratch=Path(folder), device=device)
     for each in outcomes:
         if each.status != _NOT_RUN and (not each.right or each.named_wrongly):
             click.echo(f"{each.case.name}: {each.status}; {each.cause}; {each.reason}"[:300])
     click.echo(str(counts(outcomes)))
     if out is not None:
-        note = f"on {images} test images"
+        note = f"on {images} test images" + (", on CUDA" if device == "cuda" else "")
         out.write_text(page(outcomes, note))

@@ -19,7 +19,7 @@ from toolkit.machine.environment import usable_cores
 from toolkit.machine.fitness import judge
 from toolkit.report.machine import machine_facts, render_diagnosis
 from toolkit.report.markdown import render_markdown
-from toolkit.schema import Diagnosis, Gpu, Limits, from_json
+from toolkit.schema import Diagnosis, Gpu, GpuLimits, GpuState, Limits, from_json
 
 LIMITS = Limits(
     threads=4, float32_flops_per_s=2.15e11, int8_ops_per_s=8.83e11, copy_bytes_per_s=3.43e10
@@ -128,8 +128,42 @@ def test_text_of_a_gpu_and_of_arm() -> None:
     )
     assert found["vectors"] == "NEON, NEON dot product, I8MM, AVX-512 VNNI"
     assert found["GPU"] == (
-        "NVIDIA H200, driver 570.86, 0.34 GHz of 1.98 GHz, 31 °C, 7% in use, persistence mode on"
+        "NVIDIA H200, driver 570.86, 0.34 GHz of 1.98 GHz, 31 °C, 7% in use, persistence mode on, "
+        "power unknown: install nvidia-ml-py (`pip install 'toolkit[cuda]'`)"
     )
+    busy = GpuState(power_w=250.4, power_limit_w=700.0, slowed_by=("heat", "power limit"))
+    idle = GpuState(power_w=76.0, slowed_by=())
+    for state, text in (
+        (busy, "power 250 W of 700 W, slowed down by heat, power limit"),
+        (idle, "power 76 W, slowed down by nothing"),
+        (GpuState(), "power unknown, slowed down by unknown"),
+    ):
+        facts = machine_facts(replace(QUIET, gpus=(replace(gpu, state=state),)))
+        assert facts["GPU"].endswith(text)
+
+
+def test_text_of_the_limits_of_a_gpu() -> None:
+    gpu = GpuLimits(
+        name="NVIDIA H200",
+        float32_flops_per_s=51.2e12,
+        tf32_flops_per_s=None,
+        bfloat16_flops_per_s=712.3e12,
+        float16_flops_per_s=701e12,
+        copy_bytes_per_s=3.9e12,
+        pinned_bytes_per_s=55.1e9,
+        pageable_bytes_per_s=9.2e9,
+    )
+    text = render_diagnosis(replace(HEALTHY, limits=replace(LIMITS, gpu=gpu)))
+    for line in (
+        "GPU          NVIDIA H200",
+        "  products   float32 51.2, TF32 none, bfloat16 712.3, float16 701.0 TFLOP/s "
+        "(matrix product)",
+        "  copy       3,900 GB/s (read and written)",
+        "  from host  55.1 GB/s out of pinned memory, 9.2 GB/s out of pageable",
+    ):
+        assert line in text.splitlines(), line
+    failed = replace(HEALTHY, failure="the limits of the GPU cannot be measured: out of memory")
+    assert "not measured the limits of the GPU cannot be" in render_diagnosis(failed)
 
 
 def test_markdown_has_the_machine_in_its_header() -> None:

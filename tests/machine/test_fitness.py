@@ -16,6 +16,7 @@ from toolkit.cli import commands
 from toolkit.machine.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
 from toolkit.schema import (
     Artifact,
+    GpuState,
     Interference,
     Interval,
     Isa,
@@ -220,6 +221,44 @@ def test_thirteen_rows_under_load_are_seldom_taken_for_caches() -> None:
 def test_a_cache_is_seen_however_its_few_microseconds_scatter() -> None:
     cached = row(passes=repeated(2000.0, 8.0, 300.0))
     assert warned_of_cache([cached, *[row(passes=repeated(1.0, 1.1, 0.9))] * 12])
+
+
+def on_gpu(*rounds: tuple[GpuState, ...]) -> Measurement:
+    """A row with these rounds, each with the states of the GPU before, during and after it."""
+    (one, *_) = MEASURED.passes
+    kept = tuple(replace(one.rounds[0], gpu=states) for states in rounds)
+    return replace(MEASURED, name="a", passes=(replace(one, rounds=kept, repeated=None),))
+
+
+def at(clock_ghz: float | None, *slowed_by: str) -> GpuState:
+    clock_hz = None if clock_ghz is None else clock_ghz * 1e9
+    return GpuState(clock_hz=clock_hz, slowed_by=slowed_by)
+
+
+def gpu_warnings(row: Measurement) -> dict[str, MachineWarning]:
+    return {each.code: each for each in judge_speeds([row]) if each.code.startswith("gpu")}
+
+
+def test_a_gpu_whose_clock_is_low_when_rounds_begin_is_warned_of() -> None:
+    low, high = (at(0.345), at(1.98), at(1.98)), (at(1.98), at(1.97), at(1.98))
+    (warning,) = gpu_warnings(on_gpu(low, high, high, low)).values()
+    assert warning.code == "gpu_clock"
+    assert "a 2 of 4 rounds, from 0.34 of 1.98 GHz" in warning.message
+    assert gpu_warnings(on_gpu(*[high] * 10, low)) == {}  # one in eleven may be
+    assert gpu_warnings(on_gpu((at(None), at(None), at(None)))) == {}
+    assert gpu_warnings(on_gpu(())) == {}
+
+
+def test_a_gpu_that_is_slowed_down_in_the_rounds_is_warned_of() -> None:
+    cool = (at(1.98), at(1.98), at(1.98))
+    hot = (at(1.98), at(1.7, "power limit"), at(1.5, "heat", "power limit"))
+    (warning,) = gpu_warnings(on_gpu(hot, cool)).values()
+    assert warning.code == "gpu_slowed"
+    assert "a 1 of 2 rounds (heat, power limit)" in warning.message
+    before = (at(1.9, "heat"), at(1.98), at(1.98))
+    assert gpu_warnings(on_gpu(before)) == {}  # what was before a round did not slow it
+    unknown = GpuState(clock_hz=1.98e9)
+    assert gpu_warnings(on_gpu((unknown, unknown, unknown))) == {}
 
 
 def test_every_flag_that_a_warning_names_is_an_option() -> None:

@@ -73,7 +73,7 @@ def test_a_rate_is_two_operations_a_multiplication_over_the_fastest_call(work: W
     def product(size: int, threads: int) -> limits.Run | None:
         return (lambda: work.take(next(waits))) if size == 256 else None
 
-    (rate,) = limits._rates(product, 1, time_s=4.0)
+    (rate,) = limits.rates(product, 1, time_s=4.0)
     assert rate == pytest.approx(2 * 256**3 / 0.02)
 
 
@@ -84,14 +84,14 @@ def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
         sizes.append(size)
         return lambda: work.take(0.004 * (size / 256) ** 3)
 
-    rates = list(limits._rates(product, 1, time_s=0.4))  # 0.05 s a size; 1024 would take 0.26 s
+    rates = list(limits.rates(product, 1, time_s=0.4))  # 0.05 s a size; 1024 would take 0.26 s
     assert sizes == [256, 512]
     assert len(rates) == 2
 
 
 def test_the_fastest_call_is_found_even_where_one_outlasts_the_time(work: Work) -> None:
     calls = []
-    assert limits._fastest_s(lambda: calls.append(work.take(0.01)), 0.0) == 0.01
+    assert limits.fastest_s(lambda: calls.append(work.take(0.01)), 0.0) == 0.01
     assert len(calls) == 2
 
 
@@ -101,7 +101,7 @@ def test_a_copied_byte_counts_twice_and_no_cache_holds_the_arrays(
 ) -> None:
     monkeypatch.setattr(limits, "_COPY_BYTES", 4_000_000)
     monkeypatch.setattr(limits, "last_level_cache_bytes", lambda: cache_bytes)
-    monkeypatch.setattr(limits, "_fastest_s", lambda run, time_s: 1.0)
+    monkeypatch.setattr(limits, "fastest_s", lambda run, time_s: 1.0)
     assert limits._copy_rate(1.0) == 2 * copied
 
 

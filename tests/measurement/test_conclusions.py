@@ -15,6 +15,8 @@ from toolkit.measurement.conclusions import conclude, distinct_names
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.schema import (
+    Attestation,
+    GpuLimits,
     Interference,
     Limits,
     Measurement,
@@ -122,6 +124,50 @@ def test_the_share_of_the_processors_limit_is_not_said_of_another_device() -> No
     shares = [row.limit_share for row in concluded(one, on_cuda, results=known).measurements]
     assert shares[0] is not None
     assert shares[1] is None
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "flops_per_s"),
+    [
+        *(("float32", 5e13), ("float32 (Winograd)", 5e13), ("TF32", 4e14), ("bfloat16", 7e14)),
+        *(("float16", 6e14), ("int8", None), ("unknown", None), ("", None)),
+    ],
+)
+def test_the_share_of_a_gpus_limit_is_that_of_the_arithmetic_that_runs(
+    arithmetic: str, flops_per_s: float | None
+) -> None:
+    gpu = GpuLimits(
+        name="a GPU",
+        float32_flops_per_s=5e13,
+        tf32_flops_per_s=4e14,
+        bfloat16_flops_per_s=7e14,
+        float16_flops_per_s=6e14,
+        copy_bytes_per_s=1e12,
+        pinned_bytes_per_s=1e10,
+        pageable_bytes_per_s=1e9,
+    )
+    limits = Limits(
+        threads=1, float32_flops_per_s=1e10, int8_ops_per_s=None, copy_bytes_per_s=1e9, gpu=gpu
+    )
+    known = replace(results_of(), limits=limits, flops_per_image=1_000_000)
+    one = tally("a", *SAME)
+    attested = Attestation(
+        runtime="a",
+        version="1",
+        provider="a GPU",
+        device="cuda",
+        precision="fp32",
+        threads=1,
+        arithmetic=arithmetic,
+    )
+    on_cuda = replace(
+        one,
+        candidate=replace(one.candidate, settings=Settings(threads=1, device="cuda")),
+        attestation=attested,
+    )
+    (row,) = concluded(on_cuda, results=known).measurements
+    expected = None if flops_per_s is None else 1000 * 1e6 / flops_per_s
+    assert row.limit_share == (None if expected is None else pytest.approx(expected))
 
 
 def test_an_end_by_max_time_is_told() -> None:

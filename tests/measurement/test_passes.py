@@ -22,7 +22,7 @@ from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.results import read_results, start_results
-from toolkit.schema import Measurement, Results, Round, Settings
+from toolkit.schema import GpuState, Measurement, Results, Round, Settings
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.sessions.remote import RemoteSession, open_sessions
 
@@ -84,6 +84,49 @@ def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) ->
             assert min(each.import_s, each.load_s, each.first_inference_s) > 0
     assert len(passes.interference) == 2
     assert not passes.stopped
+
+
+class ClockThatRises:
+    """The state of a GPU whose clock needs twenty looks to reach 2 GHz."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def read(self) -> GpuState:
+        self.looks += 1
+        return GpuState(clock_hz=1e8 * min(self.looks, 20))
+
+
+def test_on_a_gpu_its_clock_is_waited_for_and_kept_with_each_round(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ClockThatRises()
+    monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
+    one = faulty(subject, "other device")  # its session says that it runs on CUDA
+    on_cuda = replace(
+        one,
+        runtime=replace(one.runtime, devices=("cpu", "cuda")),
+        settings=replace(one.settings, device="cuda"),
+    )
+    passes = passes_of([on_cuda])
+    passes.run()
+    assert passes.tallies[0].failure is None
+    found = passes.tallies[0].passes[0]
+    rounds = [*found.rounds, found.repeated]
+    assert len(rounds) == 4
+    for each in rounds:
+        assert each is not None
+        assert len(each.gpu) >= 2
+        assert {state.clock_hz for state in each.gpu} == {2e9}
+
+
+def test_on_the_cpu_nothing_asks_the_gpu(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = ClockThatRises()
+    monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
+    passes = passes_of([null(subject)])
+    passes.run()
+    assert reader.looks == 0
+    assert {each.gpu for one in passes.tallies[0].passes for each in one.rounds} == {()}
 
 
 def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) -> None:

@@ -17,6 +17,8 @@ from toolkit.schema import (
     Artifact,
     Cause,
     Check,
+    GpuLimits,
+    GpuState,
     Interval,
     Limits,
     MachineWarning,
@@ -427,6 +429,37 @@ def test_the_share_of_the_limit_and_the_limit_are_told() -> None:
     assert "Limit: 200 GFLOP/s in float32 matrix products with 2 threads" in text
     assert "24.0 MFLOP an image" in text
     assert "Limit:" not in " ".join(notes(replace(results, flops_per_image=None)))
+
+
+def test_the_limits_and_the_state_of_a_gpu_are_told() -> None:
+    gpu = GpuLimits(
+        name="a GPU",
+        float32_flops_per_s=5e13,
+        tf32_flops_per_s=None,
+        bfloat16_flops_per_s=7e14,
+        float16_flops_per_s=6e14,
+        copy_bytes_per_s=1e12,
+        pinned_bytes_per_s=1e10,
+        pageable_bytes_per_s=1e9,
+    )
+    limits = Limits(
+        threads=2, float32_flops_per_s=2e11, int8_ops_per_s=None, copy_bytes_per_s=1e10, gpu=gpu
+    )
+    states = [
+        GpuState(clock_hz=clock_hz, power_w=power_w, temperature_c=40.0)
+        for clock_hz, power_w in ((345e6, 80.0), (1.9e9, 300.0), (1.98e9, None), (1.98e9, 90.0))
+    ]
+    (one, *_) = MEASURED.passes
+    watched = replace(one, rounds=(replace(one.rounds[0], gpu=tuple(states)),))
+    row = replace(MEASURED, settings=replace(MEASURED.settings, device="cuda"), passes=(watched,))
+    results = replace(results_of(row), limits=limits, flops_per_image=24_000_000)
+    text = " ".join(notes(results))
+    assert (
+        "Limit: on a GPU 50.0 in float32, 700.0 in bfloat16, 600.0 in float16 TFLOP/s in matrix "
+        "products, for each row that of the arithmetic it attests, measured here"
+    ) in text
+    assert "GPU in the rounds: 1.90 to 1.98 GHz, 300 to 300 W, 40 to 40 °C." in text
+    assert "GPU in the rounds" not in " ".join(notes(results_of(MEASURED)))
 
 
 def test_outliers_are_counted_without_those_of_null() -> None:

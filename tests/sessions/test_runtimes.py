@@ -37,6 +37,14 @@ def test_several_streams_are_taken_unless_it_has_one(row: Runtime) -> None:
         row.refuse(several)
 
 
+def test_format_that_only_the_cpu_loads_is_refused_elsewhere() -> None:
+    row = RUNTIMES["onnxruntime"]
+    row.refuse(Settings(threads=1), "ort")
+    row.refuse(Settings(threads=1, device="cuda"), "onnx")
+    with pytest.raises(Unsupported, match=r"loads ort on cpu only, not on cuda; .* --format onnx"):
+        row.refuse(Settings(threads=1, device="cuda"), "ort")
+
+
 def test_another_system_is_refused() -> None:
     row = replace(RUNTIMES[EAGER], systems=("plan9", "beos"))
     assert not row.runs_on("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,12 @@ def mapped(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     return load_dataset("train", tmp_path)
 
 
-@pytest.mark.parametrize("feed", [Resident, Streamed, OneByOne])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 on forks
+@pytest.mark.parametrize(
+    "feed",
+    [Resident, Streamed, OneByOne, partial(OneByOne, workers=2)],
+    ids=["resident", "streamed", "one by one", "by workers"],
+)
 def test_batches_are_the_rows_normalised(mapped: Dataset, feed: type[Resident]) -> None:
     channels = mapped.images.shape[1]
     spec = InputSpec(
@@ -50,14 +56,14 @@ def test_data_that_fits_lies_on_the_device_and_files_are_streamed(
 ) -> None:
     spec = InputSpec(shape=(1, 28, 28), mean=(0.1,), std=(0.3,))
     assert isinstance(mapped.images, MappedImages)
-    assert isinstance(make_feed(mapped, spec, "cpu", one_by_one=False), Resident)
+    assert isinstance(make_feed(mapped, spec, "cpu"), Resident)
     write_images(tmp_path / "files", np.zeros((4, 1, 8, 8), np.uint8), [0, 1, 0, 1])
     files = load_dataset("train", tmp_path / "files")
-    assert isinstance(make_feed(files, spec, "cpu", one_by_one=False), Streamed)
+    assert isinstance(make_feed(files, spec, "cpu"), Streamed)
     assert isinstance(make_feed(files, spec, "cpu", one_by_one=True), OneByOne)
     huge = Dataset(
         images=MappedImages(tmp_path / "none", 16, (2_000_000, 1, 28, 28)),
         labels=np.zeros(2_000_000, np.int64),
         record=mapped.record,
     )
-    assert isinstance(make_feed(huge, spec, "cpu", one_by_one=False), Streamed)
+    assert isinstance(make_feed(huge, spec, "cpu"), Streamed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.options import data_option, force_option, threads_option
-from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.cli.outcome import Outcome, outcome_of, started_by_torchrun
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["fast", "plain"]),
-    help="How to train: fast (default), or plain: what the usual script does, to compare with.",
+    type=click.Choice(["fast", "plain", "plain-workers"]),
+    help="How to train: fast (default), or plain: what the usual script does, to compare with; "
+    "plain-workers: the same, its images read by worker processes.",
 )
 @click.option("--epochs", type=float, help="Passes over the data, also 1.5; default: the recipe's.")
 @click.option("--batch-size", type=int, help="Images a step; default: the recipe's.")
@@ -68,8 +69,11 @@ if TYPE_CHECKING:
 def train(progress: Progress, **options: Any) -> Outcome:
     """Train the reference CNN and write a checkpoint."""
     import toolkit
+    from toolkit.machine.cuda_context import make_context_meanwhile
     from toolkit.schema import to_json
 
+    if options["device"] != "cpu" and not started_by_torchrun():
+        make_context_meanwhile()
     checkpoint = toolkit.train(**options, progress=progress)
     accuracy = checkpoint.training.accuracy if checkpoint.training else 0.0
     return Outcome(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.data.images import Images
 
@@ -26,7 +27,7 @@ def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     for start in range(0, len(images), chunk * stride):
         part = images[start : start + chunk * stride : stride]
         for channel in range(channels):
-            counts[channel] += np.bincount(part[:, channel].reshape(-1), minlength=256)
+            counts[channel] += _counts(part[:, channel])
     levels = np.arange(256) / 255
     shares = counts / counts.sum(1, keepdims=True)
     means = shares @ levels
@@ -35,3 +36,14 @@ def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
         tuple(round(float(mean), 4) for mean in means),
         tuple(round(float(deviation), 4) or 1.0 for deviation in deviations),
     )
+
+
+def _counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of the 256 values occurs. Counted in pairs: `bincount` works on eight bytes a
+    number, however small the numbers are."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    even = len(flat) // 2 * 2
+    pairs = np.bincount(flat[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)
+    counts: NDArray[np.int64] = pairs.sum(0) + pairs.sum(1)
+    counts[flat[even:]] += 1
+    return counts

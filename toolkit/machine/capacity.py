@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.processes.numerics import pinned
 from toolkit.schema import Limits, from_json
 
 _TIMEOUT_S = 120
@@ -20,21 +21,31 @@ _TIMEOUT_S = 120
 _MEASURE = """
 import json, sys
 from pathlib import Path
+from dataclasses import replace
 from toolkit.errors import headline
+from toolkit.machine.gpu_limits import measure_gpu_limits
 from toolkit.machine.limits import count_flops, measure_limits
 from toolkit.schema import to_json
-threads, folder, model = json.loads(sys.argv[1])
-found = {"limits": to_json(measure_limits(threads)), "flops": None, "failure": None}
+threads, folder, model, gpu = json.loads(sys.argv[1])
+limits, failures = measure_limits(threads), []
+if gpu:
+    try:
+        limits = replace(limits, gpu=measure_gpu_limits())
+    except RuntimeError as error:  # of the driver, or of too little memory
+        failures.append(f"the limits of the GPU cannot be measured: {headline(error)}")
+found = {"limits": to_json(limits), "flops": None}
 if folder is not None:
     from toolkit.checkpoints.storage import load_model
     try:
         module, record = load_model(Path(folder), trusted=model)
         found["flops"] = count_flops(module, record.input.shape)
     except Exception as error:
-        found["failure"] = f"the model's FLOPs cannot be counted: {headline(error)}"
+        failures.append(f"the model's FLOPs cannot be counted: {headline(error)}")
+found["failure"] = "; ".join(failures) or None
 print("\\nfound: " + json.dumps(found), flush=True)
 """
 _ANSWER = "found: "
+_FORBIDS_TF32 = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +58,21 @@ class Capacity:
 
 
 def measure_capacity(
-    threads: int, *, checkpoint: Path | None = None, model: str | None = None
+    threads: int, *, checkpoint: Path | None = None, model: str | None = None, gpu: bool = False
 ) -> Capacity:
     """Measure the machine with `threads` threads, and count the checkpoint's FLOPs, in some 5 s.
 
-    `model` is the factory that the user trusts, where it is not the toolkit's own.
+    `model` is the factory that the user trusts, where it is not the toolkit's own. With `gpu` the
+    CUDA device is measured too, in some 5 s more.
     """
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     path = os.pathsep.join(filter(None, sys.path))
-    given = json.dumps([threads, None if checkpoint is None else str(checkpoint), model])
+    given = json.dumps([threads, None if checkpoint is None else str(checkpoint), model, gpu])
     try:
         done = subprocess.run(
             # -P: the child must not import what happens to lie in the current folder.
             [sys.executable, "-P", "-c", _MEASURE, given],
-            env={**os.environ, **variables, "PYTHONPATH": path},
+            env={**_environment(), **variables, "PYTHONPATH": path},
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
@@ -79,3 +91,9 @@ def measure_capacity(
         lines = error.stderr.strip().splitlines()
         failure = lines[-1] if lines else f"exit code {error.returncode}"
     return Capacity(limits=None, flops_per_image=None, failure=failure)
+
+
+def _environment() -> dict[str, str]:
+    """In which float32 means float32, and TF32 can be had by those who ask for it."""
+    found = pinned(os.environ)
+    return {name: value for name, value in found.items() if name not in _FORBIDS_TF32}

@@ -36,7 +36,7 @@ def doctor(*, threads: int | None = None, progress: Progress = silent) -> Diagno
     Event().wait(_WATCH_S)
     interference = watch.interference()
     progress("doctor", 2, len(_STEPS), _STEPS[2])
-    capacity = measure_capacity(threads)
+    capacity = measure_capacity(threads, gpu=bool(environment.gpus))
     progress("doctor", 3, len(_STEPS))
     return Diagnosis(
         environment=environment,

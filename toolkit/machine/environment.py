@@ -17,8 +17,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from toolkit.machine.gpu_state import all_states
 from toolkit.schema import Environment, Gpu
 from toolkit.timing import now
 from toolkit.versions import dependency_versions
@@ -149,11 +151,16 @@ def last_level_cache_bytes(root: Path = _ROOT) -> int | None:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA GPUs, as `nvidia-smi` describes them; none where that program is missing."""
+    """NVIDIA GPUs, as `nvidia-smi` describes them, with their states as NVML tells them; none where
+    that program is missing."""
     query = f"--query-gpu={','.join(_GPU_QUERY)}"
     table = _output("nvidia-smi", query, "--format=csv,noheader,nounits")
     rows = csv.reader(table.splitlines(), skipinitialspace=True)
-    return tuple(_gpu(*row) for row in rows if len(row) == len(_GPU_QUERY))
+    found = [_gpu(*row) for row in rows if len(row) == len(_GPU_QUERY)]
+    states = all_states() if found else []
+    if len(states) != len(found):
+        return tuple(found)
+    return tuple(replace(gpu, state=state) for gpu, state in zip(found, states, strict=True))
 
 
 class NewThreads:

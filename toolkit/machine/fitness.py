@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import mean
+from statistics import mean, median
 
 from toolkit.schema import (
     Artifact,
@@ -17,6 +17,7 @@ from toolkit.schema import (
     Isa,
     MachineWarning,
     Measurement,
+    Round,
 )
 from toolkit.statistics.difference import ERROR_RATE, holm, of_one
 from toolkit.statistics.intervals import precision
@@ -31,6 +32,8 @@ _SHORT_MEMORY_SHARE = 0.1
 _SWAP_BYTES = 256e6
 _WIDE = 0.05
 PAGE_FAULTS = 256  # a call, a megabyte; kept memory has none, torch thousands
+_LOW_CLOCK = 0.8
+_FEW_ROUNDS = 0.1
 _CACHED = 1.25  # a cache saves more; one batch in the processor's caches may save a tenth
 
 
@@ -90,7 +93,10 @@ def instruction_sets(facts: Environment) -> set[Isa]:
 def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
     """What speaks against believing speeds as they were measured; one warning a kind."""
     real = [row for row in rows if row.runtime != "null" and row.status == "measured"]
-    found = (_wide(real), _unsteady(real), _paged(real), _cached(real))
+    found = (
+        *(_wide(real), _unsteady(real), _gpu_clock(real), _gpu_slowed(real)),
+        *(_paged(real), _cached(real)),
+    )
     return tuple(warning for warning in found if warning is not None)
 
 
@@ -139,6 +145,60 @@ def _unsteady(rows: Sequence[Measurement]) -> MachineWarning | None:
         code="unsteady",
         message=f"still changed speed when the warm-up's time was over: {', '.join(names)}",
         action="close what else runs; measure longer with `toolkit bench --min-time 20`",
+    )
+
+
+def _gpu_clock(rows: Sequence[Measurement]) -> MachineWarning | None:
+    """Rows of which a share of the rounds began while the GPU was far below its clock."""
+    low = {}
+    for row in rows:
+        clocks = [_clocks(each) for one in row.passes for each in one.rounds if each.gpu]
+        known = [(before, within) for before, within in clocks if before and within]
+        usual = median(within for _, within in known) if known else 0.0
+        slow = [before for before, _ in known if before < _LOW_CLOCK * usual]
+        if len(slow) > _FEW_ROUNDS * len(known):
+            low[row.name] = (
+                f"{len(slow)} of {len(known)} rounds, from {min(slow) / 1e9:.2f} of "
+                f"{usual / 1e9:.2f} GHz"
+            )
+    if not low:
+        return None
+    return MachineWarning(
+        code="gpu_clock",
+        message="the clock of the GPU was low when rounds began: "
+        + ", ".join(f"{name} {text}" for name, text in low.items()),
+        action="`sudo nvidia-smi --lock-gpu-clocks=<MHz>`, and"
+        " `sudo nvidia-smi --reset-gpu-clocks` afterwards",
+    )
+
+
+def _clocks(found: Round) -> tuple[float | None, float | None]:
+    """Before the round, and the highest in it or just after it."""
+    before, *rest = found.gpu
+    return before.clock_hz, max((each.clock_hz for each in rest if each.clock_hz), default=None)
+
+
+def _gpu_slowed(rows: Sequence[Measurement]) -> MachineWarning | None:
+    """Rows in whose rounds the GPU was held back, and by what."""
+    slowed = {}
+    for row in rows:
+        rounds = [each for one in row.passes for each in one.rounds if each.gpu]
+        reasons = [
+            {reason for state in each.gpu[1:] for reason in state.slowed_by or ()}
+            for each in rounds
+        ]
+        count = sum(map(bool, reasons))
+        if count > _FEW_ROUNDS * len(rounds):
+            words = ", ".join(sorted(set().union(*reasons)))
+            slowed[row.name] = f"{count} of {len(rounds)} rounds ({words})"
+    if not slowed:
+        return None
+    return MachineWarning(
+        code="gpu_slowed",
+        message="the GPU was slowed down in the rounds: "
+        + ", ".join(f"{name} {text}" for name, text in slowed.items()),
+        action="heat: improve its cooling; power limit: raise it (`sudo nvidia-smi "
+        "--power-limit=<W>`), or take the speeds as those of this limit",
     )
 
 

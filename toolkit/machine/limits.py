@@ -7,7 +7,7 @@ own: torch and ONNX Runtime are loaded side by side.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +38,8 @@ def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
 
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")  # float32 means float32
-    float32 = [*_rates(_torch_float32, threads, time_s), *_rates(_onnx_float32, threads, time_s)]
-    int8 = [*_rates(_torch_int8, threads, time_s), *_rates(_onnx_int8, threads, time_s)]
+    float32 = [*rates(_torch_float32, threads, time_s), *rates(_onnx_float32, threads, time_s)]
+    int8 = [*rates(_torch_int8, threads, time_s), *rates(_onnx_int8, threads, time_s)]
     return Limits(
         threads=threads,
         float32_flops_per_s=max(float32),
@@ -66,17 +66,19 @@ def count_flops(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     return int(counter.get_total_flops())
 
 
-def _rates(product: Product, threads: int, time_s: float) -> Iterator[float]:
+def rates(
+    product: Product, threads: int, time_s: float, *, sizes: Sequence[int] = _SIZES
+) -> Iterator[float]:
     """Operations a second at each size, in half of `time_s`; a library that has no such product
     gives none, and a slow machine none for sizes of which a single call would take too long."""
-    share_s = time_s / 2 / len(_SIZES)
+    share_s = time_s / 2 / len(sizes)
     rate = float("inf")
-    for size in _SIZES:
+    for size in sizes:
         operations = 2 * size**3
         run = product(size, threads) if operations / rate < share_s else None
         if run is None:
             return
-        rate = operations / _fastest_s(run, share_s)
+        rate = operations / fastest_s(run, share_s)
         yield rate
 
 
@@ -88,10 +90,10 @@ def _copy_rate(time_s: float) -> float:
     wanted = max(_COPY_BYTES, _CACHE_FACTOR * (last_level_cache_bytes() or 0))
     values = min(wanted, psutil.virtual_memory().available // _COPY_MEMORY_SHARE) // 4
     source, target = torch.full((values,), 1.0), torch.full((values,), 0.0)  # touches every page
-    return 2 * 4 * values / _fastest_s(lambda: target.copy_(source), time_s)
+    return 2 * 4 * values / fastest_s(lambda: target.copy_(source), time_s)
 
 
-def _fastest_s(run: Run, time_s: float) -> float:
+def fastest_s(run: Run, time_s: float) -> float:
     """The fastest call within `time_s` seconds, of one at least; the first goes untimed."""
     run()
     samples_ns: list[int] = []

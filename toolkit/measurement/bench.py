@@ -173,7 +173,12 @@ class Bench:
         """Results with the limits of this machine and the FLOPs of the model, measured now."""
         threads = min(max(each.settings.all_threads for each in candidates), usable_cores())
         self.progress("limits", 0, 1)
-        capacity = measure_capacity(threads, checkpoint=subject.folder, model=subject.model)
+        capacity = measure_capacity(
+            threads,
+            checkpoint=subject.folder,
+            model=subject.model,
+            gpu=any(each.settings.device == "cuda" for each in candidates),
+        )
         self.progress("limits", 1, 1, capacity.failure or "")
         return replace(
             results,
@@ -231,5 +236,7 @@ class Bench:
 def _measured_again(limits: Limits | None) -> Limits | None:
     """The higher of what was measured before and now: faster than the limit is a convolution that
     saves operations, or a limit that was measured while something disturbed."""
-    again = None if limits is None else measure_capacity(limits.threads).limits
-    return limits if limits is None or again is None else limits.or_higher(again)
+    if limits is None:
+        return None
+    again = measure_capacity(limits.threads, gpu=limits.gpu is not None).limits
+    return limits if again is None else limits.or_higher(again)

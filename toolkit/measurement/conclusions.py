@@ -12,7 +12,7 @@ from toolkit.machine.fitness import judge, judge_artifacts, judge_speeds
 from toolkit.machine.interference import combined
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.report.labels import distinct, facts_of
-from toolkit.schema import Interval, MachineWarning, Measurement, Rank, Results, Status
+from toolkit.schema import Interval, Limits, MachineWarning, Measurement, Rank, Results, Status
 from toolkit.sessions.candidates import EAGER, NULL
 from toolkit.statistics.ranking import rank
 from toolkit.statistics.speeds import (
@@ -121,9 +121,7 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
         images_per_s=speed,
         to_baseline=_to_baseline(tally, baseline) if real else None,
         repeat_ratio=repeat_ratio(passes) if speed and real else None,
-        limit_share=(
-            _limit_share(speed, results) if real and candidate.settings.device == "cpu" else None
-        ),
+        limit_share=_limit_share(speed, tally, results) if real else None,
         latency_s=() if failure else latencies(passes),
         outliers=None if failure else call_outliers(passes),
         page_faults=None if failure else page_faults(passes),
@@ -161,10 +159,21 @@ def _status(tally: Tally) -> tuple[Status, str | None]:
     return "measured", None
 
 
-def _limit_share(speed: Interval | None, results: Results) -> float | None:
-    if speed is None or results.limits is None or results.flops_per_image is None:
+def _limit_share(speed: Interval | None, tally: Tally, results: Results) -> float | None:
+    limit = None if results.limits is None else _limit_of(tally, results.limits)
+    if speed is None or limit is None or results.flops_per_image is None:
         return None
-    return speed.value * results.flops_per_image / results.limits.float32_flops_per_s
+    return speed.value * results.flops_per_image / limit
+
+
+def _limit_of(tally: Tally, limits: Limits) -> float | None:
+    """FLOP/s that the device reaches at most: on a GPU in the arithmetic that the session attests,
+    since a tensor core's limit is ten times that of float32."""
+    if tally.candidate.settings.device == "cpu":
+        return limits.float32_flops_per_s
+    if limits.gpu is None or tally.attestation is None:
+        return None
+    return limits.gpu.flops_per_s(tally.attestation.arithmetic)
 
 
 def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from toolkit.errors import FailedRun
 from toolkit.machine.environment import usable_cores
+from toolkit.machine.gpu_state import GpuReader, open_reader
+from toolkit.machine.gpu_watch import watched
 from toolkit.machine.interference import LoadWatch
 from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress, silent
@@ -31,6 +33,7 @@ from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 
 _WARM_UP_ROUND_S = 0.025
 _WARM_UP_LIMIT_S = 0.5
+_GPU_WARM_UP_LIMIT_S = 2.0  # a GPU that idled needs a second to reach its clock
 _LEAST_WARM_UP_ROUNDS = 3
 _MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than wanted
 _MOST_NULL_CALLS = 1000  # its time is known well enough after half a millisecond
@@ -90,6 +93,8 @@ class Passes:
         self._allowance = _Allowance(self.plan.max_time_s)
         self._random = random.Random(self.seed)
         self._done = {"passes": 0, "warm-up": 0, "rounds": 0}
+        on_gpu = any(each.candidate.settings.device == "cuda" for each in self.tallies)
+        self._gpu = open_reader() if on_gpu else None
 
     def each(self, opened: Sequence[RemoteSession] = ()) -> Iterator[int]:
         """Measure pass by pass; yields the number of passes done. After Ctrl-C in a pass, what it
@@ -145,7 +150,10 @@ class Passes:
                 if not opened:
                     self._load(dict(zip(sessions, group, strict=True)))
                 self._rounds(
-                    [_Turn(*pair, self._allowance) for pair in zip(group, sessions, strict=True)]
+                    [
+                        _Turn(*pair, self._allowance, self._gpu)
+                        for pair in zip(group, sessions, strict=True)
+                    ]
                 )
 
     def _table(self, tally: Tally) -> object:
@@ -236,6 +244,7 @@ class _Turn:
     tally: Tally
     session: RemoteSession
     allowance: _Allowance
+    gpu: GpuReader | None = None
     calls: int = 1
     warmed: WarmUp | None = None
     rounds: list[Round] = field(default_factory=list)
@@ -244,7 +253,8 @@ class _Turn:
 
     def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
         """Short rounds until they are steady, for half a second at most, but at least four; their
-        speed sets the number of calls of a round."""
+        speed sets the number of calls of a round. On a GPU until its clock is steady too, for two
+        seconds at most."""
         tally, batch_size = self.tally, self.tally.batch_size
         null = tally.candidate.runtime.name == NULL
         most = _MOST_NULL_CALLS if null else _MOST_CALLS
@@ -255,11 +265,15 @@ class _Turn:
             first = self.session.measure(calls=1)
             calls, speeds = 1, [first.images_per_s(batch_size)]
             per_round = max(1, min(most, math.ceil(_WARM_UP_ROUND_S / _call_s(first))))
-            watch = Stopwatch()
+            watch, clocks_hz = Stopwatch(), self._clock_hz()
+            limit_s = _GPU_WARM_UP_LIMIT_S if clocks_hz else _WARM_UP_LIMIT_S
             while len(speeds) <= _LEAST_WARM_UP_ROUNDS or not (
-                steady(speeds[1:]) or null or watch.elapsed_s() > _WARM_UP_LIMIT_S
+                (steady(speeds[1:]) and (not clocks_hz or steady(clocks_hz)))
+                or null
+                or watch.elapsed_s() > limit_s
             ):
                 last = self.session.measure(calls=per_round)
+                clocks_hz += self._clock_hz()
                 calls += per_round
                 speeds.append(last.images_per_s(batch_size))
             self.warmed = WarmUp(
@@ -277,7 +291,9 @@ class _Turn:
         """One round; one that warmed up not at all has none."""
 
         def step() -> None:
-            found = self.session.measure(calls=self.calls, repeat=repeat)
+            with watched(self.gpu) as states:
+                found = self.session.measure(calls=self.calls, repeat=repeat)
+            found = replace(found, gpu=tuple(states))
             if repeat:
                 self.repeated = found
             else:
@@ -285,6 +301,12 @@ class _Turn:
 
         if self.warmed is not None:
             self._try(step)
+
+    def _clock_hz(self) -> list[float]:
+        """The clock of the GPU now; nothing where that is not known, or not what is measured."""
+        on_gpu = self.tally.candidate.settings.device == "cuda"
+        clock_hz = self.gpu.read().clock_hz if self.gpu is not None and on_gpu else None
+        return [] if clock_hz is None else [clock_hz]
 
     def mark_memory(self) -> None:
         """The worker's high-water mark so far."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+
 PINNED_ENVIRONMENT: dict[str, str] = {
     # oneDNN, of torch and of OpenVINO, reads both names, the first one first. With BF16 it makes
     # bfloat16 of float32 on a CPU that has it (oneDNN's src/common/fpmath_mode.cpp).
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
     "DNNL_DEFAULT_FPMATH_MODE": "STRICT",
     # cuBLAS, cuDNN and TensorRT; it overrules what programs ask for.
-    "NVIDIA_TF32_OVERRIDE": "0",
+    TF32_OVERRIDE: "0",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",  # torch on CUDA
     "HIPBLASLT_ALLOW_TF32": "0",  # torch on ROCm
     # cuBLAS of CUDA 13 puts float32 together from bfloat16 products.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 
-from toolkit.schema import Diagnosis, Environment, Gpu, Interference, Limits
+from toolkit.schema import Diagnosis, Environment, Gpu, GpuLimits, GpuState, Interference, Limits
 
 _WIDTH = 100
 _INDENT = 13
@@ -47,7 +47,9 @@ def render_diagnosis(found: Diagnosis) -> str:
     """What `toolkit doctor` prints."""
     facts = machine_facts(found.environment)
     facts["load"] += f"; {_interference(found.interference)}"
-    limits = _limits(found.limits) if found.limits else {"not measured": found.failure or ""}
+    limits = _limits(found.limits) if found.limits else {}
+    if found.failure is not None:
+        limits["not measured"] = found.failure
     threads = f" with {found.limits.threads} threads" if found.limits else ""
     lines = [_entry(label, text) for label, text in facts.items()]
     lines += ["", f"Limits{threads}", *(_entry(label, text) for label, text in limits.items())]
@@ -103,8 +105,18 @@ def _gpu(gpu: Gpu) -> str:
     return (
         f"{gpu.name}, driver {gpu.driver}, {_clock(gpu.clock_hz, gpu.max_clock_hz)}, "
         f"{_heat(gpu.temperature_c, None)}, {used} in use, persistence mode "
-        f"{_SWITCH[gpu.persistence_mode]}"
+        f"{_SWITCH[gpu.persistence_mode]}, {_gpu_state(gpu.state)}"
     )
+
+
+def _gpu_state(state: GpuState | None) -> str:
+    """What NVML adds to what `nvidia-smi` says."""
+    if state is None:
+        return "power unknown: install nvidia-ml-py (`pip install 'toolkit[cuda]'`)"
+    power = "unknown" if state.power_w is None else f"{state.power_w:.0f} W"
+    limit = "" if state.power_limit_w is None else f" of {state.power_limit_w:.0f} W"
+    slowed = "unknown" if state.slowed_by is None else ", ".join(state.slowed_by) or "nothing"
+    return f"power {power}{limit}, slowed down by {slowed}"
 
 
 def _interference(found: Interference) -> str:
@@ -118,4 +130,25 @@ def _limits(limits: Limits) -> dict[str, str]:
         "float32": f"{limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s (matrix product)",
         "int8": "unknown" if int8 is None else f"{int8 / 1e9:,.0f} GOP/s (matrix product)",
         "copy": f"{limits.copy_bytes_per_s / 1e9:,.1f} GB/s (read and written)",
+        **(_gpu_limits(limits.gpu) if limits.gpu else {}),
+    }
+
+
+def _gpu_limits(limits: GpuLimits) -> dict[str, str]:
+    products = {
+        "float32": limits.float32_flops_per_s,
+        "TF32": limits.tf32_flops_per_s,
+        "bfloat16": limits.bfloat16_flops_per_s,
+        "float16": limits.float16_flops_per_s,
+    }
+    known = [
+        f"{name} {'none' if rate is None else f'{rate / 1e12:,.1f}'}"
+        for name, rate in products.items()
+    ]
+    return {
+        "GPU": limits.name,
+        "  products": f"{', '.join(known)} TFLOP/s (matrix product)",
+        "  copy": f"{limits.copy_bytes_per_s / 1e9:,.0f} GB/s (read and written)",
+        "  from host": f"{limits.pinned_bytes_per_s / 1e9:,.1f} GB/s out of pinned memory, "
+        f"{limits.pageable_bytes_per_s / 1e9:,.1f} GB/s out of pageable",
     }

@@ -5,7 +5,7 @@ In: results. Out: rows of text cells, shared by the table and Markdown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -159,16 +159,60 @@ def _about_measuring(results: Results) -> list[str]:
     if samples:
         beyond = sum(each.low + each.high for each in counted)
         lines.append(f"Outliers: {beyond:,} of {samples:,} calls, counted and kept.")
-    shares = [row for row in rows if row.limit_share is not None]
-    if shares and results.limits is not None and results.flops_per_image is not None:
-        lines.append(
-            f"Limit: {results.limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s in float32 matrix "
-            f"products with {results.limits.threads} threads, measured here; the model takes "
-            f"{results.flops_per_image / 1e6:,.1f} MFLOP an image."
-        )
+    lines += _about_limits(results)
+    lines += _about_the_gpu(rows)
     if results.limits_failure:
         lines.append(f"Share of the limit unknown: {results.limits_failure}.")
     return lines
+
+
+def _about_limits(results: Results) -> list[str]:
+    """What the shares of the limit are shares of."""
+    limits, flops = results.limits, results.flops_per_image
+    devices = {row.settings.device for row in results.measurements if row.limit_share is not None}
+    if limits is None or flops is None or not devices:
+        return []
+    found = []
+    if "cpu" in devices:
+        found.append(
+            f"{limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s in float32 matrix products with "
+            f"{limits.threads} threads"
+        )
+    if "cuda" in devices and limits.gpu is not None:
+        kinds = (
+            ("float32", limits.gpu.float32_flops_per_s),
+            ("TF32", limits.gpu.tf32_flops_per_s),
+            ("bfloat16", limits.gpu.bfloat16_flops_per_s),
+            ("float16", limits.gpu.float16_flops_per_s),
+        )
+        rates = ", ".join(f"{rate / 1e12:,.1f} in {name}" for name, rate in kinds if rate)
+        found.append(
+            f"on {limits.gpu.name} {rates} TFLOP/s in matrix products, for each row that of the "
+            "arithmetic it attests"
+        )
+    return [
+        f"Limit: {'; '.join(found)}, measured here; the model takes {flops / 1e6:,.1f} MFLOP an "
+        "image."
+    ]
+
+
+def _about_the_gpu(rows: Sequence[Measurement]) -> list[str]:
+    """Clock, power and temperature in the rounds, as NVML told them."""
+    states = [
+        state
+        for row in rows
+        if row.runtime != "null"
+        for one in row.passes
+        for each in one.rounds
+        for state in each.gpu[1:-1] or each.gpu
+    ]
+    facts = (
+        ("{:.2f} to {:.2f} GHz", [(s.clock_hz or 0) / 1e9 for s in states if s.clock_hz]),
+        ("{:.0f} to {:.0f} W", [s.power_w for s in states if s.power_w is not None]),
+        ("{:.0f} to {:.0f} °C", [s.temperature_c for s in states if s.temperature_c is not None]),
+    )
+    known = [text.format(min(values), max(values)) for text, values in facts if values]
+    return [f"GPU in the rounds: {', '.join(known)}."] if known else []
 
 
 def _settings_alike(results: Results) -> list[str]:

@@ -15,7 +15,16 @@ from toolkit.schema.artifact import (
 )
 from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
 from toolkit.schema.json import from_json, to_json
-from toolkit.schema.machine import Diagnosis, Environment, Gpu, Interference, Limits, MachineWarning
+from toolkit.schema.machine import (
+    Diagnosis,
+    Environment,
+    Gpu,
+    GpuLimits,
+    GpuState,
+    Interference,
+    Limits,
+    MachineWarning,
+)
 from toolkit.schema.measurement import (
     Interval,
     Measurement,
@@ -92,6 +101,8 @@ __all__ = [
     "Flip",
     "Gates",
     "Gpu",
+    "GpuLimits",
+    "GpuState",
     "InputSpec",
     "Interference",
     "Interval",

@@ -6,8 +6,27 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuState:
+    """One GPU at one moment, as NVML tells it; what it does not tell is None.
+
+    `slowed_by` says why its clock is lower than it could be: `power limit`, `heat` ...; that it
+    idles, or runs at a clock that somebody set, is no such reason.
+    """
+
+    clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    temperature_c: float | None = None
+    slowed_by: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU, as its driver describes it; `utilization` is a fraction of the last moments."""
+    """One GPU, as its driver describes it; `utilization` is a fraction of the last moments.
+
+    `state` is what NVML adds to it; None without the package nvidia-ml-py.
+    """
 
     name: str
     driver: str
@@ -16,6 +35,7 @@ class Gpu:
     temperature_c: float | None
     utilization: float | None
     persistence_mode: bool | None
+    state: GpuState | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +85,78 @@ class Interference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuLimits:
+    """The highest rates that were measured on the GPU `name`, its clock steady.
+
+    Matrix products: `float32` with whole factors, `tf32`, `bfloat16` and `float16` on tensor cores,
+    with sums in float32; None where the GPU has no such product. A byte that is copied within the
+    GPU counts twice, as read and as written; one that comes from the host, out of pinned memory or
+    of pageable, counts once.
+    """
+
+    name: str
+    float32_flops_per_s: float
+    tf32_flops_per_s: float | None
+    bfloat16_flops_per_s: float | None
+    float16_flops_per_s: float | None
+    copy_bytes_per_s: float
+    pinned_bytes_per_s: float
+    pageable_bytes_per_s: float
+
+    def flops_per_s(self, arithmetic: str) -> float | None:
+        """The limit of products in `arithmetic`, as a session attests it (`float32`, `float32
+        (Winograd)`, `TF32` ...); None where none belongs to it."""
+        word = arithmetic.split()[0].lower() if arithmetic else ""
+        return {
+            "float32": self.float32_flops_per_s,
+            "tf32": self.tf32_flops_per_s,
+            "bfloat16": self.bfloat16_flops_per_s,
+            "float16": self.float16_flops_per_s,
+        }.get(word)
+
+    def or_higher(self, other: GpuLimits) -> GpuLimits:
+        """Of each rate the higher one."""
+        return GpuLimits(
+            name=self.name,
+            float32_flops_per_s=max(self.float32_flops_per_s, other.float32_flops_per_s),
+            tf32_flops_per_s=_higher(self.tf32_flops_per_s, other.tf32_flops_per_s),
+            bfloat16_flops_per_s=_higher(self.bfloat16_flops_per_s, other.bfloat16_flops_per_s),
+            float16_flops_per_s=_higher(self.float16_flops_per_s, other.float16_flops_per_s),
+            copy_bytes_per_s=max(self.copy_bytes_per_s, other.copy_bytes_per_s),
+            pinned_bytes_per_s=max(self.pinned_bytes_per_s, other.pinned_bytes_per_s),
+            pageable_bytes_per_s=max(self.pageable_bytes_per_s, other.pageable_bytes_per_s),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The highest rates that were measured on this machine with `threads` threads.
 
     A multiplication and the addition after it count as two operations; a copied byte counts
-    twice, as read and as written.
+    twice, as read and as written. `gpu` has those of the GPU, where it was measured too.
     """
 
     threads: int
     float32_flops_per_s: float
     int8_ops_per_s: float | None
     copy_bytes_per_s: float
+    gpu: GpuLimits | None = None
 
     def or_higher(self, other: Limits) -> Limits:
         """Of each rate the higher one, both with the same threads."""
-        int8 = [rate for rate in (self.int8_ops_per_s, other.int8_ops_per_s) if rate is not None]
+        known = [each.gpu for each in (self, other) if each.gpu is not None]
         return Limits(
             threads=self.threads,
             float32_flops_per_s=max(self.float32_flops_per_s, other.float32_flops_per_s),
-            int8_ops_per_s=max(int8, default=None),
+            int8_ops_per_s=_higher(self.int8_ops_per_s, other.int8_ops_per_s),
             copy_bytes_per_s=max(self.copy_bytes_per_s, other.copy_bytes_per_s),
+            gpu=known[0].or_higher(known[-1]) if known else None,
         )
+
+
+def _higher(first: float | None, second: float | None) -> float | None:
+    """The higher one of those that are known."""
+    return max((rate for rate in (first, second) if rate is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

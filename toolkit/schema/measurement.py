@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.schema.machine import GpuState
 from toolkit.schema.session import Attestation, Settings
 from toolkit.schema.words import Precision, Status
 
@@ -63,10 +64,12 @@ class Outliers:
 class Round:
     """Calls made back to back. `samples_s` holds the wall time of each call, in order, one list a
     stream; the streams ran at the same time. `page_faults` is how many pages of memory the process
-    had to be given meanwhile."""
+    had to be given meanwhile. `gpu` is the state of the GPU before, during and after the round, in
+    that order; nothing on another device, or without the package nvidia-ml-py."""
 
     samples_s: tuple[tuple[float, ...], ...]
     page_faults: int = 0
+    gpu: tuple[GpuState, ...] = ()
 
     @property
     def calls(self) -> int:
@@ -115,7 +118,8 @@ class Measurement:
     for the baseline itself. `repeat_ratio` is its speed on a repeated input over that on rotating
     ones. `latency_s` and `outliers` are about single calls, over all passes. `page_faults` is how
     many pages of memory a call had to be given, in the median round. `limit_share` is the
-    fraction of the processor's measured float32 limit; None on another device. Times to load are
+    fraction of the measured limit: on the CPU of its float32 products, on CUDA of products in the
+    arithmetic that the session attests; None where that limit is not known. Times to load are
     those of the first pass, in which workers were loaded one by one; `peak_memory_bytes` is the
     highest of all.
     """

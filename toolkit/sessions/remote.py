@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -90,7 +91,9 @@ class RemoteSession:
         self._killed_by_watchdog = False
         self._closed = False
         self._oom_kills = oom_kills()
-        self._log = _empty_log()
+        self._scratch = Path(tempfile.mkdtemp(prefix="toolkit-worker-"))
+        self._log = self._scratch / "stderr.log"
+        self._log.touch()
         self._group = execnet.Group()
         self._channel: Any = None
         self._process: psutil.Process | None = None
@@ -112,7 +115,7 @@ class RemoteSession:
         if self.loaded is None:
             source, row = self.candidate.source, self.candidate.runtime
             try:
-                row.refuse(self.candidate.settings)
+                row.refuse(self.candidate.settings, source.artifact.format)
             except Unsupported as unsupported:
                 raise self._fail(unsupported) from None
             self._start()
@@ -233,12 +236,11 @@ class RemoteSession:
         self._group.terminate(timeout=_EXIT_GRACE_S)
         if self._process is not None:
             _kill(self._process)
-        self._log.unlink(missing_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self) -> None:
         # -P: the worker must not import what happens to lie in the current folder.
         spec = f"popen//execmodel=main_thread_only//python={shlex.quote(sys.executable)} -P"
-        threads = str(self.candidate.settings.threads)
         try:
             gateway = self._group.makegateway(spec)
             if self._closed:
@@ -248,13 +250,7 @@ class RemoteSession:
             self._channel.send(
                 {
                     "removed": list(REMOVED_FROM_ENVIRONMENT),
-                    "environment": {
-                        **PINNED_ENVIRONMENT,
-                        "OMP_NUM_THREADS": threads,
-                        "MKL_NUM_THREADS": threads,
-                        "OPENBLAS_NUM_THREADS": threads,
-                        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
-                    },
+                    "environment": self._environment(),
                     "path": sys.path,
                     "stderr": str(self._log),
                 }
@@ -262,6 +258,20 @@ class RemoteSession:
             self._process = psutil.Process(self._channel.receive(self._timeout_s))
         except (OSError, EOFError, execnet.TimeoutError, psutil.NoSuchProcess) as error:
             raise self._fail(Crashed(f"the worker did not start: {error}")) from error
+
+    def _environment(self) -> dict[str, str]:
+        """The variables that the worker starts with, besides those that it inherits."""
+        threads = str(self.candidate.settings.threads)
+        cache = os.environ.get("CUDA_CACHE_PATH", str(self._scratch / "cuda"))
+        return {
+            **PINNED_ENVIRONMENT,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+            # By default the driver keeps what it compiles in the user's home folder.
+            "CUDA_CACHE_PATH": cache,
+        }
 
     def _ask(self, command: str, /, **arguments: object) -> Any:
         self._send(command, **arguments)
@@ -364,13 +374,6 @@ def predict_all(
         done += len(logits)
         progress(label, done, len(dataset), "images")
     return np.concatenate(parts)
-
-
-def _empty_log() -> Path:
-    """The file that takes the worker's stderr."""
-    handle, name = tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")
-    os.close(handle)
-    return Path(name)
 
 
 def _signal_name(number: int) -> str:

@@ -14,7 +14,8 @@ from toolkit.progress import Progress
 from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
 from toolkit.training.augmentation import move_a_little
 from toolkit.training.diary import Diary
-from toolkit.training.feed import Scale, make_feed
+from toolkit.training.feed import Scale, make_feed, on_device
+from toolkit.training.generators import seed_generators
 from toolkit.training.memory import explained
 from toolkit.training.order import Order
 from toolkit.training.processes import Processes
@@ -60,7 +61,7 @@ def fit(
     """
     options, order, spec = job.options, job.order, job.checkpoint.input
     recipe, device, rank = find_recipe(options.recipe), options.device, job.processes.rank
-    torch.manual_seed(options.seed)
+    seed_generators(device, options.seed)
     model = build_model(job.checkpoint.model).to(device)
     step, optimizer = make_step(
         model,
@@ -70,7 +71,9 @@ def fit(
         processes=job.processes,
         label_smoothing=recipe.label_smoothing,
     )
-    feed = make_feed(job.training, spec, device, one_by_one=recipe.one_by_one)
+    feed = make_feed(
+        job.training, spec, device, one_by_one=recipe.one_by_one, workers=recipe.workers
+    )
     black = Scale(spec, device).black()
     losses = torch.zeros(order.steps, device=device)
     hardness = torch.zeros(order.images, device=device)
@@ -96,9 +99,10 @@ def fit(
         model.train()
         diary.begin(number, done)
         left = batches[within:]
-        for rows, (images, labels) in zip(left, feed(left), strict=True):
+        places = on_device(left, losses.device)  # at once: no step waits for a copy
+        for rows, (images, labels) in zip(places, feed(left), strict=True):
             keeper.keep_if_due(snapshot)
-            torch.manual_seed(order.seed_of_step(done, rank=rank))
+            seed_generators(device, order.seed_of_step(done, rank=rank))
             if options.augment:
                 images = move_a_little(images, black)
             lr = learning_rate(done, order.steps, options)
@@ -107,7 +111,7 @@ def fit(
                 found = step(images, labels, lr=lr)
             losses[done] = found.mean()
             if not order.ends_early(number):
-                hardness[rows.to(device)] = found
+                hardness[rows] = found
             done += 1
             diary.tell(done)
         diary.end()
@@ -131,6 +135,6 @@ def evaluate(model: nn.Module, dataset: Dataset, spec: InputSpec, device: Device
     batch_size = max(1, _EVALUATION_PIXELS // (height * width))
     batches = torch.split(torch.arange(len(dataset)), batch_size)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for images, labels in make_feed(dataset, spec, device, one_by_one=False)(batches):
+        for images, labels in make_feed(dataset, spec, device)(batches):
             correct += (model(images).argmax(1) == labels).sum()
     return int(correct) / len(dataset)

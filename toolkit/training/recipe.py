@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from toolkit.errors import OutputError, SettingError, UnknownNameError
@@ -29,6 +29,8 @@ class Recipe:
         one_cycle: The learning rate rises, then falls to nothing; else it stays.
         one_by_one: Images are decoded, converted and normalised one at a time, as the plain
             script does; else in batches, on the device.
+        workers: They are so by worker processes, one a core, into pinned memory, as is usually
+            advised; else by the process that trains.
         label_smoothing: Share of each label that is spread over all classes in the loss.
         hardest_last: An epoch that ends early has the images whose loss was largest.
         tuned: Memory format, precision, optimizer, dropout masks (on CUDA: a graph) for speed.
@@ -39,11 +41,23 @@ class Recipe:
     lr: float
     one_cycle: bool
     one_by_one: bool
+    workers: bool
     label_smoothing: float
     hardest_last: bool
     tuned: bool
 
 
+_PLAIN = Recipe(
+    epochs=3,
+    batch_size=100,
+    lr=0.001,
+    one_cycle=False,
+    one_by_one=True,
+    workers=False,
+    label_smoothing=0.0,
+    hardest_last=False,
+    tuned=False,
+)
 RECIPES: Mapping[str, Recipe] = {
     "fast": Recipe(
         epochs=1.4,
@@ -51,20 +65,13 @@ RECIPES: Mapping[str, Recipe] = {
         lr=0.003,
         one_cycle=True,
         one_by_one=False,
+        workers=False,
         label_smoothing=0.05,
         hardest_last=True,
         tuned=True,
     ),
-    "plain": Recipe(
-        epochs=3,
-        batch_size=100,
-        lr=0.001,
-        one_cycle=False,
-        one_by_one=True,
-        label_smoothing=0.0,
-        hardest_last=False,
-        tuned=False,
-    ),
+    "plain": _PLAIN,
+    "plain-workers": replace(_PLAIN, workers=True),
 }
 
 

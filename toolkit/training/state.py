@@ -21,6 +21,7 @@ from toolkit.errors import CheckpointError, OutputError, ToolkitWarning, headlin
 from toolkit.files import write_atomically
 from toolkit.schema import Epoch, from_json, to_json
 from toolkit.timing import Stopwatch
+from toolkit.training.optimizers import Kept, Optimizer
 
 _KEPT = 2
 _VERSION = 2
@@ -49,20 +50,18 @@ class State:
     tensors: Mapping[str, Tensor]
 
 
-def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Weights, buffers, and what the optimizer keeps of each parameter; copies on the CPU."""
     found = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for number, kept in optimizer.state_dict()["state"].items():
+    for number, kept in optimizer.kept().items():
         found |= {f"optimizer.{number}.{name}": value for name, value in kept.items()}
     return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
 
 
-def put_tensors(
-    tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def put_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:
     """The reverse of `tensors_of`, in the memory format that the model has."""
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    kept: dict[int, dict[str, Tensor]] = {}
+    kept: Kept = {}
     for number, parameter in enumerate(model.parameters()):
         prefix = f"optimizer.{number}."
         for name in (each for each in tensors if each.startswith(prefix)):
@@ -70,7 +69,7 @@ def put_tensors(
             if value.shape == parameter.shape:  # fused optimizers need the parameter's own strides
                 value = torch.empty_like(parameter).copy_(value)
             kept.setdefault(number, {})[name.removeprefix(prefix)] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
+    optimizer.put(kept)
 
 
 def write_state(folder: Path, state: State) -> None:

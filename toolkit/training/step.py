@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toolkit.schema import Device
 from toolkit.training.dropout import with_cheap_dropout
+from toolkit.training.optimizers import FusedAdam, Optimizer, PlainAdam
 from toolkit.training.processes import Processes
 
 _STEPS_BEFORE_RECORDING = 3  # libraries allocate in their first calls; CUDA graphs must not
@@ -31,21 +32,18 @@ def make_step(
     tuned: bool,
     processes: Processes,
     label_smoothing: float = 0.0,
-) -> tuple[Step, torch.optim.Optimizer]:
+) -> tuple[Step, Optimizer]:
     """The step that trains `model`, in place, and its optimizer; of several processes each must
     make its own. `batch_size` is that of all batches but some."""
     graphed = tuned and device == "cuda" and processes.count == 1
-    rate = torch.tensor(0.0, device=device) if graphed else 0.0
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=rate,
-        fused=tuned or None,
-        capturable=graphed,
-    )
+    optimizer: Optimizer
     if tuned:
         model.to(memory_format=torch.channels_last)
         if device == "cpu":
             with_cheap_dropout(model)
+        optimizer = FusedAdam(model.parameters(), recordable=graphed)
+    else:
+        optimizer = PlainAdam(model.parameters())
     eager = EagerStep(
         processes.wrap(model),
         optimizer,
@@ -62,7 +60,7 @@ class EagerStep:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         device: Device,
         *,
         bfloat16: bool,
@@ -81,11 +79,7 @@ class EagerStep:
 
     def set_lr(self, lr: float) -> None:
         """Also one that a recorded graph reads."""
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+        self._optimizer.set_lr(lr)
 
     def update(self, images: Tensor, labels: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimizer."""

@@ -7,8 +7,8 @@ is what a training that was killed goes on from.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,9 +34,10 @@ from toolkit.schema import (
     TrainingRecord,
 )
 from toolkit.settings import check_positive
+from toolkit.training.generators import callers_generators_kept
 from toolkit.training.loop import Job, evaluate, fit
 from toolkit.training.processes import joined
-from toolkit.training.recipe import TrainingOptions, choose_options, find_recipe
+from toolkit.training.recipe import choose_options, find_recipe
 from toolkit.training.state import (
     Keeper,
     Position,
@@ -45,6 +46,7 @@ from toolkit.training.state import (
     read_state,
     refuse_to_forget,
 )
+from toolkit.training.warmup import libraries_loaded_meanwhile
 
 __all__ = ["evaluate", "train"]
 
@@ -74,7 +76,8 @@ def train(
 
     Args:
         out: Checkpoint folder to write; what is in it already is kept unless `force`.
-        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with.
+        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with;
+            `plain-workers`: the same, its images read by worker processes.
         data: Folder of IDX files or of images; None is the bundled MNIST.
         epochs: Passes over the training set; 1.5 ends halfway through the second.
         batch_size: Images an optimizer step, of all processes together.
@@ -123,10 +126,11 @@ def train(
         if not (resume or force):
             refuse_to_forget(out)
         options = choose_options(given, own, state.position.options if state else None)
-        training, test = load_dataset("train", data), load_dataset("test", data)
-        sha256 = {**training.record.sha256, **test.record.sha256}
-        _check_same_data(state.position.data if state else sha256, sha256)
-        checkpoint = _untrained(out, training, test)
+        with libraries_loaded_meanwhile(options):
+            training, test = load_dataset("train", data), load_dataset("test", data)
+            sha256 = {**training.record.sha256, **test.record.sha256}
+            _check_same_data(state.position.data if state else sha256, sha256)
+            checkpoint = _untrained(out, training, test)
         job = Job(
             checkpoint=checkpoint,
             training=training.head(options.limit) if options.limit else training,
@@ -156,7 +160,11 @@ def _carry_out(
         forget_states(out)
     torch.set_num_threads(job.options.threads)
     tuned = find_recipe(job.options.recipe).tuned
-    with _own_generators(job.options), kept_memory() if tuned else nullcontext():
+    with (
+        callers_generators_kept(job.options.device),
+        _reproducible(),
+        kept_memory() if tuned else nullcontext(),
+    ):
         model, end = fit(
             job, keeper, state=state, progress=progress if processes.writes else silent
         )
@@ -196,16 +204,9 @@ def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
         )
 
 
-@contextmanager
-def _own_generators(options: TrainingOptions) -> Iterator[None]:
-    """The caller's random numbers go on as if nothing had been drawn; cuDNN's algorithms are those
-    that give the same each time."""
-    devices = [torch.cuda.current_device()] if options.device == "cuda" else []
-    with (
-        torch.random.fork_rng(devices),
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True),
-    ):
-        yield
+def _reproducible() -> AbstractContextManager[None]:
+    """cuDNN's algorithms are those that give the same each time."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True)
 
 
 def _record(job: Job, end: Position) -> TrainingRecord:

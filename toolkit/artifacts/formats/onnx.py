@@ -117,6 +117,7 @@ def _quantise(plain: Path, quantised: Path, request: Request, *, narrow: bool) -
     model = onnx.load(prepared)
     if dynamic:  # it would do that itself, and change the names
         ONNXModel(model).replace_gemm_with_matmul()
+        del model.graph.value_info[:]  # up to 1.31 it leaves the shapes of weights it transposed
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"unnamed_{number}"
     spared = _layer_of_logits(model.graph)

@@ -40,6 +40,7 @@ class Runtime:
         own_threads: It decides by itself how many threads compute, and does not tell.
         asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
         devices: Where its sessions run.
+        cpu_formats: Those of its formats that it loads on the CPU only.
         systems: Where it runs, as `sys.platform` has it; None is everywhere.
     """
 
@@ -55,6 +56,7 @@ class Runtime:
     own_threads: bool = False
     asked_for: bool = False
     devices: tuple[Device, ...] = ("cpu",)
+    cpu_formats: tuple[str, ...] = ()
     systems: tuple[str, ...] | None = None
 
     def loads(self, format: str, precision: Precision) -> bool:
@@ -76,8 +78,8 @@ class Runtime:
         """Whether it runs on this operating system, on `device`."""
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
 
-    def refuse(self, settings: Settings) -> None:
-        """Raise what cannot be, before a worker starts.
+    def refuse(self, settings: Settings, format: str | None = None) -> None:
+        """Raise what cannot be, before a worker starts; `format` is that of the artifact.
 
         Raises:
             Unsupported: says where it runs, or how many calls it takes at a time.
@@ -90,6 +92,12 @@ class Runtime:
             raise Unsupported(
                 f"{self.name} runs on {', '.join(self.devices)} only, not on {settings.device}; "
                 f"use --device {self.devices[0]}"
+            )
+        if format in self.cpu_formats and settings.device != "cpu":
+            others = [each for each in self.formats if each not in self.cpu_formats]
+            raise Unsupported(
+                f"{self.name} loads {format} on cpu only, not on {settings.device}; use "
+                f"--device cpu, or toolkit export --format {others[0]}"
             )
         if settings.streams > 1 and self.one_stream:
             raise Unsupported(
@@ -216,6 +224,9 @@ RUNTIMES = {
             formats=("onnx", "ort"),
             install="pip install onnxruntime",
             devices=("cpu", "cuda"),
+            # Its operators are those of the CPU provider: on CUDA the first call ends in a
+            # segmentation fault (seen in 1.31).
+            cpu_formats=("ort",),
         ),
         Runtime(
             name="tensorrt",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,21 @@ from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
 from toolkit.sessions.runtimes import Source
+from toolkit.sessions.runtimes._cuda_libraries import (
+    count_cuda_devices,
+    loading_error,
+    preload_cuda_libraries,
+)
+from toolkit.versions import installed_version
 
 # Else it tells its makers about each session, from a thread of its own (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# CUDA's provider has no int8 kernels for static int8: it computes these on what DequantizeLinear
+# gives, float32 numbers that int8 can hold.
+_FLOAT_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_FLOAT_OF_INT8 = "float32 on int8 values"
 _FAST_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"
 
 
@@ -38,16 +49,19 @@ def open_session(
     """Load an `.onnx` or `.ort` file on `provider`; with `whole` nothing may be left to the CPU.
 
     Raises:
-        Unsupported: the provider is not there, or not the one that the session got.
+        Unsupported: the provider or its device is not there, or the session got another provider.
     """
     import onnxruntime
 
     if provider not in onnxruntime.get_available_providers():
-        raise Unsupported(
-            f"onnxruntime {onnxruntime.__version__} has no {provider}, only "
-            f"{', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu in "
-            "place of onnxruntime"
-        )
+        raise Unsupported(_no_provider(onnxruntime, provider))
+    if provider != CPU:
+        if not count_cuda_devices():
+            raise Unsupported(
+                f"onnxruntime {onnxruntime.__version__} finds no CUDA device here (see nvidia-smi "
+                "and CUDA_VISIBLE_DEVICES); use --device cpu"
+            )
+        preload_cuda_libraries()
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = settings.threads
     asked.inter_op_num_threads = 1
@@ -70,10 +84,7 @@ def open_session(
     )
     if session.get_providers()[0] != provider:
         # Without this check a missing CUDA library shows as a warning and a slow CPU run.
-        raise Unsupported(
-            f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
-            "its libraries may be missing or of another version"
-        )
+        raise Unsupported(_not_the_one(onnxruntime, provider, session.get_providers()[0]))
     started = new_threads.count()
     contents = read_ort(source.path) if own_format else read_onnx(source.path)
     if contents.external:
@@ -92,6 +103,41 @@ def open_session(
         threads=threads,
         counted=started is not None,
     )
+
+
+def _no_provider(onnxruntime: Any, provider: str) -> str:
+    """Why the provider is not there, and what to do."""
+    found = ", ".join(onnxruntime.get_available_providers())
+    text = f"onnxruntime {onnxruntime.__version__} has no {provider}, only {found}"
+    if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
+        return (
+            f"{text}: onnxruntime and onnxruntime-gpu are both installed, and the one that came "
+            "last replaced the other's files; pip uninstall -y onnxruntime onnxruntime-gpu && pip "
+            "install onnxruntime-gpu"
+        )
+    return (
+        f"{text}; put onnxruntime-gpu in its place: pip uninstall -y onnxruntime && pip install "
+        "onnxruntime-gpu"
+    )
+
+
+def _not_the_one(onnxruntime: Any, provider: str, runs: str) -> str:
+    """Why the session runs elsewhere, and what to do."""
+    text = f"asked onnxruntime {onnxruntime.__version__} for {provider}, it runs {runs}"
+    short = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{short}.so"
+    if (error := loading_error(library)) is None:
+        return f"{text}; its libraries may be of another version"
+    return f"{text}, because a library is missing: {error}; {_how_to_get_libraries(provider)}"
+
+
+def _how_to_get_libraries(provider: str) -> str:
+    if provider != CUDA:
+        return "pip install tensorrt, in the version that this onnxruntime-gpu was built for"
+    from onnxruntime.capi import build_and_package_info
+
+    version = getattr(build_and_package_info, "cuda_version", "of its version")
+    return f"install a torch built for CUDA {version}, which brings CUDA's libraries"
 
 
 class OnnxSession:
@@ -148,15 +194,24 @@ class OnnxSession:
         options = self._session.get_provider_options()[CUDA]
         if word == FLOAT32 and options.get("use_tf32") != "0":
             return "TF32", "read back"
+        if word == "int8" and _FLOAT_PRODUCTS & set(self._operators().get(CUDA, ())):
+            return _FLOAT_OF_INT8, "read back"
         return word, "read back"
 
     def _share(self, provider: str) -> str:
-        if not hasattr(self._session, "get_provider_graph_assignment_info"):  # older versions
-            return ""
-        parts = self._session.get_provider_graph_assignment_info()
-        all_operators = sum(len(part.get_nodes()) for part in parts)
-        own = sum(len(part.get_nodes()) for part in parts if part.ep_name == provider)
-        return "" if own == all_operators else f" ({own} of {all_operators} operators)"
+        operators = self._operators()
+        count = sum(map(len, operators.values()))
+        own = len(operators.get(provider, ()))
+        return "" if own == count else f" ({own} of {count} operators)"
+
+    def _operators(self) -> dict[str, list[str]]:
+        """Types of the operators that each provider was given; nothing in older versions."""
+        if not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return {}
+        found: dict[str, list[str]] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+        return found
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`."""

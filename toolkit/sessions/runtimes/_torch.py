@@ -1,6 +1,7 @@
 """What the runtimes that stand on torch share: settings in place, one call, and what really ran.
 
-In: a loaded module or program. Out: a session.
+In: a loaded module or program. Out: a session. `toolkit.sessions.runtimes._torch_calls` makes its
+calls.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from toolkit.schema import Attestation, Evidence, Precision, Settings
 from toolkit.sessions.runtimes._torch_arithmetic import (
     BFLOAT16,
     TF32,
+    allow_tf32,
     pin_arithmetic,
     read_arithmetic,
 )
+from toolkit.sessions.runtimes._torch_calls import Call, direct_call, staged_call
 
 _PRECISIONS: dict[torch.dtype, Precision] = {
     torch.float64: "fp64",
@@ -48,14 +51,12 @@ def prepare_torch(settings: Settings) -> torch.device:
 class TorchSession:
     """Runs a callable on tensors; the copy to and from the device is part of a call.
 
-    The callable gets a copy of the input even on the CPU: a model may work in place, and the input
-    is its caller's.
-
     Args:
         narrowest: The narrowest float type that the model casts activations to, where its graph
             tells.
         tf32: The model's graph lets convolutions use TF32, whatever torch's flags say.
         compiled: The code was compiled before, by flags that this process cannot see.
+        call: How a call goes, where it is not the usual way of the device.
     """
 
     def __init__(
@@ -68,16 +69,20 @@ class TorchSession:
         narrowest: torch.dtype | None = None,
         tf32: bool = False,
         compiled: bool = False,
+        call: Call | None = None,
     ) -> None:
         pin_arithmetic()  # again: the code of a user's model has run since
         tensors = list(parameters)
         self._runtime = runtime
-        self._model = model
         self._device = device
-        self._dtype = _one_dtype(tensors)
-        self._precision = _PRECISIONS[narrowest or self._dtype]
+        dtype = _one_dtype(tensors)
+        self._precision = _PRECISIONS[narrowest or dtype]
+        usual = staged_call if device.type == "cuda" else direct_call
+        self._call = call or usual(model, dtype)
         self._devices = {tensor.device.type for tensor in tensors}
         self._tf32 = tf32
+        if tf32 and device.type == "cuda":
+            allow_tf32()  # as wherever else the file is loaded
         self._compiled = compiled
 
     @property
@@ -99,12 +104,7 @@ class TorchSession:
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`; back on the host when it returns."""
         with torch.inference_mode():
-            batch = torch.from_numpy(inputs).to(self._device, self._dtype, copy=True)
-            logits = self._model(batch)
-            if self._dtype in (torch.float16, torch.bfloat16):
-                logits = logits.float()
-            output: NDArray[np.floating] = logits.cpu().numpy()
-        return output
+            return self._call(inputs)
 
     def _arithmetic(self) -> str:
         if self._precision != "fp32":

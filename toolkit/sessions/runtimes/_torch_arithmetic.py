@@ -5,13 +5,14 @@ In: torch as the model's own code has left it. Out: a word for the arithmetic.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor
 
-from toolkit.processes.numerics import pin
+from toolkit.processes.numerics import TF32_OVERRIDE, pin
 from toolkit.schema import FLOAT32, UNKNOWN
 
 BFLOAT16, TF32 = "bfloat16", "TF32"
@@ -40,6 +41,16 @@ def pin_arithmetic() -> None:
         each.fp32_precision = _FULL
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = False
+
+
+def allow_tf32() -> None:
+    """Leave it to a model's graph whether NVIDIA's libraries use TF32; torch's flags stay.
+
+    The variable that forbids it is set since the process began (`toolkit.processes.numerics`). With
+    it, a graph that asks for TF32 computes in float32 here, but nowhere else. Call this before the
+    first convolution: cuDNN reads the variable once.
+    """
+    os.environ.pop(TF32_OVERRIDE, None)
 
 
 def read_arithmetic(device: torch.device) -> str:

@@ -1,0 +1,50 @@
+"""A CUDA context is made where there is a driver, and nothing happens where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+
+from toolkit.machine import cuda_context
+
+
+class Driver:
+    """Answers as the driver does; `fails` names the call that does not work."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.calls: list[str] = []
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object) -> int:
+            self.calls.append(name)
+            return int(name == self._fails)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("fails", "calls"),
+    [
+        ("", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"]),
+        ("cuInit", ["cuInit"]),
+        ("cuDeviceGet", ["cuInit", "cuDeviceGet"]),
+    ],
+)
+def test_the_context_is_made_as_far_as_the_driver_goes(
+    monkeypatch: pytest.MonkeyPatch, fails: str, calls: list[str]
+) -> None:
+    driver = Driver(fails)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
+    cuda_context._make_context()
+    assert driver.calls == calls
+
+
+def test_without_a_driver_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    cuda_context._make_context()

@@ -1,0 +1,52 @@
+"""The first calls of CUDA's libraries, made while the host does other things.
+
+In: the options of a training. Out: nothing; its own first step finds the libraries loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import torch
+
+from toolkit.checkpoints.reference_cnn import ReferenceCNN
+from toolkit.training.generators import callers_generators_kept
+from toolkit.training.processes import Processes
+from toolkit.training.recipe import TrainingOptions, find_recipe
+from toolkit.training.step import make_step
+
+
+@contextmanager
+def libraries_loaded_meanwhile(options: TrainingOptions) -> Iterator[None]:
+    """Take a step with a model of no use, in a thread, while the body runs; end when both have.
+
+    The first step of a process loads cuDNN, cuBLAS and the kernels, for longer than the host needs
+    to read the data. Nothing is done on the CPU, of several processes, or where this one has used
+    CUDA before. What fails in it fails again, and is told, in the training itself.
+    """
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if options.device == "cpu" or options.processes > 1 or used:
+        yield
+        return
+    pool = ThreadPoolExecutor(1)
+    try:
+        first = pool.submit(_take_a_step, options)
+        yield
+        wait([first])
+    finally:
+        pool.shutdown()
+
+
+def _take_a_step(options: TrainingOptions) -> None:
+    """As the training will, on black images of MNIST's size; the caller's generators go on."""
+    device, count, tuned = options.device, options.batch_size, find_recipe(options.recipe).tuned
+    images = torch.zeros(count, 1, 28, 28, device=device)
+    labels = torch.zeros(count, dtype=torch.int64, device=device)
+    deterministic = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True)
+    with callers_generators_kept(device), deterministic:
+        model = ReferenceCNN().to(device)
+        step, _ = make_step(model, device, count, tuned=tuned, processes=Processes())
+        step(images, labels, lr=0.0)
+        torch.cuda.synchronize()
