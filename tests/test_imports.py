@@ -22,7 +22,7 @@ RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch",
 NEEDS_TORCH = (
     *("training.*", "checkpoints.*", "artifacts.export", "artifacts.formats.*"),
     *("artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
-    *("sessions.runtimes._torch", "sessions.runtimes._torch_arithmetic"),
+    "sessions.runtimes._torch*",
     *("parity.causes.changes", "parity.causes.experiments", "parity.causes.onnx_file"),
     *("parity.causes.operators", "parity.causes.rounding"),
 )

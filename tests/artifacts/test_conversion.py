@@ -16,7 +16,6 @@ from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS, Format, Written
 from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
-from toolkit.processes import child as apart
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
@@ -125,7 +124,3 @@ def test_a_format_that_crashes_does_not_stop_the_others(
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == [
         *("manifest.json", "mnist-cnn.torchscript"),
     ]
-
-
-def test_the_failures_that_it_knows_are_all_that_an_exporter_may_raise() -> None:
-    assert set(apart._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}

@@ -60,9 +60,13 @@ def test_verify_prints_its_record_alone_and_it_fits_the_schema(
 
 
 def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
-    cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    own_exports: Path,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limits_of(monkeypatch, "1e18")
+    limits_of(tmp_path, monkeypatch, "1e18")
     result = cli(
         *("bench", own_exports / "mnist-cnn.onnx", "--data", small_data, "--runtime"),
         *("onnxruntime", "--min-rounds", 6, "--min-time", 0.1, "--threads", 1, "--json"),
@@ -93,7 +97,7 @@ def test_a_limit_that_a_candidate_beats_is_measured_again(
 ) -> None:
     """The first measurement was disturbed, as it may be on a machine that stalls: anything beats
     it."""
-    limits_of(monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
+    limits_of(tmp_path, monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
     results = toolkit.bench(
         [exports / "mnist-cnn.onnx"],
         data=small_data,
@@ -108,20 +112,23 @@ def test_a_limit_that_a_candidate_beats_is_measured_again(
     assert 0 < share < 1
 
 
-def limits_of(monkeypatch: pytest.MonkeyPatch, float32_flops_per_s: str) -> None:
-    """Limits that are not measured but planted, and FLOPs that are not counted."""
-    script = f"""
-import json
+def limits_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float32_flops_per_s: str) -> None:
+    """Plant limits in place of measured ones; `first(flag)` is true in the first measurement."""
+    (tmp_path / "planted_child.py").write_text(
+        f"""
 from pathlib import Path
+from toolkit.processes.child import answer
 def first(flag):
     found = not flag.exists()
     flag.touch()
     return found
 limits = {{"threads": 1, "float32_flops_per_s": {float32_flops_per_s},
           "int8_ops_per_s": 1e18, "copy_bytes_per_s": 1e18}}
-print("found: " + json.dumps({{"limits": limits, "flops": 24 * 10**6, "failure": None}}))
+answer(lambda job: {{"limits": limits, "flops": 24 * 10**6, "failures": []}}, reason=None)
 """
-    monkeypatch.setattr(capacity, "_MEASURE", script)
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(capacity, "_CHILD", "planted_child")
 
 
 def test_a_sweep_gives_a_row_for_each_of_its_settings(

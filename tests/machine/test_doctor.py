@@ -51,21 +51,26 @@ def test_doctor_as_a_user_runs_it(tmp_path: Path) -> None:
 
 
 def test_limits_that_cannot_be_measured_are_no_failure(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit('no torch here')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(capacity, "_CHILD", "broken_child")
+    code = tmp_path / "broken_child.py"
+    code.write_text(
+        "from toolkit.processes.child import answer\n"
+        "answer(lambda job: 1 / 0, reason=lambda job, error: 'no torch here')\n"
+    )
     outcome = cli("doctor")
     assert outcome.exit_code == 0
     assert "not measured no torch here" in outcome.stdout
-    monkeypatch.setattr(capacity, "_MEASURE", "import os; os._exit(9)")
-    assert doctor().failure == "exit code 9"
-    monkeypatch.setattr(capacity, "_MEASURE", "import time; time.sleep(3600)")
+    code.write_text("import os; os._exit(9)")
+    assert doctor().failure == "the measurement ended: exit code 9"
+    code.write_text("import time; time.sleep(3600)")
     monkeypatch.setattr(capacity, "_TIMEOUT_S", 0.5)
-    assert doctor().failure == "no answer within 0.5 s"
+    assert doctor().failure == "the measurement was ended after 0.5 s"
 
 
-def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "_MEASURE", "raise SystemExit(1)")
+def test_more_threads_than_cores_are_warned_of() -> None:
     found = doctor(threads=usable_cores() + 1)
     assert "threads" in {warning.code for warning in found.warnings}
 

@@ -36,7 +36,8 @@ from toolkit.schema import (
     Settings,
 )
 from toolkit.sessions.candidates import Candidate, Subject, line_up
-from toolkit.sessions.loadgen import LoadResult, Sample, Stream, serve, violations
+from toolkit.sessions.loadgen import Sample, Stream, serve
+from toolkit.sessions.loadgen_log import LoadResult, violations
 from toolkit.versions import installed_version
 
 pytest.importorskip("mlperf_loadgen", reason="pip install 'toolkit[loadgen]'")

@@ -24,9 +24,10 @@ from toolkit.parity.expected import Expectations
 from toolkit.parity.reference import Reference, References
 from toolkit.schema import Settings, to_json
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
+from toolkit.sessions.checked import CheckedSession
 from toolkit.sessions.remote import RemoteSession, open_sessions
 from toolkit.sessions.runtimes.null import NullSession
-from toolkit.sessions.worker import CheckedSession, Worker
+from toolkit.sessions.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 

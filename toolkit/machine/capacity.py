@@ -5,46 +5,17 @@ In: threads, a checkpoint. Out: a `Capacity`; what could not be found is None, a
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from toolkit.processes.numerics import pinned
-from toolkit.schema import Limits, from_json
+from toolkit.errors import FailedRun, headline
+from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.schema import Limits, from_json, to_json
 
-_TIMEOUT_S = 120
-
-# In a process of its own: it loads torch, and its threads must not be those of the driver.
-_MEASURE = """
-import json, sys
-from pathlib import Path
-from dataclasses import replace
-from toolkit.errors import headline
-from toolkit.machine.gpu_limits import measure_gpu_limits
-from toolkit.machine.limits import count_flops, measure_limits
-from toolkit.schema import to_json
-threads, folder, model, gpu = json.loads(sys.argv[1])
-limits, failures = measure_limits(threads), []
-if gpu:
-    try:
-        limits = replace(limits, gpu=measure_gpu_limits())
-    except RuntimeError as error:  # of the driver, or of too little memory
-        failures.append(f"the limits of the GPU cannot be measured: {headline(error)}")
-found = {"limits": to_json(limits), "flops": None}
-if folder is not None:
-    from toolkit.checkpoints.storage import load_model
-    try:
-        module, record = load_model(Path(folder), trusted=model)
-        found["flops"] = count_flops(module, record.input.shape)
-    except Exception as error:
-        failures.append(f"the model's FLOPs cannot be counted: {headline(error)}")
-found["failure"] = "; ".join(failures) or None
-print("\\nfound: " + json.dumps(found), flush=True)
-"""
-_ANSWER = "found: "
+_TIMEOUT_S = 120.0
+_CHILD = "toolkit.machine.capacity"
+# On a GPU the limit in TF32 is measured too, on request of each product. float32 stays float32.
 _FORBIDS_TF32 = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
@@ -62,38 +33,68 @@ def measure_capacity(
 ) -> Capacity:
     """Measure the machine with `threads` threads, and count the checkpoint's FLOPs, in some 5 s.
 
-    `model` is the factory that the user trusts, where it is not the toolkit's own. With `gpu` the
-    CUDA device is measured too, in some 5 s more.
+    Args:
+        threads: CPU threads.
+        checkpoint: Checkpoint folder; None counts no FLOPs.
+        model: The factory that the user trusts, where it is not the toolkit's own.
+        gpu: Measure the CUDA device too, in some 5 s more.
     """
-    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    path = os.pathsep.join(filter(None, sys.path))
-    given = json.dumps([threads, None if checkpoint is None else str(checkpoint), model, gpu])
+    job = {
+        "threads": threads,
+        "checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
+        "model": model,
+        "gpu": gpu,
+    }
     try:
-        done = subprocess.run(
-            # -P: the child must not import what happens to lie in the current folder.
-            [sys.executable, "-P", "-c", _MEASURE, given],
-            env={**_environment(), **variables, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-        lines = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
-        found = json.loads(lines[-1].removeprefix(_ANSWER))
-        return Capacity(
-            limits=from_json(Limits, found["limits"]),
-            flops_per_image=found["flops"],
-            failure=found["failure"],
-        )
-    except subprocess.TimeoutExpired:
-        failure = f"no answer within {_TIMEOUT_S} s"
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines()
-        failure = lines[-1] if lines else f"exit code {error.returncode}"
-    return Capacity(limits=None, flops_per_image=None, failure=failure)
+        with scratch_of("capacity") as scratch:
+            found = run_apart(
+                _CHILD,
+                job,
+                scratch,
+                what="the measurement",
+                timeout_s=_TIMEOUT_S,
+                threads=threads,
+                without=_FORBIDS_TF32,
+            )
+    except FailedRun as failure:
+        return Capacity(limits=None, flops_per_image=None, failure=failure.reason)
+    return Capacity(
+        limits=from_json(Limits, found["limits"]),
+        flops_per_image=found["flops"],
+        failure="; ".join(found["failures"]) or None,
+    )
 
 
-def _environment() -> dict[str, str]:
-    """In which float32 means float32, and TF32 can be had by those who ask for it."""
-    found = pinned(os.environ)
-    return {name: value for name, value in found.items() if name not in _FORBIDS_TF32}
+def main() -> None:
+    """The child's side: it loads torch, whose threads must not be those of the driver."""
+    answer(_measure, reason=lambda _, error: headline(error))
+
+
+def _measure(job: dict[str, Any]) -> dict[str, Any]:
+    from toolkit.machine.gpu_limits import measure_gpu_limits
+    from toolkit.machine.limits import measure_limits
+
+    limits, flops, failures = measure_limits(job["threads"]), None, []
+    if job["gpu"]:
+        try:
+            limits = replace(limits, gpu=measure_gpu_limits())
+        except RuntimeError as error:  # of the driver, or of too little memory
+            failures.append(f"the limits of the GPU cannot be measured: {headline(error)}")
+    if job["checkpoint"] is not None:
+        try:
+            flops = _count_flops(Path(job["checkpoint"]), job["model"])
+        except Exception as error:  # noqa: BLE001 - the model's code is the user's
+            failures.append(f"the model's FLOPs cannot be counted: {headline(error)}")
+    return {"limits": to_json(limits), "flops": flops, "failures": failures}
+
+
+def _count_flops(checkpoint: Path, model: str | None) -> int:
+    from toolkit.checkpoints.storage import load_model
+    from toolkit.machine.limits import count_flops
+
+    module, record = load_model(checkpoint, trusted=model)
+    return count_flops(module, record.input.shape)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,8 @@ from toolkit.schema import (
     ScenarioSettings,
 )
 from toolkit.sessions.candidates import Candidate, find_subject, line_up
-from toolkit.sessions.loadgen import LoadResult, require_loadgen
+from toolkit.sessions.loadgen import require_loadgen
+from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.remote import RemoteSession
 from toolkit.settings import SessionOptions, check_positive
 

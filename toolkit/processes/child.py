@@ -14,22 +14,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import (
-    Crashed,
-    FailedRun,
-    NotInstalled,
-    OutOfMemory,
-    TimedOut,
-    Unsupported,
-)
+from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
 
-_STDERR_TAIL_LINES = 40
-_FAILURES = {kind.status: kind for kind in (Crashed, OutOfMemory, NotInstalled, Unsupported)}
 _OUTCOME = "outcome.json"
 
 
@@ -42,45 +34,74 @@ def scratch_of(purpose: str) -> Iterator[Path]:
 
 
 def run_apart(
-    module: str, job: dict[str, Any], scratch: Path, *, what: str, timeout_s: float
+    module: str,
+    job: dict[str, Any],
+    scratch: Path,
+    *,
+    what: str,
+    timeout_s: float,
+    threads: int | None = None,
+    without: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run `python -m module` on a job; returns what its work returned.
 
-    `what` names the work in messages.
+    Args:
+        module: Its `main` calls `answer`.
+        job: JSON-ready values.
+        scratch: The child's home, temporary folder and working folder.
+        what: Names the work in messages.
+        timeout_s: The child is killed after so many seconds.
+        threads: Threads of OpenMP and MKL in the child; None leaves them to the libraries.
+        without: Environment variables that the child does not get.
 
     Raises:
         FailedRun: what the work raised, or how its process ended, with what it printed last.
     """
     log = scratch / "log"
-    code = _run(module, job, scratch, log, what=what, timeout_s=timeout_s)
+    environment = _environment(scratch, threads)
+    for name in without:
+        environment.pop(name, None)
+    code = _run(module, job, scratch, log, environment, what=what, timeout_s=timeout_s)
     outcome = scratch / _OUTCOME
     found = json.loads(outcome.read_text()) if code == 0 and outcome.exists() else None
-    lines = log.read_text(errors="replace").splitlines()
-    tail = "\n".join(lines[-_STDERR_TAIL_LINES:])
+    tail = tail_of(log.read_text(errors="replace"))
     if found is None:
-        ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise Crashed(f"{what} ended: {ended}", stderr_tail=tail)
+        raise Crashed(f"{what} ended: {exit_text(code)}", stderr_tail=tail)
     if "error" in found:
-        tail = "\n".join(filter(None, [tail, found["traceback"].strip()]))
-        raise _FAILURES[found["error"]](found["reason"], stderr_tail=tail)
+        tail = joined(tail, found["traceback"])
+        raise FAILURES[found["error"]](found["reason"], stderr_tail=tail)
     returned: dict[str, Any] = found["returned"]
     return returned
 
 
-def _run(
-    module: str, job: dict[str, Any], scratch: Path, log: Path, *, what: str, timeout_s: float
-) -> int:
-    """The child's exit code; a negative one is the signal that ended it.
-
-    Raises:
-        TimedOut: it was killed.
-    """
+def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
+    """What the child starts with: the caller's paths, a home of its own, pinned arithmetic."""
     environment = {
         **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
         **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
+    if threads is not None:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return environment
+
+
+def _run(
+    module: str,
+    job: dict[str, Any],
+    scratch: Path,
+    log: Path,
+    environment: dict[str, str],
+    *,
+    what: str,
+    timeout_s: float,
+) -> int:
+    """The child's exit code; a negative one is the signal that ended it.
+
+    Raises:
+        TimedOut: it was killed.
+    """
     # -P: the child must not import what happens to lie in the current folder.
     command = [sys.executable, "-P", "-m", module]
     with log.open("wb") as output:

@@ -28,45 +28,23 @@ from toolkit.data import Dataset
 from toolkit.errors import (
     Crashed,
     FailedRun,
-    NotInstalled,
     OutOfMemory,
     TimedOut,
     Unsupported,
-    WrongOutput,
 )
 from toolkit.machine.environment import oom_kills
+from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
 from toolkit.progress import Progress
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
+from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
-from toolkit.sessions.loadgen import LoadResult
-from toolkit.sessions.worker import pack, unpack
+from toolkit.sessions.loadgen_log import LoadResult
+from toolkit.sessions.messages import pack, pack_images, unpack
 
-_STDERR_TAIL_LINES = 40
 _PIPELINED_CHUNKS = 2
 _CHUNK_IMAGES = 1000
 _EXIT_GRACE_S = 2.0
-_FAILURES = {
-    kind.status: kind
-    for kind in (Crashed, TimedOut, OutOfMemory, WrongOutput, NotInstalled, Unsupported)
-}
-
-# Runs in the worker before anything else, so that threads and arithmetic are settled before a
-# library loads.
-_BOOTSTRAP = """
-import os, sys
-start = channel.receive()
-for name in start["removed"]:
-    os.environ.pop(name, None)
-os.environ.update(start["environment"])
-sys.path[:] = start["path"]
-log = os.open(start["stderr"], os.O_WRONLY | os.O_APPEND)
-os.dup2(log, 2)
-os.close(log)
-channel.send(os.getpid())
-from toolkit.sessions.worker import serve
-serve(channel)
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +124,7 @@ class RemoteSession:
         self.load()
         waiting = 0
         for chunk in chunks:
-            self._send("predict", **_images(chunk), batch_size=batch_size)
+            self._send("predict", **pack_images(chunk), batch_size=batch_size)
             waiting += 1
             if waiting == _PIPELINED_CHUNKS:
                 waiting -= 1
@@ -169,7 +147,7 @@ class RemoteSession:
         """
         self.load()
         packed = None if expected is None else pack(expected)
-        reply = self._ask("prepare", **_images(images), batch_size=batch_size, expected=packed)
+        reply = self._ask("prepare", **pack_images(images), batch_size=batch_size, expected=packed)
         return unpack(reply)
 
     def measure(self, *, calls: int, repeat: bool = False) -> Round:
@@ -195,7 +173,7 @@ class RemoteSession:
         with tempfile.TemporaryDirectory(prefix="toolkit-loadgen-") as folder:
             self._send(
                 "loadgen",
-                **_images(images),
+                **pack_images(images),
                 batch_size=batch_size,
                 wanted=to_json(wanted),
                 out=folder,
@@ -225,8 +203,7 @@ class RemoteSession:
     def stderr_tail(self) -> str:
         """The last lines that the worker wrote to stderr."""
         with contextlib.suppress(OSError):
-            lines = self._log.read_text(errors="replace").splitlines()
-            return "\n".join(lines[-_STDERR_TAIL_LINES:])
+            return tail_of(self._log.read_text(errors="replace"))
         return ""
 
     def close(self) -> None:
@@ -235,7 +212,7 @@ class RemoteSession:
         self._closed = True
         self._group.terminate(timeout=_EXIT_GRACE_S)
         if self._process is not None:
-            _kill(self._process)
+            kill_tree(self._process)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self) -> None:
@@ -246,7 +223,7 @@ class RemoteSession:
             if self._closed:
                 self._group.terminate(timeout=_EXIT_GRACE_S)
                 raise self._fail(Crashed("closed before it had started"))
-            self._channel = gateway.remote_exec(_BOOTSTRAP)
+            self._channel = gateway.remote_exec(bootstrap)
             self._channel.send(
                 {
                     "removed": list(REMOVED_FROM_ENVIRONMENT),
@@ -296,7 +273,7 @@ class RemoteSession:
     def _kill_worker(self) -> None:
         self._killed_by_watchdog = True
         if self._process is not None:
-            _kill(self._process)
+            kill_tree(self._process)
 
     def _receive(self, *, extra_s: float = 0.0) -> Any:
         timeout_s = self._timeout_s + extra_s
@@ -311,15 +288,15 @@ class RemoteSession:
         if reply[0] == "ok":
             return reply[1]
         _, status, reason, traceback = reply
-        tail = "\n".join(filter(None, [self.stderr_tail(), traceback.strip()]))
-        raise self._fail(_FAILURES[status](reason, stderr_tail=tail))
+        tail = joined(self.stderr_tail(), traceback)
+        raise self._fail(FAILURES[status](reason, stderr_tail=tail))
 
     def _fail(self, failure: FailedRun) -> FailedRun:
         """Remember the failure and end the worker: what it would say now means nothing."""
         failure.stderr_tail = failure.stderr_tail or self.stderr_tail()
         self._failure = failure
         if self._process is not None:
-            _kill(self._process)
+            kill_tree(self._process)
         return failure
 
     def _post_mortem(self) -> FailedRun:
@@ -334,7 +311,7 @@ class RemoteSession:
             return Crashed("the worker ended, its exit code unknown")
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return OutOfMemory("killed by the kernel (SIGKILL)")
-        return Crashed(_signal_name(-code) if code < 0 else f"exit code {code}")
+        return Crashed(exit_text(code))
 
     def _check_attestation(self, found: Attestation) -> None:
         settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
@@ -376,26 +353,6 @@ def predict_all(
     return np.concatenate(parts)
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal has no name
-        return f"signal {number}"
-
-
 def _settings(threads: int, precision: str, device: str, streams: int) -> str:
     several = f" in {streams} streams" if streams > 1 else ""
     return f"{threads} threads, {precision} on {device}{several}"
-
-
-def _images(images: NDArray[np.uint8]) -> dict[str, object]:
-    return {"images": images.tobytes(), "shape": list(images.shape)}
-
-
-def _kill(process: psutil.Process) -> None:
-    """With what it has started: a compiler at work would take a core from the others."""
-    with contextlib.suppress(psutil.Error):
-        for each in [*process.children(recursive=True), process]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        process.wait(timeout=_EXIT_GRACE_S)

@@ -26,11 +26,9 @@ from numpy.typing import NDArray
 from toolkit.artifacts.manifest import check_artifact
 from toolkit.data.preprocessing import normalise
 from toolkit.errors import (
-    Crashed,
     FailedRun,
     InputError,
     Unsupported,
-    WrongOutput,
     headline,
 )
 from toolkit.machine.allocator import keep_memory
@@ -44,7 +42,9 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
+from toolkit.sessions.checked import CheckedSession, check_same
 from toolkit.sessions.loadgen import run_scenario
+from toolkit.sessions.messages import pack, pixels_of, unpack
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls, time_streams
 
@@ -55,7 +55,6 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "bad_alloc",
 )
-_SAME = 1e-4  # repeat runs agree to the bit, or to the order in which threads add
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
@@ -183,7 +182,7 @@ class Worker:
     def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:
         """Logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
         session, spec = self._ready()
-        pixels = _pixels(images, shape)
+        pixels = pixels_of(images, shape)
         parts = [
             session.run(normalise(pixels[start : start + batch_size], spec))
             for start in range(0, len(pixels), batch_size)
@@ -206,13 +205,13 @@ class Worker:
             WrongOutput: `expected`, the logits of the same images from before, differ.
         """
         session, spec = self._ready()
-        pixels = _pixels(images, shape)
+        pixels = pixels_of(images, shape)
         rows = np.arange(DISTINCT_BATCHES * batch_size) % len(pixels)
         self._batches = [normalise(pixels[each], spec) for each in rows.reshape(-1, batch_size)]
         self._expected = [session.run(batch) for batch in self._batches]
         logits = np.concatenate(self._expected)
         if expected is not None:
-            _check_same(logits, unpack(expected), "this worker gave")
+            check_same(logits, unpack(expected), "this worker gave")
         return pack(logits)
 
     def measure(self, *, calls: int, repeat: bool) -> dict[str, Any]:
@@ -237,7 +236,7 @@ class Worker:
         for number, (_, logits) in enumerate(timed):
             self._sessions[number].check_logits(logits, len(batches[0]))
             expected = self._expected[(offset + number + kept) % len(batches)]
-            _check_same(logits, expected, "timed calls gave")
+            check_same(logits, expected, "timed calls gave")
         return {"samples_ns": [samples_ns for samples_ns, _ in timed], "page_faults": given}
 
     def loadgen(
@@ -252,7 +251,7 @@ class Worker:
             WrongOutput: they differ, or hold NaN.
         """
         session, spec = self._ready()
-        library = normalise(_pixels(images, shape), spec)
+        library = normalise(pixels_of(images, shape), spec)
         starts = range(0, len(library), batch_size)
         expected = np.concatenate([session.run(library[at : at + batch_size]) for at in starts])
         result, kept = run_scenario(
@@ -269,7 +268,7 @@ class Worker:
             again = np.concatenate([session.run(library[each.indices]) for each in kept])
         else:
             again = expected[[at for each in kept for at in each.indices]]
-        _check_same(logits, again, "LoadGen got")
+        check_same(logits, again, "LoadGen got")
         return {**to_json(result), "checked": len(logits)}
 
     def _time(
@@ -311,82 +310,3 @@ def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:
     if any(each != found[0] for each in found):
         raise Unsupported(f"its {len(found)} streams do not run alike: {found}; use --streams 1")
     return replace(found[0], streams=len(found), keep_memory=keep_memory)
-
-
-class CheckedSession:
-    """A session that rejects what would make a runtime crash or answer garbage."""
-
-    def __init__(self, session: Session, artifact: Artifact) -> None:
-        self.unchecked = session
-        self.artifact = artifact
-
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Check inputs, run, check logits.
-
-        Raises:
-            InputError: inputs that do not fit.
-            Crashed: the runtime returned something that is not logits `[N,K]`.
-            WrongOutput: the runtime wrote into its input.
-        """
-        self.check_inputs(inputs)
-        before = inputs.copy()
-        logits = self.unchecked.run(inputs)
-        self.check_logits(logits, len(inputs))
-        changed = int(np.count_nonzero(inputs != before))
-        if changed:
-            raise WrongOutput(
-                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in place, "
-                "so later calls would get other images; its session must give the model a copy"
-            )
-        return logits
-
-    def check_inputs(self, inputs: NDArray[np.float32]) -> None:
-        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more."""
-        expected = f"float32 [N, {', '.join(map(str, self.artifact.input_shape))}] with N >= 1"
-        if inputs.dtype != np.float32:
-            raise InputError(f"input of dtype {inputs.dtype}, expected {expected}")
-        if inputs.ndim != 4 or inputs.shape[1:] != self.artifact.input_shape or len(inputs) < 1:
-            raise InputError(f"input of shape {list(inputs.shape)}, expected {expected}")
-        bad = int(np.count_nonzero(~np.isfinite(inputs)))
-        if bad:
-            raise InputError(
-                f"input holds {bad} NaN or infinite values, expected finite {expected}"
-            )
-
-    def check_logits(self, logits: NDArray[np.floating], batch_size: int) -> None:
-        """Raise Crashed unless logits are floats `[batch_size,K]`. NaN is the verdict's matter."""
-        expected = (batch_size, self.artifact.classes)
-        found = getattr(logits, "shape", None), str(getattr(logits, "dtype", type(logits).__name__))
-        wanted = "float64" if self.artifact.precision == "fp64" else "float32"
-        if found != (expected, wanted):
-            raise Crashed(
-                f"the runtime returned {found[1]} {list(found[0] or ())}, expected {wanted} logits "
-                f"{list(expected)}"
-            )
-
-
-def _check_same(found: NDArray[np.floating], expected: NDArray[np.floating], source: str) -> None:
-    """Raise WrongOutput unless the logits `[N,K]` agree to four digits of the largest; NaN never
-    does."""
-    scale = float(np.abs(expected).max())
-    difference = float(np.abs(found - expected).max())
-    if not difference <= _SAME * max(scale, 1e-30):
-        raise WrongOutput(
-            f"{source} logits up to {difference:.1e} away from those of the same images "
-            f"before (the largest is {scale:.1e})"
-        )
-
-
-def pack(logits: NDArray[np.floating]) -> dict[str, Any]:
-    """Logits as plain values for the channel."""
-    return {"logits": logits.tobytes(), "shape": list(logits.shape), "dtype": logits.dtype.str}
-
-
-def unpack(packed: dict[str, Any]) -> NDArray[np.floating]:
-    """The logits of `pack`."""
-    flat: NDArray[np.floating] = np.frombuffer(packed["logits"], np.dtype(packed["dtype"]))
-    return flat.reshape(packed["shape"])
-
-
-def _pixels(images: bytes, shape: list[int]) -> NDArray[np.uint8]:
-    return np.frombuffer(images, np.uint8).reshape(shape)

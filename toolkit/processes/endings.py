@@ -1,0 +1,56 @@
+"""How child processes end: which error that is, and making sure that they do."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+import psutil
+
+from toolkit.errors import (
+    Crashed,
+    FailedRun,
+    NotInstalled,
+    OutOfMemory,
+    TimedOut,
+    Unsupported,
+    WrongOutput,
+)
+
+FAILURES: dict[str, type[FailedRun]] = {
+    kind.status: kind
+    for kind in (Crashed, TimedOut, OutOfMemory, WrongOutput, NotInstalled, Unsupported)
+}
+"""The errors that a child process reports, by the status of a row."""
+
+_STDERR_TAIL_LINES = 40
+_EXIT_GRACE_S = 2.0
+
+
+def exit_text(code: int) -> str:
+    """`SIGSEGV` or `exit code 3`; a negative code is the signal that ended the process."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {-code}"
+
+
+def tail_of(text: str) -> str:
+    """The last lines of what a process printed."""
+    return "\n".join(text.splitlines()[-_STDERR_TAIL_LINES:])
+
+
+def joined(*parts: str) -> str:
+    """What a process printed and its traceback, without empty parts."""
+    return "\n".join(part for part in (each.strip("\n") for each in parts) if part)
+
+
+def kill_tree(process: psutil.Process) -> None:
+    """Kill a process and all that it has started: a compiler at work would take a core."""
+    with contextlib.suppress(psutil.Error):
+        for each in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait(timeout=_EXIT_GRACE_S)

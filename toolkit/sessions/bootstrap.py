@@ -1,0 +1,21 @@
+"""Start a worker: settle threads and arithmetic before a library loads, then serve.
+
+`toolkit.sessions.remote` sends this file's source over the channel, and then what to start with.
+"""
+
+import os
+import sys
+
+if __name__ == "__channelexec__":
+    start = channel.receive()  # type: ignore[name-defined]  # noqa: F821 - execnet provides it
+    for name in start["removed"]:
+        os.environ.pop(name, None)
+    os.environ.update(start["environment"])
+    sys.path[:] = start["path"]
+    log = os.open(start["stderr"], os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 2)
+    os.close(log)
+    channel.send(os.getpid())  # type: ignore[name-defined]  # noqa: F821
+    from toolkit.sessions.worker import serve
+
+    serve(channel)  # type: ignore[name-defined]  # noqa: F821

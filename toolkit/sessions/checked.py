@@ -1,0 +1,76 @@
+"""A session that checks what goes in and what comes out, inside the worker."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import Crashed, InputError, WrongOutput
+from toolkit.schema import Artifact
+from toolkit.sessions.runtimes import Session
+
+_SAME = 1e-4  # repeat runs agree to the bit, or to the order in which threads add
+
+
+class CheckedSession:
+    """A session that rejects what would make a runtime crash or answer garbage."""
+
+    def __init__(self, session: Session, artifact: Artifact) -> None:
+        self.unchecked = session
+        self.artifact = artifact
+
+    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Check inputs, run, check logits.
+
+        Raises:
+            InputError: inputs that do not fit.
+            Crashed: the runtime returned something that is not logits `[N,K]`.
+            WrongOutput: the runtime wrote into its input.
+        """
+        self.check_inputs(inputs)
+        before = inputs.copy()
+        logits = self.unchecked.run(inputs)
+        self.check_logits(logits, len(inputs))
+        changed = int(np.count_nonzero(inputs != before))
+        if changed:
+            raise WrongOutput(
+                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in place, "
+                "so later calls would get other images; its session must give the model a copy"
+            )
+        return logits
+
+    def check_inputs(self, inputs: NDArray[np.float32]) -> None:
+        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more."""
+        expected = f"float32 [N, {', '.join(map(str, self.artifact.input_shape))}] with N >= 1"
+        if inputs.dtype != np.float32:
+            raise InputError(f"input of dtype {inputs.dtype}, expected {expected}")
+        if inputs.ndim != 4 or inputs.shape[1:] != self.artifact.input_shape or len(inputs) < 1:
+            raise InputError(f"input of shape {list(inputs.shape)}, expected {expected}")
+        bad = int(np.count_nonzero(~np.isfinite(inputs)))
+        if bad:
+            raise InputError(
+                f"input holds {bad} NaN or infinite values, expected finite {expected}"
+            )
+
+    def check_logits(self, logits: NDArray[np.floating], batch_size: int) -> None:
+        """Raise Crashed unless logits are floats `[batch_size,K]`. NaN is the verdict's matter."""
+        expected = (batch_size, self.artifact.classes)
+        found = getattr(logits, "shape", None), str(getattr(logits, "dtype", type(logits).__name__))
+        wanted = "float64" if self.artifact.precision == "fp64" else "float32"
+        if found != (expected, wanted):
+            raise Crashed(
+                f"the runtime returned {found[1]} {list(found[0] or ())}, expected {wanted} logits "
+                f"{list(expected)}"
+            )
+
+
+def check_same(found: NDArray[np.floating], expected: NDArray[np.floating], source: str) -> None:
+    """Raise WrongOutput unless the logits `[N,K]` agree to four digits of the largest; NaN never
+    does."""
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(found - expected).max())
+    if not difference <= _SAME * max(scale, 1e-30):
+        raise WrongOutput(
+            f"{source} logits up to {difference:.1e} away from those of the same images "
+            f"before (the largest is {scale:.1e})"
+        )
