@@ -110,7 +110,7 @@ def _number(value: float | None) -> str:
 
 
 def _cut(text: str) -> str:
-    line = text.replace("|", "/").replace("\n", " ")
+    line = re.sub(r"(?:/[\w.-]+)+/", "", text.replace("|", "/").replace("\n", " "))
     return line if len(line) <= _CUT else f"{line[: _CUT - 1]}…"
 
 
