@@ -91,6 +91,7 @@ ROWS: list[Row] = [
 ]
 PAIRS = [row for row in ROWS if row.precision == "fp32"]  # what does not depend on the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared
+SLOW = {"fp16", "int8-dynamic", "int8-weights"}
 
 
 def names(rows: list[Row]) -> list[str]:
@@ -101,15 +102,24 @@ def names(rows: list[Row]) -> list[str]:
     ]
 
 
+def params(rows: list[Row]) -> list[Any]:
+    """Precisions that the test command leaves to CI's slow part are marked."""
+    return [
+        pytest.param(row, id=name, marks=[pytest.mark.slow] if row.precision in SLOW else [])
+        for row, name in zip(rows, names(rows), strict=True)
+    ]
+
+
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
-    """A format's artifacts in all its precisions, exported when they are first asked for."""
+def exported(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Precision], Subject]:
+    """A format's artifact in a precision, exported when it is first asked for."""
 
     @functools.cache
-    def make(format_name: str) -> Subject:
-        folder = tmp_path_factory.mktemp(f"exported-{format_name}")
-        precisions = precisions_of(format_name)
-        done = export(CHECKPOINT, out=folder, formats=[format_name], precisions=precisions)
+    def make(format_name: str, precision: Precision) -> Subject:
+        folder = tmp_path_factory.mktemp(f"exported-{format_name}-{precision}")
+        done = export(CHECKPOINT, out=folder, formats=[format_name], precisions=[precision])
         assert not done.failures, done.failures[0].failure.stderr_tail
         return find_subject([folder], checkpoint=CHECKPOINT, model=None)
 
@@ -119,7 +129,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subjec
 class Candidates:
     """Makes the candidate of a row, or skips the test and says what is missing."""
 
-    def __init__(self, exported: Callable[[str], Subject]) -> None:
+    def __init__(self, exported: Callable[[str, Precision], Subject]) -> None:
         self._exported = exported
 
     def __call__(self, row: Row, threads: int) -> Candidate:
@@ -134,7 +144,7 @@ class Candidates:
         found_format = FORMATS.get(format_name)
         if found_format and found_format.missing() and runtime.name not in REQUIRED:
             pytest.skip(f"{format_name} cannot be written: {found_format.install}")
-        subject = self._exported("torchscript" if found_format is None else format_name)
+        subject = self._exported("torchscript" if found_format is None else format_name, precision)
         found = line_up(subject, [runtime.name], settings)
         return next(
             each
@@ -145,11 +155,11 @@ class Candidates:
 
 
 @pytest.fixture(scope="session")
-def candidate_of(exported: Callable[[str], Subject]) -> Candidates:
+def candidate_of(exported: Callable[[str, Precision], Subject]) -> Candidates:
     return Candidates(exported)
 
 
-@pytest.fixture(scope="module", params=ROWS, ids=names(ROWS))
+@pytest.fixture(scope="module", params=params(ROWS))
 def session(request: pytest.FixtureRequest, candidate_of: Candidates) -> Iterator[RemoteSession]:
     """One worker with two threads for each runtime and artifact it loads; the tests of a row share
     it."""

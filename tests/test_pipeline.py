@@ -61,6 +61,7 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Path) -> None:
     process = start("run", "--quick", "--data", small_data, "--out", "here", "--json", cwd=tmp_path)
     stdout, stderr = process.communicate(timeout=PATIENCE_S)

@@ -102,6 +102,7 @@ def test_settings_exclude_what_they_decide(tuned: Tuning, artifacts: Path, cli: 
     assert (result.exit_code, "--settings and --runtime" in result.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_gates_find_the_exact_one_behind_a_faster_one_that_flips(artifacts: Path) -> None:
     """8-bit activations flip at least one of 10,000 digits."""
     found = toolkit.tune(
@@ -124,6 +125,7 @@ def test_one_thread_tries_the_same_settings_in_each_heat(artifacts: Path, small_
     assert {each.configuration.settings.all_threads for each in found.trials} == {1}
 
 
+@pytest.mark.slow
 def test_eager_can_be_recommended_and_measured_again(
     tmp_path: Path, artifacts: Path, small_data: Path
 ) -> None:
