@@ -90,6 +90,7 @@ def cudagraph(candidate: Candidate) -> Run:
         stream.synchronize()
         return logits.numpy().copy()
 
+    run.kept = model, batch  # the graph has only their addresses
     return run
 
 

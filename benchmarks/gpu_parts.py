@@ -217,7 +217,8 @@ def by_hand(run: Run) -> dict[str, Any]:
         try:
             rows[name] = json.loads(stdout)
         except ValueError:
-            rows[name] = {"error": stderr[-_TAIL:].strip() or f"exit code {process.returncode}"}
+            last = (stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+            rows[name] = {"error": last, "stderr": stderr[-_TAIL:]}
     return {"rows": rows}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 Found = Mapping[str, Any]
 _BATCH_SIZE = 100
+_SAME = 1e-3  # logit units; float32 moves these by 1e-5
 
 
 def table(found: Found, *, wall_s: float) -> str:
@@ -34,6 +35,11 @@ def failures(found: Found) -> list[str]:
             reason = row.get("error") or (row.get("reason") if row.get("status", "") else None)
             if reason:
                 lines.append(f"{part} {name}: {reason}")
+            if row.get("difference", 0.0) > _SAME:
+                lines.append(
+                    f"{part} {name}: by hand the logits are {row['difference']:.1e} away from the "
+                    "session's"
+                )
     lines += [
         f"parity {row['runtime']} {row['format']} {row['precision']}: {row['status']}: "
         f"{row['reason']}"
@@ -148,7 +154,7 @@ def _lines(found: Found) -> str:
     lines += found.get("faults", {}).get("lines", [])[-1:]
     lines += [f"{case}: {line}" for case, said in _texts(found.get("bad-input", {}), list)
               for line in said]  # fmt: skip
-    lines += [f"FAILED {line}" for line in failures(found)]
+    lines += [f"FAILED {line.removeprefix('FAILED ')}" for line in failures(found)]
     return "\n".join(f"- {' '.join(line.split())[:400]}" for line in lines)
 
 

@@ -68,12 +68,14 @@ def test_each_failure_is_a_line() -> None:
         **FOUND,
         "parity": {"rows": [{**ROW, "status": "failed", "reason": "3 flips"}], "took_s": 1.0},
         "bench": {"rows": {"pt2 fp32": {"status": "crashed", "reason": "SIGSEGV"}}, "took_s": 1.0},
+        "by-hand": {"rows": {"eager": {"difference": 3.0}}, "took_s": 1.0},
         "kills": {"error": "took longer than 90 s", "took_s": 90.0},
         "export": {"fp32": "written", "narrow": "exit code 1", "took_s": 9.0},
     }
     assert failures(failed) == [
         "kills: took longer than 90 s",
         "export of narrow: exit code 1",
+        "by-hand eager: by hand the logits are 3.0e+00 away from the session's",
         "bench pt2 fp32: SIGSEGV",
         "parity eager checkpoint fp32: failed: 3 flips",
     ]

@@ -218,6 +218,31 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
     assert found.evidence["threads"] == "as asked"  # a GPU's driver starts threads of its own
 
 
+@pytest.mark.parametrize(
+    ("operator", "arithmetic"), [("Conv", "float32 on int8 values"), ("QLinearConv", "int8")]
+)
+def test_int8_on_cuda_is_called_what_its_products_are(operator: str, arithmetic: str) -> None:
+    """CUDA's provider dequantises, and multiplies float32; on a stand-in for such a session."""
+    node = SimpleNamespace(op_type=operator)
+    stand_in = SimpleNamespace(
+        get_providers=lambda: ["CUDAExecutionProvider"],
+        get_provider_options=lambda: {"CUDAExecutionProvider": {"use_tf32": "0"}},
+        get_provider_graph_assignment_info=lambda: [
+            SimpleNamespace(ep_name="CUDAExecutionProvider", get_nodes=lambda: [node])
+        ],
+    )
+    contents = Contents(
+        operators=frozenset({"Conv", "QuantizeLinear", "DequantizeLinear"}),
+        weight_types=frozenset({1, 3}),
+        matrix_types=frozenset({3}),
+    )
+    session = OnnxSession(
+        stand_in, runtime="x", version="1", contents=contents, threads=1, counted=True
+    )
+    found = session.attestation
+    assert (found.precision, found.arithmetic) == ("int8", arithmetic)
+
+
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
 def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"

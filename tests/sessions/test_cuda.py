@@ -82,11 +82,16 @@ def test_export_computes_in_float32(exports: Path, runtime: str) -> None:
     assert distance < 2e-5
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_file_that_allows_tf32_computes_in_tf32_and_says_so(with_tf32: Path, runtime: str) -> None:
-    word, distance = arithmetic_and_distance(with_tf32, runtime)
+def test_file_that_allows_tf32_computes_in_tf32_and_says_so(with_tf32: Path) -> None:
+    word, distance = arithmetic_and_distance(with_tf32, "torchscript")
     assert word == "TF32"
     assert distance > 2e-4
+
+
+def test_frozen_file_that_allows_tf32_is_attested_as_it_computes(with_tf32: Path) -> None:
+    """Fused convolutions go by torch's flags, and not by the file."""
+    word, distance = arithmetic_and_distance(with_tf32, "torchscript-frozen")
+    assert (word, distance > 2e-4) in [("float32", False), ("TF32", True)]
 
 
 def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(

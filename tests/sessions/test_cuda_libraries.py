@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from toolkit.sessions.runtimes import _cuda_libraries as cuda_libraries
 from toolkit.sessions.runtimes import _onnxruntime as onnx_session
 from toolkit.sessions.runtimes._cuda_libraries import (
+    count_cuda_devices,
     library_folders,
     loading_error,
     preload_cuda_libraries,
@@ -77,3 +79,8 @@ def test_build_without_the_provider_says_what_to_do(
     assert ("both installed" in text) is both
     assert "pip install onnxruntime-gpu" in text
     assert "\n" not in text
+
+
+def test_no_driver_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_libraries, "_DRIVER", MISSING)
+    assert count_cuda_devices() == 0

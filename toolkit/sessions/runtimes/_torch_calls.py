@@ -102,8 +102,9 @@ class _Stage:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Graph:
-    """What was recorded, from `stage.inputs` to `logits`. It has the addresses of both and of
-    `stage.batch`: all live as long as it does."""
+    """What was recorded, from `stage.inputs` to `logits`. It has the addresses of both, of
+    `stage.batch` and of the model's weights: all must live as long as it does. `graph_call` holds
+    the model."""
 
     stage: _Stage
     logits: _Pinned

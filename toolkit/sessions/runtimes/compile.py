@@ -6,6 +6,7 @@ unless TORCHINDUCTOR_CACHE_DIR names another.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from toolkit.errors import Unsupported
@@ -32,6 +33,8 @@ def load(source: Source, settings: Settings) -> Session:
 
     device = prepare_torch(settings)
     require_compiler()
+    if device.type == "cuda":
+        _keep_triton_out_of_the_home_folder()
     inductor_config.compile_threads = 1  # in this process: no pool of others that outlives it
     dynamo_config.fail_on_recompile_limit_hit = True  # else it goes on, uncompiled, with a warning
     model = load_same_model(source.path, source.artifact.checkpoint_id, trusted=source.model)
@@ -39,6 +42,14 @@ def load(source: Source, settings: Settings) -> Session:
     # One code for one image, and one or two for more: torch takes other convolutions from 16 on.
     compiled = torch.compile(model, dynamic=True)
     return CompiledSession(TorchSession("compile", compiled, model.parameters(), device))
+
+
+def _keep_triton_out_of_the_home_folder() -> None:
+    """Triton keeps what it compiles there until inductor tells it otherwise, which comes after the
+    first that it compiles. To be told before."""
+    from torch._inductor.runtime.cache_dir_utils import triton_cache_dir
+
+    os.environ.setdefault("TRITON_CACHE_DIR", triton_cache_dir(0))
 
 
 class CompiledSession:

@@ -1,6 +1,7 @@
 """TorchScript with its weights made constants and its graph rewritten for inference.
 
-On a CPU the rewriting hands convolutions to oneDNN, with weights packed once, at load.
+On a CPU the rewriting hands convolutions to oneDNN, with weights packed once, at load; on CUDA it
+makes one of a convolution and its ReLU.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def load(source: Source, settings: Settings) -> Session:
         optimized,
         weights,
         device,
-        # Of the file: a rewritten graph has other convolutions, which no longer say it.
-        narrowest=narrowest_cast(model),
-        tf32=allows_tf32(model),
+        narrowest=narrowest_cast(model),  # of the file: a rewritten graph may no longer say it
+        # Of the rewritten graph: on CUDA its convolutions with ReLU go by torch's flags, whatever
+        # the file says (cudnn_convolution_relu in torch's native/cudnn/ConvShared.cpp).
+        tf32=allows_tf32(optimized),
     )
