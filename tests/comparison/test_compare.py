@@ -705,13 +705,16 @@ LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (LONG.replace(b"[[0.1]]", b'[["x"]]'), " ...; measure again"),
+        (LONG.replace(b"[[0.1]]", b'[["x"]]'), "rounds[0].samples_s[0][0]`; measure again"),
         (of_version(1), "schema_version 1, expected 2; measure again: toolkit bench --out DIR"),
         (of_version(2)[:-100], "not a results file of this version: "),
         (b"\xff\xfe{}", "not a results file of this version: "),
         (b"[]", "not a results file of this version: "),
-        (b'{"schema_version": 2}', "record.environment"),
-        (of_version(2).replace(b'"import_s": 0.1', b'"import_s": "x"'), "expected float"),
+        (b'{"schema_version": 2}', "missing required field `environment`"),
+        (
+            of_version(2).replace(b'"import_s": 0.1', b'"import_s": "x"'),
+            "Expected `float | null`, got `str`",
+        ),
         (None, "cannot read "),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_missing_key_is_named_unless_it_has_a_default(kind: Any, data: st.Data
     name = data.draw(st.sampled_from(required(kind)))
     content = as_read(record)
     del content[name]
-    with pytest.raises(ValueError, match=f"required field missing @ record.{name}$"):
+    with pytest.raises(ValueError, match=f"missing required field `{name}`$"):
         from_json(kind, content)
     least = {name: value for name, value in as_read(record).items() if name in required(kind)}
     defaults = from_json(kind, least)
@@ -129,23 +129,27 @@ def test_a_value_of_the_wrong_type_is_named(kind: Any, data: st.DataObject) -> N
     name, wanted = data.draw(st.sampled_from(sorted(plain_fields(kind).items())))
     content = as_read(data.draw(values(kind)))
     content[name] = data.draw(st.sampled_from(WRONG[wanted]))
-    with pytest.raises(ValueError, match=f"expected {wanted.__name__} @ record.{name}$"):
+    with pytest.raises(ValueError, match=rf"Expected `{wanted.__name__}`, got .* at `\$\.{name}`$"):
         from_json(kind, content)
 
 
 @pytest.mark.parametrize(
     ("kind", "content", "named"),
     [
-        (InputSpec, {"shape": [1, 28], "mean": [0], "std": [1]}, "record.shape"),
-        (InputSpec, {"shape": [1, 28, "28"], "mean": [0], "std": [1]}, r"record.shape\[2\]"),
-        (InputSpec, {"shape": [1, 28, 28], "mean": [0, True], "std": [1]}, r"record.mean\[1\]"),
-        (InputSpec, {"shape": [1, 28, 28], "mean": 0.5, "std": [1]}, "record.mean"),
-        (Settings, {"threads": 1, "device": "tpu"}, "tpu not in literal .* @ record.device"),
-        (Settings, {"threads": 1, "device": None}, "record.device"),
-        (Gates, {"max_flips": True, "max_accuracy_drop": None}, "record.max_flips"),
-        (Gates, {"max_flips": None, "max_accuracy_drop": "0"}, "record.max_accuracy_drop"),
-        (ModelSpec, {"factory": "a:b", "arguments": []}, "record.arguments"),
-        (DatasetRecord, {"name": "", "split": "", "images": 1, "sha256": {"a": 1}}, "sha256"),
+        (
+            InputSpec,
+            {"shape": [1, 28], "mean": [0], "std": [1]},
+            r"length 3, got 2 - at `\$\.shape`",
+        ),
+        (InputSpec, {"shape": [1, 28, "28"], "mean": [0], "std": [1]}, r"\$\.shape\[2\]"),
+        (InputSpec, {"shape": [1, 28, 28], "mean": [0, True], "std": [1]}, r"\$\.mean\[1\]"),
+        (InputSpec, {"shape": [1, 28, 28], "mean": 0.5, "std": [1]}, r"\$\.mean"),
+        (Settings, {"threads": 1, "device": "tpu"}, r"'tpu' - at `\$\.device`"),
+        (Settings, {"threads": 1, "device": None}, r"\$\.device"),
+        (Gates, {"max_flips": True, "max_accuracy_drop": None}, r"\$\.max_flips"),
+        (Gates, {"max_flips": None, "max_accuracy_drop": "0"}, r"\$\.max_accuracy_drop"),
+        (ModelSpec, {"factory": "a:b", "arguments": []}, r"\$\.arguments"),
+        (DatasetRecord, {"name": "", "split": "", "images": 1, "sha256": {"a": 1}}, r"\$\.sha256"),
     ],
 )
 def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str) -> None:
@@ -155,7 +159,7 @@ def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str
 
 @pytest.mark.parametrize("content", [None, 5, "text", [], [1]])
 def test_what_is_no_object_is_refused(content: Any) -> None:
-    with pytest.raises(ValueError, match="record"):
+    with pytest.raises(ValueError, match="Expected `object`, got"):
         from_json(Manifest, content)
 
 
