@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from native_tools import benchmark_app, litert_benchmark
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.native_tools import benchmark_app, litert_benchmark
 from toolkit.artifacts.export import export
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.bench import bench

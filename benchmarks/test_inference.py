@@ -17,9 +17,9 @@ import functools
 from collections.abc import Callable
 
 import pytest
-from conftest import CHECKPOINT, WORKER_CLOCK, WorkerClock
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.common import CHECKPOINT, WORKER_CLOCK, WorkerClock
 from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS
 from toolkit.data import load_dataset
@@ -66,6 +66,7 @@ def test_inference(
         benchmark.pedantic(
             worker_clock.timed_call(session), rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS
         )
+        assert benchmark.stats is not None
         benchmark.extra_info["images_per_s"] = BATCH_SIZE / benchmark.stats.stats.median
         benchmark.extra_info["artifact_sha256"] = candidate.source.artifact.sha256
 

@@ -156,7 +156,7 @@ def _repeated_mnist(folder: Path, count: int) -> Path:
     with (folder / "t10k-images-idx3-ubyte").open("wb") as images:
         images.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28))
         for _ in range(count // len(dataset)):
-            images.write(dataset.images.tobytes())
+            images.write(dataset.images[:].tobytes())
     with (folder / "t10k-labels-idx1-ubyte").open("wb") as labels:
         labels.write(bytes([0, 0, 8, 1]) + struct.pack(">I", count))
         for _ in range(count // len(dataset)):

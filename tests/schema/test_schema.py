@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import unset
 
 from toolkit import schema
 from toolkit.schema import (
@@ -85,7 +86,7 @@ def plain_fields(kind: Any) -> dict[str, type]:
 def test_every_record_is_frozen_and_by_keyword() -> None:
     assert len(RECORDS) >= 16
     for kind in RECORDS:
-        assert kind.__dataclass_params__.frozen, kind
+        assert getattr(kind, "__dataclass_params__").frozen, kind  # noqa: B009
         assert all(field.kw_only for field in dataclasses.fields(kind)), kind
 
 
@@ -183,16 +184,20 @@ def test_a_whole_number_is_a_float_but_arguments_keep_their_type() -> None:
 
 
 PARITY = ParityReport(
-    **dict.fromkeys(typing.get_type_hints(ParityReport)) | {"flipped": (), "stderr_tail": ""}
+    **{**unset(*typing.get_type_hints(ParityReport)), "flipped": (), "stderr_tail": ""}
 )
 MEASUREMENT = Measurement(
-    **dict.fromkeys(typing.get_type_hints(Measurement))
-    | {"latency_s": (), "passes": (), "stderr_tail": ""}
+    **{
+        **unset(*typing.get_type_hints(Measurement)),
+        "latency_s": (),
+        "passes": (),
+        "stderr_tail": "",
+    }
 )
 
 
 def exit_code(parity: list[Status], measured: list[Status], *, allow: bool = False) -> int:
-    environment = Environment(**dict.fromkeys(typing.get_type_hints(Environment)))
+    environment = Environment(**unset(*typing.get_type_hints(Environment)))
     return Results(
         schema_version=RESULTS_SCHEMA_VERSION,
         environment=environment,

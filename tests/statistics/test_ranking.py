@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from toolkit.schema import Interval
 from toolkit.statistics.difference import student_t
-from toolkit.statistics.intervals import Interval, ratio_interval, speed_interval
+from toolkit.statistics.intervals import ratio_interval, speed_interval
 from toolkit.statistics.ranking import contenders, fastest, longer, rank, too_close
 
 

@@ -50,7 +50,7 @@ class Graphs:
         import torch
 
         inputs = torch.zeros(shape, device="cuda")
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_CALLS_BEFORE_RECORDING):
