@@ -25,7 +25,7 @@ from toolkit.artifacts.formats import FORMATS
 from toolkit.data import load_dataset
 from toolkit.machine.environment import usable_cores
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import Candidate, Subject, find_subject, line_up
+from toolkit.sessions.candidates import Candidate, Subject, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import RUNTIMES
 
@@ -80,5 +80,5 @@ def _candidate(
     if row.version() is None or (found_format and found_format.missing()):
         pytest.skip(f"not installed: {row.install}")
     subject = exported("torchscript" if found_format is None else pair[1])
-    found = line_up(subject, [row.name], Settings(threads=threads))
+    found = find_candidates(subject, [row.name], Settings(threads=threads))
     return next(each for each in found if each.source.artifact.format == pair[1])

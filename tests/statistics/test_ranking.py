@@ -166,7 +166,7 @@ def scaled_to(speed: float) -> list[list[float]]:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_of_equals_at_most_5_of_100_are_left_out_and_the_speed_is_not_too_high(count: int) -> None:
-    """The two heats of tune. The speeds that chose the winner are too high, the fresh ones not."""
+    """The two stages of tune. The speeds that chose the winner are too high, the fresh ones not."""
     random, trials = np.random.default_rng(3), 200
     left_out, chosen, published = 0, [], []
     for _ in range(trials):

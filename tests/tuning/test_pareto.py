@@ -37,7 +37,7 @@ def trial(
     return Trial(
         name=name,
         configuration=CONFIGURATION,
-        heat=3,
+        stage=3,
         images_per_s=interval(speed, speed, speed),
         to_baseline=None,
         latency_s=latency_s,

@@ -28,8 +28,8 @@ from toolkit.sessions.candidates import (
     Candidate,
     Subject,
     checkpoint_candidate,
+    find_candidates,
     find_subject,
-    line_up,
     subject_of,
 )
 from toolkit.sessions.remote import RemoteSession
@@ -142,11 +142,13 @@ def bench(
         load = Scenarios(
             wanted=wanted, batch_size=batch_size, timeout_s=timeout_s, progress=progress
         )
-        return _under_load(load, line_up(subject, runtimes, single), subject, data=data, out=out)
+        return _under_load(
+            load, find_candidates(subject, runtimes, single), subject, data=data, out=out
+        )
     candidates = [
         candidate
         for settings in grid.settings
-        for candidate in with_null(line_up(subject, runtimes, settings), subject, settings)
+        for candidate in with_null(find_candidates(subject, runtimes, settings), subject, settings)
     ]
     work = Bench(plan=plan or Plan(), baseline=baseline, timeout_s=timeout_s, progress=progress)
     work.check_baseline(candidates)

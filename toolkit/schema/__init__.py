@@ -41,8 +41,8 @@ from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Res
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import FLOAT32, UNKNOWN, Attestation, Evidence, Settings
 from toolkit.schema.tuning import (
-    FRESH_HEAT,
-    LAST_HEAT,
+    FINAL_STAGE,
+    REMEASURED_STAGE,
     TUNING_SCHEMA_VERSION,
     Configuration,
     Constraints,
@@ -62,10 +62,10 @@ __all__ = [
     "CHECKPOINT_SCHEMA_VERSION",
     "EXACT_PRECISIONS",
     "EXPORTED_PRECISIONS",
+    "FINAL_STAGE",
     "FLOAT32",
-    "FRESH_HEAT",
-    "LAST_HEAT",
     "MANIFEST_SCHEMA_VERSION",
+    "REMEASURED_STAGE",
     "RESULTS_SCHEMA_VERSION",
     "TUNING_SCHEMA_VERSION",
     "UNKNOWN",

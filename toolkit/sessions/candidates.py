@@ -126,7 +126,7 @@ def choose_runtimes(
     return [find_runtime(name) for name in dict.fromkeys(spread)]
 
 
-def line_up(
+def find_candidates(
     subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
 ) -> list[Candidate]:
     """The candidates of a subject: each chosen runtime with each artifact that it loads.
