@@ -47,7 +47,7 @@ def misbehaving_runtime() -> Iterator[None]:
         distributions=("onnxruntime",),
         formats=("onnx",),
         install="pip install onnxruntime",
-        asked_for=True,
+        opt_in=True,
     )
     try:
         yield

@@ -18,9 +18,9 @@ from toolkit.statistics.intervals import (
     Passes,
     paired_difference,
     pass_logs,
-    precision,
     quantile,
     ratio_interval,
+    relative_half_width,
     speed_interval,
 )
 
@@ -312,7 +312,7 @@ def test_equal_values_have_an_interval_without_width(
 def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> None:
     few, many = speed_interval(passes), speed_interval([*passes, *passes])
     assert many.value == pytest.approx(few.value)
-    assert precision(many) <= precision(few) + 1e-12
+    assert relative_half_width(many) <= relative_half_width(few) + 1e-12
 
 
 @given(PASSES)
@@ -331,8 +331,12 @@ def test_one_slow_round_a_pass_does_not_move_the_speed(slow: float) -> None:
 
 
 def test_precision_is_the_longer_side_relative_to_the_value() -> None:
-    assert precision(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(0.05)
-    assert precision(Interval(value=100, low=99, high=103, passes=4)) == pytest.approx(0.03)
+    assert relative_half_width(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(
+        0.05
+    )
+    assert relative_half_width(Interval(value=100, low=99, high=103, passes=4)) == pytest.approx(
+        0.03
+    )
 
 
 # What is missing, and what is wrong

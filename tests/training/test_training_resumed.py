@@ -45,7 +45,7 @@ def written_to(told: list[tuple[str, int]]) -> Progress:
 @pytest.fixture
 def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress after each step, so that a training may be ended in any."""
-    monkeypatch.setattr("toolkit.training.diary._EVERY_S", 0.0)
+    monkeypatch.setattr("toolkit.training.log._EVERY_S", 0.0)
 
 
 @pytest.mark.usefixtures("every_step_told")

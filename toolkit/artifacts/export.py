@@ -36,6 +36,7 @@ from toolkit.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     MANIFEST_SCHEMA_VERSION,
+    TRAITS,
     Artifact,
     Checkpoint,
     Isa,
@@ -115,12 +116,12 @@ def export(
     check_positive("--timeout", timeout_s)
     module, record = load_model(checkpoint, trusted=model)
     images, drawn = None, None
-    wanted = {precision for _, precision in pairs}
+    wanted = [TRAITS[precision] for _, precision in pairs]
     settings = calibration or CalibrationSettings()
-    if "int8" in wanted:
+    if any(each.calibrated for each in wanted):
         images, drawn = draw(settings, record)
     measured = images
-    if images is None and wanted & {"int8-dynamic", "int8-weights"}:
+    if images is None and any(each.quantised for each in wanted):
         measured = _draw_if_there(settings, record)
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)

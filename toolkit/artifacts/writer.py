@@ -17,7 +17,7 @@ from toolkit.artifacts.manifest import check_artifact
 from toolkit.checkpoints.model import example_input, exportable
 from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
 from toolkit.files import publish, scratch_folder, sha256_of, size_of
-from toolkit.schema import Artifact, Calibration, Checkpoint, Isa, Manifest, Precision
+from toolkit.schema import TRAITS, Artifact, Calibration, Checkpoint, Isa, Manifest, Precision
 
 _LOW_DISK_BYTES = 64 << 20
 
@@ -95,10 +95,10 @@ class ArtifactWriter:
         return artifact
 
     def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:
-        return self.isas if precision in ("int8", "int8-dynamic") else None
+        return self.isas if TRAITS[precision].int8_products else None
 
     def _drawn(self, precision: Precision) -> Calibration | None:
-        return self.drawn if precision == "int8" else None
+        return self.drawn if TRAITS[precision].calibrated else None
 
     def _call_exporter(
         self, row: Format, precision: Precision, temporary: Path, path: Path
@@ -106,7 +106,7 @@ class ArtifactWriter:
         """Write `temporary`, which is to become `path`."""
         exporter = load_exporter(row)
         shape = self.record.input.shape
-        images = self.images if precision == "int8" and self.images is not None else None
+        images = self.images if TRAITS[precision].calibrated else None
         calibration = np.empty((0, *shape), np.float32) if images is None else images
         try:
             if not row.usual:

@@ -10,7 +10,7 @@ import click
 
 from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import gates_of, results_outcome, trust
+from toolkit.cli.shared import gates_of, make_importable, results_outcome
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -32,7 +32,7 @@ def run(progress: Progress, **options: Any) -> Outcome:
     import toolkit
     from toolkit.measurement.bench import InterruptedBench
 
-    trust(options["model"])
+    make_importable(options["model"])
     try:
         gates, others = gates_of(options)
         done = toolkit.run(gates=gates, **others, progress=progress)

@@ -9,7 +9,7 @@ import click
 
 from toolkit.cli.options import checkpoint_option, gates_options, paths_argument, session_options
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import gates_of, or_default, results_outcome, trust
+from toolkit.cli.shared import gates_of, make_importable, or_default, results_outcome
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -28,7 +28,7 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
     """
     import toolkit
 
-    trust(options["model"])
+    make_importable(options["model"])
     gates, others = gates_of(options)
     results = toolkit.verify(or_default(paths), gates=gates, **others, progress=progress)
     return results_outcome(results)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from toolkit.schema import (
+    NULL,
     Artifact,
     Environment,
     Interference,
@@ -19,7 +20,7 @@ from toolkit.schema import (
     Measurement,
 )
 from toolkit.statistics.difference import ERROR_RATE, holm, of_one
-from toolkit.statistics.intervals import precision
+from toolkit.statistics.intervals import relative_half_width
 from toolkit.statistics.speeds import repeat_shares
 
 _OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
@@ -89,16 +90,16 @@ def instruction_sets(facts: Environment) -> set[Isa]:
 
 def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
     """What speaks against believing speeds as they were measured; one warning a kind."""
-    real = [row for row in rows if row.runtime != "null" and row.status == "measured"]
+    real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
     found = (_wide(real), _unsteady(real), _paged(real), _cached(real))
     return tuple(warning for warning in found if warning is not None)
 
 
 def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
     wide = {
-        row.name: precision(row.images_per_s)
+        row.name: relative_half_width(row.images_per_s)
         for row in rows
-        if row.images_per_s is not None and precision(row.images_per_s) > _WIDE
+        if row.images_per_s is not None and relative_half_width(row.images_per_s) > _WIDE
     }
     if not wide:
         return None

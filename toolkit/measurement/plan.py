@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from toolkit.errors import SettingError
 from toolkit.schema import Interval
 from toolkit.settings import check_positive
-from toolkit.statistics.intervals import precision as precision_of
+from toolkit.statistics.intervals import relative_half_width
 
 DEFAULT_TIME_S = 3.0
 SCENARIO_TIME_S = 10.0  # with LoadGen: what a person waits for; MLPerf asks for 600 s
@@ -82,4 +82,4 @@ class Plan:
         if passes < self.least_passes:
             return False
         wanted = self.precision
-        return wanted is None or all(precision_of(speed) <= wanted for speed in speeds)
+        return wanted is None or all(relative_half_width(speed) <= wanted for speed in speeds)

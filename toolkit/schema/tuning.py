@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.schema.literals import Status
 from toolkit.schema.machine import Environment, MachineWarning
 from toolkit.schema.measurement import Interval
 from toolkit.schema.model import DatasetRecord
+from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
-from toolkit.schema.words import Precision, Status
 
 TUNING_SCHEMA_VERSION = 2
 FINAL_STAGE = 3

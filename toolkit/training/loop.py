@@ -13,8 +13,8 @@ from toolkit.data import Dataset
 from toolkit.progress import Progress
 from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
 from toolkit.training.augmentation import move_a_little
-from toolkit.training.diary import Diary
 from toolkit.training.feed import Scale, make_feed
+from toolkit.training.log import TrainingLog
 from toolkit.training.memory import explained
 from toolkit.training.order import Order
 from toolkit.training.processes import Processes
@@ -87,14 +87,14 @@ def fit(
         tensors = {**tensors_of(model, optimizer), **own}
         return State(position=keeper.position(done, epochs), tensors=tensors)
 
-    diary = Diary(losses, order, options, progress)
+    log = TrainingLog(losses, order, options, progress)
     keeper.keep(snapshot)
     while done < order.steps:
         number, within = divmod(done, order.steps_per_epoch)
         known = hardness.cpu() if recipe.hardest_last and number and alone else None
         batches = order.epoch(number, rank=rank, losses=known)
         model.train()
-        diary.begin(number, done)
+        log.begin_epoch(number, done)
         left = batches[within:]
         for rows, (images, labels) in zip(left, feed(left), strict=True):
             keeper.keep_if_due(snapshot)
@@ -109,12 +109,12 @@ def fit(
             if not order.ends_early(number):
                 hardness[rows.to(device)] = found
             done += 1
-            diary.tell(done)
-        diary.end()
+            log.report(done)
+        log.end_epoch()
         accuracy = None
         if job.processes.writes and not order.ends_early(number + 1):  # the others' is the same
             accuracy = evaluate(model, job.test, spec, device)
-        epochs.append(diary.record(accuracy))
+        epochs.append(log.record(accuracy))
     return model, keeper.position(done, epochs)
 
 

@@ -23,7 +23,10 @@ from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.progress import Progress
 from toolkit.schema import (
+    EAGER,
+    EXACT_PRECISIONS,
     FINAL_STAGE,
+    NULL,
     REMEASURED_STAGE,
     TUNING_SCHEMA_VERSION,
     Constraints,
@@ -34,8 +37,6 @@ from toolkit.schema import (
     Tuning,
 )
 from toolkit.sessions.candidates import (
-    EAGER,
-    NULL,
     Candidate,
     Subject,
     checkpoint_candidate,
@@ -216,9 +217,8 @@ class Search:
         fastest of them in float32, which many will want to see."""
         passed: list[Entry] = []
         for entry in sorted(entries, key=lambda each: -each.images_per_s):
-            exact = entry.candidate.source.artifact.precision == "fp32"
-            has_exact = any(each.candidate.source.artifact.precision == "fp32" for each in passed)
-            room = len(passed) < _FINALISTS or (exact and not has_exact)
+            has_exact = any(_is_exact(each) for each in passed)
+            room = len(passed) < _FINALISTS or (_is_exact(entry) and not has_exact)
             if room and entry.images_per_s > 0 and self._fits(entry):
                 self._verify(entry)
                 if entry.report is not None and entry.report.status == "passed":
@@ -253,6 +253,10 @@ class Search:
     @cached_property
     def _basis(self) -> Basis:
         return self._check.basis(self.subject, self.dataset, Settings(threads=self.cores))
+
+
+def _is_exact(entry: Entry) -> bool:
+    return entry.candidate.source.artifact.precision in EXACT_PRECISIONS
 
 
 def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
