@@ -111,11 +111,15 @@ def fit(
             done += 1
             log.report(done)
         log.end_epoch()
-        accuracy = None
-        if job.processes.writes and not order.ends_early(number + 1):  # the others' is the same
-            accuracy = evaluate(model, job.test, spec, device)
-        epochs.append(log.record(accuracy))
+        epochs.append(log.record(_test_accuracy(job, model, number)))
     return model, keeper.position(done, epochs)
+
+
+def _test_accuracy(job: Job, model: nn.Module, epoch: int) -> float | None:
+    """The accuracy after an epoch; None if a shorter last one follows, or another process writes."""
+    if not job.processes.writes or job.order.ends_early(epoch + 1):
+        return None
+    return evaluate(model, job.test, job.checkpoint.input, job.options.device)
 
 
 def _try_smaller(step: Step, images: Tensor, labels: Tensor, count: int) -> None:
