@@ -116,7 +116,7 @@ def fit(
 
 
 def _test_accuracy(job: Job, model: nn.Module, epoch: int) -> float | None:
-    """The accuracy after an epoch; None if a shorter last one follows, or another process writes."""
+    """The accuracy after an epoch; None if a shorter last one follows, or others write."""
     if not job.processes.writes or job.order.ends_early(epoch + 1):
         return None
     return evaluate(model, job.test, job.checkpoint.input, job.options.device)
