@@ -17,6 +17,7 @@ from samples import unset
 from toolkit import schema
 from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
+    TRAITS,
     CheckpointRecord,
     DatasetRecord,
     Environment,
@@ -26,6 +27,7 @@ from toolkit.schema import (
     Measurement,
     ModelSpec,
     ParityReport,
+    Precision,
     Results,
     Settings,
     Status,
@@ -96,6 +98,16 @@ def test_every_record_is_frozen_and_by_keyword() -> None:
 def test_a_record_comes_back_from_json_as_it_went(kind: Any, data: st.DataObject) -> None:
     record = data.draw(values(kind))
     assert from_json(kind, as_read(record)) == record
+
+
+def test_a_record_that_was_read_is_written_whole_and_in_the_order_of_its_fields() -> None:
+    read = from_json(Settings, {"device": "cuda", "threads": 1})
+    assert list(to_json(read).items()) == list(to_json(Settings(threads=1, device="cuda")).items())
+    assert list(to_json(read)) == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_every_precision_has_traits() -> None:
+    assert set(TRAITS) == set(typing.get_args(Precision))
 
 
 @pytest.mark.parametrize("kind", RECORDS)
