@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from native_tools import benchmark_app, litert_benchmark
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.native_tools import benchmark_app, litert_benchmark
 from toolkit.artifacts.export import export
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.bench import bench
 from toolkit.measurement.plan import Plan
+from toolkit.settings import SessionOptions
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "models" / "mnist-cnn"
@@ -41,7 +44,7 @@ def bench_s(model: Path, runtime: str, threads: int) -> float:
         [model],
         checkpoint=CHECKPOINT,
         runtimes=[runtime],
-        threads=threads,
+        session=SessionOptions(threads=threads),
         plan=Plan(min_time_s=SECONDS, min_rounds=10, passes=2),
     )
     row = next(row for row in results.measurements if row.runtime == runtime)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from toolkit.machine.allocator import keep_memory
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import NULL, Candidate, find_subject, line_up
+from toolkit.sessions.candidates import NULL, Candidate, find_candidates, find_subject
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, Session, import_loader
 from toolkit.timing import time_calls
 
@@ -218,7 +218,7 @@ def compare(candidate: Candidate) -> dict[str, Any]:
 
 def candidates(exports: Path, threads: int) -> Sequence[Candidate]:
     subject = find_subject([exports], checkpoint=None, model=None)
-    found = line_up(subject, ["all"], Settings(threads=threads))
+    found = find_candidates(subject, ["all"], Settings(threads=threads))
     return [
         each
         for each in found

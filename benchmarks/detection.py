@@ -33,7 +33,7 @@ from toolkit.machine.interference import combined
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import Candidate, find_subject, line_up
+from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.runtimes import Runtime
 from toolkit.statistics.speeds import speed_ratio, speeds_of
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch
@@ -140,7 +140,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         export(CHECKPOINT, out=Path(folder), formats=["onnx"])
         subject = find_subject([Path(folder)], checkpoint=CHECKPOINT, model=None)
-        (plain,) = line_up(subject, ["onnxruntime"], Settings(threads=threads))
+        (plain,) = find_candidates(subject, ["onnxruntime"], Settings(threads=threads))
         candidates = [
             replace(plain, runtime=PLANTED, source=replace(plain.source, model=str(share)))
             for share in (0.0, *slower)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from toolkit.processes.numerics import pin
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import Candidate, find_subject, line_up
+from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.runtimes import import_loader
 from toolkit.timing import Stopwatch, time_calls
 
@@ -90,7 +90,7 @@ def cudagraph(candidate: Candidate) -> Run:
         stream.synchronize()
         return logits.numpy().copy()
 
-    run.kept = model, batch  # the graph has only their addresses
+    run.kept = model, batch  # type: ignore[attr-defined]  # the graph has only their addresses
     return run
 
 
@@ -129,7 +129,7 @@ BY_HAND: dict[str, Callable[[Candidate], Run]] = {
 def find_candidate(runtime: str, exports: Path) -> Candidate:
     """The runtime with its fp32 artifact."""
     subject = find_subject([exports], checkpoint=None, model=None)
-    found = line_up(subject, [runtime], Settings(threads=THREADS, device="cuda"))
+    found = find_candidates(subject, [runtime], Settings(threads=THREADS, device="cuda"))
     return next(
         each
         for each in found

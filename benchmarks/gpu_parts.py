@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -274,7 +275,7 @@ def bench(run: Run) -> dict[str, Any]:
 
 def train(run: Run) -> dict[str, Any]:
     """The command as a whole process, twice: the first reads cold files."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in (1, 2):
         out = run.scratch / f"trained-{number}"
         done = toolkit(run, "train", "--device", run.device, "--out", out, "--json", limit_s=90)
@@ -336,8 +337,8 @@ def parity(run: Run) -> dict[str, Any]:
     """All test images through each runtime; the first call keeps the reference for the others."""
     first, *others = [[name] for name in run.runtimes]
     found = {"first": _verify(run, run.exports, first)}
-    tasks = {
-        "-".join(names): lambda names=names: _verify(run, run.exports, names) for names in others
+    tasks: dict[str, Callable[[], dict[str, Any]]] = {
+        "-".join(names): partial(_verify, run, run.exports, names) for names in others
     }
     tasks["narrow"] = lambda: _verify(run, run.narrow_exports, ["onnxruntime"])
     found |= side_by_side(tasks)
@@ -372,8 +373,8 @@ def _verify(run: Run, exports: Path, runtimes: Sequence[str]) -> dict[str, Any]:
 
 def contract(run: Run) -> dict[str, Any]:
     """The contract suite's rows on CUDA, a process for each runtime, and the tests that need it."""
-    tasks = {
-        name: lambda name=name: _pytest(run, "tests/test_contract.py", "-k", _rows_of(name))
+    tasks: dict[str, Callable[[], dict[str, Any]]] = {
+        name: partial(_pytest, run, "tests/test_contract.py", "-k", _rows_of(name))
         for name in (*run.runtimes, "null")
     }
     tasks["calls"] = lambda: _pytest(
@@ -424,13 +425,13 @@ def faults(run: Run) -> dict[str, Any]:
 _LOAD = """
 import sys
 from pathlib import Path
-from toolkit.sessions.candidates import find_subject, line_up
+from toolkit.sessions.candidates import find_subject, find_candidates
 from toolkit.errors import FailedRun
 from toolkit.schema import Settings
 from toolkit.sessions.remote import RemoteSession
 subject = find_subject([Path(sys.argv[1])], checkpoint=None, model=None)
 for name in sys.argv[2:]:
-    candidate = line_up(subject, [name], Settings(threads=1, device="cuda"))[0]
+    candidate = find_candidates(subject, [name], Settings(threads=1, device="cuda"))[0]
     with RemoteSession(candidate, batch_size=1, timeout_s=100) as session:
         try:
             session.load()
@@ -443,12 +444,12 @@ import sys
 from pathlib import Path
 import toolkit.sessions.runtimes._cuda_libraries
 toolkit.sessions.runtimes._cuda_libraries.library_folders = lambda: []
-from toolkit.sessions.candidates import find_subject, line_up
+from toolkit.sessions.candidates import find_subject, find_candidates
 from toolkit.errors import FailedRun
 from toolkit.sessions.runtimes import import_loader
 from toolkit.schema import Settings
 subject = find_subject([Path(sys.argv[1])], checkpoint=None, model=None)
-candidate = line_up(subject, ["onnxruntime"], Settings(threads=1, device="cuda"))[0]
+candidate = find_candidates(subject, ["onnxruntime"], Settings(threads=1, device="cuda"))[0]
 row = candidate.runtime
 try:
     import_loader(row.module, row.package, row.install).load(candidate.source, candidate.settings)

@@ -44,11 +44,12 @@ def killed_and_resumed(
     wanted = finish(start(folder / "whole", options))
     whole_s = _children_s() - before_s
     moments = random.Random(seed)
-    found = []
+    found: list[str] = []
     number = 0
     while len(found) < kills:
         number += 1
-        out, more = folder / f"killed-{number}", []
+        out = folder / f"killed-{number}"
+        more: list[str] = []
         for _ in range(1 + number % 2):
             process = start(out, [*options, *more])
             if in_steps:

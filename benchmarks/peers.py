@@ -27,13 +27,14 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from tests.faults.beds import Bed, mnist_bed
-from tests.faults.cases import ALL
-from tests.faults.harness import Harness, scratch_cache
-from tests.faults.records import Case
-from tests.faults.table import Record, judge_all
+from faults.beds import Bed, mnist_bed
+from faults.cases import ALL
+from faults.harness import Harness, scratch_cache
+from faults.records import Case
+from faults.table import Record, judge_all
+
 from toolkit.checkpoints.model import NamedClassifier
 from toolkit.data import load_dataset
 from toolkit.data.preprocessing import normalise

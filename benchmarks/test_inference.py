@@ -17,15 +17,15 @@ import functools
 from collections.abc import Callable
 
 import pytest
-from conftest import CHECKPOINT, WORKER_CLOCK, WorkerClock
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.common import CHECKPOINT, WORKER_CLOCK, WorkerClock
 from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS
 from toolkit.data import load_dataset
 from toolkit.machine.environment import usable_cores
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import Candidate, Subject, find_subject, line_up
+from toolkit.sessions.candidates import Candidate, Subject, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import RUNTIMES
 
@@ -66,6 +66,7 @@ def test_inference(
         benchmark.pedantic(
             worker_clock.timed_call(session), rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS
         )
+        assert benchmark.stats is not None
         benchmark.extra_info["images_per_s"] = BATCH_SIZE / benchmark.stats.stats.median
         benchmark.extra_info["artifact_sha256"] = candidate.source.artifact.sha256
 
@@ -79,5 +80,5 @@ def _candidate(
     if row.version() is None or (found_format and found_format.missing()):
         pytest.skip(f"not installed: {row.install}")
     subject = exported("torchscript" if found_format is None else pair[1])
-    found = line_up(subject, [row.name], Settings(threads=threads))
+    found = find_candidates(subject, [row.name], Settings(threads=threads))
     return next(each for each in found if each.source.artifact.format == pair[1])

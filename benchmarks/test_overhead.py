@@ -14,7 +14,7 @@ from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.progress import bars
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import Subject, line_up
+from toolkit.sessions.candidates import Subject, find_candidates
 from toolkit.timing import Stopwatch
 
 BATCH_SIZE = 100
@@ -43,7 +43,7 @@ def test_the_driver_is_idle_while_a_worker_is_timed(
     """CPU time of this process over wall time, while rounds are timed in the workers."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
     settings = Settings(threads=1)
-    candidates = with_null(line_up(subject, ["onnxruntime"], settings), subject, settings)
+    candidates = with_null(find_candidates(subject, ["onnxruntime"], settings), subject, settings)
     tallies = [Tally(candidate=each, batch_size=BATCH_SIZE) for each in candidates]
     driver = psutil.Process()
     marks: list[tuple[float, float]] = []

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from conftest import CHECKPOINT
 
+from benchmarks.common import CHECKPOINT
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.data import load_dataset

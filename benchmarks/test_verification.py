@@ -27,7 +27,7 @@ from toolkit.parity.reference import Reference, References
 from toolkit.parity.special import special_images
 from toolkit.parity.verify import verify
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import Subject, line_up
+from toolkit.sessions.candidates import Subject, find_candidates
 from toolkit.sessions.remote import RemoteSession
 from toolkit.settings import SessionOptions
 from toolkit.timing import Stopwatch
@@ -43,7 +43,7 @@ def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: s
     at most 1.5 times as long, and 3 s."""
     dataset = load_dataset("test")
     calls = len(dataset) // BATCH_SIZE
-    (candidate,) = line_up(subject, [runtime], Settings(threads=2))
+    (candidate,) = find_candidates(subject, [runtime], Settings(threads=2))
     check = ParityCheck(batch_size=BATCH_SIZE, timeout_s=300)
     ratios, spare_s = [], []
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
@@ -73,7 +73,7 @@ def test_a_whole_verify_costs_start_up_and_inference(
     reference kept from before; their difference against the same calls timed in a worker."""
     folder = subject.artifacts[0].path.parent
     few = _repeated_mnist(tmp_path / "few", 100)
-    (candidate,) = line_up(subject, [runtime], Settings(threads=2))
+    (candidate,) = find_candidates(subject, [runtime], Settings(threads=2))
     calls = len(load_dataset("test")) // BATCH_SIZE
     cold_s = _verify_s(folder, subject, runtime, None)
     _verify_s(folder, subject, runtime, few)
@@ -160,7 +160,7 @@ def _repeated_mnist(folder: Path, count: int) -> Path:
     with (folder / "t10k-images-idx3-ubyte").open("wb") as images:
         images.write(bytes([0, 0, 8, 3]) + struct.pack(">3I", count, 28, 28))
         for _ in range(count // len(dataset)):
-            images.write(dataset.images.tobytes())
+            images.write(dataset.images[:].tobytes())
     with (folder / "t10k-labels-idx1-ubyte").open("wb") as labels:
         labels.write(bytes([0, 0, 8, 1]) + struct.pack(">I", count))
         for _ in range(count // len(dataset)):
@@ -177,7 +177,7 @@ def _measure_memory(artifacts: Path, checkpoint: Path, data: Path) -> dict[str, 
 
     subject = find_subject([artifacts], checkpoint=checkpoint, model=None)
     dataset = load_dataset("test", data)
-    (candidate,) = line_up(subject, ["onnxruntime"], Settings(threads=2))
+    (candidate,) = find_candidates(subject, ["onnxruntime"], Settings(threads=2))
     samples = []
     done = threading.Event()
 

@@ -2,7 +2,7 @@
 
     python benchmarks/tune_ties.py --runs 1000        # simulated, no clock
 
-The two heats of finalists go through tune's own rules (`toolkit.statistics.ranking`).
+The two stages of finalists go through tune's own rules (`toolkit.statistics.ranking`).
 Passes differ by some percent; one finalist may be faster than the others, which are equals.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from toolkit.statistics.intervals import Passes, ratio_interval, speed_interval
 from toolkit.statistics.ranking import by_speed, contenders, fastest
-from toolkit.tuning.tune import _FRESH, _LAST
+from toolkit.tuning.search import _FRESH, _LAST
 
 
-def heat(
+def stage(
     random: np.random.Generator, levels: Sequence[float], passes: int, rounds: int
 ) -> list[Passes]:
     """Speeds `[finalist][pass][round]`: passes differ by 3 %, rounds by 2 %, one in 20 is slow."""
@@ -34,13 +34,13 @@ def heat(
 def reading(random: np.random.Generator, levels: Sequence[float]) -> dict[str, float]:
     """One tuning. `before` is the rule without new passes: the highest speed is published, and each
     whose own interval leaves 1 out is called slower."""
-    first = heat(random, levels, _LAST.passes, _LAST.rounds_per_pass)
+    first = stage(random, levels, _LAST.passes, _LAST.rounds_per_pass)
     highest = by_speed(first)[0]
     others = [at for at in range(len(levels)) if at != highest]
     before = [at for at in others if ratio_interval(first[at], first[highest]).high < 1]
     leading = contenders(first)
     again = [levels[at] for at in leading]
-    fresh = heat(random, again, _FRESH.passes, _FRESH.rounds_per_pass)
+    fresh = stage(random, again, _FRESH.passes, _FRESH.rounds_per_pass)
     close = [leading[at] for at in fastest(fresh)]
     winner = close[0]
     equals = [at for at in range(len(levels)) if levels[at] == max(levels)]
@@ -61,7 +61,7 @@ def reading(random: np.random.Generator, levels: Sequence[float]) -> dict[str, f
 @cache
 def typical(rounds: int) -> float:
     """The logarithm of the speed that very many passes give at level 1."""
-    many = heat(np.random.default_rng(0), [1.0], 100_000, rounds)[0]
+    many = stage(np.random.default_rng(0), [1.0], 100_000, rounds)[0]
     return float(np.median(np.log(many), axis=1).mean())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import FailedRun
 from toolkit.measurement.passes import Tally
@@ -30,6 +31,12 @@ from toolkit.schema import (
 )
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.runtimes import Runtime, Source
+
+
+def unset(*names: str) -> dict[str, Any]:
+    """Fields of a record that have no value."""
+    return dict.fromkeys(names)
+
 
 PASSED = ParityReport(
     runtime="onnxruntime",
@@ -68,9 +75,9 @@ CRASHED = replace(
     status="crashed",
     reason="SIGSEGV",
     compared=0,
-    **dict.fromkeys(("accuracy", "reference_accuracy", "argmax_agreement", "noise_floor")),
-    **dict.fromkeys(("flips", "benign_flips", "max_abs_diff", "mean_abs_diff", "nan_count")),
-    **dict.fromkeys(("flip_rate", "max_diff_in_floors", "typical_noise_floor", "rms_error")),
+    **unset("accuracy", "reference_accuracy", "argmax_agreement", "noise_floor"),
+    **unset("flips", "benign_flips", "max_abs_diff", "mean_abs_diff", "nan_count"),
+    **unset("flip_rate", "max_diff_in_floors", "typical_noise_floor", "rms_error"),
     stderr_tail="boom",
 )
 
@@ -125,8 +132,8 @@ UNMEASURED = replace(
     status="timed_out",
     reason="after 60 s",
     outliers=None,
-    **dict.fromkeys(("images_per_s", "to_baseline", "repeat_ratio", "limit_share", "page_faults")),
-    **dict.fromkeys(("import_s", "load_s", "first_inference_s", "peak_memory_bytes")),
+    **unset("images_per_s", "to_baseline", "repeat_ratio", "limit_share", "page_faults"),
+    **unset("import_s", "load_s", "first_inference_s", "peak_memory_bytes"),
     latency_s=(),
     passes=(),
 )
@@ -137,7 +144,7 @@ NULL = replace(
     name="null fp32",
     runtime="null",
     format="checkpoint",
-    **dict.fromkeys(("to_baseline", "repeat_ratio", "limit_share")),
+    **unset("to_baseline", "repeat_ratio", "limit_share"),
     latency_s=(Percentile(share=0.5, value=0.0000081, samples=40, samples_needed=5),),
 )
 
@@ -197,8 +204,8 @@ ALONE = Interference(wall_s=1.0, others_cores=0.05, steal_share=0.0)
 
 UNKNOWN = replace(
     QUIET,
-    **dict.fromkeys(("physical_cores", "governor", "turbo", "temperature_c", "on_battery")),
-    **dict.fromkeys(("critical_temperature_c", "available_memory_bytes", "swap_used_bytes")),
+    **unset("physical_cores", "governor", "turbo", "temperature_c", "on_battery"),
+    **unset("critical_temperature_c", "available_memory_bytes", "swap_used_bytes"),
 )
 
 

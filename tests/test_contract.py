@@ -31,7 +31,7 @@ from toolkit.data import load_dataset
 from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
 from toolkit.schema import Device, Evidence, Precision, Settings, to_json
-from toolkit.sessions.candidates import NULL, Candidate, Subject, find_subject, line_up
+from toolkit.sessions.candidates import NULL, Candidate, Subject, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 from toolkit.sessions.worker import Worker
@@ -145,7 +145,7 @@ class Candidates:
         if found_format and found_format.missing() and runtime.name not in REQUIRED:
             pytest.skip(f"{format_name} cannot be written: {found_format.install}")
         subject = self._exported("torchscript" if found_format is None else format_name, precision)
-        found = line_up(subject, [runtime.name], settings)
+        found = find_candidates(subject, [runtime.name], settings)
         return next(
             each
             for each in found

@@ -20,11 +20,11 @@ PACKAGE = ROOT / "toolkit"
 # Beside torch and numpy, which the toolkit itself stands on.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
-    *("training.*", "checkpoints.*", "artifacts.export", "artifacts.formats.*"),
+    *("training.*", "checkpoints.*", "artifacts.export", "artifacts.writer", "artifacts.formats.*"),
     *("artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
     "sessions.runtimes._torch*",
-    *("parity.causes.changes", "parity.causes.experiments", "parity.causes.onnx_file"),
-    *("parity.causes.operators", "parity.causes.rounding"),
+    *("parity.causes.changes", "parity.causes.experiments", "parity.causes.fitting"),
+    *("parity.causes.onnx_file", "parity.causes.operators", "parity.causes.rounding"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-from gpu_table import failures, table
+sys.path.insert(0, str(REPOSITORY))
+from benchmarks.gpu_table import failures, table
 
 CARD = {
     **{"card": "H200", "driver_version": "580", "clocks.sm": "345 MHz", "clocks.max.sm": "1980"},

@@ -251,7 +251,7 @@ def test_a_lost_export_is_a_row_and_the_run_goes_on(
     branching: Path,
     small_data: Path,
     tmp_path: Path,
-    options: dict[str, list[str]],
+    options: dict[str, Any],
     wanted: list[tuple[str, str]],
 ) -> None:
     done = toolkit.run(

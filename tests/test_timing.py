@@ -124,7 +124,8 @@ def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
             wait_until(lambda: len(fast.given) >= 10, "the fast stream goes on")
         return ""
 
-    (samples_ns, _), _ = time_streams([fast, slow], "ab", pool, calls=2)
+    streams: list[Callable[[str], str]] = [fast, slow]
+    (samples_ns, _), _ = time_streams(streams, "ab", pool, calls=2)
     assert len(samples_ns) == 2
     assert slow_began.is_set()
     assert len(fast.given) >= 10

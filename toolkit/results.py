@@ -6,7 +6,6 @@ Results start with what is known, and are written whole after each row.
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +27,6 @@ from toolkit.schema import (
 from toolkit.sessions.candidates import Subject
 
 RESULTS = "results.json"
-_LONGEST_ERROR = 300  # a damaged list has one a value
 Record = TypeVar("Record")
 SCHEMA = Path(__file__).parent / "results.schema.json"
 
@@ -121,7 +119,6 @@ def _read(
             f"cannot read {file}: {error.strerror or error}; expected {expected}"
         ) from error
     except ValueError as error:
-        found = textwrap.shorten(str(error), _LONGEST_ERROR, placeholder=" ...")
         raise ToolkitError(
-            f"{file}: not a {noun} file of this version: {found}; measure again: {again}"
+            f"{file}: not a {noun} file of this version: {error}; measure again: {again}"
         ) from error

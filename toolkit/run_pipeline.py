@@ -31,7 +31,7 @@ from toolkit.sessions.candidates import (
     Subject,
     checkpoint_candidate,
     choose_runtimes,
-    line_up,
+    find_candidates,
     subject_of,
 )
 from toolkit.sessions.remote import open_sessions
@@ -203,7 +203,7 @@ def _candidates(
     checkpoint itself goes on alone."""
     named = [name for name in runtimes if name != NULL]
     lost = [item.format for item in exported.failures]
-    found = line_up(subject, named, settings, lost=lost)
+    found = find_candidates(subject, named, settings, lost=lost)
     found = found or [checkpoint_candidate(subject, EAGER, settings)]
     return with_null(found, subject, settings)
 

@@ -122,7 +122,7 @@ def test_new_weights_in_the_same_folder_replace_stale_artifacts(
     assert done.artifacts[0].checkpoint_sha256 == sha256_of(own_checkpoint / "weights.safetensors")
 
 
-RESPECIFIED = {
+RESPECIFIED: dict[str, dict[str, object]] = {
     "factory": {"model": {"factory": "torch.nn:Sequential", "arguments": {}}},
     "arguments": {"model": {"factory": REFERENCE_FACTORY, "arguments": {"classes": 10}}},
     "mean": {"input": {"shape": [1, 28, 28], "mean": [0.5], "std": [0.3081]}},

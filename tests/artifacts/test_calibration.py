@@ -24,7 +24,8 @@ RECORD = read_checkpoint(CHECKPOINT)
 def test_images_are_of_the_training_set_each_once_and_the_record_says_which() -> None:
     inputs, record = draw(CalibrationSettings(images=50, seed=3), RECORD)
     training = load_dataset("train")
-    assert (inputs.shape, inputs.dtype) == ((50, 1, 28, 28), np.float32)
+    assert inputs.shape == (50, 1, 28, 28)
+    assert inputs.dtype == np.float32
     assert (record.dataset, record.images, record.seed) == (training.record, 50, 3)
     indices = np.sort(np.random.default_rng(3).choice(60_000, 50, replace=False))
     np.testing.assert_array_equal(inputs, normalise(training.images[indices], RECORD.input))

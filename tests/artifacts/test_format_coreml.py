@@ -75,7 +75,8 @@ def test_session_cuts_what_is_larger_than_the_largest_batch(
     session = CoremlSession(StandIn(spec_of(exported[0])), "9.0")
     inputs = np.random.default_rng(0).random((LARGEST_BATCH + 1, *SHAPE), np.float32)
     logits = session.run(inputs)
-    assert (logits.shape, logits.dtype) == ((LARGEST_BATCH + 1, CLASSES), np.float32)
+    assert logits.shape == (LARGEST_BATCH + 1, CLASSES)
+    assert logits.dtype == np.float32
     np.testing.assert_allclose(logits[:, 0], inputs.mean((1, 2, 3)), rtol=1e-5)
     assert session.attestation.precision == exported[1]
     assert session.attestation.provider == "CPU_ONLY"

@@ -234,6 +234,7 @@ def test_the_file_tells_the_error_that_it_should_have_wherever_it_comes_from(
     path = tmp_path / "model.xml"
     openvino.save_model(nncf.quantize(plain, images, subset_size=60), path, compress_to_fp16=False)
     expected = measure(path, colour.IMAGES)
+    assert expected is not None
     assert "cut on purpose" in expected.method
     request = openvino.Core().compile_model(path, "CPU").create_infer_request()
     error = request.infer({0: colour.IMAGES})[0] - colour.logits_of(colour.IMAGES)

@@ -61,16 +61,16 @@ class Branch(nn.Module):
 def traced(model: nn.Module, *, tf32: bool) -> Any:
     CONVOLUTIONS.fp32_precision = CUDNN.rnn.fp32_precision = "tf32" if tf32 else "ieee"
     with torch.no_grad():
-        return torch.jit.trace(model.eval(), torch.from_numpy(IMAGES[:2]))  # type: ignore[no-untyped-call]
+        return torch.jit.trace(model.eval(), torch.from_numpy(IMAGES[:2]))
 
 
 @pytest.mark.parametrize("tf32", [True, False])
 def test_flag_of_the_trace_is_read_back(tmp_path: Path, tf32: bool) -> None:
     module = traced(ColourNet(), tf32=tf32)
     path = tmp_path / "model.torchscript"
-    torch.jit.save(module, path)  # type: ignore[no-untyped-call]
+    torch.jit.save(module, path)
     CONVOLUTIONS.fp32_precision = "ieee"  # what a session does: the file does not mind
-    loaded = torch.jit.load(path)  # type: ignore[no-untyped-call]
+    loaded = torch.jit.load(path)
     assert allows_tf32(module) is allows_tf32(loaded) is tf32
     assert allows_tf32(torch.jit.freeze(loaded.eval())) is tf32
 
@@ -96,7 +96,7 @@ def test_export_allows_no_tf32_and_gives_the_flag_back(tmp_path: Path, tf32: boo
     CONVOLUTIONS.fp32_precision = "tf32" if tf32 else "ieee"
     export(request_for(tmp_path / "model.torchscript"))
     assert CONVOLUTIONS.fp32_precision == ("tf32" if tf32 else "ieee")
-    assert not allows_tf32(torch.jit.load(tmp_path / "model.torchscript"))  # type: ignore[no-untyped-call]
+    assert not allows_tf32(torch.jit.load(tmp_path / "model.torchscript"))
 
 
 def test_model_that_switches_tf32_on_is_not_published(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_tf32_of_the_file_counts_on_a_gpu_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.torchscript"
-    torch.jit.save(traced(ColourNet(), tf32=True), path)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced(ColourNet(), tf32=True), path)
     session: Any = torchscript.load(source_of(path, "torchscript"), Settings(threads=1))
     assert session.attestation.arithmetic == "float32"
     monkeypatch.setattr(session, "_device", torch.device("cuda"))
@@ -157,7 +157,7 @@ def test_tf32_of_the_file_counts_on_a_gpu_only(
 def test_frozen_graph_is_asked_as_it_was_rewritten(tmp_path: Path) -> None:
     """Its convolutions are others than the file's: on a CPU oneDNN's, which know no TF32."""
     path = tmp_path / "model.torchscript"
-    torch.jit.save(traced(ColourNet(), tf32=True), path)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced(ColourNet(), tf32=True), path)
     session: Any = torchscript_frozen.load(source_of(path, "torchscript"), Settings(threads=1))
     assert session.attestation.arithmetic == "float32"
 
@@ -169,7 +169,7 @@ def test_input_stays_its_callers(tmp_path: Path, runtime: Any) -> None:
     export(request_for(ours, model=InPlace()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(traced(InPlace(), tf32=False), theirs)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced(InPlace(), tf32=False), theirs)
     wanted = logits_of(IMAGES.copy(), InPlace())
     for path in (ours, theirs):
         session = runtime.load(source_of(path, "torchscript"), Settings(threads=1))
@@ -183,5 +183,5 @@ def test_file_of_a_model_in_place_leaves_its_input_alone(tmp_path: Path) -> None
     path = tmp_path / "model.torchscript"
     export(request_for(path, model=InPlace()))
     inputs = torch.from_numpy(IMAGES.copy())
-    torch.jit.load(path)(inputs)  # type: ignore[no-untyped-call]
+    torch.jit.load(path)(inputs)
     assert torch.equal(inputs, torch.from_numpy(IMAGES))

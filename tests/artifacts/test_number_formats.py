@@ -83,7 +83,8 @@ def test_large_values_overflow_in_fp16_only() -> None:
 
 def test_int8_has_a_step_per_channel_and_leaves_a_dead_one() -> None:
     weights = np.array([[1.27, 0.004], [0.0, 0.0], [127.0, 0.6]])
-    np.testing.assert_allclose(round_to(weights, "int8"), [[1.27, 0.0], [0, 0], [127, 1]])
+    expected = np.array([[1.27, 0.0], [0.0, 0.0], [127.0, 1.0]])
+    np.testing.assert_allclose(round_to(weights, "int8"), expected)
 
 
 def test_an_unknown_kind_is_named() -> None:

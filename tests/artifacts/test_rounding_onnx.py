@@ -32,7 +32,9 @@ MATRIX = RANDOM.standard_normal((64, 10)).astype(np.float32)
 INPUTS = RANDOM.uniform(-2, 2, (IMAGES, 1, 8, 8)).astype(np.float32)
 
 
-def model_of(nodes: Sequence[NodeProto], **constants: NDArray[np.generic]) -> ModelProto:
+def model_of(
+    nodes: Sequence[NodeProto], **constants: NDArray[np.generic] | np.generic
+) -> ModelProto:
     """`input` `[N,1,8,8]` → `x` `[N,64]` → these nodes → `logits` `[N,10]`."""
     flat = helper.make_node("Flatten", ["input"], ["x"])
     graph = helper.make_graph(
@@ -40,13 +42,15 @@ def model_of(nodes: Sequence[NodeProto], **constants: NDArray[np.generic]) -> Mo
         "small",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1, 8, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 def node(kind: str, inputs: str, output: str, **attributes: int) -> NodeProto:
-    return helper.make_node(kind, inputs.split(), [output], **attributes)
+    made = helper.make_node(kind, inputs.split(), [output])
+    made.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    return made
 
 
 def measured(model: ModelProto, folder: Path) -> ExpectedError:
@@ -215,7 +219,9 @@ def test_a_record_is_believed_of_its_own_bytes_only(int8: Int8Export, tmp_path: 
     path.write_bytes(int8.path.read_bytes() + b"\xfa\x01\x00")
     other = replace(artifact, sha256=sha256_of(path))
     found = find_expected_error(path, other, int8.inputs)
-    assert found == replace(measure(int8.path, int8.inputs), sha256=other.sha256)
+    fresh = measure(int8.path, int8.inputs)
+    assert fresh is not None
+    assert found == replace(fresh, sha256=other.sha256)
 
 
 def test_a_format_that_does_not_tell_has_no_expected_error(int8: Int8Export) -> None:

@@ -12,6 +12,7 @@ import pytest
 from conftest import CHECKPOINT, Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from samples import unset
 
 import toolkit
 from toolkit.comparison.compare import compare
@@ -52,7 +53,10 @@ STEADY = ((1000, 1010, 990), (1005, 995, 1001), (998, 1002, 1000), (1004, 1003, 
 GPU = Gpu(
     name="H100",
     driver="1",
-    **dict.fromkeys(("clock_hz", "max_clock_hz", "temperature_c", "utilization")),
+    clock_hz=None,
+    max_clock_hz=None,
+    temperature_c=None,
+    utilization=None,
     persistence_mode=None,
 )
 
@@ -582,8 +586,8 @@ def test_results_without_measurements_are_refused(rows: tuple[Measurement, ...])
 
 
 def test_what_is_there_in_place_of_measurements_is_told() -> None:
-    parity = ParityReport(**dict.fromkeys(field.name for field in fields(ParityReport)))
-    scenario = ScenarioReport(**dict.fromkeys(field.name for field in fields(ScenarioReport)))
+    parity = ParityReport(**unset(*(field.name for field in fields(ParityReport))))
+    scenario = ScenarioReport(**unset(*(field.name for field in fields(ScenarioReport))))
     full = results_of(measured())
     with pytest.raises(ToolkitError, match="old results hold no measurements, parity reports only"):
         compare(results_of(parity=(parity,)), full)
@@ -705,13 +709,16 @@ LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (LONG.replace(b"[[0.1]]", b'[["x"]]'), " ...; measure again"),
+        (LONG.replace(b"[[0.1]]", b'[["x"]]'), "rounds[0].samples_s[0][0]`; measure again"),
         (of_version(1), "schema_version 1, expected 2; measure again: toolkit bench --out DIR"),
         (of_version(2)[:-100], "not a results file of this version: "),
         (b"\xff\xfe{}", "not a results file of this version: "),
         (b"[]", "not a results file of this version: "),
-        (b'{"schema_version": 2}', "record.environment"),
-        (of_version(2).replace(b'"import_s": 0.1', b'"import_s": "x"'), "expected float"),
+        (b'{"schema_version": 2}', "missing required field `environment`"),
+        (
+            of_version(2).replace(b'"import_s": 0.1', b'"import_s": "x"'),
+            "Expected `float | null`, got `str`",
+        ),
         (None, "cannot read "),
     ],
 )

@@ -146,13 +146,12 @@ class Bed:
         )
 
 
-def copy_of(source: Path, path: Path) -> Path:
-    """A copy of an artifact, be it a file or a folder."""
+def copy_of(source: Path, path: Path) -> None:
+    """Write a copy of an artifact, be it a file or a folder."""
     if source.is_dir():
         shutil.copytree(source, path)
     else:
         shutil.copyfile(source, path)
-    return path
 
 
 def put_idx(path: Path, values: NDArray[np.uint8]) -> None:

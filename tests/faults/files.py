@@ -91,7 +91,7 @@ def _as(recorded: Precision, written: Precision, format: str = "onnx") -> Case:
     return Case(
         name=f"{'' if format == 'onnx' else f'{format}: '}{written} recorded as {recorded}",
         level="file",
-        build=lambda bed, path: copy_of(bed.healthy(format, written), path) and None,
+        build=lambda bed, path: copy_of(bed.healthy(format, written), path),
         format=format,
         runtime=_PLAIN[format],
         precision=recorded,
@@ -142,7 +142,7 @@ def patched(format: str, layer: str, factor: float, *, only: str = "*") -> Build
     def build(bed: Bed, path: Path) -> None:
         copy_of(bed.healthy(format), path)
         net = bed.model()
-        values = net.get_submodule(layer).weight.detach().numpy().ravel()
+        values = net.get_parameter(f"{layer}.weight").detach().numpy().ravel()
         files = [path] if path.is_file() else [each for each in path.glob(only) if each.is_file()]
         if not sum(_multiply(each, values[:64], factor) for each in files):
             raise ValueError(f"the weights of {layer} are not to be found in {path.name}")
@@ -159,7 +159,8 @@ def _multiply(path: Path, values: NDArray[np.float32], factor: float) -> int:
 
 def _average_pool_in_ncnn(bed: Bed, path: Path) -> None:
     """`0=0` (maximum) of the Pooling layer becomes `0=1` (mean)."""
-    param = copy_of(bed.healthy("ncnn"), path) / "model.param"
+    copy_of(bed.healthy("ncnn"), path)
+    param = path / "model.param"
     lines = param.read_text().splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith("Pooling"))
     assert " 0=0" in lines[at]

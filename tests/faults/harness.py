@@ -49,7 +49,7 @@ def misbehaving_runtime() -> Iterator[None]:
         distributions=("onnxruntime",),
         formats=("onnx",),
         install="pip install onnxruntime",
-        asked_for=True,
+        opt_in=True,
         devices=RUNTIMES["onnxruntime"].devices,
     )
     try:

@@ -38,7 +38,7 @@ _NARROW: tuple[tuple[str, Precision, str], ...] = (
 
 def plain(format: str, precision: Precision = "fp32") -> Build:
     """The toolkit's own export."""
-    return lambda bed, path: copy_of(bed.healthy(format, precision), path) and None
+    return lambda bed, path: copy_of(bed.healthy(format, precision), path)
 
 
 def variant(
@@ -152,8 +152,12 @@ def _batchnorm_folded(bed: Bed, path: Path) -> None:
 
     model = bed.model()
     body = model.get_submodule("body")
+    assert isinstance(body, torch.nn.Sequential)
     for at in (0, 3):
-        body[at] = fuse_conv_bn_eval(body[at], body[at + 1])
+        conv, norm = body[at], body[at + 1]
+        assert isinstance(conv, torch.nn.Conv2d)
+        assert isinstance(norm, torch.nn.BatchNorm2d)
+        body[at] = fuse_conv_bn_eval(conv, norm)
         body[at + 1] = torch.nn.Identity()
     bed.export(model, path, "onnx")
 

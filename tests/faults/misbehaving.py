@@ -192,7 +192,8 @@ def _other_image(self: Behaviour, inputs: NDArray[np.float32], logits: Array) ->
 
 def _softmax(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array:
     powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    shares: Array = powers / powers.sum(1, keepdims=True)
+    return shares
 
 
 def _dies(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array:

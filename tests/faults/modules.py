@@ -109,7 +109,7 @@ def one_weight(layer: str, factor: float) -> Change:
     """The largest weight of a layer, multiplied."""
 
     def change(net: ReferenceCNN) -> None:
-        values = net.get_submodule(layer).weight.view(-1)
+        values = net.get_parameter(f"{layer}.weight").view(-1)
         values[values.abs().argmax()] *= factor
 
     return weights(change)
@@ -129,7 +129,7 @@ def no_bias(layer: str) -> Change:
     """A layer without its bias."""
 
     def change(net: ReferenceCNN) -> None:
-        net.get_submodule(layer).bias.zero_()
+        net.get_parameter(f"{layer}.bias").zero_()
 
     return weights(change)
 
@@ -147,10 +147,10 @@ def swapped(layer: str, axis: int) -> Change:
     """Two channels of a layer's weights, exchanged."""
 
     def change(net: ReferenceCNN) -> None:
-        module = net.get_submodule(layer)
-        order = torch.arange(module.weight.shape[axis])
+        weight = net.get_parameter(f"{layer}.weight")
+        order = torch.arange(weight.shape[axis])
         order[:2] = torch.tensor([1, 0])
-        module.weight.copy_(module.weight.index_select(axis, order))
+        weight.copy_(weight.index_select(axis, order))
 
     return weights(change)
 
@@ -165,7 +165,8 @@ def to_steps(bits: int) -> Change:
 
     def function(value: Tensor) -> Tensor:
         scale = value.abs().max() / (2 ** (bits - 1) - 1)
-        return (value / scale).round() * scale
+        stepped: Tensor = (value / scale).round() * scale
+        return stepped
 
     return each_weight(function, matrices_only=True)
 
@@ -194,7 +195,7 @@ def relus(number: int, function: Function) -> Change:
     """Another function in place of one of the three."""
 
     def change(net: ReferenceCNN) -> nn.Module:
-        functions = [F.relu, F.relu, F.relu]
+        functions: list[Function] = [F.relu, F.relu, F.relu]
         functions[number] = function
         return Altered(net, relus=(functions[0], functions[1], functions[2]))
 

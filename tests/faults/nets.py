@@ -34,7 +34,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum."""
-        return x + self.inner(x)
+        total: Tensor = x + self.inner(x)
+        return total
 
 
 class Attention(nn.Module):
@@ -50,7 +51,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N,T,D]` → `[N,T,D]`."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.out((q @ k.transpose(1, 2) * self.scale).softmax(self.axis) @ v)
+        given: Tensor = self.out((q @ k.transpose(1, 2) * self.scale).softmax(self.axis) @ v)
+        return given
 
 
 class Patches(nn.Module):
@@ -62,7 +64,8 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N,3,16,16]` → `[N,16,D]`."""
-        return self.patch(x).flatten(2).transpose(1, 2)
+        patches: Tensor = self.patch(x).flatten(2).transpose(1, 2)
+        return patches
 
 
 class Mean(nn.Module):
@@ -161,6 +164,7 @@ class Net(nn.Module):
         self.masked = float(masked or 0)
         last = torch.zeros(classes, dtype=torch.bool)
         last[-2:] = True
+        self.last: Tensor
         self.register_buffer("last", last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +195,8 @@ class AlwaysDropout(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         """Random logits."""
-        return self.head(F.dropout(self.body(x), 0.4, training=True))
+        logits: Tensor = self.head(F.dropout(self.body(x), 0.4, training=True))
+        return logits
 
 
 class BatchStatistics(Net):
@@ -200,7 +205,8 @@ class BatchStatistics(Net):
     def forward(self, x: Tensor) -> Tensor:
         """Logits that depend on the batch."""
         features = self.body(x)
-        return self.head(F.batch_norm(features, None, None, training=True))
+        logits: Tensor = self.head(F.batch_norm(features, None, None, training=True))
+        return logits
 
 
 class MinusMean(Net):

@@ -5,7 +5,7 @@ In: the healthy export. Out: a changed file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,7 +66,7 @@ def prepend(
     model.graph.node.extend([*nodes, *rest])
 
 
-def constant(model: ModelProto, values: dict[str, NDArray[np.generic]]) -> None:
+def constant(model: ModelProto, values: Mapping[str, NDArray[np.generic] | np.generic]) -> None:
     """Add initializers."""
     model.graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()

@@ -149,7 +149,7 @@ def test_arm_board(tree: Tree) -> None:
 
 
 def test_last_level_caches_add_up(tree: Tree) -> None:
-    files = {}
+    files: dict[str, str] = {}
     for cpu in range(4):
         for index, level, size, shared in (
             (0, 1, "32K", f"{cpu}"),

@@ -43,7 +43,7 @@ def test_without_a_device_there_are_no_limits(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_gpu_is_warmed_until_its_speed_is_steady(work: Callable[[float], None]) -> None:
     """Its clock rises to a sixth of the time a call took at first."""
-    calls = []
+    calls: list[float] = []
 
     def run() -> None:
         calls.append(max(0.003, 0.018 * 0.9 ** len(calls)))
@@ -57,7 +57,7 @@ def test_a_gpu_is_warmed_until_its_speed_is_steady(work: Callable[[float], None]
 def test_a_gpu_that_never_becomes_steady_is_not_waited_for(
     work: Callable[[float], None],
 ) -> None:
-    calls = []
+    calls: list[float] = []
 
     def run() -> None:
         calls.append(0.03 * 1.1 ** len(calls))

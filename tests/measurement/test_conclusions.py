@@ -43,7 +43,7 @@ def concluded(
 
 def ratios(results: Results) -> dict[str, float | None]:
     return {
-        row.name: row.to_baseline and round(row.to_baseline.value, 6)
+        row.name: round(row.to_baseline.value, 6) if row.to_baseline else None
         for row in results.measurements
     }
 

@@ -47,7 +47,7 @@ def passes_of(
     """Passes of these candidates, ready to run."""
     return Passes(
         tallies=[Tally(candidate=each, batch_size=BATCH) for each in candidates],
-        images=DATASET.images,
+        images=DATASET.images[:],
         plan=plan,
         timeout_s=PATIENCE_S,
         progress=progress,

@@ -36,8 +36,8 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(24, 10)
         self.relu = nn.ReLU()
         with torch.no_grad():
-            self.norm.running_mean.fill_(0.1)  # type: ignore[union-attr, operator]
-            self.norm.running_var.copy_(torch.linspace(0.02, 1, 8))  # type: ignore[union-attr, operator]
+            self.norm.get_buffer("running_mean").fill_(0.1)
+            self.norm.get_buffer("running_var").copy_(torch.linspace(0.02, 1, 8))
             self.fc2.weight.mul_(20)
         self.first: Callable[[Tensor], Tensor] = F.relu
         self.last: Callable[[Tensor], Tensor] = F.relu
@@ -76,8 +76,8 @@ def search(
     healthy, images = Net(spec.shape[0]).eval(), pixels(spec)
     usual = normalise(images, spec)
     reference = answers(healthy, usual).astype(np.float64)
-    logits = answers(candidate, usual if inputs is None else inputs)
-    logits = logits + noise * np.random.default_rng(1).standard_normal(logits.shape)
+    logits = answers(candidate, usual if inputs is None else inputs).astype(np.float64)
+    logits += noise * np.random.default_rng(1).standard_normal(logits.shape)
     symptoms = Symptoms(
         reference=reference,
         candidate=logits.astype(np.float32),

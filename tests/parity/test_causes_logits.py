@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def columns(*order: int) -> Fault:
 
 
 def one_hot(given: Logits) -> Logits:
-    return np.eye(given.shape[1])[given.argmax(1)]
+    found: Logits = np.eye(given.shape[1])[given.argmax(1)]
+    return found
 
 
 def in_batches(order: list[int]) -> Fault:
@@ -83,13 +85,15 @@ def in_batches(order: list[int]) -> Fault:
 
 def minus_batch_mean(given: Logits) -> Logits:
     batches = given.reshape(-1, BATCH, CLASSES)
-    return (batches - 0.1 * batches.mean(axis=1, keepdims=True)).reshape(given.shape)
+    found: Logits = batches - 0.1 * batches.mean(axis=1, keepdims=True)
+    return found.reshape(given.shape)
 
 
 def mean_leaks_in(given: Logits) -> Logits:
     batches = given.reshape(-1, BATCH, CLASSES)
     before = np.concatenate([0 * batches[:1], batches[:-1]]).mean(axis=1, keepdims=True)
-    return (batches + 0.01 * before).reshape(given.shape)
+    found: Logits = batches + 0.01 * before
+    return found.reshape(given.shape)
 
 
 def buffer_used_again(given: Logits) -> Logits:
@@ -111,19 +115,19 @@ def first_call_for_ever(given: Logits) -> Logits:
     return np.tile(logits(images=BATCH, seed=9), (len(given) // BATCH, 1))
 
 
-def changed(at: tuple[object, ...], value: float) -> Fault:
+def changed(at: Any, value: float) -> Fault:
     def fault(given: Logits) -> Logits:
         spoilt = given.copy()
-        spoilt[at] += value  # type: ignore[index]
+        spoilt[at] += value
         return spoilt
 
     return fault
 
 
-def replaced(at: object, value: object) -> Fault:
+def replaced(at: Any, value: Any) -> Fault:
     def fault(given: Logits) -> Logits:
         spoilt = given.copy()
-        spoilt[at] = value  # type: ignore[index]
+        spoilt[at] = value
         return spoilt
 
     return fault

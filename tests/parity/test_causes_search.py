@@ -134,7 +134,8 @@ def test_a_healthy_candidate_has_no_cause(bench: Bench) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "bias dropped": (lambda: with_weights(lambda net: net.conv2.bias.zero_()), "bias missing"),
+    "bias dropped": (lambda: with_weights(
+        lambda net: net.get_parameter("conv2.bias").zero_()), "bias missing"),
     "last layer scaled": (lambda: with_weights(
         lambda net: (net.fc2.weight.mul_(1.02), net.fc2.bias.mul_(1.02))), "scale"),
     "channels": (lambda: with_weights(

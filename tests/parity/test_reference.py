@@ -112,7 +112,7 @@ def near_ties(seed: int) -> tuple[Reference, np.ndarray]:
     logits = logits_of(seed, offset=float(offset))
     tied = np.arange(0, IMAGES, 3)
     best = logits[tied].argmax(1)
-    margin = max(noise, float(spacing(np.float64(offset)))) * random.uniform(0, 4, len(tied))
+    margin = max(noise, float(spacing(np.array(offset)))) * random.uniform(0, 4, len(tied))
     logits[tied, (best + 1) % CLASSES] = logits[tied].max(1) - margin
     runs = [rounded(logits, 1000 + seed * 9 + run, noise) for run in range(5)]
     reference = Reference(logits=logits, labels=logits.argmax(1), floors=noise_floors(logits, runs))

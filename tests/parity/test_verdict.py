@@ -34,10 +34,17 @@ FLOOR = 2.0**-10
 
 
 def artifact(precision: Precision = "fp32") -> Artifact:
-    names = {"format": "onnx", "path": "model.onnx", "sha256": "a", "checkpoint_sha256": "b"}
-    names["spec_sha256"] = "c"
-    shape = {"size_bytes": 1, "input_shape": (1, 28, 28), "classes": CLASSES}
-    return Artifact(precision=precision, **names, **shape)
+    return Artifact(
+        format="onnx",
+        precision=precision,
+        path="model.onnx",
+        size_bytes=1,
+        sha256="a",
+        checkpoint_sha256="b",
+        spec_sha256="c",
+        input_shape=(1, 28, 28),
+        classes=CLASSES,
+    )
 
 
 def trained(images: int = IMAGES) -> Reference:
@@ -409,7 +416,7 @@ def test_a_gate_out_of_range_is_refused_with_its_option(gates: dict[str, Any]) -
 @pytest.mark.parametrize("kind", [Crashed, TimedOut, OutOfMemory, NotInstalled, Unsupported])
 def test_what_could_not_be_run_has_its_status_and_no_numbers(kind: type[FailedRun]) -> None:
     failure, gates = kind("a reason", stderr_tail="boom"), GateSettings().of("fp32")
-    names = {"runtime": "r", "format": "f", "artifact_sha256": None}
+    names: dict[str, Any] = {"runtime": "r", "format": "f", "artifact_sha256": None}
     report = not_run(failure, precision="fp32", expected=7, gates=gates, **names)
     assert {name: getattr(report, name) for name in names} == names
     assert report.status.replace("_", "") == kind.__name__.lower()

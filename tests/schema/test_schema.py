@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import unset
 
 from toolkit import schema
 from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
+    TRAITS,
     CheckpointRecord,
     DatasetRecord,
     Environment,
@@ -25,6 +27,7 @@ from toolkit.schema import (
     Measurement,
     ModelSpec,
     ParityReport,
+    Precision,
     Results,
     Settings,
     Status,
@@ -85,7 +88,7 @@ def plain_fields(kind: Any) -> dict[str, type]:
 def test_every_record_is_frozen_and_by_keyword() -> None:
     assert len(RECORDS) >= 16
     for kind in RECORDS:
-        assert kind.__dataclass_params__.frozen, kind
+        assert getattr(kind, "__dataclass_params__").frozen, kind  # noqa: B009
         assert all(field.kw_only for field in dataclasses.fields(kind)), kind
 
 
@@ -95,6 +98,16 @@ def test_every_record_is_frozen_and_by_keyword() -> None:
 def test_a_record_comes_back_from_json_as_it_went(kind: Any, data: st.DataObject) -> None:
     record = data.draw(values(kind))
     assert from_json(kind, as_read(record)) == record
+
+
+def test_a_record_that_was_read_is_written_whole_and_in_the_order_of_its_fields() -> None:
+    read = from_json(Settings, {"device": "cuda", "threads": 1})
+    assert list(to_json(read).items()) == list(to_json(Settings(threads=1, device="cuda")).items())
+    assert list(to_json(read)) == [field.name for field in dataclasses.fields(Settings)]
+
+
+def test_every_precision_has_traits() -> None:
+    assert set(TRAITS) == set(typing.get_args(Precision))
 
 
 @pytest.mark.parametrize("kind", RECORDS)
@@ -114,7 +127,7 @@ def test_a_missing_key_is_named_unless_it_has_a_default(kind: Any, data: st.Data
     name = data.draw(st.sampled_from(required(kind)))
     content = as_read(record)
     del content[name]
-    with pytest.raises(ValueError, match=f"required field missing @ record.{name}$"):
+    with pytest.raises(ValueError, match=f"missing required field `{name}`$"):
         from_json(kind, content)
     least = {name: value for name, value in as_read(record).items() if name in required(kind)}
     defaults = from_json(kind, least)
@@ -129,23 +142,27 @@ def test_a_value_of_the_wrong_type_is_named(kind: Any, data: st.DataObject) -> N
     name, wanted = data.draw(st.sampled_from(sorted(plain_fields(kind).items())))
     content = as_read(data.draw(values(kind)))
     content[name] = data.draw(st.sampled_from(WRONG[wanted]))
-    with pytest.raises(ValueError, match=f"expected {wanted.__name__} @ record.{name}$"):
+    with pytest.raises(ValueError, match=rf"Expected `{wanted.__name__}`, got .* at `\$\.{name}`$"):
         from_json(kind, content)
 
 
 @pytest.mark.parametrize(
     ("kind", "content", "named"),
     [
-        (InputSpec, {"shape": [1, 28], "mean": [0], "std": [1]}, "record.shape"),
-        (InputSpec, {"shape": [1, 28, "28"], "mean": [0], "std": [1]}, r"record.shape\[2\]"),
-        (InputSpec, {"shape": [1, 28, 28], "mean": [0, True], "std": [1]}, r"record.mean\[1\]"),
-        (InputSpec, {"shape": [1, 28, 28], "mean": 0.5, "std": [1]}, "record.mean"),
-        (Settings, {"threads": 1, "device": "tpu"}, "tpu not in literal .* @ record.device"),
-        (Settings, {"threads": 1, "device": None}, "record.device"),
-        (Gates, {"max_flips": True, "max_accuracy_drop": None}, "record.max_flips"),
-        (Gates, {"max_flips": None, "max_accuracy_drop": "0"}, "record.max_accuracy_drop"),
-        (ModelSpec, {"factory": "a:b", "arguments": []}, "record.arguments"),
-        (DatasetRecord, {"name": "", "split": "", "images": 1, "sha256": {"a": 1}}, "sha256"),
+        (
+            InputSpec,
+            {"shape": [1, 28], "mean": [0], "std": [1]},
+            r"length 3, got 2 - at `\$\.shape`",
+        ),
+        (InputSpec, {"shape": [1, 28, "28"], "mean": [0], "std": [1]}, r"\$\.shape\[2\]"),
+        (InputSpec, {"shape": [1, 28, 28], "mean": [0, True], "std": [1]}, r"\$\.mean\[1\]"),
+        (InputSpec, {"shape": [1, 28, 28], "mean": 0.5, "std": [1]}, r"\$\.mean"),
+        (Settings, {"threads": 1, "device": "tpu"}, r"'tpu' - at `\$\.device`"),
+        (Settings, {"threads": 1, "device": None}, r"\$\.device"),
+        (Gates, {"max_flips": True, "max_accuracy_drop": None}, r"\$\.max_flips"),
+        (Gates, {"max_flips": None, "max_accuracy_drop": "0"}, r"\$\.max_accuracy_drop"),
+        (ModelSpec, {"factory": "a:b", "arguments": []}, r"\$\.arguments"),
+        (DatasetRecord, {"name": "", "split": "", "images": 1, "sha256": {"a": 1}}, r"\$\.sha256"),
     ],
 )
 def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str) -> None:
@@ -155,7 +172,7 @@ def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str
 
 @pytest.mark.parametrize("content", [None, 5, "text", [], [1]])
 def test_what_is_no_object_is_refused(content: Any) -> None:
-    with pytest.raises(ValueError, match="record"):
+    with pytest.raises(ValueError, match="Expected `object`, got"):
         from_json(Manifest, content)
 
 
@@ -179,16 +196,20 @@ def test_a_whole_number_is_a_float_but_arguments_keep_their_type() -> None:
 
 
 PARITY = ParityReport(
-    **dict.fromkeys(typing.get_type_hints(ParityReport)) | {"flipped": (), "stderr_tail": ""}
+    **{**unset(*typing.get_type_hints(ParityReport)), "flipped": (), "stderr_tail": ""}
 )
 MEASUREMENT = Measurement(
-    **dict.fromkeys(typing.get_type_hints(Measurement))
-    | {"latency_s": (), "passes": (), "stderr_tail": ""}
+    **{
+        **unset(*typing.get_type_hints(Measurement)),
+        "latency_s": (),
+        "passes": (),
+        "stderr_tail": "",
+    }
 )
 
 
 def exit_code(parity: list[Status], measured: list[Status], *, allow: bool = False) -> int:
-    environment = Environment(**dict.fromkeys(typing.get_type_hints(Environment)))
+    environment = Environment(**unset(*typing.get_type_hints(Environment)))
     return Results(
         schema_version=RESULTS_SCHEMA_VERSION,
         environment=environment,

@@ -20,9 +20,10 @@ from toolkit.data.preprocessing import normalise
 from toolkit.files import sha256_of
 from toolkit.parity.verify import verify
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import find_subject, line_up
+from toolkit.sessions.candidates import find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes._torch_arithmetic import pin_arithmetic
+from toolkit.settings import SessionOptions
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -49,8 +50,8 @@ def with_tf32(exports: Path, tmp_path: Path) -> Path:
     model, record = load_model(CHECKPOINT)
     path = folder / "mnist-cnn.torchscript"
     with torch.no_grad():
-        traced = torch.jit.trace(model, example_input(record.input.shape, batch_size=2))  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, path)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(model, example_input(record.input.shape, batch_size=2))
+    torch.jit.save(traced, path)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["checkpoint"] = str(CHECKPOINT)
     for each in manifest["artifacts"]:
@@ -66,7 +67,7 @@ def arithmetic_and_distance(folder: Path, runtime: str) -> tuple[str, float]:
     inputs = torch.from_numpy(normalise(np.asarray(IMAGES), record.input))
     with torch.inference_mode():
         wanted = model.double()(inputs.double()).numpy()
-    (candidate,) = line_up(
+    (candidate,) = find_candidates(
         find_subject([folder], checkpoint=CHECKPOINT, model=None), [runtime], ON_CUDA
     )
     with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as session:
@@ -97,7 +98,9 @@ def test_frozen_file_that_allows_tf32_is_attested_as_it_computes(with_tf32: Path
 def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(
     with_tf32: Path, small_data: Path
 ) -> None:
-    (row,) = verify([with_tf32], runtimes=["torchscript"], data=small_data, device="cuda").parity
+    session = SessionOptions(device="cuda")
+    results = verify([with_tf32], runtimes=["torchscript"], data=small_data, session=session)
+    (row,) = results.parity
     assert row.session is not None
     assert row.session.arithmetic == "TF32"
     assert row.max_diff_in_floors is not None
@@ -110,7 +113,7 @@ def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(
 @pytest.mark.parametrize("runtime", ["eager", "cudagraph", "onnxruntime"])
 def test_batches_of_many_sizes_stay_apart(exports: Path, runtime: str) -> None:
     """Each shape has buffers of its own, and few are kept."""
-    candidate = line_up(
+    candidate = find_candidates(
         find_subject([exports], checkpoint=CHECKPOINT, model=None), [runtime], ON_CUDA
     )[0]
     with RemoteSession(candidate, batch_size=10, timeout_s=PATIENCE_S) as session:

@@ -35,7 +35,7 @@ from toolkit.schema import (
     ScenarioSettings,
     Settings,
 )
-from toolkit.sessions.candidates import Candidate, Subject, line_up
+from toolkit.sessions.candidates import Candidate, Subject, find_candidates
 from toolkit.sessions.loadgen import Sample, Stream, serve
 from toolkit.sessions.loadgen_log import LoadResult, violations
 from toolkit.versions import installed_version
@@ -83,7 +83,7 @@ def report(
 
 
 def candidate_of(subject: Subject, runtime: str, *, streams: int = 1) -> Candidate:
-    return line_up(subject, [runtime], Settings(threads=1, streams=streams))[0]
+    return find_candidates(subject, [runtime], Settings(threads=1, streams=streams))[0]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

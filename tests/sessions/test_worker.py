@@ -255,10 +255,15 @@ def test_where_memory_cannot_be_kept_the_row_says_so(
     source = null(subject).source
     with pytest.raises(Unsupported, match=r"cannot keep memory; leave --keep-memory out"):
         Worker().load(
-            **{"module": "toolkit.sessions.runtimes.null", "package": "numpy", "install": ""},
-            **{"path": str(source.path), "artifact": to_json(source.artifact)},
-            **{"settings": to_json(Settings(threads=1, keep_memory=True)), "model": None},
-            **{"input": to_json(null(subject).input), "batch_size": 1},
+            module="toolkit.sessions.runtimes.null",
+            package="numpy",
+            install="",
+            path=str(source.path),
+            artifact=to_json(source.artifact),
+            settings=to_json(Settings(threads=1, keep_memory=True)),
+            model=None,
+            input=to_json(null(subject).input),
+            batch_size=1,
         )
 
 

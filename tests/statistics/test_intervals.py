@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from toolkit.schema import Interval
 from toolkit.statistics.difference import Difference, holm, of_two, student_t
 from toolkit.statistics.intervals import (
-    Interval,
     Passes,
     paired_difference,
     pass_logs,
-    precision,
     quantile,
     ratio_interval,
+    relative_half_width,
     speed_interval,
 )
 
@@ -57,7 +57,8 @@ def simulated(
     log = random.normal(0, between, (passes, 1)) + random.normal(0, within, (passes, rounds))
     slow = random.random((passes, rounds)) < slow_share
     log -= slow * random.exponential(0.2, (passes, rounds))
-    return (speed * np.exp(log)).tolist()
+    speeds: list[list[float]] = (speed * np.exp(log)).tolist()
+    return speeds
 
 
 def independent(new: Passes, old: Passes) -> Difference:
@@ -84,7 +85,7 @@ def binomial_bounds(trials: int, share: float) -> tuple[float, float]:
 
 def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
     """Medians 100, 110, 95 and, of two rounds, the geometric middle; one slow round each."""
-    passes = [[100, 100, 20], [110, 50, 111], [95, 95.0], [99, 101]]
+    passes: list[list[float]] = [[100, 100, 20], [110, 50, 111], [95, 95], [99, 101]]
     logs = np.log([100, 110, 95, math.sqrt(99 * 101)])
     expected = scipy_stats.ttest_1samp(logs, 0).confidence_interval(0.95)
     found = speed_interval(passes)
@@ -311,7 +312,7 @@ def test_equal_values_have_an_interval_without_width(
 def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> None:
     few, many = speed_interval(passes), speed_interval([*passes, *passes])
     assert many.value == pytest.approx(few.value)
-    assert precision(many) <= precision(few) + 1e-12
+    assert relative_half_width(many) <= relative_half_width(few) + 1e-12
 
 
 @given(PASSES)
@@ -330,8 +331,12 @@ def test_one_slow_round_a_pass_does_not_move_the_speed(slow: float) -> None:
 
 
 def test_precision_is_the_longer_side_relative_to_the_value() -> None:
-    assert precision(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(0.05)
-    assert precision(Interval(value=100, low=99, high=103, passes=4)) == pytest.approx(0.03)
+    assert relative_half_width(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(
+        0.05
+    )
+    assert relative_half_width(Interval(value=100, low=99, high=103, passes=4)) == pytest.approx(
+        0.03
+    )
 
 
 # What is missing, and what is wrong
@@ -359,11 +364,12 @@ def test_no_round_has_no_speed(passes: Passes) -> None:
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
 def test_a_speed_must_be_a_finite_positive_number(bad: float) -> None:
     good, spoilt = [[1.0, 2.0], [3.0]], [[1.0, 2.0], [bad]]
-    for call in (
+    calls: tuple[Callable[[], Interval], ...] = (
         lambda: speed_interval(spoilt),
         lambda: ratio_interval(good, spoilt),
         lambda: independent_ratio_interval(spoilt, good),
-    ):
+    )
+    for call in calls:
         with pytest.raises(ValueError, match=f"pass 2 ran at {bad} images/s"):
             call()
 

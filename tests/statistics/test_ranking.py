@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from toolkit.schema import Interval
 from toolkit.statistics.difference import student_t
-from toolkit.statistics.intervals import Interval, ratio_interval, speed_interval
+from toolkit.statistics.intervals import ratio_interval, speed_interval
 from toolkit.statistics.ranking import contenders, fastest, longer, rank, too_close
 
 
@@ -165,7 +166,7 @@ def scaled_to(speed: float) -> list[list[float]]:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_of_equals_at_most_5_of_100_are_left_out_and_the_speed_is_not_too_high(count: int) -> None:
-    """The two heats of tune. The speeds that chose the winner are too high, the fresh ones not."""
+    """The two stages of tune. The speeds that chose the winner are too high, the fresh ones not."""
     random, trials = np.random.default_rng(3), 200
     left_out, chosen, published = 0, [], []
     for _ in range(trials):

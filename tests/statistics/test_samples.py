@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from toolkit.schema import Outliers
 from toolkit.statistics.samples import (
-    Outliers,
     outliers,
     percentile,
     samples_needed,

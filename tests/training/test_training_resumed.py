@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, Cli
+from conftest import Cli
 
+from benchmarks.kills import killed_and_resumed
 from toolkit.errors import DatasetError, OutputError, SettingError
 from toolkit.progress import Progress
 from toolkit.training.state import read_state
@@ -45,7 +45,7 @@ def written_to(told: list[tuple[str, int]]) -> Progress:
 @pytest.fixture
 def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress after each step, so that a training may be ended in any."""
-    monkeypatch.setattr("toolkit.training.diary._EVERY_S", 0.0)
+    monkeypatch.setattr("toolkit.training.log._EVERY_S", 0.0)
 
 
 @pytest.mark.usefixtures("every_step_told")
@@ -125,9 +125,6 @@ def test_resume_where_nothing_was_begun_begins(small_data: Path, tmp_path: Path)
 @pytest.mark.usefixtures("no_child_is_left")
 def test_sigkill_at_random_moments(small_data: Path, tmp_path: Path) -> None:
     """Real processes and a real signal; benchmarks/kills.py does it a hundred times."""
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    from kills import killed_and_resumed
-
     options = ("--data", str(small_data), "--epochs", "4")
     wanted, found = killed_and_resumed(tmp_path, options, kills=2, seed=0)
     assert found == [wanted] * 2

@@ -64,7 +64,8 @@ def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, dam
     last = max(tmp_path.iterdir())
     content = bytearray(last.read_bytes())
     content[-1] ^= 1
-    last.write_bytes({"flipped": content, "cut": content[:-9], "empty": b""}[damage])
+    damaged = {"flipped": content, "cut": content[:-9], "empty": bytearray()}
+    last.write_bytes(damaged[damage])
     with pytest.warns(ToolkitWarning, match=f"{last.name} is damaged") as warned:
         found = read_state(tmp_path)
     assert found is not None

@@ -21,7 +21,7 @@ def entry(name: str, call_s: float, *, flips: int = 0) -> Entry:
     shift = len(name)
     found = tally(name, *(call_s * factor for factor in (*SPREAD[shift:], *SPREAD[:shift])))
     report = replace(PASSED, flips=flips)
-    return Entry(candidate=found.candidate, tally=found, heat=3, report=report)
+    return Entry(candidate=found.candidate, tally=found, stage=3, report=report)
 
 
 def measured_again(entries: Sequence[Entry], *calls_s: float) -> None:

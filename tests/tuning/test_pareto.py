@@ -37,7 +37,7 @@ def trial(
     return Trial(
         name=name,
         configuration=CONFIGURATION,
-        heat=3,
+        stage=3,
         images_per_s=interval(speed, speed, speed),
         to_baseline=None,
         latency_s=latency_s,
@@ -53,7 +53,7 @@ def trial(
 SMALL = st.integers(min_value=1, max_value=4)
 TRIALS = st.lists(st.tuples(SMALL, SMALL, SMALL, SMALL), min_size=1, max_size=12).map(
     lambda points: [
-        trial(str(at), *map(float, p[:2]), p[2], p[3] / 4) for at, p in enumerate(points)
+        trial(str(at), float(p[0]), float(p[1]), p[2], p[3] / 4) for at, p in enumerate(points)
     ]
 )
 

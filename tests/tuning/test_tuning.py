@@ -25,9 +25,9 @@ def short_heats() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
         for name in ("_FIRST", "_SECOND"):
-            patch.setattr(f"toolkit.tuning.tune.{name}", short)
+            patch.setattr(f"toolkit.tuning.search.{name}", short)
         for name in ("_LAST", "_FRESH"):
-            patch.setattr(f"toolkit.tuning.tune.{name}", replace(short, min_rounds=8, passes=2))
+            patch.setattr(f"toolkit.tuning.search.{name}", replace(short, min_rounds=8, passes=2))
         yield
 
 
@@ -56,7 +56,7 @@ def test_what_is_recommended_passed_in_the_last_heat_and_is_in_the_pareto_set(
 ) -> None:
     assert tuned.recommended is not None
     best = tuned.trial(tuned.recommended)
-    afresh = [each for each in tuned.trials if each.heat == 4]
+    afresh = [each for each in tuned.trials if each.stage == 4]
     assert best.status == "passed"
     assert best in afresh
     assert len(afresh) > 1
@@ -65,19 +65,19 @@ def test_what_is_recommended_passed_in_the_last_heat_and_is_in_the_pareto_set(
     assert tuned.exit_code == 0
     baseline = tuned.trial(tuned.baseline)
     assert baseline.configuration.runtime == "eager"
-    assert (baseline.status, baseline.heat, baseline.flips) == ("passed", 4, 0)
+    assert (baseline.status, baseline.stage, baseline.flips) == ("passed", 4, 0)
 
 
 def test_all_are_tried_in_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> None:
-    heats = [each.heat for each in tuned.trials]
+    stages = [each.stage for each in tuned.trials]
     single = [each for each in tuned.trials if each.configuration.settings.all_threads == 1]
     kinds = {(each.configuration.runtime, each.configuration.precision) for each in single}
     assert kinds == {
         *(("torchscript", "fp32"), ("onnxruntime", "fp32"), ("onnxruntime", "int8-dynamic")),
     }
-    assert heats.count(3) + heats.count(4) <= heats.count(2) + 6
+    assert stages.count(3) + stages.count(4) <= stages.count(2) + 6
     assert len({each.name for each in tuned.trials}) == len(tuned.trials)
-    assert all(each.accuracy is None for each in tuned.trials if each.heat == 1)
+    assert all(each.accuracy is None for each in tuned.trials if each.stage == 1)
 
 
 def test_the_file_says_the_same_and_bench_takes_it(

@@ -15,7 +15,7 @@ from toolkit.cli.options import (
     precisions_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import EXPORTS, REFERENCE, trust
+from toolkit.cli.shared import EXPORTS, REFERENCE, make_importable
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -71,7 +71,7 @@ def export(
     from toolkit.report.table import aligned
     from toolkit.schema import to_json
 
-    trust(model)
+    make_importable(model)
     done = toolkit.export(
         checkpoint,
         out=out or EXPORTS / checkpoint.resolve().name,

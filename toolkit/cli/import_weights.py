@@ -9,7 +9,7 @@ import click
 
 from toolkit.cli.options import force_option, read_numbers
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import import_from_here
+from toolkit.cli.shared import import_from_current_folder
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -52,7 +52,7 @@ def import_weights(
     import toolkit
     from toolkit.schema import InputSpec, ModelSpec, to_json
 
-    import_from_here()
+    import_from_current_folder()
     shape = read_numbers("--input-shape", input_shape, int, count=3)
     spec = InputSpec(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),

@@ -25,14 +25,14 @@ def or_default(paths: tuple[Path, ...]) -> list[Path]:
     return list(paths) or [EXPORTS / REFERENCE.name]
 
 
-def trust(model: str | None) -> None:
-    """Where a model factory is named, let it be imported from the current folder."""
+def make_importable(model: str | None) -> None:
+    """If a model factory is named, add the current folder to `sys.path` to import it from."""
     if model is not None:
-        import_from_here()
+        import_from_current_folder()
 
 
-def import_from_here() -> None:
-    """Let the user's model factory be imported from the current folder, as `python -m` would."""
+def import_from_current_folder() -> None:
+    """Add the current folder to `sys.path`, as `python -m` would."""
     sys.path.insert(0, str(Path.cwd()))
 
 

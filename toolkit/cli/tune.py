@@ -20,7 +20,7 @@ from toolkit.cli.options import (
     timeout_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import or_default, trust
+from toolkit.cli.shared import make_importable, or_default
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -90,7 +90,7 @@ def tune(
     from toolkit.report.tuning import render_tuning
     from toolkit.schema import Constraints, to_json
 
-    trust(model)
+    make_importable(model)
     found = toolkit.tune(
         or_default(paths),
         runtimes=runtimes,

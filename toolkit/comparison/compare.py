@@ -14,6 +14,7 @@ from toolkit.comparison.regressions import Finding, Pair, find_regressions
 from toolkit.errors import SettingError, ToolkitError
 from toolkit.report.labels import distinct, facts_of
 from toolkit.schema import (
+    NULL,
     ComparedRow,
     Comparison,
     Interval,
@@ -26,7 +27,6 @@ from toolkit.statistics.intervals import pass_logs
 from toolkit.statistics.speeds import speeds_of
 
 FAIL_BELOW = -0.03
-_NULL = "null"  # computes nothing, so it has no speed to lose
 _MOST_LISTED = 6
 
 _Key = tuple[str, str, str, int, Settings]
@@ -119,7 +119,7 @@ def _judge(
 
 def _measured(which: str, results: Results) -> list[Measurement]:
     """The measurements of one run, the null runtime left out; raises where there is none."""
-    rows = [row for row in results.measurements if row.runtime != _NULL]
+    rows = [row for row in results.measurements if row.runtime != NULL]
     if not rows:
         held = ", parity reports only" if results.parity else ""
         held = ", MLPerf's scenarios only" if results.scenarios else held

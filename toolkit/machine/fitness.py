@@ -20,7 +20,7 @@ from toolkit.schema import (
     Round,
 )
 from toolkit.statistics.difference import ERROR_RATE, holm, of_one
-from toolkit.statistics.intervals import precision
+from toolkit.statistics.intervals import relative_half_width
 from toolkit.statistics.speeds import repeat_shares
 
 _OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
@@ -102,9 +102,9 @@ def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
 
 def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
     wide = {
-        row.name: precision(row.images_per_s)
+        row.name: relative_half_width(row.images_per_s)
         for row in rows
-        if row.images_per_s is not None and precision(row.images_per_s) > _WIDE
+        if row.images_per_s is not None and relative_half_width(row.images_per_s) > _WIDE
     }
     if not wide:
         return None

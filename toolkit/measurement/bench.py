@@ -22,8 +22,8 @@ from toolkit.sessions.candidates import (
     Candidate,
     Subject,
     checkpoint_candidate,
+    find_candidates,
     find_subject,
-    line_up,
     subject_of,
 )
 from toolkit.sessions.remote import RemoteSession
@@ -85,7 +85,7 @@ def bench(
     candidates = [
         candidate
         for settings in grid.settings
-        for candidate in with_null(line_up(subject, runtimes, settings), subject, settings)
+        for candidate in with_null(find_candidates(subject, runtimes, settings), subject, settings)
     ]
     work = Bench(
         plan=plan or Plan(), baseline=baseline, timeout_s=options.timeout_s, progress=progress

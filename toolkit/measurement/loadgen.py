@@ -26,7 +26,7 @@ from toolkit.schema import (
     ScenarioReport,
     ScenarioSettings,
 )
-from toolkit.sessions.candidates import Candidate, find_subject, line_up
+from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.loadgen import require_loadgen
 from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.remote import RemoteSession
@@ -89,7 +89,7 @@ def loadgen(
     )
     check_times(min_time_s, max_time_s)
     subject = find_subject(paths, checkpoint=checkpoint, model=model)
-    candidates = line_up(subject, runtimes, options.settings)
+    candidates = find_candidates(subject, runtimes, options.settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     if out is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from toolkit.errors import SettingError
 from toolkit.schema import Interval
 from toolkit.settings import check_positive
-from toolkit.statistics.intervals import precision as half_width
+from toolkit.statistics.intervals import relative_half_width
 
 DEFAULT_TIME_S = 3.0
 PASSES = 8  # fresh processes: 8 give one a third narrower than 5
@@ -76,7 +76,7 @@ class Plan:
         if passes < self.least_passes:
             return False
         wanted = self.target_width
-        return wanted is None or all(half_width(speed) <= wanted for speed in speeds)
+        return wanted is None or all(relative_half_width(speed) <= wanted for speed in speeds)
 
 
 def check_times(min_time_s: float, max_time_s: float) -> None:

@@ -19,8 +19,8 @@ from toolkit.data.preprocessing import normalise
 from toolkit.errors import FailedRun
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, distances
-from toolkit.schema import EXACT_PRECISIONS, ExpectedError, Precision, Settings
-from toolkit.sessions.candidates import EAGER, Candidate, Subject, checkpoint_candidate
+from toolkit.schema import EAGER, EXACT_PRECISIONS, ExpectedError, Precision, Settings
+from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.sessions.remote import RemoteSession
 
 _IMAGES = 200

@@ -34,8 +34,8 @@ from toolkit.parity.reference import Reference, References, distances, noise_flo
 from toolkit.parity.special import checksum, special_images
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.progress import Progress, silent
-from toolkit.schema import Precision, Settings, to_json
-from toolkit.sessions.candidates import EAGER, Subject, checkpoint_candidate
+from toolkit.schema import EAGER, Precision, Settings, to_json
+from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.remote import RemoteSession, predict_all
 
 _VERSION = 2  # of what is kept, and of how it is made

@@ -8,34 +8,29 @@ the images are too few to show is `undecided`. Nothing passes vacuously.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import FailedRun
-from toolkit.parity.gates import BENIGN_FLOORS, MAX_FLOORS
-from toolkit.parity.reference import Reference, distances, unclear
+from toolkit.parity.differences import LogitDifferences, finite_or_none
+from toolkit.parity.gates import MAX_FLOORS
+from toolkit.parity.reasons import doubts, failures, remarks, why_not_comparable
+from toolkit.parity.reference import Reference, unclear
 from toolkit.schema import (
     EXACT_PRECISIONS,
     Artifact,
     Attestation,
-    Bound,
     Check,
     ExpectedError,
-    Flip,
     Gates,
     ParityReport,
     Precision,
-    WorstImage,
 )
-from toolkit.statistics.shares import accuracy_drop, needed_images, percent, points, rate
 
 _SHOWN_FLIPS = 20
 _SHOWN_WORST = 5
-_FEW_CLASSES = 20  # so many missing classes are named
 
 
 def compare(
@@ -67,20 +62,36 @@ def compare(
         compared=compared,
         expected=expected,
     )
-    wrong = _why_not_comparable(reference, candidate)
+    wrong = why_not_comparable(reference, candidate)
     if wrong is not None:
         return replace(report, status="failed", reason=wrong)
-    numbers = _Numbers(
+    numbers = LogitDifferences(
         reference=reference,
         candidate=candidate,
         exact=artifact.precision in EXACT_PRECISIONS,
         confidence=gates.confidence,
     )
-    report = replace(
+    report = _with_numbers(report, numbers)
+    report = replace(report, expected_error=expected_error, checks=checks)
+    reason = next(failures(numbers, gates, expected_error, checks), None)
+    if reason is not None:
+        return replace(report, status="failed", reason=reason)
+    doubt = next(doubts(numbers, gates), None)
+    if doubt is not None:
+        return replace(
+            report, status="undecided", reason=doubt.text, needed_images=doubt.needed_images
+        )
+    return report
+
+
+def _with_numbers(report: ParityReport, numbers: LogitDifferences) -> ParityReport:
+    """The report with all that was compared, not yet judged."""
+    reference = numbers.reference
+    return replace(
         report,
         accuracy=numbers.accuracy,
         reference_accuracy=reference.accuracy,
-        argmax_agreement=1 - len(numbers.flips) / expected,
+        argmax_agreement=1 - len(numbers.flips) / len(reference.labels),
         flips=len(numbers.flips),
         benign_flips=int(np.count_nonzero(numbers.benign)),
         max_abs_diff=numbers.largest,
@@ -88,27 +99,16 @@ def compare(
         rms_error=numbers.rms,
         max_diff_in_floors=numbers.largest_in_floors,
         nan_count=numbers.not_finite,
-        noise_floor=_finite_or_none(reference.floors.max()),
-        typical_noise_floor=_finite_or_none(np.median(reference.floors)),
+        noise_floor=finite_or_none(reference.floors.max()),
+        typical_noise_floor=finite_or_none(np.median(reference.floors)),
         reference_precision=reference.precision,
         accuracy_drop=numbers.accuracy_drop,
         flip_rate=numbers.flip_rate,
         unclear=int(np.count_nonzero(unclear(reference, MAX_FLOORS))),
-        expected_error=expected_error,
         flipped=tuple(numbers.flipped(_SHOWN_FLIPS)),
         worst=tuple(numbers.worst(_SHOWN_WORST)),
-        remarks=tuple(_remarks(reference)),
-        checks=checks,
+        remarks=tuple(remarks(reference)),
     )
-    reason = next(_failures(numbers, gates, expected_error, checks), None)
-    if reason is not None:
-        return replace(report, status="failed", reason=reason)
-    doubt = next(_doubts(numbers, gates), None)
-    if doubt is not None:
-        return replace(
-            report, status="undecided", reason=doubt.text, needed_images=doubt.needed_images
-        )
-    return report
 
 
 def not_run(
@@ -180,296 +180,3 @@ def _empty_report(
         stderr_tail="",
         file=file,
     )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Numbers:
-    """What follows from the two sets of logits, which have the same shape."""
-
-    reference: Reference
-    candidate: NDArray[np.floating]
-    exact: bool
-    confidence: float
-
-    @cached_property
-    def distance(self) -> NDArray[np.float64]:
-        """`[N,K]` in logit units; NaN or infinite where the candidate is and should not be."""
-        return distances(self.reference.logits, self.candidate)
-
-    @cached_property
-    def in_floors(self) -> NDArray[np.float64]:
-        """`[N]`: the largest distance of each image, in noise floors; infinite instead of NaN."""
-        found = self.reference.in_floors(self.candidate)
-        largest: NDArray[np.float64] = np.where(np.isnan(found), np.inf, found).max(axis=1)
-        return largest
-
-    @cached_property
-    def decided(self) -> NDArray[np.intp]:
-        found: NDArray[np.intp] = np.argmax(self.candidate, axis=1)
-        return found
-
-    @cached_property
-    def wanted(self) -> NDArray[np.intp]:
-        found: NDArray[np.intp] = np.argmax(self.reference.logits, axis=1)
-        return found
-
-    @cached_property
-    def flips(self) -> NDArray[np.intp]:
-        return np.flatnonzero(self.decided != self.wanted)
-
-    @cached_property
-    def benign(self) -> NDArray[np.bool_]:
-        """Of each flipped image: whether all its logits are near the reference."""
-        return self.in_floors[self.flips] <= BENIGN_FLOORS
-
-    @property
-    def real_flips(self) -> int:
-        return len(self.flips) - int(np.count_nonzero(self.benign))
-
-    @property
-    def accuracy(self) -> float:
-        return float(np.mean(self.decided == self.reference.labels))
-
-    @property
-    def not_finite(self) -> int:
-        """Logits that are NaN, or infinite where the reference is not."""
-        return int(np.count_nonzero(~np.isfinite(self.distance)))
-
-    @property
-    def _finite(self) -> NDArray[np.float64]:
-        """Distances without those of logits that are so large that float32 holds no fractions of
-        them: masked classes."""
-        masked = np.abs(self.reference.logits) > 1e30
-        usual = self.distance[np.isfinite(self.distance) & ~masked]
-        return usual if usual.size else self.distance[np.isfinite(self.distance)]
-
-    @cached_property
-    def largest(self) -> float | None:
-        found = self.distance[np.isfinite(self.distance)]
-        return float(found.max()) if found.size else None
-
-    @property
-    def mean(self) -> float | None:
-        return float(self._finite.mean()) if self._finite.size else None
-
-    @cached_property
-    def rms(self) -> float | None:
-        found = self._finite
-        if not found.size:
-            return None
-        largest = float(found.max())
-        if largest == 0:
-            return 0.0
-        return largest * float(np.sqrt(np.mean((found / largest) ** 2)))
-
-    @cached_property
-    def largest_in_floors(self) -> float | None:
-        found = self.in_floors[np.isfinite(self.in_floors)]
-        return float(found.max()) if found.size else None
-
-    @cached_property
-    def accuracy_drop(self) -> Bound:
-        ours = self.reference.logits.argmax(1) == self.reference.labels
-        theirs = self.decided == self.reference.labels
-        return accuracy_drop(self.lost(ours, theirs), self.lost(theirs, ours), *self._size)
-
-    @staticmethod
-    def lost(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> int:
-        return int(np.count_nonzero(ours & ~theirs))
-
-    @property
-    def _size(self) -> tuple[int, float]:
-        return len(self.decided), self.confidence
-
-    @cached_property
-    def flip_rate(self) -> Bound:
-        return rate(self.counted_flips, *self._size)
-
-    @property
-    def counted_flips(self) -> int:
-        """Benign ones of fp32 are torch's own: they say nothing of the candidate."""
-        return self.real_flips if self.exact else len(self.flips)
-
-    def flips_beyond(self, gates: Gates) -> tuple[int, Bound]:
-        """Flips that the gate of the flip rate counts, and their rate: of fp32 only those that
-        `max_flips` does not allow by itself."""
-        allowed = (gates.max_flips or 0) if self.exact else 0
-        count = max(0, self.counted_flips - allowed)
-        return count, rate(count, *self._size)
-
-    def flipped(self, most: int) -> Iterator[Flip]:
-        """The first flipped images."""
-        for index, benign in zip(self.flips[:most], self.benign[:most], strict=True):
-            yield Flip(
-                index=int(index),
-                label=int(self.reference.labels[index]),
-                reference=int(self.wanted[index]),
-                candidate=int(self.decided[index]),
-                margin=self._margin(index),
-                distance=_finite_or_none(self.in_floors[index]),
-                benign=bool(benign),
-            )
-
-    def worst(self, most: int) -> Iterator[WorstImage]:
-        """The images farthest from the reference, flipped ones first."""
-        flipped = self.decided != self.wanted
-        order = np.lexsort((-self.in_floors, ~flipped))
-        for index in order[:most]:
-            if self.in_floors[index] == 0:
-                return
-            yield WorstImage(
-                index=int(index),
-                label=int(self.reference.labels[index]),
-                reference=int(self.wanted[index]),
-                candidate=int(self.decided[index]),
-                margin=self._margin(index),
-                difference=_finite_or_none(self.distance[index].max()),
-                floors=_finite_or_none(self.in_floors[index]),
-            )
-
-    def _margin(self, index: np.intp) -> float:
-        second, first = np.partition(self.reference.logits[index], -2)[-2:]
-        return float(min(first - second, np.finfo(np.float64).max))
-
-
-def _finite_or_none(value: float | np.floating) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _why_not_comparable(reference: Reference, candidate: NDArray[np.floating]) -> str | None:
-    """A reference that cannot tell candidates apart would let them all pass."""
-    shape = reference.logits.shape
-    if len(shape) != 2 or shape[1] < 2:
-        return f"reference logits {list(shape)}, expected two or more classes"
-    if np.isnan(reference.logits).any() or np.isposinf(reference.logits).any():
-        return "the reference has NaN or infinite logits: the checkpoint is no reference"
-    if not np.isfinite(reference.logits).any(axis=1).all():
-        return "the reference has images without one finite logit: the checkpoint is no reference"
-    if candidate.shape != shape or candidate.size == 0:
-        found = list(candidate.shape)
-        return f"logits {found}, expected {list(shape)} with at least one image"
-    return None
-
-
-def _failures(
-    numbers: _Numbers,
-    gates: Gates,
-    expected_error: ExpectedError | None,
-    checks: tuple[Check, ...],
-) -> Iterator[str]:
-    """What was found and what was allowed, the gravest first."""
-    if numbers.not_finite:
-        yield f"{numbers.not_finite} logits are NaN or infinite"
-    if gates.max_flips is not None and numbers.real_flips > gates.max_flips:
-        yield f"{numbers.real_flips} flips, at most {gates.max_flips} allowed"
-    drop = numbers.accuracy_drop
-    count, flips = numbers.flips_beyond(gates)
-    if gates.max_accuracy_drop is not None and drop.low > gates.max_accuracy_drop:
-        yield (
-            f"accuracy drops by {points(drop.value)} percentage points, at least "
-            f"{points(drop.low, beside=gates.max_accuracy_drop)} for certain, at most "
-            f"{points(gates.max_accuracy_drop)} allowed"
-        )
-    if gates.max_flip_rate is not None and flips.low > gates.max_flip_rate:
-        yield (
-            f"{count} flips of {len(numbers.decided):,} images: "
-            f"{percent(flips.low, beside=gates.max_flip_rate)} or more for certain, at most "
-            f"{percent(gates.max_flip_rate)} allowed"
-        )
-    if gates.max_floors is not None and float(numbers.in_floors.max()) > gates.max_floors:
-        yield (
-            f"logits are up to {numbers.largest_in_floors:,.0f} noise floors "
-            f"({numbers.largest:.1e}) from the checkpoint's, at most {gates.max_floors:,.0f} "
-            "allowed"
-        )
-    if gates.max_logit_diff is not None and (numbers.largest or 0) > gates.max_logit_diff:
-        yield (
-            f"logits are up to {numbers.largest:.2g} from the checkpoint's, at most "
-            f"{gates.max_logit_diff:g} allowed by --max-logit-diff"
-        )
-    if gates.max_error_ratio is not None and expected_error is not None:
-        yield from _too_much_error(numbers, gates.max_error_ratio, expected_error)
-    yield from (f"{check.name}: {check.reason}" for check in checks if check.reason is not None)
-
-
-def _too_much_error(numbers: _Numbers, ratio: float, expected: ExpectedError) -> Iterator[str]:
-    found, wanted = numbers.rms or 0.0, expected.rms
-    noise = MAX_FLOORS * float(np.median(numbers.reference.floors))
-    if found > max(ratio * wanted, noise):
-        yield (
-            f"the logit error is {found:.2g} (root mean square), {found / max(wanted, 1e-300):.1f} "
-            f"times what this rounding should give ({wanted:.2g}), at most {ratio:g} times allowed"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Doubt:
-    text: str
-    needed_images: int | None
-
-
-def _doubts(numbers: _Numbers, gates: Gates) -> Iterator[_Doubt]:
-    """What the images are too few to show, and how many would."""
-    images = len(numbers.decided)
-    drop = numbers.accuracy_drop
-    count, flips = numbers.flips_beyond(gates)
-    if gates.max_flip_rate is not None and flips.high > gates.max_flip_rate:
-        needed = needed_images(
-            lambda factor: rate(round(count * factor), round(images * factor), numbers.confidence),
-            gates.max_flip_rate,
-            images=images,
-        )
-        yield _Doubt(
-            text=f"{count} flips of {images:,} images: the flip rate may be "
-            f"{percent(flips.high, beside=gates.max_flip_rate)}, at most "
-            f"{percent(gates.max_flip_rate)} allowed; " + _would_tell(needed),
-            needed_images=needed,
-        )
-    if gates.max_accuracy_drop is not None and drop.high > gates.max_accuracy_drop:
-        ours = numbers.reference.logits.argmax(1) == numbers.reference.labels
-        theirs = numbers.decided == numbers.reference.labels
-        lost, won = numbers.lost(ours, theirs), numbers.lost(theirs, ours)
-        needed = needed_images(
-            lambda factor: accuracy_drop(
-                round(lost * factor),
-                round(won * factor),
-                round(images * factor),
-                numbers.confidence,
-            ),
-            gates.max_accuracy_drop,
-            images=images,
-        )
-        yield _Doubt(
-            text=f"{lost} images lost and {won} won of {images:,}: accuracy may drop by "
-            f"{points(drop.high, beside=gates.max_accuracy_drop)} percentage points, at most "
-            f"{points(gates.max_accuracy_drop)} allowed; " + _would_tell(needed),
-            needed_images=needed,
-        )
-
-
-def _would_tell(images: int | None) -> str:
-    if images is None:
-        return "no number of images would tell"
-    return f"about {float(f'{images:.2g}'):,.0f} images would tell"
-
-
-def _remarks(reference: Reference) -> Iterator[str]:
-    """What the data cannot show."""
-    decided = np.unique(reference.logits.argmax(1))
-    images, classes = reference.logits.shape
-    if len(decided) == 1 and images > 1:
-        yield (
-            f"the checkpoint decides for class {decided[0]} on all {images:,} images: flips and "
-            "accuracy cannot show a fault here, only the logits can"
-        )
-    missing = sorted(set(range(classes)) - set(reference.labels.tolist()))
-    if missing and images > 1:
-        named = ", ".join(map(str, missing[:_FEW_CLASSES]))
-        more = ", ..." if len(missing) > _FEW_CLASSES else ""
-        yield f"no image is labelled {named}{more}: nothing is shown for these classes"
-    dark = int(np.count_nonzero(unclear(reference, MAX_FLOORS)))
-    if dark:
-        yield (
-            f"on {dark:,} of {images:,} images torch's own float32 noise is as large as the "
-            "differences between logits: they decide nothing"
-        )

@@ -14,7 +14,7 @@ from toolkit.parity.gates import GateSettings
 from toolkit.progress import Progress, silent
 from toolkit.results import start_results
 from toolkit.schema import Results
-from toolkit.sessions.candidates import find_subject, line_up
+from toolkit.sessions.candidates import find_candidates, find_subject
 from toolkit.sessions.remote import open_sessions
 from toolkit.settings import SessionOptions
 
@@ -58,7 +58,7 @@ def verify(
         progress=progress,
     )
     subject = find_subject(paths, checkpoint=checkpoint, model=model)
-    candidates = line_up(subject, runtimes, settings)
+    candidates = find_candidates(subject, runtimes, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     results = start_results(subject, dataset)  # before the work: its own load is no fact

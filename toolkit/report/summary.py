@@ -12,6 +12,7 @@ from itertools import pairwise
 from toolkit.report.parity import parity_notes, parity_text, status_text
 from toolkit.schema import (
     EXACT_PRECISIONS,
+    NULL,
     Interval,
     Measurement,
     ParityReport,
@@ -145,8 +146,8 @@ def _about_measuring(results: Results) -> list[str]:
     rows = [row for row in results.measurements if row.latency_s]
     passes = max((sum(bool(one.rounds) for one in row.passes) for row in rows), default=0)
     lines = _settings_alike(results)
-    null = next((row for row in rows if row.runtime == "null"), None)
-    real = [row.latency_at(0.5) or 0.0 for row in rows if row.runtime != "null"]
+    null = next((row for row in rows if row.runtime == NULL), None)
+    real = [row.latency_at(0.5) or 0.0 for row in rows if row.runtime != NULL]
     if null is not None and real and min(real) > 0:
         null_s = null.latency_at(0.5) or 0.0
         lines.append(
@@ -154,7 +155,7 @@ def _about_measuring(results: Results) -> list[str]:
             f"{null_s / min(real):.2%} of the fastest real one. Intervals are 95 %, over "
             f"{passes} passes of interleaved rounds, each in fresh processes."
         )
-    counted = [row.outliers for row in rows if row.outliers is not None and row.runtime != "null"]
+    counted = [row.outliers for row in rows if row.outliers is not None and row.runtime != NULL]
     samples = sum(each.samples for each in counted)
     if samples:
         beyond = sum(each.low + each.high for each in counted)
@@ -262,7 +263,7 @@ def _in_floors(row: ParityReport) -> str:
 
 
 def _speed(row: Measurement) -> str:
-    if row.runtime == "null" and row.status == "measured":
+    if row.runtime == NULL and row.status == "measured":
         return "—"  # it computes nothing, so it has no throughput; see its latency
     if row.images_per_s is None:
         return status_text(row.status, row.reason)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
-from toolkit.schema import FRESH_HEAT, LAST_HEAT, Interval, Settings, Trial, Tuning
+from toolkit.schema import FINAL_STAGE, REMEASURED_STAGE, Interval, Settings, Trial, Tuning
 
 _HEADINGS = (
     *("", "runtime", "format", "precision", "threads", "streams", "memory", "images/s [95 %]"),
@@ -16,7 +16,7 @@ _HEADINGS = (
 
 def render_tuning(tuning: Tuning) -> str:
     """Aligned text."""
-    shown = [each for each in tuning.trials if each.heat >= LAST_HEAT]
+    shown = [each for each in tuning.trials if each.stage >= FINAL_STAGE]
     shown.sort(key=lambda each: -each.images_per_s.value if each.images_per_s else 0.0)
     table = aligned(
         list(_HEADINGS),
@@ -52,7 +52,7 @@ def _notes(tuning: Tuning) -> list[str]:
         f"Tried {len(tuning.trials)} configurations in {tuning.wall_s:.0f} s: batches of "
         f"{batch_size} images; {_fates(tuning.trials)}."
     ]
-    afresh = [each.name for each in tuning.trials if each.heat == FRESH_HEAT]
+    afresh = [each.name for each in tuning.trials if each.stage == REMEASURED_STAGE]
     if afresh:
         lines.append(
             f"Speeds of {', '.join(afresh)} are from new passes, not from those that chose them."
@@ -77,8 +77,8 @@ def _notes(tuning: Tuning) -> list[str]:
 
 def _fates(trials: Sequence[Trial]) -> str:
     """How many came how far."""
-    single = sum(each.heat == 1 for each in trials)
-    last = sum(each.heat >= LAST_HEAT for each in trials)
+    single = sum(each.stage == 1 for each in trials)
+    last = sum(each.stage >= FINAL_STAGE for each in trials)
     return f"{single} in one thread, {len(trials) - single} on all cores, {last} side by side"
 
 

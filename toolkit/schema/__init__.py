@@ -15,6 +15,7 @@ from toolkit.schema.artifact import (
 )
 from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
 from toolkit.schema.json import from_json, to_json
+from toolkit.schema.literals import Device, Isa, Status
 from toolkit.schema.machine import (
     Diagnosis,
     Environment,
@@ -46,36 +47,32 @@ from toolkit.schema.model import (
     TrainingRecord,
 )
 from toolkit.schema.parity import Bound, Cause, Check, Flip, Gates, ParityReport, WorstImage
+from toolkit.schema.precisions import EXACT_PRECISIONS, EXPORTED_PRECISIONS, TRAITS, Precision
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
-from toolkit.schema.session import FLOAT32, UNKNOWN, Attestation, Evidence, Settings
+from toolkit.schema.session import EAGER, FLOAT32, NULL, UNKNOWN, Attestation, Evidence, Settings
 from toolkit.schema.tuning import (
-    FRESH_HEAT,
-    LAST_HEAT,
+    FINAL_STAGE,
+    REMEASURED_STAGE,
     TUNING_SCHEMA_VERSION,
     Configuration,
     Constraints,
     Trial,
     Tuning,
 )
-from toolkit.schema.words import (
-    EXACT_PRECISIONS,
-    EXPORTED_PRECISIONS,
-    Device,
-    Isa,
-    Precision,
-    Status,
-)
 
 __all__ = [
     "CHECKPOINT_SCHEMA_VERSION",
+    "EAGER",
     "EXACT_PRECISIONS",
     "EXPORTED_PRECISIONS",
+    "FINAL_STAGE",
     "FLOAT32",
-    "FRESH_HEAT",
-    "LAST_HEAT",
     "MANIFEST_SCHEMA_VERSION",
+    "NULL",
+    "REMEASURED_STAGE",
     "RESULTS_SCHEMA_VERSION",
+    "TRAITS",
     "TUNING_SCHEMA_VERSION",
     "UNKNOWN",
     "Artifact",

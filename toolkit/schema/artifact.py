@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from toolkit.schema.literals import Isa
 from toolkit.schema.model import CheckpointId, DatasetRecord
-from toolkit.schema.words import Isa, Precision
+from toolkit.schema.precisions import Precision
 
 MANIFEST_SCHEMA_VERSION = 2
 

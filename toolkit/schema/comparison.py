@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from toolkit.schema.literals import Status
 from toolkit.schema.measurement import Interval
+from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
-from toolkit.schema.words import Precision, Status
 
 UNDECIDED = 4
 """The exit code of a comparison without a regression, but with a row that is undecided."""

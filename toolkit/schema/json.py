@@ -10,41 +10,25 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """A record as JSON-ready values: tuples become lists, paths stay text."""
+    """Return a record as JSON-ready values; tuples stay tuples, which JSON writes as lists."""
+    # Not msgspec.to_builtins: of a dataclass without slots it gives only what is in `__dict__`, so
+    # a record that was read loses its defaults and keeps the file's order. It refuses
+    # numpy.float64, too.
     return asdict(record)
 
 
 def from_json(cls: type[Record], data: Mapping[str, Any], *, version: int | None = None) -> Record:
-    """A record from parsed JSON. Unknown keys are ignored, so newer files stay readable.
+    """Return a record from parsed JSON. Ignore unknown keys, so that newer files stay readable.
 
-    `version` is the `schema_version` that a file must have.
+    `version` is the `schema_version` that a file must have. It is checked first, for it explains
+    more than the first field that another version lacks.
 
     Raises:
         ValueError: names the field and says what was expected there.
     """
-    import cattrs
+    import msgspec
 
     found = data.get("schema_version") if isinstance(data, Mapping) else None
     if version is not None and found != version:
         raise ValueError(f"schema_version {found}, expected {version}")
-    converter = cattrs.Converter()
-    for kind in (int, float, str, bool):
-        converter.register_structure_hook(kind, _strict)
-    converter.register_structure_hook(int | float | str | bool, _scalar)
-    try:
-        return converter.structure(data, cls)
-    except Exception as error:
-        raise ValueError("; ".join(cattrs.transform_error(error, path="record"))) from error
-
-
-def _scalar(value: Any, _: object) -> Any:
-    if not isinstance(value, int | float | str | bool):
-        raise TypeError(f"expected a number, text or boolean, got {value!r}")
-    return value
-
-
-def _strict(value: Any, kind: type) -> Any:
-    wanted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, wanted) or (kind is not bool and isinstance(value, bool)):
-        raise TypeError(f"expected {kind.__name__}, got {value!r}")
-    return kind(value)
+    return msgspec.convert(data, cls)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.schema.literals import Status
 from toolkit.schema.machine import GpuState
+from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Attestation, Settings
-from toolkit.schema.words import Precision, Status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolkit.schema.artifact import ExpectedError
+from toolkit.schema.literals import Status
+from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Attestation
-from toolkit.schema.words import Precision, Status
 
 
 @dataclass(frozen=True, kw_only=True)

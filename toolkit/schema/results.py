@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolkit.schema.artifact import Artifact
+from toolkit.schema.literals import Status
 from toolkit.schema.machine import Environment, Interference, Limits, MachineWarning
 from toolkit.schema.measurement import Measurement, Rank
 from toolkit.schema.model import DatasetRecord, TrainingRecord
 from toolkit.schema.parity import ParityReport
 from toolkit.schema.scenario import ScenarioReport
-from toolkit.schema.words import Status
 
 RESULTS_SCHEMA_VERSION = 2
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from toolkit.schema.literals import Status
 from toolkit.schema.measurement import Percentile
+from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Attestation, Settings
-from toolkit.schema.words import Precision, Status
 
 ScenarioName = Literal["offline", "single-stream", "server"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from toolkit.schema.words import Device, Precision
+from toolkit.schema.literals import Device
+from toolkit.schema.precisions import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,10 @@ Evidence = Literal["read back", "from the file", "by design", "as asked"]
 """How an attested word is known: the runtime reported it, the artifact's bytes say it, the runtime
 has no other way to work, or nothing shows it and it is what was asked for."""
 
+NULL = "null"
+"""The runtime that computes nothing: its time is the harness's own cost, and it has no speed."""
+EAGER = "eager"
+"""The runtime that runs the checkpoint itself: the model that all others must agree with."""
 FLOAT32 = "float32"
 UNKNOWN = "unknown"
 

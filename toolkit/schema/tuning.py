@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.schema.literals import Status
 from toolkit.schema.machine import Environment, MachineWarning
 from toolkit.schema.measurement import Interval
 from toolkit.schema.model import DatasetRecord
+from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
-from toolkit.schema.words import Precision, Status
 
-TUNING_SCHEMA_VERSION = 1
-LAST_HEAT = 3
-FRESH_HEAT = 4
+TUNING_SCHEMA_VERSION = 2
+FINAL_STAGE = 3
+REMEASURED_STAGE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +48,19 @@ class Configuration:
 class Trial:
     """One configuration and what is known of it.
 
-    `heat` is the last one that it took part in, from 1; speeds are those measured there. Heat 3 has
-    all finalists side by side; heat 4 measures those afresh of which one is recommended, so that
-    its speed is not the one that it was chosen for. `to_baseline` is known of these two heats only.
+    `stage` is the last stage that it took part in, from 1; speeds are those measured there. Stage 3
+    has all finalists side by side. Stage 4 measures those afresh of which one is recommended, so
+    that its speed is not the one that it was chosen for. `to_baseline` is known of stages 3 and 4
+    only.
     `accuracy` and `flips` are known where it was compared with its checkpoint; `status` and
     `reason` say how that, or running it, ended; None where it was not compared, being too slow.
     `pareto` says that no other finalist that may be taken was at least as good in throughput,
-    latency, size and accuracy in heat 3, and better in one.
+    latency, size and accuracy in stage 3, and better in one.
     """
 
     name: str
     configuration: Configuration
-    heat: int
+    stage: int
     images_per_s: Interval | None
     to_baseline: Interval | None
     latency_s: float | None

@@ -12,7 +12,9 @@ from pathlib import Path
 from toolkit.artifacts.manifest import MANIFEST, StoredArtifact, find_artifacts
 from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
-from toolkit.schema import Artifact, Checkpoint, Device, InputSpec, Precision, Settings
+from toolkit.schema import EAGER as EAGER
+from toolkit.schema import NULL as NULL
+from toolkit.schema import TRAITS, Artifact, Checkpoint, Device, InputSpec, Precision, Settings
 from toolkit.sessions.runtimes import (
     ALL,
     CHECKPOINT_FORMAT,
@@ -21,9 +23,6 @@ from toolkit.sessions.runtimes import (
     Source,
     find_runtime,
 )
-
-NULL = "null"
-EAGER = "eager"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Candidate:
     @property
     def depends_on_the_batch(self) -> bool:
         """Whether an image's logits move a little with the others in its batch."""
-        return self.source.artifact.precision == "int8-dynamic"
+        return TRAITS[self.source.artifact.precision].depends_on_the_batch
 
     @property
     def label(self) -> str:
@@ -124,7 +123,7 @@ def choose_runtimes(
         needed = [row for row in real if any(row.loads(*kind) for kind in lost)]
         return [row.name for row in (*rows, *(row for row in needed if row not in rows))]
 
-    usual = [row for row in real if row.version() and row.runs_on(device) and not row.asked_for]
+    usual = [row for row in real if row.version() and row.runs_on(device) and not row.opt_in]
     fitting = [
         row for row in real if device in row.devices and any(row.loads(*kind) for kind in kinds)
     ]
@@ -134,7 +133,7 @@ def choose_runtimes(
     return [find_runtime(name) for name in dict.fromkeys(spread)]
 
 
-def line_up(
+def find_candidates(
     subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
 ) -> list[Candidate]:
     """The candidates of a subject: each chosen runtime with each artifact that it loads.

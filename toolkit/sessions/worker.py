@@ -34,6 +34,7 @@ from toolkit.errors import (
 from toolkit.machine.allocator import keep_memory
 from toolkit.machine.environment import page_faults, peak_memory_bytes
 from toolkit.schema import (
+    TRAITS,
     Artifact,
     Attestation,
     InputSpec,
@@ -264,7 +265,7 @@ class Worker:
         for each in kept:
             session.check_logits(each.logits, len(each.indices))
         logits = np.concatenate([each.logits for each in kept])
-        if session.artifact.precision == "int8-dynamic":  # ranges are those of the whole batch
+        if TRAITS[session.artifact.precision].depends_on_the_batch:
             again = np.concatenate([session.run(library[each.indices]) for each in kept])
         else:
             again = expected[[at for each in kept for at in each.indices]]

@@ -88,7 +88,7 @@ def pass_logs(passes: Passes) -> list[float | None]:
     return [median(rounds) if rounds else None for rounds in _logs(passes)]
 
 
-def precision(interval: Interval) -> float:
+def relative_half_width(interval: Interval) -> float:
     """Half the width relative to the value (0.02: ± 2 %), of the longer side."""
     return max(interval.high - interval.value, interval.value - interval.low) / interval.value
 

@@ -13,9 +13,9 @@ from toolkit.data import Dataset
 from toolkit.progress import Progress
 from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
 from toolkit.training.augmentation import move_a_little
-from toolkit.training.diary import Diary
 from toolkit.training.feed import Scale, make_feed, on_device
 from toolkit.training.generators import seed_generators
+from toolkit.training.log import TrainingLog
 from toolkit.training.memory import explained
 from toolkit.training.order import Order
 from toolkit.training.processes import Processes
@@ -90,14 +90,14 @@ def fit(
         tensors = {**tensors_of(model, optimizer), **own}
         return State(position=keeper.position(done, epochs), tensors=tensors)
 
-    diary = Diary(losses, order, options, progress)
+    log = TrainingLog(losses, order, options, progress)
     keeper.keep(snapshot)
     while done < order.steps:
         number, within = divmod(done, order.steps_per_epoch)
         known = hardness.cpu() if recipe.hardest_last and number and alone else None
         batches = order.epoch(number, rank=rank, losses=known)
         model.train()
-        diary.begin(number, done)
+        log.begin_epoch(number, done)
         left = batches[within:]
         places = on_device(left, losses.device)  # at once: no step waits for a copy
         for rows, (images, labels) in zip(places, feed(left), strict=True):
@@ -113,13 +113,17 @@ def fit(
             if not order.ends_early(number):
                 hardness[rows] = found
             done += 1
-            diary.tell(done)
-        diary.end()
-        accuracy = None
-        if job.processes.writes and not order.ends_early(number + 1):  # the others' is the same
-            accuracy = evaluate(model, job.test, spec, device)
-        epochs.append(diary.record(accuracy))
+            log.report(done)
+        log.end_epoch()
+        epochs.append(log.record(_test_accuracy(job, model, number)))
     return model, keeper.position(done, epochs)
+
+
+def _test_accuracy(job: Job, model: nn.Module, epoch: int) -> float | None:
+    """The accuracy after an epoch; None if a shorter last one follows, or others write."""
+    if not job.processes.writes or job.order.ends_early(epoch + 1):
+        return None
+    return evaluate(model, job.test, job.checkpoint.input, job.options.device)
 
 
 def _try_smaller(step: Step, images: Tensor, labels: Tensor, count: int) -> None:

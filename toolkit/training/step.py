@@ -88,7 +88,7 @@ class EagerStep:
         logits = logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         return F.cross_entropy(logits.detach(), labels, reduction="none")
 
@@ -108,7 +108,7 @@ class GraphedStep:
         self._batch_size = batch_size
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._side = torch.cuda.Stream()
 
     def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor:
         """See `Step`."""

@@ -127,9 +127,7 @@ def train(
             refuse_to_forget(out)
         options = choose_options(given, own, state.position.options if state else None)
         with libraries_loaded_meanwhile(options):
-            training, test = load_dataset("train", data), load_dataset("test", data)
-            sha256 = {**training.record.sha256, **test.record.sha256}
-            _check_same_data(state.position.data if state else sha256, sha256)
+            training, test, sha256 = _load(data, state)
             checkpoint = _untrained(out, training, test)
         job = Job(
             checkpoint=checkpoint,
@@ -192,6 +190,18 @@ def _finished(
         training = load_dataset("train", data)
         _check_same_data(found.training.dataset.sha256, training.record.sha256)
     return found
+
+
+def _load(data: Path | None, state: State | None) -> tuple[Dataset, Dataset, dict[str, str]]:
+    """Training set, test set, and the checksums of their files.
+
+    Raises:
+        DatasetError: missing or damaged, or not what the training began with.
+    """
+    training, test = load_dataset("train", data), load_dataset("test", data)
+    sha256 = {**training.record.sha256, **test.record.sha256}
+    _check_same_data(state.position.data if state else sha256, sha256)
+    return training, test, sha256
 
 
 def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:

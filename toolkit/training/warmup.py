@@ -26,7 +26,7 @@ def libraries_loaded_meanwhile(options: TrainingOptions) -> Iterator[None]:
     to read the data. Nothing is done on the CPU, of several processes, or where this one has used
     CUDA before. What fails in it fails again, and is told, in the training itself.
     """
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    used = torch.cuda.is_initialized()
     if options.device == "cpu" or options.processes > 1 or used:
         yield
         return

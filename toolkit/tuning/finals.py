@@ -1,6 +1,6 @@
 """Finalists side by side → which are measured afresh, and which of those is recommended. Pure.
 
-In: entries of the last heat; later the same, measured afresh. Out: entries, and why.
+In: entries of the last stage; later the same, measured afresh. Out: entries, and why.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from toolkit.schema import Constraints
 from toolkit.statistics.ranking import contenders, fastest
 from toolkit.tuning.pareto import keeps, pareto_set, preferred
-from toolkit.tuning.trials import Entry, trial_of, why_it
+from toolkit.tuning.trials import Entry, describe_choice, trial_of
 
 
 def may_be_taken(entries: Sequence[Entry], wanted: Constraints) -> list[Entry]:
@@ -32,7 +32,7 @@ def choose(
 ) -> tuple[Entry | None, list[Entry], str]:
     """The entry to recommend, those that may be as fast, and why.
 
-    Those that lead are in the order of the heat before, so that the speeds which are published do
+    Those that lead are in the order of the stage before, so that the speeds which are published do
     not choose among equals. Where none of them keeps the constraints any longer, the other
     finalists are next.
     """
@@ -41,4 +41,8 @@ def choose(
         return None, [], "nothing passed and kept the constraints"
     close = [pool[at] for at in fastest([each.speeds for each in pool])]
     best, others = preferred([trial_of(str(at), each) for at, each in enumerate(close)])
-    return close[int(best.name)], [close[int(each.name)] for each in others], why_it(best, others)
+    return (
+        close[int(best.name)],
+        [close[int(each.name)] for each in others],
+        describe_choice(best, others),
+    )

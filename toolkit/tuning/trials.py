@@ -1,4 +1,4 @@
-"""Trials of a tuning: what becomes of a candidate in the heats, in records and in words.
+"""Trials of a tuning: what becomes of a candidate in the stages, in records and in words.
 
 In: entries of the search. Out: `Trial` records, and why one of them is recommended.
 """
@@ -20,12 +20,12 @@ from toolkit.statistics.speeds import latencies, speed_ratio, speeds_of
 
 @dataclass(kw_only=True, eq=False)
 class Entry:
-    """A candidate on its way through the heats; `tally` is that of the last one. `logits` are the
+    """A candidate on its way through the stages; `tally` is that of the last one. `logits` are the
     verified ones of the images that its calls rotate through."""
 
     candidate: Candidate
     tally: Tally
-    heat: int = 0
+    stage: int = 0
     report: ParityReport | None = None
     logits: NDArray[np.floating] | None = None
     to_baseline: Interval | None = None
@@ -70,7 +70,7 @@ def trial_of(name: str, entry: Entry) -> Trial:
             batch_size=entry.tally.batch_size,
             settings=candidate.settings,
         ),
-        heat=entry.heat,
+        stage=entry.stage,
         images_per_s=entry.tally.throughput(),
         to_baseline=entry.to_baseline,
         latency_s=median_call_s(entry.tally),
@@ -90,7 +90,7 @@ def median_call_s(tally: Tally) -> float | None:
     return next((each.value for each in latencies(tally.passes) if each.share == 0.5), None)
 
 
-def why_it(best: Trial, close: Sequence[Trial]) -> str:
+def describe_choice(best: Trial, close: Sequence[Trial]) -> str:
     """The reason for the one that is recommended, in words; `close` may be as fast."""
     accuracy = "" if best.accuracy is None else f"{best.accuracy:.2%} accuracy, {best.flips} flips"
     faster = ""
@@ -105,7 +105,7 @@ def why_it(best: Trial, close: Sequence[Trial]) -> str:
     return f"{choice}: {accuracy}{faster}"
 
 
-def how_sure(close: Sequence[str], finalists: int) -> str:
+def describe_confidence(close: Sequence[str], finalists: int) -> str:
     """The confidence in the one that is recommended, in words; `close` are the names of those that
     may be as fast."""
     if close:

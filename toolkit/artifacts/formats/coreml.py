@@ -21,7 +21,7 @@ def export(request: Request) -> Written:
         import coremltools as ct
 
         with torch.no_grad():
-            traced = torch.jit.trace(request.model, request.example)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(request.model, request.example)
         precisions = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
         batch = ct.RangeDim(lower_bound=1, upper_bound=LARGEST_BATCH, default=1)
         shape = ct.Shape((batch, *request.example.shape[1:]))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.torch_model import logits_of
-from toolkit.schema import ExpectedError
+from toolkit.schema import TRAITS, ExpectedError
 
 _BATCH_SIZES = (100, 1)
 _SIGNATURE = "serving_default"  # litert-torch's name for the only one
@@ -45,7 +45,7 @@ def export(request: Request) -> Written:
 
 def _expected_error(single: bytes, request: Request) -> ExpectedError | None:
     """Of int8, by the file for a single image."""
-    if request.measured is None or not request.precision.startswith("int8"):
+    if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     return error_of_evaluation(
         _by_reference_kernels(single, request.measured),

@@ -14,7 +14,7 @@ from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.torch_model import logits_of, round_weights
-from toolkit.schema import ExpectedError
+from toolkit.schema import TRAITS, ExpectedError
 
 _OPTIONS = {"fp32": (), "fp16": ("--fp16",), "int8-weights": ("--weightQuantBits", "8")}
 
@@ -54,7 +54,7 @@ def export(request: Request) -> Written:
 
 def _expected_error(request: Request) -> ExpectedError | None:
     """Of int8-weights: what the model gives with rounded weights."""
-    if request.measured is None or request.precision != "int8-weights":
+    if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     rounded = copy.deepcopy(request.model)
     round_weights(rounded, "int8")

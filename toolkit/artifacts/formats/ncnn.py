@@ -40,7 +40,7 @@ def export(request: Request) -> Written:
 def _trace(model: nn.Module, image: Tensor, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch 2.13 and later call TorchScript deprecated
-        torch.jit.save(torch.jit.trace(model, image), path)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.trace(model, image), path)
 
 
 def _convert(folder: Path, image: Tensor, *, half: bool) -> None:

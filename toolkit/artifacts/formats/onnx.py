@@ -31,7 +31,7 @@ from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
-from toolkit.schema import ExpectedError
+from toolkit.schema import TRAITS, ExpectedError
 
 # Else ONNX Runtime, which quantises, tells its makers about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -66,7 +66,7 @@ def export(request: Request) -> Written:
 
 def _expected_error(plain: Path, request: Request) -> ExpectedError | None:
     """int8 tells it by itself. int8-dynamic does not, and is compared with the float32 file."""
-    if request.measured is None or request.precision not in ("int8", "int8-dynamic"):
+    if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     if request.precision == "int8":
         return measure(request.path, request.measured)

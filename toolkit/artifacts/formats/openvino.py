@@ -16,6 +16,7 @@ from typing import Any
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.rounding.openvino_file import measure
+from toolkit.schema import TRAITS
 
 # OpenVINO and NNCF tell a server of their makers, unless this package is missing (seen in
 # 2026.4.1 and 3.4.0). So here it is missing: no socket is opened then, no file written to home.
@@ -49,7 +50,7 @@ def export(request: Request) -> Written:
             model, request.path / "model.xml", compress_to_fp16=request.precision == "fp16"
         )
     expected = None
-    if request.precision == "int8" and request.measured is not None:
+    if TRAITS[request.precision].quantised and request.measured is not None:
         expected = measure(request.path / "model.xml", request.measured)
     return Written(isas=isas, expected_error=expected)
 

@@ -21,7 +21,7 @@ def export(request: Request) -> Written:
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         with torch.no_grad(), _without_tf32():
-            traced = torch.jit.trace(request.model, request.example)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(request.model, request.example)
         if allows_tf32(traced):
             raise ValueError(
                 "a convolution of the traced model may use TF32, so on a GPU it would not be "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.errors import headline
 from toolkit.processes.child import answer, run_apart, scratch_of
-from toolkit.schema import Artifact, ExpectedError, from_json, to_json
+from toolkit.schema import TRAITS, Artifact, ExpectedError, from_json, to_json
 
 FORMATS = ("onnx", "openvino")
 """Those whose int8 files tell the size of their own rounding."""
@@ -48,7 +48,8 @@ def find_expected_error(
     recorded = artifact.expected_error
     if recorded is not None and recorded.sha256 == artifact.sha256:
         return recorded
-    if artifact.format not in FORMATS or artifact.precision not in ("int8", "int8-weights"):
+    traits = TRAITS[artifact.precision]
+    if artifact.format not in FORMATS or not traits.quantised or traits.depends_on_the_batch:
         return None
     with scratch_of("rounding") as scratch:
         np.save(scratch / "inputs.npy", inputs[:MEASURED_IMAGES])

@@ -133,7 +133,7 @@ class RoundedProducts:
         return logits
 
 
-class _RoundOperands(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _RoundOperands(TorchDispatchMode):
     """Rounds the operands of products on their way to the kernel."""
 
     def __init__(self, kind: Kind) -> None:

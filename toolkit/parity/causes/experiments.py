@@ -7,13 +7,14 @@ process of its own; see `toolkit.parity.causes.apart`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit.data.preprocessing import normalise
 from toolkit.parity.causes.changes import (
@@ -24,24 +25,15 @@ from toolkit.parity.causes.changes import (
     products,
     rounded_results,
 )
+from toolkit.parity.causes.fitting import Fitting, Logits, Rows
 from toolkit.parity.causes.inputs import affine, changed_inputs, spec_of
-from toolkit.parity.causes.operators import Edit, Edited, Operator, record
+from toolkit.parity.causes.operators import Operator, record
 from toolkit.parity.causes.rounding import rounded, roundings, tf32
-from toolkit.parity.causes.symptoms import Fit, Symptoms, distance, number, root_mean_square
+from toolkit.parity.causes.symptoms import Fit, Symptoms, number, root_mean_square
 from toolkit.schema import Cause, InputSpec
-from toolkit.timing import Stopwatch
 
-_FEW = 8  # images, the worst, that a hypothesis must explain before it is tried on all
-_FITTED = 24  # images, the worst, that numbers are fitted on
-_STEPS = 6
-_AT_ONCE = 100
 _AS_NEAR = 1.5  # times the least error: as good an explanation
 _ALIKE = 0.5  # correlation of two errors that come from the same rounding
-
-Logits = NDArray[np.float64]
-Rows = NDArray[np.intp]
-Run = Callable[[Rows], Logits]
-"""Logits of some of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +65,7 @@ class Experiments:
         self._spec = spec
         self._symptoms = symptoms
         self._inputs = normalise(images, spec)
-        self._watch = Stopwatch()
-        self._budget_s = budget_s
-        self._all: Rows = np.arange(len(images))
-        self._worst: Rows = np.argsort(-symptoms.difference.max(axis=1), kind="stable")
+        self._fitting = Fitting(self._model, self._inputs, symptoms, budget_s=budget_s)
         self._operators = self._recorded()
 
     def _recorded(self) -> list[Operator]:
@@ -105,13 +94,13 @@ class Experiments:
                     return finding.cause
                 if best is None or finding.fit.rms < best.fit.rms:
                     best = finding
-                if self._watch.elapsed_s() > self._budget_s:
+                if self._fitting.out_of_time:
                     break
         return best.cause if best else None
 
     def _of_inputs(self) -> Iterator[Finding]:
         for each in changed_inputs(self._images, self._spec):
-            fit = self._explains(lambda rows, x=each.inputs: self._logits(x[rows]))  # type: ignore[misc]
+            fit = self._fitting.explains(partial(self._fitting.fed, each.inputs))
             if fit is not None:
                 yield self._fed(each.kind, each.what, each.action, fit)
 
@@ -120,13 +109,15 @@ class Experiments:
         channels = len(self._spec.mean)
 
         def run(values: Logits, rows: Rows) -> Logits:
-            return self._logits(affine(self._inputs[rows], values[:channels], values[channels:]))
+            return self._fitting.logits(
+                affine(self._inputs[rows], values[:channels], values[channels:])
+            )
 
         start = np.concatenate([np.ones(channels), np.zeros(channels)])
-        found = self._solve(run, start)
+        found = self._fitting.solve(run, start)
         if found is None or not (found[:channels] > 0).all():
             return
-        fit = self._explains(lambda rows: run(found, rows))
+        fit = self._fitting.explains(partial(run, found))
         if fit is None:
             return
         mean, std = spec_of(self._spec, found[:channels], found[channels:])
@@ -147,7 +138,7 @@ class Experiments:
     def _of_changes(self) -> Iterator[Finding]:
         for each in changes(self._operators):
             whole = self._symptoms.batch_size if each.kind == "depends on the batch" else None
-            fit = self._explains(lambda rows, e=each.edits: self._edited(e, rows), whole=whole)  # type: ignore[misc]
+            fit = self._fitting.explains(partial(self._fitting.edited, each.edits), whole=whole)
             if fit is not None:
                 yield self._changed(each.kind, each.what, each.action, fit)
 
@@ -155,25 +146,25 @@ class Experiments:
         for family in factors(self._operators):
 
             def run(values: Logits, rows: Rows, family: Family = family) -> Logits:
-                return self._edited({family.index: family.edit(float(values[0]))}, rows)
+                return self._fitting.edited({family.index: family.edit(float(values[0]))}, rows)
 
-            found = self._solve(run, np.ones(1))
+            found = self._fitting.solve(run, np.ones(1))
             if found is None or abs(found[0] - 1) < 1e-4:
                 continue
-            fit = self._explains(lambda rows: run(found, rows))  # noqa: B023 - called at once
+            fit = self._fitting.explains(partial(run, found))
             if fit is not None:
                 what = family.what.format(f"{found[0]:.5g}")
                 yield self._changed(family.kind, what, family.action, fit)
 
     def _of_ceilings(self) -> Iterator[Finding]:
         for family in ceilings(self._operators):
-            largest = self._largest(family.index)
+            largest = self._fitting.largest(family.index)
 
             def run(limit: float, rows: Rows, family: Family = family) -> Logits:
-                return self._edited({family.index: family.edit(limit)}, rows)
+                return self._fitting.edited({family.index: family.edit(limit)}, rows)
 
-            limit = self._search(run, largest)
-            fit = None if limit is None else self._explains(lambda rows: run(limit, rows))  # noqa: B023
+            limit = self._fitting.search(run, largest)
+            fit = None if limit is None else self._fitting.explains(partial(run, limit))
             if fit is not None and limit is not None:
                 what = family.what.format(f"{limit:.3g} (the largest is {largest:.3g})")
                 yield self._changed(family.kind, what, family.action, fit)
@@ -181,11 +172,11 @@ class Experiments:
 
     def _of_bright_pixels(self) -> Iterator[Finding]:
         def run(limit: float, rows: Rows) -> Logits:
-            return self._logits(np.minimum(self._inputs[rows], np.float32(limit)))
+            return self._fitting.logits(np.minimum(self._inputs[rows], np.float32(limit)))
 
         largest = float(self._inputs.max())
-        limit = self._search(run, largest)
-        fit = None if limit is None else self._explains(lambda rows: run(limit, rows))
+        limit = self._fitting.search(run, largest)
+        fit = None if limit is None else self._fitting.explains(partial(run, limit))
         if fit is not None:
             what = f"inputs above {limit:.3g} are cut off (the largest is {largest:.3g})"
             action = "Look at the range of the input: the scale of its quantisation, or a clip."
@@ -196,7 +187,7 @@ class Experiments:
         found = []
         for each in roundings():
             with rounded(self._model, each):
-                fit = self._explains(lambda rows: self._logits(self._inputs[rows]), nearly=True)
+                fit = self._fitting.explains(partial(self._fitting.fed, self._inputs), nearly=True)
             if fit is not None:
                 action = "Export the float32 weights, or record the artifact's precision as it is."
                 found.append(self._changed(each.kind, each.what, action, fit))
@@ -206,7 +197,7 @@ class Experiments:
         """The nearest: a sum in another order rounds some values to the other side."""
         found = []
         for each in rounded_results(self._operators):
-            fit = self._explains(lambda rows, e=each.edits: self._edited(e, rows), nearly=True)  # type: ignore[misc]
+            fit = self._fitting.explains(partial(self._fitting.edited, each.edits), nearly=True)
             if fit is not None:
                 found.append(self._changed(each.kind, each.what, each.action, fit))
         yield from _nearest(found)
@@ -224,7 +215,7 @@ class Experiments:
             ("TF32", tf32),
         ):
             edits = products(self._operators, function)
-            error = self._edited(edits, self._all) - self._symptoms.reference
+            error = self._fitting.edited(edits, self._fitting.all_rows) - self._symptoms.reference
             sizes = root_mean_square(found), root_mean_square(error)
             if not found.std() or not error.std() or not np.isfinite(error).all():
                 continue
@@ -256,127 +247,11 @@ class Experiments:
         )
         return Finding(cause=Cause(kind=kind, text=text, action=action), fit=fit)
 
-    def _explains(self, run: Run, *, whole: int | None = None, nearly: bool = False) -> Fit | None:
-        """Tried on few images first; `whole` images must be one batch, and are all that count."""
-        if self._watch.elapsed_s() > self._budget_s:
-            return None
-        if whole is not None:
-            return self._fit(run, self._all[:whole]) if whole <= len(self._images) else None
-        if self._fit(run, self._worst[:_FEW], nearly=nearly) is None:
-            return None
-        return self._fit(run, self._all, nearly=nearly)
-
-    def _fit(self, run: Run, rows: Rows, *, nearly: bool = False) -> Fit | None:
-        try:
-            predicted = run(rows)
-        except (RuntimeError, IndexError, TypeError):  # a change that does not fit this model
-            return None
-        part = self._symptoms.of(rows)
-        if predicted.shape != part.reference.shape:
-            return None
-        fit = part.fit(predicted)
-        if fit is None and nearly and part.exact and np.isfinite(part.candidate).all():
-            residual = distance(part.candidate, predicted)
-            left, was = root_mean_square(residual), root_mean_square(part.difference)
-            if left <= 0.25 * was:
-                return Fit(
-                    images=len(rows), largest=float(residual.max()), rms=left, rms_before=was
-                )
-        return fit
-
-    def _solve(self, run: Callable[[Logits, Rows], Logits], start: Logits) -> Logits | None:
-        """Gauss-Newton from `start`; None as soon as it does not come closer."""
-        if self._watch.elapsed_s() > self._budget_s:
-            return None
-        rows = self._worst[:_FITTED]
-        target = self._symptoms.candidate[rows].astype(np.float64)
-        values, before = start, np.inf
-        for _ in range(_STEPS):
-            base = run(values, rows)
-            error = target - base
-            size = root_mean_square(error)
-            if not np.isfinite(size) or size > 0.7 * before:
-                break
-            steps = [_step(run, values, base, at, rows) for at in range(len(values))]
-            move = np.linalg.lstsq(np.stack(steps, 1), error.ravel(), rcond=None)[0]
-            values, before = values + move, size
-        return None if values is start else values
-
-    def _search(self, run: Callable[[float, Rows], Logits], largest: float) -> float | None:
-        """The limit below `largest` that explains most; None where none explains half."""
-        rows = self._worst[:_FITTED]
-        if largest <= 0 or self._watch.elapsed_s() > self._budget_s:
-            return None
-        target = self._symptoms.candidate[rows]
-
-        def left(limit: float) -> float:
-            return root_mean_square(distance(run(limit, rows), target))
-
-        grid = largest * np.linspace(0.1, 0.95, 8)
-        sizes = [left(float(limit)) for limit in grid]
-        at = int(np.argmin(sizes))
-        if not sizes[at] < 0.7 * left(largest):
-            return None
-        low, high = float(grid[max(at - 1, 0)]), float(grid[min(at + 1, len(grid) - 1)])
-        for _ in range(30 if self._symptoms.exact else 10):
-            third = (high - low) / 3
-            if left(low + third) < left(high - third):
-                high -= third
-            else:
-                low += third
-        return (low + high) / 2
-
-    def _largest(self, index: int) -> float:
-        """The largest value that an operator gives."""
-        seen: list[float] = []
-
-        def edit(call: object) -> object:
-            result = call.run()  # type: ignore[attr-defined]
-            seen.append(float(result.max()))
-            return result
-
-        self._edited({index: edit}, self._all)
-        return max(seen)
-
-    def _edited(self, edits: Mapping[int, Edit], rows: Rows) -> Logits:
-        return self._logits(self._inputs[rows], edits)
-
-    def _logits(
-        self, inputs: NDArray[np.float32], edits: Mapping[int, Edit] | None = None
-    ) -> Logits:
-        """Of `inputs` `[n,C,H,W]`, with operators edited; a whole batch of the candidate's stays
-        together where it is no larger than what is computed at once."""
-        size = self._symptoms.batch_size if self._symptoms.batch_size > 1 else _AT_ONCE
-        parts = []
-        for start in range(0, len(inputs), size):
-            given = torch.from_numpy(np.ascontiguousarray(inputs[start : start + size]))
-            parts.append(self._run(given, edits).double().numpy())
-        return np.concatenate(parts)
-
-    def _run(self, inputs: Tensor, edits: Mapping[int, Edit] | None) -> Tensor:
-        with torch.no_grad():
-            if not edits:
-                logits: Tensor = self._model(inputs)
-                return logits
-            with Edited(edits):
-                changed: Tensor = self._model(inputs)
-            return changed
-
 
 def _nearest(found: list[Finding]) -> list[Finding]:
     """The first of those that come nearest; none where there are none."""
     best = min((each.fit.rms for each in found), default=0.0)
     return [each for each in found if each.fit.rms <= _AS_NEAR * best][:1]
-
-
-def _step(
-    run: Callable[[Logits, Rows], Logits], values: Logits, base: Logits, at: int, rows: Rows
-) -> Logits:
-    """The derivative of the logits by one of the values, as a flat array."""
-    by = 1e-3 * max(abs(float(values[at])), 0.1)
-    moved = values.copy()
-    moved[at] += by
-    return (run(moved, rows) - base).ravel() / by
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -66,7 +66,7 @@ class Operator:
 Edit = Callable[[Call], Any]
 
 
-class Edited(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Edited(TorchDispatchMode):
     """Counts operators and replaces what some of them give."""
 
     def __init__(self, edits: Mapping[int, Edit]) -> None:
@@ -92,7 +92,7 @@ class Edited(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recording(TorchDispatchMode):
     """Notes the operators, and the last layer before each."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -38,7 +38,7 @@ class Runtime:
         one_thread: It computes in one thread, whatever is asked for.
         one_stream: It computes one call at a time in a process.
         own_threads: It decides by itself how many threads compute, and does not tell.
-        asked_for: Takes part only where it is named, or `all` are: it takes long, or has few uses.
+        opt_in: Takes part only if it or `all` is named: it takes long, or has few uses.
         devices: Where its sessions run.
         cpu_formats: Those of its formats that it loads on the CPU only.
         systems: Where it runs, as `sys.platform` has it; None is everywhere.
@@ -54,7 +54,7 @@ class Runtime:
     one_thread: bool = False
     one_stream: bool = False
     own_threads: bool = False
-    asked_for: bool = False
+    opt_in: bool = False
     devices: tuple[Device, ...] = ("cpu",)
     cpu_formats: tuple[str, ...] = ()
     systems: tuple[str, ...] | None = None
@@ -165,7 +165,7 @@ RUNTIMES = {
             formats=(CHECKPOINT_FORMAT,),
             install="pip install torch",
             one_stream=True,
-            asked_for=True,
+            opt_in=True,
             devices=("cuda",),
         ),
         Runtime(
@@ -184,7 +184,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("torchscript",),
             install="pip install torch",
-            asked_for=True,
+            opt_in=True,
             devices=("cpu", "cuda"),
         ),
         Runtime(
@@ -194,7 +194,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=(CHECKPOINT_FORMAT,),
             install="pip install torch",
-            asked_for=True,
+            opt_in=True,
             devices=("cpu", "cuda"),
         ),
         Runtime(
@@ -214,7 +214,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("aotinductor",),
             install="pip install torch",
-            asked_for=True,
+            opt_in=True,
         ),
         Runtime(
             name="onnxruntime",
@@ -236,7 +236,7 @@ RUNTIMES = {
             formats=("onnx",),
             install="pip install onnxruntime-gpu",
             precisions=("fp32", "fp16"),
-            asked_for=True,
+            opt_in=True,
             devices=("cuda",),
         ),
         Runtime(

@@ -132,7 +132,7 @@ def _record(model: Model, dtype: torch.dtype, shape: tuple[int, ...]) -> _Graph:
         stage.copy()
         return _widened(model(stage.batch.to(dtype)), dtype)
 
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(_CALLS_BEFORE_RECORDING):

@@ -24,7 +24,7 @@ def load(source: Source, settings: Settings) -> Session:
         # torch 2.13 and later call TorchScript deprecated; it still works, and devices run it.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
-        model = torch.jit.load(source.path, map_location=device)  # type: ignore[no-untyped-call]
+        model = torch.jit.load(source.path, map_location=device)
         weights = list(model.parameters())  # a frozen module has none
         frozen = torch.jit.freeze(model.eval())
         optimized = torch.jit.optimize_for_inference(frozen)

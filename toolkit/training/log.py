@@ -1,4 +1,4 @@
-"""The diary of a training: what is said while it runs, and what is recorded of each epoch."""
+"""The log of a training: progress while it runs, and the record of each epoch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from toolkit.training.recipe import TrainingOptions, learning_rate
 _EVERY_S = 0.5  # each time, the host waits for the device
 
 
-class Diary:
-    """`losses` holds the loss of each step, on the device; the loop fills it."""
+class TrainingLog:
+    """Tells progress, checks losses, and records epochs.
+
+    `losses` holds the loss of each step, on the device; the loop fills it.
+    """
 
     def __init__(
         self, losses: Tensor, order: Order, options: TrainingOptions, progress: Progress
@@ -25,8 +28,8 @@ class Diary:
         self._options = options
         self._progress = progress
 
-    def begin(self, epoch: int, done: int) -> None:
-        """Epoch `epoch`, from 0, or what is left of it after `done` steps in all."""
+    def begin_epoch(self, epoch: int, done: int) -> None:
+        """Begin epoch `epoch`, from 0, or what is left of it after `done` steps in all."""
         self._epoch = epoch
         self._first = epoch * self._order.steps_per_epoch
         self._last = min(self._first + self._order.steps_per_epoch, self._order.steps)
@@ -34,8 +37,8 @@ class Diary:
         self._begun = self._told = Stopwatch()
         self._progress("epochs", epoch, self._order.whole_epochs)
 
-    def tell(self, done: int) -> None:
-        """After each step; twice a second something is said, and the losses are checked.
+    def report(self, done: int) -> None:
+        """Report a step. Twice a second, tell progress and check the losses.
 
         Raises:
             SettingError: a loss is not finite; names the step, and what to try.
@@ -48,12 +51,12 @@ class Diary:
             self._progress(f"epoch {self._epoch + 1}", done - self._first, steps, note)
             self._told = Stopwatch()
 
-    def end(self) -> None:
-        """The steps of the epoch are done; what comes now is not their time."""
+    def end_epoch(self) -> None:
+        """End the steps of the epoch; what comes now does not count as their time."""
         self._rate = self._images_per_s(self._last)
 
     def record(self, accuracy: float | None) -> Epoch:
-        """Of the epoch that has ended, with the test accuracy after it, where it was taken."""
+        """Record the epoch that has ended, with its test accuracy if it was measured."""
         note = "" if accuracy is None else f"test accuracy {accuracy:.2%}"
         self._progress("epochs", self._epoch + 1, self._order.whole_epochs, note)
         return Epoch(

@@ -1,0 +1,34 @@
+"""What the benchmarks share: the reference checkpoint's folder, and the workers' own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from toolkit.sessions.remote import RemoteSession
+
+CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
+
+
+class WorkerClock:
+    """A timer for pytest-benchmark that shows the seconds spent in timed calls inside a worker.
+
+    So the table holds what the worker measured, without the way to the worker and back.
+    """
+
+    def __init__(self) -> None:
+        self._elapsed_s = 0.0
+
+    def __call__(self) -> float:
+        return self._elapsed_s
+
+    def timed_call(self, session: RemoteSession) -> Callable[[], None]:
+        """One timed call of the session, which moves this clock on."""
+
+        def call() -> None:
+            self._elapsed_s += session.measure(calls=1).samples_s[0][0]
+
+        return call
+
+
+WORKER_CLOCK = WorkerClock()

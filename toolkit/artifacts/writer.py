@@ -1,0 +1,154 @@
+"""One artifact: calls the exporter of a format, and publishes the file with its record."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from toolkit.artifacts.conversion import cannot_export, export_apart
+from toolkit.artifacts.formats import Format, Request, Written, load_exporter
+from toolkit.artifacts.manifest import check_artifact
+from toolkit.checkpoints.model import example_input, exportable
+from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
+from toolkit.files import publish, scratch_folder, sha256_of, size_of
+from toolkit.schema import TRAITS, Artifact, Calibration, Checkpoint, Isa, Manifest, Precision
+
+_LOW_DISK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactWriter:
+    """Writes artifacts of one checkpoint into one folder.
+
+    `model` is the checkpoint's, `trusted` the factory that may be called in another process.
+    `images` are those that int8 ranges are measured on, as `drawn` records them; `measured` are
+    those that the expected error is measured on. All are float32 `[n,C,H,W]`, normalised.
+    """
+
+    out: Path
+    checkpoint: Path
+    record: Checkpoint
+    model: nn.Module
+    trusted: str | None
+    images: NDArray[np.float32] | None
+    drawn: Calibration | None
+    measured: NDArray[np.float32] | None
+    isas: tuple[Isa, ...] | None
+    timeout_s: float
+
+    def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
+        """Whether the manifest records what would be written now, and it is there, undamaged."""
+        wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
+        for old in manifest.artifacts:
+            if (old.format, old.precision) != (row.name, precision):
+                continue
+            if (old.versions, old.calibration, old.checkpoint_id) != wanted:
+                return False
+            if old.asked_isas != self._asked_isas(precision):
+                return False
+            try:
+                check_artifact(self.out / old.path, old)
+            except ArtifactError:
+                return False
+            return True
+        return False
+
+    def write(self, row: Format, precision: Precision) -> Artifact:
+        """Publish one artifact. Killed before its record is in the manifest, it is a file that the
+        manifest does not record, or records with another checksum: the next export writes it again.
+
+        Raises:
+            FailedRun: it cannot be written.
+            OutputError: no place to write.
+        """
+        name = self.checkpoint.resolve().name
+        path = self.out / f"{name}{'' if precision == 'fp32' else f'.{precision}'}{row.suffix}"
+        with scratch_folder(self.out) as scratch:
+            temporary = scratch / path.name
+            written = self._call_exporter(row, precision, temporary, path)
+            sha256, expected = sha256_of(temporary), written.expected_error
+            artifact = Artifact(
+                format=row.name,
+                precision=precision,
+                path=path.name,
+                size_bytes=size_of(temporary),
+                sha256=sha256,
+                checkpoint_sha256=self.record.id.weights_sha256,
+                spec_sha256=self.record.id.spec_sha256,
+                input_shape=self.record.input.shape,
+                classes=self.record.classes,
+                opset=written.opset,
+                batch_sizes=written.batch_sizes,
+                calibration=self._drawn(precision),
+                isas=written.isas,
+                asked_isas=self._asked_isas(precision),
+                expected_error=None if expected is None else replace(expected, sha256=sha256),
+                versions=row.versions(),
+            )
+            publish(temporary, path)
+        return artifact
+
+    def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:
+        return self.isas if TRAITS[precision].int8_products else None
+
+    def _drawn(self, precision: Precision) -> Calibration | None:
+        return self.drawn if TRAITS[precision].calibrated else None
+
+    def _call_exporter(
+        self, row: Format, precision: Precision, temporary: Path, path: Path
+    ) -> Written:
+        """Write `temporary`, which is to become `path`."""
+        exporter = load_exporter(row)
+        shape = self.record.input.shape
+        images = self.images if TRAITS[precision].calibrated else None
+        calibration = np.empty((0, *shape), np.float32) if images is None else images
+        try:
+            if not row.usual:
+                return export_apart(
+                    row,
+                    precision=precision,
+                    checkpoint=self.checkpoint,
+                    checkpoint_id=self.record.id,
+                    model=self.trusted,
+                    input_shape=shape,
+                    path=temporary,
+                    calibration=calibration,
+                    isas=self.isas,
+                    measured=self.measured,
+                    timeout_s=self.timeout_s,
+                )
+            example = example_input(shape, batch_size=2)
+            return exporter.export(
+                Request(
+                    model=exportable(self.model, example),
+                    example=example,
+                    path=temporary,
+                    precision=precision,
+                    calibration=calibration,
+                    isas=self.isas,
+                    measured=self.measured,
+                )
+            )
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        except Exception as error:
+            if shutil.disk_usage(path.parent).free < _LOW_DISK_BYTES:
+                raise _not_writable(path, error) from error
+            if isinstance(error, ToolkitError):
+                raise
+            raise Crashed(
+                cannot_export(row.name, error), stderr_tail=traceback.format_exc()
+            ) from error
+
+
+def _not_writable(path: Path, error: Exception) -> OutputError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return OutputError(
+        f"cannot write {path}: {reason}; free space or choose another folder with --out"
+    )

@@ -1,0 +1,273 @@
+"""The search of a tuning, by successive halving: each stage has fewer candidates, longer measured.
+
+In: a subject, its data, the constraints. Out: all trials and the recommendation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from toolkit.data import Dataset
+from toolkit.machine.allocator import can_keep_memory
+from toolkit.machine.environment import describe_environment
+from toolkit.machine.fitness import PAGE_FAULTS, judge, judge_artifacts
+from toolkit.machine.interference import combined
+from toolkit.measurement.conclusions import distinct_names
+from toolkit.measurement.passes import Passes, Tally
+from toolkit.measurement.plan import Plan
+from toolkit.parity.check import Basis, ParityCheck
+from toolkit.parity.gates import GateSettings
+from toolkit.progress import Progress
+from toolkit.schema import (
+    EAGER,
+    EXACT_PRECISIONS,
+    FINAL_STAGE,
+    NULL,
+    REMEASURED_STAGE,
+    TUNING_SCHEMA_VERSION,
+    Constraints,
+    Environment,
+    MachineWarning,
+    Precision,
+    Settings,
+    Tuning,
+)
+from toolkit.sessions.candidates import (
+    Candidate,
+    Subject,
+    checkpoint_candidate,
+    find_candidates,
+)
+from toolkit.sessions.remote import RemoteSession
+from toolkit.statistics.speeds import page_faults
+from toolkit.timing import DISTINCT_BATCHES
+from toolkit.tuning.finals import choose, lead, may_be_taken
+from toolkit.tuning.trials import Entry, describe_confidence, median_call_s, trial_of
+
+_FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
+_SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
+_LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
+_FRESH = Plan(min_time_s=2.4, min_rounds=24, passes=8)
+_LEAST_KEPT = 4  # of the first stage; at least so many go on, however many there were
+_FINALISTS = 4
+_OF_EACH_PRECISION = 2
+_HOPELESS = 0.5  # of the fastest's speed in one thread: more threads do not make up for it
+
+
+@dataclass(kw_only=True)
+class Search:
+    """One search over one subject; see `toolkit.tuning.tune.tune` for the arguments.
+
+    `entries` are all configurations that were tried so far.
+    """
+
+    subject: Subject
+    dataset: Dataset
+    batch_size: int
+    cores: int
+    precisions: Sequence[Precision]
+    wanted: Constraints
+    gates: GateSettings
+    timeout_s: float
+    progress: Progress
+    entries: list[Entry] = field(default_factory=list)
+
+    def run(self, runtimes: Sequence[str]) -> Tuning:
+        """All stages; `wall_s` is left at 0."""
+        environment = describe_environment()
+        first, stages = self._in_one_thread(runtimes)
+        second = [
+            self._entry(replace(entry.candidate, settings=settings))
+            for entry in self._better_half(first)
+            for settings in self._ways(entry)
+        ]
+        stages.append(self._measure(2, second, _SECOND))
+        finalists = self._verified(second)
+        baseline, last = self._with_baseline(finalists)
+        stages.append(self._measure(FINAL_STAGE, last, _LAST))
+        _compare(last, baseline)
+        leading = lead(finalists, self.wanted)
+        if len(leading) > 1:
+            afresh = [*leading, *(each for each in [baseline] if each not in leading)]
+            stages.append(self._measure(REMEASURED_STAGE, afresh, _FRESH))
+            _compare(afresh, baseline)
+        warnings = (
+            *(_stopped(number) for number, each in enumerate(stages, start=1) if each.stopped),
+            *judge_artifacts(environment, [each.candidate.source.artifact for each in finalists]),
+            *judge(environment, threads=self.cores, interference=combined(stages[-1].interference)),
+        )
+        return self._tuning(environment, warnings, baseline, leading, finalists)
+
+    def _in_one_thread(self, runtimes: Sequence[str]) -> tuple[list[Entry], list[Passes]]:
+        """All candidates that may be recommended, measured in one thread."""
+        single = Settings(threads=1)
+        first = [
+            self._entry(candidate)
+            for candidate in find_candidates(self.subject, runtimes, single)
+            if candidate.runtime.name != NULL and self._wants(candidate)
+        ]
+        return first, [self._measure(1, first, _FIRST)]
+
+    def _with_baseline(self, finalists: list[Entry]) -> tuple[Entry, list[Entry]]:
+        """Eager torch on all cores, and the finalists with it."""
+        plain = checkpoint_candidate(self.subject, EAGER, Settings(threads=self.cores))
+        found = next((each for each in finalists if each.candidate == plain), None)
+        if found is not None:
+            return found, finalists
+        baseline = self._entry(plain)
+        self._verify(baseline)
+        return baseline, [baseline, *finalists]
+
+    def _tuning(
+        self,
+        environment: Environment,
+        warnings: tuple[MachineWarning, ...],
+        baseline: Entry,
+        leading: Sequence[Entry],
+        finalists: Sequence[Entry],
+    ) -> Tuning:
+        """The record, with the recommendation."""
+        tallies = [each.tally for each in self.entries]
+        names = dict(zip(self.entries, distinct_names(tallies), strict=True))
+        best, close, why = choose(leading, finalists, self.wanted)
+        taken = len(may_be_taken(finalists, self.wanted))
+        also = [names[each] for each in close]
+        return Tuning(
+            schema_version=TUNING_SCHEMA_VERSION,
+            environment=environment,
+            dataset=self.dataset.record,
+            checkpoint_sha256=self.subject.checkpoint.sha256,
+            constraints=self.wanted,
+            wall_s=0.0,
+            trials=tuple(trial_of(name, each) for each, name in names.items()),
+            baseline=names[baseline],
+            recommended=None if best is None else names[best],
+            why=why,
+            confidence=describe_confidence(also, taken) if best else "",
+            warnings=warnings,
+        )
+
+    def _wants(self, candidate: Candidate) -> bool:
+        """Whether it may be recommended at all, as far as that is known before it has run."""
+        artifact = candidate.source.artifact
+        limit = self.wanted.max_size_bytes
+        return (not self.precisions or artifact.precision in self.precisions) and (
+            limit is None or artifact.size_bytes <= limit
+        )
+
+    def _entry(self, candidate: Candidate) -> Entry:
+        tally = Tally(candidate=candidate, batch_size=self.batch_size)
+        entry = Entry(candidate=candidate, tally=tally)
+        self.entries.append(entry)
+        return entry
+
+    def _measure(self, number: int, entries: Sequence[Entry], plan: Plan) -> Passes:
+        """Measure the entries anew."""
+        for entry in entries:
+            entry.stage = number
+            entry.tally = Tally(
+                candidate=entry.candidate, batch_size=self.batch_size, logits=entry.logits
+            )
+
+        def progress(label: str, done: int, total: int, note: str = "", /) -> None:
+            self.progress(f"stage {number} {label}", done, total, note)
+
+        passes = Passes(
+            tallies=[entry.tally for entry in entries],
+            images=self.dataset.images[: self.batch_size * DISTINCT_BATCHES],
+            plan=plan,
+            timeout_s=self.timeout_s,
+            progress=progress,
+            together=True,
+        )
+        passes.run()
+        return passes
+
+    def _better_half(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The faster half without what is hopeless, and the two fastest of each precision, so that
+        gates find something."""
+        order = sorted(entries, key=lambda each: -each.images_per_s)
+        order = [each for each in order if each.images_per_s > 0]
+        fastest = order[0].images_per_s if order else 0.0
+        half = order[: max(_LEAST_KEPT, (len(order) + 1) // 2)]
+        kept = [each for each in half if each.images_per_s >= _HOPELESS * fastest]
+        for precision in dict.fromkeys(each.candidate.source.artifact.precision for each in order):
+            own = [each for each in order if each.candidate.source.artifact.precision == precision]
+            kept += [each for each in own[:_OF_EACH_PRECISION] if each not in kept]
+        return kept
+
+    def _ways(self, entry: Entry) -> list[Settings]:
+        """How a candidate may use all cores: threads, or streams of one thread each; with memory
+        kept where the first stage saw it given back."""
+        faults = page_faults(entry.tally.passes) or 0
+        keep = faults > PAGE_FAULTS and can_keep_memory()
+        ways = [(self.cores, 1), (1, self.cores)] if self.cores > 1 else [(1, 1)]
+        if entry.candidate.runtime.one_thread:
+            ways = [(1, self.cores)]
+        elif entry.candidate.runtime.one_stream:
+            ways = [(self.cores, 1)]
+        return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
+
+    def _verified(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The fastest that pass and keep the constraints, not more than there are places; and the
+        fastest of them in float32, which many will want to see."""
+        passed: list[Entry] = []
+        for entry in sorted(entries, key=lambda each: -each.images_per_s):
+            has_exact = any(_is_exact(each) for each in passed)
+            room = len(passed) < _FINALISTS or (_is_exact(entry) and not has_exact)
+            if room and entry.images_per_s > 0 and self._fits(entry):
+                self._verify(entry)
+                if entry.report is not None and entry.report.status == "passed":
+                    passed.append(entry)
+        return passed
+
+    def _fits(self, entry: Entry) -> bool:
+        """Whether its calls are short enough."""
+        limit, latency_s = self.wanted.max_latency_s, median_call_s(entry.tally)
+        return limit is None or latency_s is None or latency_s <= limit
+
+    def _verify(self, entry: Entry) -> None:
+        """All test images, with the settings that it was measured with."""
+        with RemoteSession(
+            entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
+        ) as session:
+            entry.report, logits = self._check.judge(session, self._basis)
+        rows = np.arange(DISTINCT_BATCHES * self.batch_size) % len(self.dataset)
+        if logits is not None and not entry.candidate.depends_on_the_batch:
+            entry.logits = logits[rows]
+
+    @cached_property
+    def _check(self) -> ParityCheck:
+        return ParityCheck(
+            batch_size=self.batch_size,
+            gates=self.gates,
+            explain=False,
+            timeout_s=self.timeout_s,
+            progress=self.progress,
+        )
+
+    @cached_property
+    def _basis(self) -> Basis:
+        return self._check.basis(self.subject, self.dataset, Settings(threads=self.cores))
+
+
+def _is_exact(entry: Entry) -> bool:
+    return entry.candidate.source.artifact.precision in EXACT_PRECISIONS
+
+
+def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
+    """Each with the baseline, as they were measured side by side last."""
+    for entry in entries:
+        entry.to_baseline = entry.ratio_to(baseline)
+
+
+def _stopped(number: int) -> MachineWarning:
+    return MachineWarning(
+        code="stopped",
+        message=f"stage {number} took longer than its limit: some candidates had no turn",
+        action="tune fewer of them, with `--runtime` and `--precision`",
+    )
