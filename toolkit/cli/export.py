@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from toolkit.checkpoints.bundled import reference_checkpoint
 from toolkit.cli.options import (
     data_option,
     force_option,
@@ -15,7 +16,7 @@ from toolkit.cli.options import (
     precisions_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import EXPORTS, REFERENCE, trust
+from toolkit.cli.shared import EXPORTS, trust
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path), default=REFERENCE)
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @formats_option
 @precisions_option
 @click.option(
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 def export(
     progress: Progress,
     *,
-    checkpoint: Path,
+    checkpoint: Path | None,
     formats: tuple[str, ...],
     precisions: tuple[Precision, ...],
     calibration_images: int,
@@ -72,6 +73,7 @@ def export(
     from toolkit.schema import to_json
 
     trust(model)
+    checkpoint = checkpoint or reference_checkpoint()
     done = toolkit.export(
         checkpoint,
         out=out or EXPORTS / checkpoint.resolve().name,

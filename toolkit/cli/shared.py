@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.checkpoints.bundled import REFERENCE
 from toolkit.cli.outcome import Outcome
 
 if TYPE_CHECKING:
     from toolkit.parity.gates import GateSettings
     from toolkit.schema import Results
 
-REFERENCE = Path("models/mnist-cnn")
 EXPORTS = Path("models/exports")
 
 
