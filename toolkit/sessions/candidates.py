@@ -16,10 +16,10 @@ from toolkit.schema import Artifact, Checkpoint, Device, InputSpec, Precision, S
 from toolkit.sessions.runtimes import (
     ALL,
     CHECKPOINT_FORMAT,
-    RUNTIMES,
     Runtime,
     Source,
     find_runtime,
+    known_runtimes,
 )
 
 NULL = "null"
@@ -109,7 +109,7 @@ def choose_runtimes(
     """
     checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
     kinds = [checkpoint, *artifacts]
-    real = [row for row in RUNTIMES.values() if row.name != NULL]
+    real = [row for row in known_runtimes().values() if row.name != NULL]
 
     def loading(rows: Sequence[Runtime]) -> list[str]:
         lost = [kind for kind in kinds if not any(row.loads(*kind) for row in rows)]

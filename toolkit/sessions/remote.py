@@ -249,6 +249,7 @@ class RemoteSession:
                 {
                     "removed": list(REMOVED_FROM_ENVIRONMENT),
                     "environment": {
+                        **self.candidate.runtime.environment,
                         **PINNED_ENVIRONMENT,
                         "OMP_NUM_THREADS": threads,
                         "MKL_NUM_THREADS": threads,

@@ -6,7 +6,6 @@ Inputs and outputs are not bound in advance: that gave nothing (0.2 % at a batch
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +17,6 @@ from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
 from toolkit.sessions.runtimes import Source
-
-# Else it tells its makers about each session, from a thread of its own (seen in 1.32).
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FAST_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"
