@@ -82,7 +82,7 @@ def test_its_format_is_exported_and_its_runtime_verified(
     assert verified.returncode == 0, verified.stdout + verified.stderr
     (row,) = json.loads(verified.stdout)["parity"]
     assert (row["runtime"], row["format"], row["status"]) == ("plain", "plain", "passed")
-    assert (row["flips"], row["attestation"]["version"]) == (0, "1.2.3")
+    assert (row["flips"], row["session"]["version"]) == (0, "1.2.3")
 
 
 def test_artifacts_of_a_package_that_is_gone_stay_recorded(installed: Path, tmp_path: Path) -> None:
