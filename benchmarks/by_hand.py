@@ -9,6 +9,7 @@ EXPORTS is a folder that `toolkit export --format all --out EXPORTS` wrote. One 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -190,6 +191,7 @@ def compare(candidate: Candidate) -> dict[str, Any]:
     """Medians in seconds and their ratio, session to hand, of calls in turns."""
     keep_memory()
     row = candidate.runtime
+    os.environ.update(row.environment)
     session: Session = import_loader(row.module, row.package, row.install).load(
         candidate.source, candidate.settings
     )

@@ -26,18 +26,19 @@ import torch
 from conftest import CHECKPOINT, PATIENCE_S
 
 from toolkit.artifacts.export import export
-from toolkit.artifacts.formats import FORMATS
+from toolkit.artifacts.formats import known_formats
 from toolkit.data import load_dataset
 from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
 from toolkit.schema import Device, Evidence, Precision, Settings, to_json
 from toolkit.sessions.candidates import NULL, Candidate, Subject, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
-from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, known_runtimes
 from toolkit.sessions.worker import Worker
 
 IMAGES = load_dataset("test").images[:250]
 CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e-5
+RUNTIMES, FORMATS = known_runtimes(), known_formats()  # those of installed plug-ins too
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
 

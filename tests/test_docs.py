@@ -74,6 +74,11 @@ def test_readme_python_example_runs_as_far_as_its_names() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_no_published_reading_is_larger_than_100_kilobytes() -> None:
+    for path in (REPOSITORY / "benchmarks" / "results").iterdir():
+        assert path.stat().st_size <= 100_000, f"{path.name}: compress it with xz, or leave it out"
+
+
 def test_no_address_in_requirement_files() -> None:
     for name in ("constraints.txt", "pyproject.toml"):
         assert "://" not in (REPOSITORY / name).read_text()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.artifacts.export import export
+    from toolkit.checkpoints.bundled import reference_checkpoint
     from toolkit.checkpoints.storage import import_weights, save_checkpoint
     from toolkit.comparison.compare import compare
     from toolkit.machine.doctor import doctor
@@ -49,6 +50,7 @@ __all__ = [
     "loadgen",
     "read_results",
     "read_tuning",
+    "reference_checkpoint",
     "run",
     "save_checkpoint",
     "train",
@@ -68,6 +70,7 @@ _HOMES = {
     "loadgen": "toolkit.measurement.loadgen",
     "read_results": "toolkit.results",
     "read_tuning": "toolkit.results",
+    "reference_checkpoint": "toolkit.checkpoints.bundled",
     "run": "toolkit.run_pipeline",
     "save_checkpoint": "toolkit.checkpoints.storage",
     "train": "toolkit.training.train",
@@ -79,4 +82,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    from toolkit.machine.system import check_system
+
+    check_system()
     return getattr(importlib.import_module(_HOMES[name]), name)

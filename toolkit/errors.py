@@ -1,6 +1,7 @@
 """What can go wrong, as one tree; the command line turns each into one line and an exit code.
 
     ToolkitError                 exit code 2: wrong usage or bad input
+    ├── UnsupportedSystemError   an operating system that the toolkit does not run on
     ├── SettingError             a setting out of range (`threads=0`)
     ├── UnknownNameError         no such format, runtime, device ...; lists the known ones
     ├── DatasetError             IDX files that are missing, damaged or do not fit the model
@@ -21,9 +22,10 @@ Every message says what failed, the value received, what was expected, and what 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from toolkit.schema import Results, Status
+if TYPE_CHECKING:
+    from toolkit.schema import Results, Status
 
 
 def headline(error: BaseException) -> str:
@@ -48,6 +50,10 @@ class ToolkitError(Exception):
     """Base of every error that the toolkit raises on purpose."""
 
     exit_code: ClassVar[int] = 2
+
+
+class UnsupportedSystemError(ToolkitError):
+    """The toolkit does not run on this operating system."""
 
 
 class SettingError(ToolkitError):

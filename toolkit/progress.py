@@ -5,8 +5,9 @@ A step calls `progress(label, done, total, note)`; each label is one bar.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 _REFRESHES_PER_S = 2  # ten, the default, cost 1.7 % of a core beside what is being timed
@@ -25,21 +26,39 @@ def silent(label: str, done: int, total: int, note: str = "", /) -> None:
 @contextmanager
 def bars() -> Iterator[Progress]:
     """Bars on stderr in a terminal; else one plain line for each step that is finished."""
+    if not sys.stderr.isatty():
+        yield _line_printer(sys.stderr.write)
+        return
+    with ExitStack() as stack:
+        yield _bar_drawer(stack)
+
+
+def _bar_drawer(stack: ExitStack) -> Progress:
+    """Bars from the first step on, until `stack` ends. rich is imported only then."""
+    show: Progress | None = None
+
+    def draw(label: str, done: int, total: int, note: str = "", /) -> None:
+        nonlocal show
+        if show is None:
+            show = stack.enter_context(_picture())
+        show(label, done, total, note)
+
+    return draw
+
+
+@contextmanager
+def _picture() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _line_printer(console.file.write)
-        return
     picture = Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=console,
+        console=Console(stderr=True),
         redirect_stdout=False,
         refresh_per_second=_REFRESHES_PER_S,
     )

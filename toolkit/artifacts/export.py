@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw
 from toolkit.artifacts.formats import (
-    FORMATS,
     Format,
     choose_formats,
+    known_formats,
 )
 from toolkit.artifacts.manifest import (
     MANIFEST,
@@ -102,8 +102,8 @@ def export(
     Args:
         checkpoint: Checkpoint folder.
         out: Folder for the artifacts.
-        formats: Names from `toolkit.artifacts.formats.FORMATS`, or `all`; none means the usual
-            ones: TorchScript, ONNX and pt2.
+        formats: Names from `toolkit.artifacts.formats`, or `all`; none means the usual ones:
+            TorchScript, ONNX and pt2.
         precisions: Each format is written in those of them that it has.
         calibration: Which training images int8 ranges are measured on; None is 500 of MNIST's.
         isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
@@ -249,10 +249,13 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
         for old in manifest.artifacts
         if (old.format, old.precision) != (artifact.format, artifact.precision)
     ]
-    order = list(FORMATS)
+    order = {name: place for place, name in enumerate(known_formats())}
     precisions = list(EXPORTED_PRECISIONS)
     artifacts = sorted(
         (*kept, artifact),
-        key=lambda item: (order.index(item.format), precisions.index(item.precision)),
+        key=lambda item: (
+            order.get(item.format, len(order)),  # last: those of a package that is gone
+            precisions.index(item.precision),
+        ),
     )
     return replace(manifest, artifacts=tuple(artifacts))

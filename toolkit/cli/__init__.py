@@ -10,6 +10,7 @@ import signal
 
 import click
 
+from toolkit import __version__
 from toolkit.cli.bench import bench
 from toolkit.cli.compare import compare
 from toolkit.cli.doctor import doctor
@@ -25,7 +26,7 @@ from toolkit.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="toolkit")
+@click.version_option(__version__)
 def commands() -> None:
     """Export a trained PyTorch classifier, prove that it is still the same model, and measure how
     fast it really is.

@@ -15,7 +15,7 @@ from toolkit.cli.options import (
     precisions_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import EXPORTS, REFERENCE, make_importable
+from toolkit.cli.shared import EXPORTS, make_importable
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path), default=REFERENCE)
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @formats_option
 @precisions_option
 @click.option(
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 def export(
     progress: Progress,
     *,
-    checkpoint: Path,
+    checkpoint: Path | None,
     formats: tuple[str, ...],
     precisions: tuple[Precision, ...],
     calibration_images: int,
@@ -72,6 +72,7 @@ def export(
     from toolkit.schema import to_json
 
     make_importable(model)
+    checkpoint = checkpoint or reference_checkpoint()
     done = toolkit.export(
         checkpoint,
         out=out or EXPORTS / checkpoint.resolve().name,

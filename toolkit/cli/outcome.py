@@ -42,7 +42,10 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
     @functools.wraps(command)
     def run(*, as_json: bool, debug: bool, **arguments: Any) -> NoReturn:
         try:
+            from toolkit.machine.system import check_system
             from toolkit.progress import bars
+
+            check_system()
 
             with _warnings_in_lines(), bars() as progress:
                 outcome = command(progress=progress, **arguments)

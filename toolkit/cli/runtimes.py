@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 @outcome_of
 def runtimes(progress: Progress) -> Outcome:
     """List runtimes and formats: the version installed, or the command that installs it."""
-    from toolkit.artifacts.formats import FORMATS
-    from toolkit.sessions.runtimes import RUNTIMES
+    from toolkit.artifacts.formats import known_formats
+    from toolkit.sessions.runtimes import known_runtimes
 
+    rows, formats = known_runtimes().values(), known_formats().values()
     record = {
-        "runtimes": [_runtime_record(row) for row in RUNTIMES.values()],
-        "formats": [_format_record(row) for row in FORMATS.values()],
+        "runtimes": [_runtime_record(row) for row in rows],
+        "formats": [_format_record(row) for row in formats],
     }
     lines = [f"{'runtime':<18} {'runs on':<14} {'loads':<36} version, or how to install"]
-    for row in RUNTIMES.values():
+    for row in rows:
         where, found = row.where_it_runs(), row.version() or row.install
         lines.append(f"{row.name:<18} {where:<14} {row.what_it_loads():<36} {found}")
     lines += ["", f"{'format':<18} written with, or how to install"]
-    for item in FORMATS.values():
+    for item in formats:
         missing = item.missing()
         found = ", ".join(f"{name} {version}" for name, version in item.versions().items())
         lines.append(f"{item.name:<18} {item.install if missing else found}")

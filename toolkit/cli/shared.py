@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolkit.checkpoints.bundled import REFERENCE
 from toolkit.cli.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record", bound="DataclassInstance")
 
-REFERENCE = Path("models/mnist-cnn")
 EXPORTS = Path("models/exports")
 
 

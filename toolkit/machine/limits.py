@@ -143,7 +143,7 @@ def _onnx_product(
     threads: int,
 ) -> Run | None:
     """A model of one product, whose right side is a weight."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in toolkit.sessions.runtimes._onnxruntime
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in the row of onnxruntime
     try:
         import onnxruntime
         from onnx import helper, numpy_helper

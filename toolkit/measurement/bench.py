@@ -51,7 +51,7 @@ def bench(
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
-        runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
+        runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.
         data: Folder of IDX files whose test images are the inputs; None is the bundled MNIST.

@@ -34,7 +34,7 @@ def verify(
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
-        runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
+        runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.
         data: Folder of IDX files; None is the bundled MNIST.

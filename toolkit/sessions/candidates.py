@@ -18,10 +18,10 @@ from toolkit.schema import TRAITS, Artifact, Checkpoint, Device, InputSpec, Prec
 from toolkit.sessions.runtimes import (
     ALL,
     CHECKPOINT_FORMAT,
-    RUNTIMES,
     Runtime,
     Source,
     find_runtime,
+    known_runtimes,
 )
 
 
@@ -116,7 +116,7 @@ def choose_runtimes(
     """
     checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
     kinds = [checkpoint, *artifacts]
-    real = [row for row in RUNTIMES.values() if row.name != NULL]
+    real = [row for row in known_runtimes().values() if row.name != NULL]
 
     def loading(rows: Sequence[Runtime]) -> list[str]:
         lost = [kind for kind in kinds if not any(row.loads(*kind) for row in rows)]

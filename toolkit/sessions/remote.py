@@ -241,6 +241,7 @@ class RemoteSession:
         threads = str(self.candidate.settings.threads)
         cache = os.environ.get("CUDA_CACHE_PATH", str(self._scratch / "cuda"))
         return {
+            **self.candidate.runtime.environment,
             **PINNED_ENVIRONMENT,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,

@@ -57,7 +57,7 @@ def tune(
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
-        runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
+        runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
         precisions: Only artifacts of these; none means all.
         checkpoint: The checkpoint folder, where it is not the one that the manifest names.

@@ -1,5 +1,7 @@
 """The formats that export writes: one row here, one file beside this one.
 
+Other packages add rows by entry points of the group `toolkit.formats`.
+
 A format's module has `export(request) -> Written`: it writes the request's model to its path, with
 one input named `input` and one output named `logits` where the format has names, and a dynamic
 batch where it can. Nothing is imported until a format is used.
@@ -7,13 +9,16 @@ batch where it can. Nothing is imported until a format is used.
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError
+from toolkit.plugins import plugin_rows
 from toolkit.schema import ExpectedError, Isa, Precision
 from toolkit.versions import versions_of
 
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ALL = "all"
+ENTRY_POINTS = "toolkit.formats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class Format:
         precisions: Those that it can be written in.
         usual: Written where no format is named. Others take long, or somebody else's native code
             writes them: they get a process of their own.
+        environment: Variables that must be set before its module is imported.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Format:
     extra: str | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
     usual: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def install(self) -> str:
@@ -60,7 +68,8 @@ class Format:
 
     def missing(self) -> list[str]:
         """Distributions that are not installed."""
-        return [name for name in self.distributions if name not in self.versions()]
+        found = self.versions()
+        return [name for name in self.distributions if name not in found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,15 +200,26 @@ FORMATS = {
 }
 
 
+def known_formats() -> dict[str, Format]:
+    """The rows of this table, then those that other packages add, by name."""
+    return {**FORMATS, **_plugins()}
+
+
+@functools.cache
+def _plugins() -> dict[str, Format]:
+    return plugin_rows(ENTRY_POINTS, Format, built_in=FORMATS)
+
+
 def find_format(name: str) -> Format:
     """The row of a format.
 
     Raises:
         UnknownNameError: no such format; the message lists the known ones.
     """
-    if name not in FORMATS:
-        raise UnknownNameError("format", name, list(FORMATS))
-    return FORMATS[name]
+    found = FORMATS.get(name) or known_formats().get(name)
+    if found is None:
+        raise UnknownNameError("format", name, list(known_formats()))
+    return found
 
 
 def choose_formats(names: Sequence[str]) -> list[Format]:
@@ -210,7 +230,7 @@ def choose_formats(names: Sequence[str]) -> list[Format]:
     """
     if not names:
         return [row for row in FORMATS.values() if row.usual]
-    spread = [each for name in names for each in (FORMATS if name == ALL else [name])]
+    spread = [each for name in names for each in (known_formats() if name == ALL else [name])]
     return [find_format(name) for name in dict.fromkeys(spread)]
 
 
@@ -222,5 +242,6 @@ def load_exporter(row: Format) -> Exporter:
     """
     if row.missing():
         raise NotInstalled(row.install)
+    os.environ.update(row.environment)
     exporter: Exporter = importlib.import_module(row.module)
     return exporter

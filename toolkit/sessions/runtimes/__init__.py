@@ -1,18 +1,23 @@
 """The runtimes that load artifacts: one row here, one file beside this one.
 
+Other packages add rows by entry points of the group `toolkit.runtimes`.
+
 A runtime's module has `load(source, settings) -> Session`. Nothing is imported until a worker
 loads a session, so this table costs nothing where a runtime is not installed.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError, Unsupported
+from toolkit.plugins import plugin_rows
 from toolkit.schema import Artifact, Attestation, Device, Precision, Settings
 from toolkit.versions import installed_version
 
@@ -21,7 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHECKPOINT_FORMAT = "checkpoint"
+ENTRY_POINTS = "toolkit.runtimes"
 ALL = "all"
+
+# ONNX Runtime sends telemetry for each session from a thread of its own (seen in 1.32).
+_NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,8 @@ class Runtime:
         devices: Where its sessions run.
         cpu_formats: Those of its formats that it loads on the CPU only.
         systems: Where it runs, as `sys.platform` has it; None is everywhere.
+        environment: Variables that must be set before its package is imported. The toolkit's own
+            settings for threads and arithmetic overrule them.
     """
 
     name: str
@@ -58,6 +69,7 @@ class Runtime:
     devices: tuple[Device, ...] = ("cpu",)
     cpu_formats: tuple[str, ...] = ()
     systems: tuple[str, ...] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def loads(self, format: str, precision: Precision) -> bool:
         """Whether it loads artifacts like this."""
@@ -215,6 +227,8 @@ RUNTIMES = {
             formats=("aotinductor",),
             install="pip install torch",
             opt_in=True,
+            # Without it an input of another shape or dtype gives garbage.
+            environment={"AOTI_RUNTIME_CHECK_INPUTS": "1"},
         ),
         Runtime(
             name="onnxruntime",
@@ -227,6 +241,7 @@ RUNTIMES = {
             # Its operators are those of the CPU provider: on CUDA the first call ends in a
             # segmentation fault (seen in 1.31).
             cpu_formats=("ort",),
+            environment=_NO_TELEMETRY,
         ),
         Runtime(
             name="tensorrt",
@@ -238,6 +253,7 @@ RUNTIMES = {
             precisions=("fp32", "fp16"),
             opt_in=True,
             devices=("cuda",),
+            environment=_NO_TELEMETRY,
         ),
         Runtime(
             name="openvino",
@@ -316,15 +332,26 @@ RUNTIMES = {
 }
 
 
+def known_runtimes() -> dict[str, Runtime]:
+    """The rows of this table, then those that other packages add, by name."""
+    return {**RUNTIMES, **_plugins()}
+
+
+@functools.cache
+def _plugins() -> dict[str, Runtime]:
+    return plugin_rows(ENTRY_POINTS, Runtime, built_in=RUNTIMES)
+
+
 def find_runtime(name: str) -> Runtime:
     """The row of a runtime.
 
     Raises:
         UnknownNameError: no such runtime; the message lists the known ones.
     """
-    if name not in RUNTIMES:
-        raise UnknownNameError("runtime", name, list(RUNTIMES))
-    return RUNTIMES[name]
+    found = RUNTIMES.get(name) or known_runtimes().get(name)
+    if found is None:
+        raise UnknownNameError("runtime", name, list(known_runtimes()))
+    return found
 
 
 def import_loader(module: str, package: str, install: str) -> Loader:

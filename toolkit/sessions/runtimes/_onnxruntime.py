@@ -6,7 +6,6 @@ Inputs and outputs are not bound in advance: that gave nothing (0.2 % at a batch
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,6 @@ from toolkit.sessions.runtimes._cuda_libraries import (
     preload_cuda_libraries,
 )
 from toolkit.versions import installed_version
-
-# Else it tells its makers about each session, from a thread of its own (seen in 1.32).
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # CUDA's provider has no int8 kernels for static int8: it computes these on what DequantizeLinear

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -17,9 +16,6 @@ from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import instruction_sets
 from toolkit.schema import Settings
 from toolkit.sessions.runtimes import Session, Source
-
-# Else an input of another shape or dtype gives garbage. The code asks once, at its first call.
-os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
 
 _MODEL_FOLDER = "data/aotinductor/model/"
 _folders: dict[str, Path] = {}  # where packages were unpacked, by checksum

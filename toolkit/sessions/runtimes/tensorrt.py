@@ -1,19 +1,14 @@
 """TensorRT by ONNX Runtime's provider: `.onnx` as it is. Not yet run on a GPU.
 
 An engine is built at the first call of each larger batch, which takes seconds, and kept in memory.
+The provider has no option against TF32; the variable in `toolkit.processes.numerics` prevents it.
 """
 
 from __future__ import annotations
 
-import os
-
 from toolkit.schema import Settings
 from toolkit.sessions.runtimes import Session, Source
 from toolkit.sessions.runtimes._onnxruntime import open_session
-
-# fp32 means fp32: TensorRT takes TF32 unless this stands before its first session; its provider
-# has no option for it.
-os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 
 def load(source: Source, settings: Settings) -> Session:

@@ -1,0 +1,70 @@
+"""Rows that other packages add to the tables of runtimes and formats, by entry point.
+
+In: a group of entry points. Out: its rows by name. A plug-in that cannot be used is one warning
+that names its package; the other rows go on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from importlib import metadata
+from typing import Protocol, TypeVar
+
+from toolkit.errors import ToolkitWarning, headline
+
+
+class Row(Protocol):
+    """A row of a table."""
+
+    @property
+    def name(self) -> str: ...
+
+
+R = TypeVar("R", bound=Row)
+
+
+def plugin_rows(group: str, kind: type[R], *, built_in: Collection[str]) -> dict[str, R]:
+    """The rows that installed packages name in `group`, by name.
+
+    Args:
+        group: `toolkit.runtimes` or `toolkit.formats`.
+        kind: The class of a row.
+        built_in: Names that a plug-in may not take.
+
+    Warns:
+        ToolkitWarning: a plug-in cannot be used; says which package, and why.
+    """
+    rows: dict[str, R] = {}
+    for entry in metadata.entry_points(group=group):
+        try:
+            row = entry.load()
+        except Exception as error:  # noqa: BLE001 - somebody else's module: it may not end this one
+            _warn(entry, headline(error))
+            continue
+        problem = _problem(row, entry.name, kind, taken=[*built_in, *rows])
+        if problem is None:
+            rows[entry.name] = row
+        else:
+            _warn(entry, problem)
+    return rows
+
+
+def _problem(row: object, name: str, kind: type[R], *, taken: Collection[str]) -> str | None:
+    if not isinstance(row, kind):
+        return f"it is {type(row).__name__}, expected a row of type {kind.__name__}"
+    if row.name != name:
+        return f"its row is named {row.name!r}, expected the entry point's name {name!r}"
+    if name in taken:
+        return f"the name {name!r} is taken; expected a new one"
+    return None
+
+
+def _warn(entry: metadata.EntryPoint, problem: str) -> None:
+    package = entry.dist.name if entry.dist is not None else "unknown"
+    warnings.warn(
+        f"package {package}: its entry point {entry.name} = {entry.value} in {entry.group} is left "
+        f"out: {problem}; update the package, or remove it: pip uninstall {package}",
+        ToolkitWarning,
+        stacklevel=2,
+    )
