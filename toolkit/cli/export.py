@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from toolkit.checkpoints.bundled import reference_checkpoint
 from toolkit.cli.options import (
     data_option,
     force_option,
