@@ -10,9 +10,9 @@ import pytest
 import toolkit
 from toolkit.errors import UnsupportedSystemError
 
-# Click has code of its own for Windows, so it is imported before the name of the system is changed.
+# Click and shutil import modules of Windows there, so they come before the change of the name.
 COMMAND = """
-import sys, click
+import shutil, sys, click
 sys.platform = {system!r}
 from toolkit.cli import main
 sys.argv = ["toolkit", *{arguments!r}]
