@@ -21,10 +21,10 @@ PACKAGE = ROOT / "toolkit"
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training.*", "checkpoints.*", "artifacts.export", "artifacts.formats.*"),
-    *("artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
+    *("artifacts.writer", "artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
     *("sessions.runtimes._torch", "sessions.runtimes._torch_arithmetic"),
-    *("parity.causes.changes", "parity.causes.experiments", "parity.causes.onnx_file"),
-    *("parity.causes.operators", "parity.causes.rounding"),
+    *("parity.causes.changes", "parity.causes.experiments", "parity.causes.fitting"),
+    *("parity.causes.onnx_file", "parity.causes.operators", "parity.causes.rounding"),
 )
 CLOCKS = {"time", "datetime", "timeit", "sched"}
 CLOCK_CALLS = {
