@@ -441,10 +441,10 @@ def test_a_sweep_without_numbers_is_wrong_usage(cli: Cli, own_exports: Path, val
     assert "Traceback" not in result.stderr
 
 
-def test_a_setting_that_is_swept_twice_is_wrong_usage(cli: Cli, own_exports: Path) -> None:
+def test_setting_swept_twice_is_a_usage_error(cli: Cli, own_exports: Path) -> None:
     result = cli("bench", own_exports, "--sweep", "threads=1", "threads=2")
     assert result.exit_code == 2
-    assert "threads is given twice, expected once, as threads=1,2" in result.stderr
+    assert "threads is given twice; give all values at once, such as threads=1,2" in result.stderr
 
 
 def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_exports: Path) -> None:

@@ -1,4 +1,4 @@
-"""What several commands need: default places, the user's own code, results as an outcome."""
+"""Shared parts of the commands: default paths, imports of user code, results as an outcome."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ EXPORTS = Path("models/exports")
 
 
 def or_default(paths: tuple[Path, ...]) -> list[Path]:
-    """Those given, or the reference CNN's exports."""
+    """Return the given paths, or else the exports of the reference CNN."""
     return list(paths) or [EXPORTS / REFERENCE.name]
 
 
 def trust(model: str | None) -> None:
-    """Where a model factory is named, let it be imported from the current folder."""
+    """Allow imports from the current folder if a model factory is named."""
     if model is not None:
         import_from_here()
 
 
 def import_from_here() -> None:
-    """Let the user's model factory be imported from the current folder, as `python -m` would."""
+    """Allow imports from the current folder, as `python -m` does."""
     sys.path.insert(0, str(Path.cwd()))
 
 
 def gates_of(options: dict[str, Any]) -> tuple[GateSettings, dict[str, Any]]:
-    """The gates among the options of a command, and the other options.
+    """Split the options of a command into gates and other options.
 
     Raises:
-        SettingError: a gate out of range.
+        SettingError: A gate is out of range.
     """
     from toolkit.parity.gates import GateSettings
 
@@ -47,7 +47,7 @@ def gates_of(options: dict[str, Any]) -> tuple[GateSettings, dict[str, Any]]:
 
 
 def results_outcome(results: Results) -> Outcome:
-    """A table for people, the record for scripts, and the exit code of the verdicts."""
+    """Return a table for people, a record for scripts, and the exit code of the verdicts."""
     from toolkit.report.table import render_table, terminal_width
     from toolkit.schema import to_json
 
