@@ -61,7 +61,7 @@ _LOW_DISK_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class FailedExport:
-    """A format that this model could not be written in, in this precision, and why."""
+    """A format and precision in which this model could not be written, and why."""
 
     format: str
     precision: Precision
@@ -70,8 +70,8 @@ class FailedExport:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What an export left behind: the manifest in `folder`, the paths there that were written now,
-    and what failed; the others were there already and matched."""
+    """The result of an export: the manifest in `folder`, the paths that were written now, and the
+    failures. Other artifacts already existed and matched."""
 
     folder: Path
     manifest: Manifest
@@ -97,33 +97,33 @@ def export(
     timeout_s: float = 600.0,
     progress: Progress = silent,
 ) -> Export:
-    """Write the artifacts of a checkpoint, one a format and precision, and `manifest.json` beside
-    them.
+    """Write the artifacts of a checkpoint, one per format and precision, and their `manifest.json`.
 
     Args:
         checkpoint: Checkpoint folder.
         out: Folder for the artifacts.
-        formats: Names from `toolkit.artifacts.formats.FORMATS`, or `all`; none means the usual
-            ones: TorchScript, ONNX and pt2.
-        precisions: Each format is written in those of them that it has.
-        calibration: Which training images int8 ranges are measured on; None is 500 of MNIST's.
-        isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
-        force: Export again what exists and matches, and replace another checkpoint's artifacts.
-        model: The model factory to trust, where it is not the toolkit's own.
-        timeout_s: A converter that takes longer is ended.
-        progress: Told about each artifact.
+        formats: Names from `toolkit.artifacts.formats.FORMATS`, or `all`; none means the default
+            formats: TorchScript, ONNX and pt2.
+        precisions: Precisions to export; each format uses those that it supports.
+        calibration: Training images used to measure int8 ranges; None is 500 of MNIST's.
+        isas: Instruction sets on which int8 arithmetic must be exact; None is all.
+        force: Export again even if the artifact exists and matches, and replace the artifacts of
+            another checkpoint.
+        model: The model factory to trust, if it is not part of the toolkit.
+        timeout_s: A converter that takes longer is stopped.
+        progress: Receives the progress of each artifact.
 
     Returns:
-        The manifest, and what was written. What fails does not stop the others; it stands in
-        `failures`.
+        The manifest, and what was written. A failure does not stop the other formats; it is listed
+        in `failures`.
 
     Raises:
-        UnknownNameError: an unknown format.
-        SettingError: a format that was named has none of the precisions.
-        DatasetError: int8 is asked for, and the training images are missing or do not fit.
-        CheckpointError: the checkpoint is missing or damaged, or its factory is not trusted.
-        ArtifactError: `out` holds the artifacts of another checkpoint.
-        OutputError: not writable or disk full; files that were there are untouched.
+        UnknownNameError: An unknown format.
+        SettingError: A named format supports none of the precisions.
+        DatasetError: int8 is requested, and the training images are missing or do not fit.
+        CheckpointError: The checkpoint is missing or damaged, or its factory is not trusted.
+        ArtifactError: `out` contains the artifacts of another checkpoint.
+        OutputError: Not writable, or the disk is full; existing files are unchanged.
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
@@ -139,7 +139,7 @@ def export(
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
     if (out / MANIFEST).exists() and manifest.artifacts:
-        write_manifest(out, manifest)  # the checkpoint's folder may be another now
+        write_manifest(out, manifest)  # the checkpoint's folder may have moved
     writer = _Writer(
         out=out,
         checkpoint=checkpoint,
@@ -172,11 +172,11 @@ def export(
 def choose_artifacts(
     formats: Sequence[str], precisions: Sequence[Precision]
 ) -> list[tuple[Format, Precision]]:
-    """Each chosen format with each of the precisions that it has.
+    """Return each chosen format with each of the precisions that it supports.
 
     Raises:
-        UnknownNameError: an unknown format or precision.
-        SettingError: a format that was named has none of the precisions.
+        UnknownNameError: An unknown format or precision.
+        SettingError: A named format supports none of the precisions.
     """
     for each in precisions:
         if each not in EXPORTED_PRECISIONS:
@@ -186,12 +186,12 @@ def choose_artifacts(
         own = [each for each in dict.fromkeys(precisions) if each in row.precisions]
         if not own and row.name in formats:
             raise SettingError(
-                f"--format {row.name} has the precisions {', '.join(row.precisions)}, but "
+                f"--format {row.name} supports the precisions {', '.join(row.precisions)}, but "
                 f"--precision names {', '.join(precisions)}; add --precision {row.precisions[0]}"
             )
         pairs += [(row, each) for each in own]
     if not pairs:
-        raise SettingError(f"no format named has the precision {', '.join(precisions)}")
+        raise SettingError(f"no named format supports the precision {', '.join(precisions)}")
     return pairs
 
 
@@ -211,7 +211,8 @@ class _Writer:
     timeout_s: float
 
     def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
-        """Whether the manifest records what would be written now, and it is there, undamaged."""
+        """Return whether the manifest records the same export, and the file exists and is
+        undamaged."""
         wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
         for old in manifest.artifacts:
             if (old.format, old.precision) != (row.name, precision):
@@ -228,12 +229,13 @@ class _Writer:
         return False
 
     def write(self, row: Format, precision: Precision) -> Artifact:
-        """Publish one artifact. Killed before its record is in the manifest, it is a file that the
-        manifest does not record, or records with another checksum: the next export writes it again.
+        """Publish one artifact. If the process is killed before the record is in the manifest, the
+        manifest does not record the file, or records another checksum; the next export then writes
+        it again.
 
         Raises:
-            FailedRun: it cannot be written.
-            OutputError: no place to write.
+            FailedRun: It cannot be written.
+            OutputError: The location is not writable, or the disk is full.
         """
         name = self.checkpoint.resolve().name
         path = self.out / f"{name}{'' if precision == 'fp32' else f'.{precision}'}{row.suffix}"
@@ -271,7 +273,7 @@ class _Writer:
     def _call_exporter(
         self, row: Format, precision: Precision, temporary: Path, path: Path
     ) -> Written:
-        """Write `temporary`, which is to become `path`."""
+        """Write `temporary`, which is later renamed to `path`."""
         exporter = load_exporter(row)
         shape = self.record.input.shape
         images = self.images if precision == "int8" and self.images is not None else None
@@ -315,7 +317,8 @@ class _Writer:
 
 
 def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray[np.float32] | None:
-    """Training images to measure the expected error on, of formats that need none otherwise."""
+    """Return training images to measure the expected error on, for formats that need none
+    otherwise."""
     count = min(settings.images, MEASURED_IMAGES)
     try:
         return draw(replace(settings, images=count), record)[0]
@@ -324,10 +327,10 @@ def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:
-    """The manifest to add to: the one in `out`, or a new one.
+    """Return the manifest to extend: the one in `out`, or a new one.
 
-    Artifacts of what was in the same checkpoint folder before are stale and fall out of the
-    record; those of another checkpoint are kept unless `force`.
+    Artifacts of an earlier checkpoint in the same checkpoint folder are outdated and are removed
+    from the record. Those of another checkpoint are kept unless `force` is set.
     """
     source = relative_to(out, checkpoint)
     fresh = Manifest(
@@ -349,9 +352,9 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
         return replace(fresh, artifacts=old.artifacts)
     if old.checkpoint != source and not force:
         raise ArtifactError(
-            f"{out} holds artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not of "
-            f"{checkpoint}, {record.id}; choose another folder with --out, or replace them with "
-            "--force"
+            f"{out} contains artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not "
+            f"of {checkpoint}, {record.id}; choose another folder with --out, or replace them "
+            "with --force"
         )
     return fresh
 
@@ -359,7 +362,7 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
 def _not_writable(path: Path, error: Exception) -> OutputError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(
-        f"cannot write {path}: {reason}; free space or choose another folder with --out"
+        f"cannot write {path}: {reason}; free disk space, or choose another folder with --out"
     )
 
 

@@ -1,6 +1,6 @@
-"""What this machine can do at most and what a model asks of it, found in a process of its own.
+"""The limits of this machine and the FLOPs of a model, measured in a separate process.
 
-In: threads, a checkpoint. Out: a `Capacity`; what could not be found is None, and it says why.
+In: threads, a checkpoint. Out: a `Capacity`. Unknown values are None, with the reason.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toolkit.schema import Limits, from_json
 
 _TIMEOUT_S = 120
 
-# In a process of its own: it loads torch, and its threads must not be those of the driver.
+# A separate process, because it loads torch, and its threads must not be those of the driver.
 _MEASURE = """
 import json, sys
 from pathlib import Path
@@ -39,7 +39,7 @@ _ANSWER = "found: "
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Limits of the machine and FLOPs of one image; `failure` says why they are not known."""
+    """Limits of the machine and FLOPs per image; `failure` says why they are unknown."""
 
     limits: Limits | None
     flops_per_image: int | None
@@ -49,16 +49,16 @@ class Capacity:
 def measure_capacity(
     threads: int, *, checkpoint: Path | None = None, model: str | None = None
 ) -> Capacity:
-    """Measure the machine with `threads` threads, and count the checkpoint's FLOPs, in some 5 s.
+    """Measure the machine with `threads` threads and count the FLOPs of the checkpoint (about 5 s).
 
-    `model` is the factory that the user trusts, where it is not the toolkit's own.
+    `model` is the factory that the user trusts, if it is not part of the toolkit.
     """
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     path = os.pathsep.join(filter(None, sys.path))
     given = json.dumps([threads, None if checkpoint is None else str(checkpoint), model])
     try:
         done = subprocess.run(
-            # -P: the child must not import what happens to lie in the current folder.
+            # -P: the child must not import files from the current folder.
             [sys.executable, "-P", "-c", _MEASURE, given],
             env={**os.environ, **variables, "PYTHONPATH": path},
             capture_output=True,

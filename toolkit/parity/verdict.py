@@ -1,9 +1,9 @@
-"""Reference logits and candidate logits → numbers and a verdict. Pure; numpy and scipy only.
+"""The verdict: reference logits and candidate logits → numbers and a verdict; numpy and scipy only.
 
 fp32 is judged by its distance from the reference in noise floors, image by image, and by its
-decisions. Other precisions round more, so they are judged by exact bounds of the accuracy that they
-lose and of the decisions that they change, and by the error that their rounding should have. What
-the images are too few to show is `undecided`. Nothing passes vacuously.
+predictions. Other precisions round more. They are judged by exact bounds of the lost accuracy and
+of the changed predictions, and by the expected rounding error. If there are too few images to
+decide, the verdict is `undecided`. Nothing passes vacuously.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from toolkit.statistics.shares import accuracy_drop, needed_images, percent, poi
 
 _SHOWN_FLIPS = 20
 _SHOWN_WORST = 5
-_FEW_CLASSES = 20  # so many missing classes are named
+_FEW_CLASSES = 20  # at most this many missing classes are named
 
 
 def compare(
@@ -51,8 +51,8 @@ def compare(
 ) -> ParityReport:
     """Judge candidate logits `[n,K]` of the reference's images, in the same order.
 
-    n below N, another K, NaN, an infinity that the reference does not have, or an empty reference
-    fail. `expected_error` is what rounding to the artifact's precision should give.
+    These fail: n below N, another K, NaN, an infinity that the reference does not have, or an empty
+    reference. `expected_error` is the expected rounding error of the artifact's precision.
     """
     expected = len(reference.labels)
     compared = len(candidate) if candidate.ndim == 2 else 0
@@ -122,9 +122,9 @@ def not_run(
     gates: Gates,
     file: str | None = None,
 ) -> ParityReport:
-    """The row of a candidate that could not be run: no numbers, the status, and its stderr.
+    """Return the row of a candidate that could not be run: status and stderr, no numbers.
 
-    `artifact_sha256` is None where the artifact could not even be exported.
+    `artifact_sha256` is None if the artifact could not be exported.
     """
     report = _empty_report(
         runtime=runtime,
@@ -154,7 +154,7 @@ def _empty_report(
     compared: int,
     expected: int,
 ) -> ParityReport:
-    """A report without numbers, which would pass."""
+    """Return a report without numbers, with the status `passed`."""
     return ParityReport(
         runtime=runtime,
         format=format,
@@ -184,7 +184,7 @@ def _empty_report(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Numbers:
-    """What follows from the two sets of logits, which have the same shape."""
+    """Numbers derived from two sets of logits of the same shape."""
 
     reference: Reference
     candidate: NDArray[np.floating]
@@ -193,7 +193,7 @@ class _Numbers:
 
     @cached_property
     def distance(self) -> NDArray[np.float64]:
-        """`[N,K]` in logit units; NaN or infinite where the candidate is and should not be."""
+        """`[N,K]` in logit units; NaN or infinite if the candidate is and should not be."""
         return distances(self.reference.logits, self.candidate)
 
     @cached_property
@@ -219,7 +219,7 @@ class _Numbers:
 
     @cached_property
     def benign(self) -> NDArray[np.bool_]:
-        """Of each flipped image: whether all its logits are near the reference."""
+        """For each flipped image: whether all its logits are near the reference."""
         return self.in_floors[self.flips] <= BENIGN_FLOORS
 
     @property
@@ -232,13 +232,13 @@ class _Numbers:
 
     @property
     def not_finite(self) -> int:
-        """Logits that are NaN, or infinite where the reference is not."""
+        """Number of logits that are NaN, or infinite where the reference is not."""
         return int(np.count_nonzero(~np.isfinite(self.distance)))
 
     @property
     def _finite(self) -> NDArray[np.float64]:
-        """Distances without those of logits that are so large that float32 holds no fractions of
-        them: masked classes."""
+        """Distances, without those of masked classes: logits so large that float32 has no fractions
+        at their size."""
         masked = np.abs(self.reference.logits) > 1e30
         usual = self.distance[np.isfinite(self.distance) & ~masked]
         return usual if usual.size else self.distance[np.isfinite(self.distance)]
@@ -287,18 +287,18 @@ class _Numbers:
 
     @property
     def counted_flips(self) -> int:
-        """Benign ones of fp32 are torch's own: they say nothing of the candidate."""
+        """Number of flips that count. Benign flips in fp32 come from PyTorch and do not count."""
         return self.real_flips if self.exact else len(self.flips)
 
     def flips_beyond(self, gates: Gates) -> tuple[int, Bound]:
-        """Flips that the gate of the flip rate counts, and their rate: of fp32 only those that
-        `max_flips` does not allow by itself."""
+        """Return the flips that the gate of the flip rate counts, and their rate. For fp32, flips
+        that `max_flips` allows do not count."""
         allowed = (gates.max_flips or 0) if self.exact else 0
         count = max(0, self.counted_flips - allowed)
         return count, rate(count, *self._size)
 
     def flipped(self, most: int) -> Iterator[Flip]:
-        """The first flipped images."""
+        """Return the first flipped images."""
         for index, benign in zip(self.flips[:most], self.benign[:most], strict=True):
             yield Flip(
                 index=int(index),
@@ -311,7 +311,7 @@ class _Numbers:
             )
 
     def worst(self, most: int) -> Iterator[WorstImage]:
-        """The images farthest from the reference, flipped ones first."""
+        """Return the images farthest from the reference, flipped ones first."""
         flipped = self.decided != self.wanted
         order = np.lexsort((-self.in_floors, ~flipped))
         for index in order[:most]:
@@ -337,14 +337,18 @@ def _finite_or_none(value: float | np.floating) -> float | None:
 
 
 def _why_not_comparable(reference: Reference, candidate: NDArray[np.floating]) -> str | None:
-    """A reference that cannot tell candidates apart would let them all pass."""
+    """Return why the logits cannot be compared. An unusable reference would let every candidate
+    pass."""
     shape = reference.logits.shape
     if len(shape) != 2 or shape[1] < 2:
         return f"reference logits {list(shape)}, expected two or more classes"
     if np.isnan(reference.logits).any() or np.isposinf(reference.logits).any():
-        return "the reference has NaN or infinite logits: the checkpoint is no reference"
+        return "the reference has NaN or infinite logits, so the checkpoint cannot be a reference"
     if not np.isfinite(reference.logits).any(axis=1).all():
-        return "the reference has images without one finite logit: the checkpoint is no reference"
+        return (
+            "the reference has images without a finite logit, so the checkpoint cannot be a "
+            "reference"
+        )
     if candidate.shape != shape or candidate.size == 0:
         found = list(candidate.shape)
         return f"logits {found}, expected {list(shape)} with at least one image"
@@ -357,7 +361,7 @@ def _failures(
     expected_error: ExpectedError | None,
     checks: tuple[Check, ...],
 ) -> Iterator[str]:
-    """What was found and what was allowed, the gravest first."""
+    """Return the failures with the value found and the value allowed, the most serious first."""
     if numbers.not_finite:
         yield f"{numbers.not_finite} logits are NaN or infinite"
     if gates.max_flips is not None and numbers.real_flips > gates.max_flips:
@@ -366,14 +370,14 @@ def _failures(
     count, flips = numbers.flips_beyond(gates)
     if gates.max_accuracy_drop is not None and drop.low > gates.max_accuracy_drop:
         yield (
-            f"accuracy drops by {points(drop.value)} percentage points, at least "
-            f"{points(drop.low, beside=gates.max_accuracy_drop)} for certain, at most "
+            f"accuracy drops by {points(drop.value)} percentage points, with certainty by at "
+            f"least {points(drop.low, beside=gates.max_accuracy_drop)}; at most "
             f"{points(gates.max_accuracy_drop)} allowed"
         )
     if gates.max_flip_rate is not None and flips.low > gates.max_flip_rate:
         yield (
-            f"{count} flips of {len(numbers.decided):,} images: "
-            f"{percent(flips.low, beside=gates.max_flip_rate)} or more for certain, at most "
+            f"{count} flips of {len(numbers.decided):,} images: with certainty "
+            f"{percent(flips.low, beside=gates.max_flip_rate)} or more, at most "
             f"{percent(gates.max_flip_rate)} allowed"
         )
     if gates.max_floors is not None and float(numbers.in_floors.max()) > gates.max_floors:
@@ -397,8 +401,9 @@ def _too_much_error(numbers: _Numbers, ratio: float, expected: ExpectedError) ->
     noise = MAX_FLOORS * float(np.median(numbers.reference.floors))
     if found > max(ratio * wanted, noise):
         yield (
-            f"the logit error is {found:.2g} (root mean square), {found / max(wanted, 1e-300):.1f} "
-            f"times what this rounding should give ({wanted:.2g}), at most {ratio:g} times allowed"
+            f"the logit error is {found:.2g} (root mean square), "
+            f"{found / max(wanted, 1e-300):.1f} times the expected rounding error "
+            f"({wanted:.2g}), at most {ratio:g} times allowed"
         )
 
 
@@ -409,7 +414,7 @@ class _Doubt:
 
 
 def _doubts(numbers: _Numbers, gates: Gates) -> Iterator[_Doubt]:
-    """What the images are too few to show, and how many would."""
+    """Return what cannot be decided with these images, and how many images are needed."""
     images = len(numbers.decided)
     drop = numbers.accuracy_drop
     count, flips = numbers.flips_beyond(gates)
@@ -440,36 +445,36 @@ def _doubts(numbers: _Numbers, gates: Gates) -> Iterator[_Doubt]:
             images=images,
         )
         yield _Doubt(
-            text=f"{lost} images lost and {won} won of {images:,}: accuracy may drop by "
-            f"{points(drop.high, beside=gates.max_accuracy_drop)} percentage points, at most "
-            f"{points(gates.max_accuracy_drop)} allowed; " + _would_tell(needed),
+            text=f"{lost} images lost and {won} gained of {images:,}: accuracy may drop by "
+            f"{points(drop.high, beside=gates.max_accuracy_drop)} percentage points, at "
+            f"most {points(gates.max_accuracy_drop)} allowed; " + _would_tell(needed),
             needed_images=needed,
         )
 
 
 def _would_tell(images: int | None) -> str:
     if images is None:
-        return "no number of images would tell"
-    return f"about {float(f'{images:.2g}'):,.0f} images would tell"
+        return "no number of images would be enough"
+    return f"about {float(f'{images:.2g}'):,.0f} images are needed"
 
 
 def _remarks(reference: Reference) -> Iterator[str]:
-    """What the data cannot show."""
+    """Return remarks about faults that the data cannot show."""
     decided = np.unique(reference.logits.argmax(1))
     images, classes = reference.logits.shape
     if len(decided) == 1 and images > 1:
         yield (
-            f"the checkpoint decides for class {decided[0]} on all {images:,} images: flips and "
+            f"the checkpoint predicts class {decided[0]} for all {images:,} images: flips and "
             "accuracy cannot show a fault here, only the logits can"
         )
     missing = sorted(set(range(classes)) - set(reference.labels.tolist()))
     if missing and images > 1:
         named = ", ".join(map(str, missing[:_FEW_CLASSES]))
         more = ", ..." if len(missing) > _FEW_CLASSES else ""
-        yield f"no image is labelled {named}{more}: nothing is shown for these classes"
+        yield f"no image is labelled {named}{more}: nothing is known about these classes"
     dark = int(np.count_nonzero(unclear(reference, MAX_FLOORS)))
     if dark:
         yield (
-            f"on {dark:,} of {images:,} images torch's own float32 noise is as large as the "
-            "differences between logits: they decide nothing"
+            f"on {dark:,} of {images:,} images, PyTorch's own float32 noise is as large as the "
+            "differences between the logits, so these images decide nothing"
         )

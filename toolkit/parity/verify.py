@@ -1,4 +1,4 @@
-"""Verification: every test image through each candidate → parity reports."""
+"""Verification: every test image through every candidate → parity reports."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def verify(
         paths: Export folders or artifact files, all of one checkpoint.
         runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
             artifacts.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        checkpoint: The checkpoint folder, if it is not the one named in the manifest.
         data: Folder of IDX files; None is the bundled MNIST.
-        batch_size: Images a call; the last batch may be smaller.
-        threads: Intra-op threads of each session; None takes all usable cores.
+        batch_size: Images per call; the last batch may be smaller.
+        threads: Intra-op threads of each session; None uses all usable cores.
         device: `cpu` or `cuda`.
-        keep_memory: Memory that a runtime frees stays with its process.
-        gates: What a row must keep to pass; None is the default of each precision.
-        timeout_s: A worker that does not answer for so long is killed.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about the images of each candidate.
+        keep_memory: Keep memory that a runtime frees in its process.
+        gates: Limits that a row must keep to pass; None uses the defaults of each precision.
+        timeout_s: A worker that does not answer for this long is killed.
+        model: The model factory to trust, if it is not part of the toolkit.
+        progress: Receives the progress of each candidate.
 
     Returns:
-        Results with one parity report a candidate; `exit_code` says what a script wants to know.
+        Results with one parity report per candidate, and the `exit_code` for scripts.
 
     Raises:
-        ToolkitError: bad input, or the float64 reference itself could not be computed.
+        ToolkitError: Bad input, or the float64 reference itself could not be computed.
     """
     settings = session_settings(
         threads, device, keep_memory=keep_memory, batch_size=batch_size, timeout_s=timeout_s
@@ -70,13 +70,15 @@ def verify(
     candidates = line_up(subject, runtimes, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    results = start_results(subject, dataset)  # before the work: its own load is no fact
+    results = start_results(
+        subject, dataset
+    )  # before the work, so that its own load is not recorded
     refuse_overlap(results.artifacts, dataset)
     basis = check.basis(subject, dataset, settings)
     rows = []
     with open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions:
         for session in sessions:
-            with session:  # one worker at a time: each has the machine to itself
+            with session:  # one worker at a time, so that each has the machine to itself
                 rows.append(check.judge(session, basis)[0])
     warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
     return replace(results, parity=tuple(rows), warnings=warnings)

@@ -1,4 +1,4 @@
-"""Records → JSON-ready values and back, checked."""
+"""Conversion of records to JSON-ready values and back, with checks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """A record as JSON-ready values: tuples become lists, paths stay text."""
+    """Convert a record to JSON-ready values: tuples become lists, paths become text."""
     return asdict(record)
 
 
 def from_json(cls: type[Record], data: Mapping[str, Any], *, version: int | None = None) -> Record:
-    """A record from parsed JSON. Unknown keys are ignored, so newer files stay readable.
+    """Create a record from parsed JSON. Unknown keys are ignored, so newer files stay readable.
 
-    `version` is the `schema_version` that a file must have.
+    `version` is the required `schema_version` of the file.
 
     Raises:
-        ValueError: names the field and says what was expected there.
+        ValueError: Names the field and says what was expected.
     """
     import cattrs
 

@@ -1,4 +1,4 @@
-"""Records of the machine: facts, what others take of it, its limits, warnings."""
+"""Records of the machine: facts, load from other processes, limits, warnings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU, as its driver describes it; `utilization` is a fraction of the last moments."""
+    """One GPU, as its driver describes it; `utilization` is a recent fraction."""
 
     name: str
     driver: str
@@ -20,10 +20,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The machine and the versions that the numbers come from; None where it cannot be read.
+    """The machine and the versions; values that cannot be read are None.
 
-    `cores` are those that this process may use, `physical_cores` the same with SMT siblings
-    counted once, `logical_cores` all of the machine, `cpu_quota` a container's limit in cores.
+    `cores` counts the cores that this process may use, `physical_cores` the same with SMT siblings
+    counted once, `logical_cores` all cores of the machine, `cpu_quota` is a container's limit in
+    cores.
     """
 
     time: str
@@ -53,9 +54,9 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Interference:
-    """What others took of the usable cores during `wall_s` seconds.
+    """The share of the usable cores that others used during `wall_s` seconds.
 
-    `others_cores` is the mean number of cores that other processes kept busy; `steal_share` the
+    `others_cores` is the mean number of cores that other processes kept busy; `steal_share` is the
     fraction of the time that the hypervisor gave to other machines.
     """
 
@@ -68,8 +69,8 @@ class Interference:
 class Limits:
     """The highest rates that were measured on this machine with `threads` threads.
 
-    A multiplication and the addition after it count as two operations; a copied byte counts
-    twice, as read and as written.
+    A multiplication and the addition after it count as two operations. A copied byte counts twice,
+    as read and as written.
     """
 
     threads: int
@@ -78,7 +79,7 @@ class Limits:
     copy_bytes_per_s: float
 
     def or_higher(self, other: Limits) -> Limits:
-        """Of each rate the higher one, both with the same threads."""
+        """Return the higher of each rate, both with the same threads."""
         int8 = [rate for rate in (self.int8_ops_per_s, other.int8_ops_per_s) if rate is not None]
         return Limits(
             threads=self.threads,
@@ -90,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineWarning:
-    """Why the machine is not fit to measure on: what was found, and what helps."""
+    """A reason why the machine is not fit for benchmarks, and what helps."""
 
     code: str
     message: str
@@ -99,7 +100,8 @@ class MachineWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What `toolkit doctor` found. Without `limits`, `failure` says why they were not measured."""
+    """The result of `toolkit doctor`. Without `limits`, `failure` says why they were not
+    measured."""
 
     environment: Environment
     interference: Interference

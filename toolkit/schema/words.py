@@ -21,6 +21,6 @@ EXPORTED_PRECISIONS: tuple[Precision, ...] = (
     *("fp32", "fp16", "int8", "int8-dynamic", "int8-weights"),
 )
 EXACT_PRECISIONS: tuple[Precision, ...] = ("fp64", "fp32")
-"""Those whose logits are the checkpoint's, up to the rounding of float32 sums."""
+"""Precisions whose logits equal the checkpoint's, except for the rounding of float32 sums."""
 Isa = Literal["avx2", "vnni", "arm", "wasm"]
 Device = Literal["cpu", "cuda"]

@@ -1,10 +1,10 @@
-"""Tuning: artifacts → the fastest configuration that is still the model.
+"""Tuning: artifacts → the fastest configuration that passes verification.
 
-Runtime, precision, threads and streams are searched by successive halving: a short heat of all,
-in one thread; the better half goes on with each way to use all cores; those that are fast enough
-are compared with the checkpoint, the fastest first; the best that pass run against each other and
-against eager torch, in passes of interleaved rounds. Those that may be the fastest are measured
-afresh: the speed that chose a winner is too high.
+Runtime, precision, threads and streams are searched by successive halving. A short heat measures
+all candidates with one thread. The better half continues with each way to use all cores. Fast
+enough candidates are compared with the checkpoint, the fastest first. The best that pass are
+compared with each other and with eager PyTorch, in passes of interleaved rounds. The possible
+winners are measured again, because the speed that selected a winner is an overestimate.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ _FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
 _SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
 _LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
 _FRESH = Plan(min_time_s=2.4, min_rounds=24, passes=8)
-_LEAST_KEPT = 4  # of the first heat; at least so many go on, however many there were
+_LEAST_KEPT = 4  # of the first heat; at least this many continue
 _FINALISTS = 4
 _OF_EACH_PRECISION = 2
-_HOPELESS = 0.5  # of the fastest's speed in one thread: more threads do not make up for it
+_HOPELESS = 0.5  # share of the fastest speed with one thread; more threads do not make up for less
 
 
 def tune(
@@ -85,28 +85,28 @@ def tune(
     model: str | None = None,
     progress: Progress = silent,
 ) -> Tuning:
-    """Find the fastest configuration of a checkpoint's artifacts that is still the model.
+    """Find the fastest configuration of a checkpoint's artifacts that passes verification.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
         runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
             artifacts.
-        precisions: Only artifacts of these; none means all.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        precisions: Use only artifacts of these precisions; none means all.
+        checkpoint: The checkpoint folder, if it is not the one named in the manifest.
         data: Folder whose test images are the inputs; None is the bundled MNIST.
-        batch_size: Images a call.
-        threads: All that may work at the same time; None takes all usable cores.
-        constraints: What a recommendation must keep.
-        out: File to write, `tuning.json` by custom; None writes none.
-        timeout_s: A worker that does not answer for so long is killed.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about every heat.
+        batch_size: Images per call.
+        threads: Total number of threads that may work at the same time; None uses all usable cores.
+        constraints: Limits that a recommendation must keep.
+        out: File to write, usually `tuning.json`; None writes none.
+        timeout_s: A worker that does not answer for this long is killed.
+        model: The model factory to trust, if it is not part of the toolkit.
+        progress: Receives the progress of every heat.
 
     Returns:
-        All trials, how far each came, and the recommendation; it is None where none may be taken.
+        All trials, how far each came, and the recommendation; None if there is none.
 
     Raises:
-        ToolkitError: bad input, or the float64 reference could not be computed.
+        ToolkitError: Bad input, or the float64 reference could not be computed.
     """
     watch = Stopwatch()
     wanted = constraints or Constraints()
@@ -146,17 +146,17 @@ def tune(
 
 
 def _refuse_devices(runtimes: Sequence[str]) -> None:
-    """The search is one on the CPU: raise SettingError where a runtime that is named has none."""
+    """Raise SettingError if a named runtime does not run on the CPU, which the search uses."""
     for row in [find_runtime(name) for name in runtimes if name != ALL]:
         if "cpu" not in row.devices:
             raise SettingError(
-                f"--runtime {row.name} runs on {', '.join(row.devices)} only, and tune searches on "
-                f"the CPU; measure it with toolkit bench --device {row.devices[0]}"
+                f"--runtime {row.name} runs on {', '.join(row.devices)} only, but tune searches "
+                f"on the CPU; measure it with toolkit bench --device {row.devices[0]}"
             )
 
 
 def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
-    """The subject with artifacts of these precisions only."""
+    """Return the subject with only the artifacts of these precisions."""
     for each in precisions:
         if each not in EXPORTED_PRECISIONS:
             raise UnknownNameError("precision", each, list(EXPORTED_PRECISIONS))
@@ -174,7 +174,7 @@ def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
 
 @dataclass(kw_only=True)
 class _Search:
-    """See `tune`; one search over one subject."""
+    """One search over one subject; see `tune`."""
 
     subject: Subject
     dataset: Dataset
@@ -188,7 +188,7 @@ class _Search:
     entries: list[Entry] = field(default_factory=list)
 
     def run(self, runtimes: Sequence[str]) -> Tuning:
-        """All heats."""
+        """Run all heats."""
         environment = describe_environment()
         single = Settings(threads=1)
         first = [
@@ -245,7 +245,8 @@ class _Search:
         )
 
     def _wants(self, candidate: Candidate) -> bool:
-        """Whether it may be recommended at all, as far as that is known before it has run."""
+        """Return whether it may be recommended at all, as far as this is known before it has
+        run."""
         artifact = candidate.source.artifact
         limit = self.wanted.max_size_bytes
         return (not self.precisions or artifact.precision in self.precisions) and (
@@ -259,7 +260,7 @@ class _Search:
         return entry
 
     def _heat(self, number: int, entries: Sequence[Entry], plan: Plan) -> Passes:
-        """Measure the entries anew."""
+        """Measure the entries again."""
         for entry in entries:
             entry.heat = number
             entry.tally = Tally(
@@ -281,8 +282,8 @@ class _Search:
         return passes
 
     def _better_half(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The faster half without what is hopeless, and the two fastest of each precision, so that
-        gates find something."""
+        """Return the faster half without hopeless entries, and the two fastest of each precision,
+        so that the gates have a choice."""
         order = sorted(entries, key=lambda each: -each.images_per_s)
         order = [each for each in order if each.images_per_s > 0]
         fastest = order[0].images_per_s if order else 0.0
@@ -294,8 +295,8 @@ class _Search:
         return kept
 
     def _ways(self, entry: Entry) -> list[Settings]:
-        """How a candidate may use all cores: threads, or streams of one thread each; with memory
-        kept where the first heat saw it given back."""
+        """Return the ways in which a candidate may use all cores: threads, or streams of one thread
+        each; with kept memory if the first heat saw memory returned to the system."""
         faults = page_faults(entry.tally.passes) or 0
         keep = faults > PAGE_FAULTS and can_keep_memory()
         ways = [(self.cores, 1), (1, self.cores)] if self.cores > 1 else [(1, 1)]
@@ -306,8 +307,8 @@ class _Search:
         return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
 
     def _verified(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The fastest that pass and keep the constraints, not more than there are places; and the
-        fastest of them in float32, which many will want to see."""
+        """Return the fastest entries that pass and keep the constraints, at most as many as there
+        are places; and the fastest of them in float32, which is a common choice."""
         passed: list[Entry] = []
         for entry in sorted(entries, key=lambda each: -each.images_per_s):
             exact = entry.candidate.source.artifact.precision == "fp32"
@@ -320,12 +321,12 @@ class _Search:
         return passed
 
     def _fits(self, entry: Entry) -> bool:
-        """Whether its calls are short enough."""
+        """Return whether its calls are short enough."""
         limit, latency_s = self.wanted.max_latency_s, median_call_s(entry.tally)
         return limit is None or latency_s is None or latency_s <= limit
 
     def _verify(self, entry: Entry) -> None:
-        """All test images, with the settings that it was measured with."""
+        """Verify all test images, with the settings of the measurement."""
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
         ) as session:
@@ -350,7 +351,7 @@ class _Search:
 
 
 def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
-    """Each with the baseline, as they were measured side by side last."""
+    """Compare each entry with the baseline, from their last paired rounds."""
     for entry in entries:
         entry.to_baseline = entry.ratio_to(baseline)
 
@@ -358,6 +359,6 @@ def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
 def _stopped(number: int) -> MachineWarning:
     return MachineWarning(
         code="stopped",
-        message=f"heat {number} took longer than its limit: some candidates had no turn",
-        action="tune fewer of them, with `--runtime` and `--precision`",
+        message=f"heat {number} took longer than its limit, so some candidates were not measured",
+        action="tune fewer candidates, with `--runtime` and `--precision`",
     )
