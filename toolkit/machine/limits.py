@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SIZES = (256, 512, 1024, 2048)  # small ones stay in the caches, many cores need large ones
 _COPY_BYTES = 256 << 20
 _CACHE_FACTOR = 4  # STREAM's rule: arrays of at least four times the last-level cache
-_COPY_MEMORY_SHARE = 8  # … but never more than this part of the memory that is free
+_COPY_MEMORY_SHARE = 8  # but never more than this part of the free memory
 
 Run = Callable[[], object]
 Product = Callable[[int, int], Run | None]
@@ -37,7 +37,7 @@ def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
     import torch
 
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")  # float32 means float32
+    torch.set_float32_matmul_precision("highest")  # use true float32
     float32 = [*_rates(_torch_float32, threads, time_s), *_rates(_onnx_float32, threads, time_s)]
     int8 = [*_rates(_torch_int8, threads, time_s), *_rates(_onnx_int8, threads, time_s)]
     return Limits(
@@ -114,7 +114,7 @@ def _torch_int8(size: int, threads: int) -> Run | None:
     left, right = (torch.randint(-128, 128, (size, size), dtype=torch.int8) for _ in range(2))
     try:
         torch._int_mm(left, right)
-    except RuntimeError:  # torch has it for some processors only
+    except RuntimeError:  # torch supports it on some processors only
         return None
     return lambda: torch._int_mm(left, right)
 
@@ -126,7 +126,7 @@ def _onnx_float32(size: int, threads: int) -> Run | None:
 
 
 def _onnx_int8(size: int, threads: int) -> Run | None:
-    """Unsigned activations and signed weights, as quantised models have them."""
+    """Use unsigned activations and signed weights, as in quantised models."""
     random = np.random.default_rng(0)
     left = random.integers(0, 256, (size, size), np.uint8)
     right = random.integers(-128, 128, (size, size), np.int8)
@@ -140,7 +140,7 @@ def _onnx_product(
     output: np.dtype[np.generic],
     threads: int,
 ) -> Run | None:
-    """A model of one product, whose right side is a weight."""
+    """Return a model of one product whose right side is a weight."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in toolkit.sessions.runtimes._onnxruntime
     try:
         import onnxruntime

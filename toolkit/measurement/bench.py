@@ -1,4 +1,4 @@
-"""Benchmark: candidates → measurements, each with its interval and its place among the others."""
+"""Benchmark: candidates → measurements with intervals and ranks."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from toolkit.timing import DISTINCT_BATCHES
 
 
 class InterruptedBench(KeyboardInterrupt):
-    """Ctrl-C while measuring. `results` has what was measured until then, marked `interrupted`."""
+    """Ctrl-C during a measurement. `results` has the measurements so far, marked `interrupted`."""
 
     def __init__(self, results: Results) -> None:
-        super().__init__("interrupted; the results hold what was measured until then")
+        super().__init__("interrupted; the results contain the measurements so far")
         self.results = results
 
 
@@ -171,7 +171,7 @@ def _under_load(
     data: Path | None,
     out: Path | None,
 ) -> Results:
-    """All candidates under one of MLPerf's scenarios, on the data set's test images."""
+    """Run all candidates in an MLPerf scenario, on the test images of the data set."""
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     if out is not None:
@@ -216,7 +216,7 @@ def with_null(
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How candidates are measured; see `bench` for the fields."""
+    """The settings of a measurement; see `bench` for the fields."""
 
     plan: Plan
     baseline: str | None = None
@@ -224,14 +224,14 @@ class Bench:
     progress: Progress = silent
 
     def check_baseline(self, candidates: Sequence[Candidate]) -> None:
-        """Raise UnknownNameError or SettingError unless the baseline takes part."""
+        """Raise UnknownNameError or SettingError unless the baseline is measured."""
         if self.baseline is None:
             return
         name = find_runtime(self.baseline).name
         known = list(dict.fromkeys(each.runtime.name for each in candidates))
         if name not in known or name == NULL:
             others = ", ".join(each for each in known if each != NULL)
-            raise SettingError(f"--baseline {name} does not take part; expected one of {others}")
+            raise SettingError(f"--baseline {name} is not measured; expected one of {others}")
 
     def with_capacity(
         self, results: Results, candidates: Sequence[Candidate], subject: Subject

@@ -63,12 +63,12 @@ def _stopped(passes: Passes) -> MachineWarning:
         code="stopped",
         message=f"--max-time {passes.plan.max_time_s:g} s ended it after {done} passes, before "
         f"what was asked for ({wanted}) was there",
-        action="raise `--max-time`, or ask for less",
+        action="raise `--max-time`, or lower the target",
     )
 
 
 def distinct_names(tallies: Sequence[Tally]) -> list[str]:
-    """A name for each; see `toolkit.report.labels`."""
+    """Return a name for each; see `toolkit.report.labels`."""
     return distinct(
         [
             facts_of(
@@ -84,7 +84,7 @@ def distinct_names(tallies: Sequence[Tally]) -> list[str]:
 
 
 def _default_baseline(tallies: Sequence[Tally]) -> str | None:
-    """None where there is nothing to compare."""
+    """Return the default baseline; None if there is nothing to compare."""
     known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
     if len(known) < 2:
         return None
@@ -104,7 +104,7 @@ def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -
 
 
 def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Results) -> Measurement:
-    """The row; a failed one keeps its rounds and claims nothing."""
+    """Return the row; a failed one keeps its rounds but claims nothing."""
     candidate, passes, failure = tally.candidate, tally.passes, tally.failure
     artifact = candidate.source.artifact
     speed, real = tally.throughput(), candidate.runtime.name != NULL
@@ -156,7 +156,7 @@ def _status(tally: Tally) -> tuple[Status, str | None]:
     if tally.throughput() is None:
         rounds = sum(len(each.rounds) for each in tally.passes)
         return "too_short", (
-            f"{rounds} rounds carry no interval; give them more time, with --max-time"
+            f"{rounds} rounds are too few for an interval; allow more time with --max-time"
         )
     return "measured", None
 
@@ -168,7 +168,7 @@ def _limit_share(speed: Interval | None, results: Results) -> float | None:
 
 
 def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:
-    """Ranks among those that were measured alike: same batch size, same settings."""
+    """Return ranks among candidates with the same batch size and settings."""
     real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
     ranks: list[Rank] = []
     for table in dict.fromkeys((row.settings, row.batch_size) for row in real):

@@ -32,8 +32,8 @@ from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 _WARM_UP_ROUND_S = 0.025
 _WARM_UP_LIMIT_S = 0.5
 _LEAST_WARM_UP_ROUNDS = 3
-_MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than wanted
-_MOST_NULL_CALLS = 1000  # its time is known well enough after half a millisecond
+_MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than planned
+_MOST_NULL_CALLS = 1000  # half a millisecond is enough to know its time
 
 
 @dataclass(kw_only=True)
@@ -54,16 +54,16 @@ class Tally:
 
     @property
     def table(self) -> tuple[Settings, int]:
-        """Settings and batch size: the candidates of each are compared with each other."""
+        """Settings and batch size: candidates that share them are compared with each other."""
         return self.candidate.settings, self.batch_size
 
     def throughput(self) -> Interval | None:
-        """Images/s so far; None where nothing can be said."""
+        """Return images/s so far; None if there are too few rounds."""
         return None if self.failure else throughput(self.passes, self.batch_size)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while measuring; what was measured until then is in the tallies."""
+    """Ctrl-C during a measurement; the tallies contain the readings so far."""
 
 
 @dataclass(kw_only=True)
@@ -165,7 +165,7 @@ class Passes:
                     sessions[session].load_s = (
                         loaded.import_s + loaded.load_s + loaded.first_inference_s
                     )
-        finally:  # after Ctrl-C the workers are closed, and that ends the threads
+        finally:  # after Ctrl-C the workers are closed, which ends the threads
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _rounds(self, turns: Sequence[_Turn]) -> None:
@@ -198,7 +198,7 @@ class Passes:
         return self.stopped
 
     def _tell(self, label: str, per_pass: int, note: str = "") -> None:
-        """One step further; precision may take more passes than were planned."""
+        """Report one more step; reaching the target width may take more passes than planned."""
         self._done[label] += 1
         done = self._done[label]
         passes = max(self.plan.least_passes, math.ceil(done / per_pass))
@@ -215,12 +215,12 @@ class _Allowance:
         self._lost_s = 0.0
 
     def is_over(self) -> bool:
-        """Whether all of them are used up."""
+        """Return whether all seconds are used up."""
         return self._watch.elapsed_s() - self._lost_s > self._max_time_s
 
     @contextmanager
     def not_for_failures(self) -> Iterator[None]:
-        """Give back what the body took where it ends in a failure, which goes on."""
+        """Return the time of the body if it ends in a failure; the failure is raised again."""
         watch = Stopwatch()
         try:
             yield
@@ -274,7 +274,7 @@ class _Turn:
         self._try(step)
 
     def round(self, *, repeat: bool) -> None:
-        """One round; one that warmed up not at all has none."""
+        """Run one round; without a warm-up there is none."""
 
         def step() -> None:
             found = self.session.measure(calls=self.calls, repeat=repeat)
@@ -287,7 +287,7 @@ class _Turn:
             self._try(step)
 
     def mark_memory(self) -> None:
-        """The worker's high-water mark so far."""
+        """Record the worker's peak memory so far."""
 
         def step() -> None:
             self.peak_memory_bytes = self.session.peak_memory_bytes()
@@ -296,7 +296,7 @@ class _Turn:
             self._try(step)
 
     def finish(self) -> None:
-        """Add the pass to the tally: also one that was cut short."""
+        """Add the pass to the tally, even if it was stopped early."""
         loaded = self.session.loaded
         if loaded is None:
             return
@@ -325,5 +325,5 @@ class _Turn:
 
 
 def _call_s(found: Round) -> float:
-    """The longest call of any stream."""
+    """Return the longest call of any stream."""
     return max(max(calls) for calls in found.samples_s)

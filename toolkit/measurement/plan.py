@@ -15,11 +15,11 @@ from toolkit.settings import check_positive
 from toolkit.statistics.intervals import precision as precision_of
 
 DEFAULT_TIME_S = 3.0
-SCENARIO_TIME_S = 10.0  # with LoadGen: what a person waits for; MLPerf asks for 600 s
-PASSES = 8  # fresh processes: 8 give one a third narrower than 5
-_MOST_ROUNDS_A_PASS = 20  # after that a fresh process tells more than another round
+SCENARIO_TIME_S = 10.0  # with LoadGen: an acceptable wait; MLPerf requires 600 s
+PASSES = 8  # fresh processes: 8 give an interval a third narrower than 5
+_MOST_ROUNDS_A_PASS = 20  # beyond that, a fresh process says more than another round
 _LEAST_ROUNDS = 6
-_ROUND_MARGIN = 1.1  # so that a round that runs faster than the warm-up is long enough too
+_ROUND_MARGIN = 1.1  # so that a round that is faster than the warm-up is also long enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,12 @@ class Plan:
 
     @property
     def least_passes(self) -> int:
-        """Passes that go before any question of precision."""
+        """Return the number of passes before the target width is checked."""
         return max(self.passes, math.ceil(self._rounds / _MOST_ROUNDS_A_PASS))
 
     @property
     def rounds_per_pass(self) -> int:
-        """Rounds that each candidate has in each pass."""
+        """Return the rounds of each candidate in each pass."""
         return math.ceil(self._rounds / self.least_passes)
 
     @property
@@ -74,7 +74,7 @@ class Plan:
         return max(self.min_rounds, math.ceil(self.min_time_s / self.round_s))
 
     def calls_per_round(self, call_s: float, *, most: int) -> int:
-        """Calls of `call_s` seconds each that make a round; at most `most`, whatever they take."""
+        """Return how many calls of `call_s` seconds make a round; at most `most`."""
         return max(1, min(most, math.ceil(_ROUND_MARGIN * self.round_s / call_s)))
 
     def enough(self, passes: int, speeds: Iterable[Interval]) -> bool:

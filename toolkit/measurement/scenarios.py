@@ -33,14 +33,14 @@ from toolkit.sessions.loadgen import LoadResult, require_loadgen
 from toolkit.sessions.remote import RemoteSession
 from toolkit.settings import check_positive
 
-_SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the least duration, in all of them
+_SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the minimum duration, for all of them
 _SUBMISSION_SAMPLES = 24_576  # the same, offline
-_MOST_IMAGES = 1024  # distinct ones that queries ask for, as MLPerf's ResNet-50
+_MOST_IMAGES = 1024  # number of distinct images in the queries, as for MLPerf's ResNet-50
 _MOST_BYTES = 256 * 1024**2
 
 
 class InterruptedScenarios(KeyboardInterrupt):
-    """Ctrl-C after the first candidate; `results` has the rows until then."""
+    """Ctrl-C after the first candidate; `results` has the rows so far."""
 
     def __init__(self, results: Results) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def check_scenario(
         raise SettingError(f"--scenario {scenario}: expected one of {known}")
     for flag, value in given.items():
         if scenario == "server" and value is None:
-            raise SettingError(f"--scenario server needs {flag}, as --target-qps 500")
+            raise SettingError(f"--scenario server needs {flag}, such as --target-qps 500")
         if scenario != "server" and value is not None:
             raise SettingError(f"{flag} belongs to --scenario server; add that, or leave it out")
         if value is not None:
@@ -75,7 +75,7 @@ def check_scenario(
     if scenario is None:
         return
     if unfit:
-        raise SettingError(f"{unfit[0]} has no meaning with --scenario; leave one of them out")
+        raise SettingError(f"{unfit[0]} does not apply to --scenario; remove one of them")
     if scenario == "single-stream" and streams > 1:
         raise SettingError(
             f"--streams {streams}: --scenario single-stream has one query at a time; leave it out"
@@ -136,7 +136,7 @@ class Scenarios:
         return results
 
     def report(self, name: str, candidate: Candidate, images: NDArray[np.uint8]) -> ScenarioReport:
-        """One candidate's row; a failure is one too."""
+        """Return one candidate's row; a failure gets a row too."""
         found: LoadResult | None = None
         failure: FailedRun | None = None
         watch = LoadWatch()
@@ -150,7 +150,7 @@ class Scenarios:
             except FailedRun as error:
                 failure = error
             loaded = session.loaded
-            self.interference.append(watch.interference())  # while the worker lives
+            self.interference.append(watch.interference())  # while the worker is alive
         return replace(
             self._row(name, candidate, found),
             status=failure.status if failure else "measured",
@@ -160,7 +160,7 @@ class Scenarios:
         )
 
     def _row(self, name: str, candidate: Candidate, found: LoadResult | None) -> ScenarioReport:
-        """What was asked and, where LoadGen came to its end, what it says."""
+        """Return the settings and, if LoadGen finished, its results."""
         artifact, wanted = candidate.source.artifact, self.wanted
         return ScenarioReport(
             name=name,
@@ -192,7 +192,7 @@ class Scenarios:
         )
 
     def _concluded(self, results: Results) -> Results:
-        """With what others took meanwhile, and what that and the machine speak against."""
+        """Add the load from others, and warnings about it and the machine."""
         threads = max(row.settings.all_threads for row in results.scenarios)
         others = combined(self.interference)
         return replace(
@@ -209,7 +209,7 @@ def scenario_settings(
     target_qps: float | None,
     latency_bound_s: float | None,
 ) -> ScenarioSettings:
-    """What LoadGen is asked: the plan's durations; None is what a person waits for."""
+    """Return the settings of LoadGen: the plan's durations; None is an acceptable wait."""
     plan = plan or Plan(min_time_s=SCENARIO_TIME_S)
     return ScenarioSettings(
         scenario=scenario,
@@ -227,7 +227,7 @@ def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def is_submission_length(wanted: ScenarioSettings, found: LoadResult) -> bool:
-    """Whether it was asked for, and got, what MLPerf's rules ask of a submission at least."""
+    """Return whether MLPerf's minimum for submissions was requested and reached."""
     enough = wanted.scenario != "offline" or found.samples >= _SUBMISSION_SAMPLES
     lasted = found.valid or found.duration_s >= _SUBMISSION_S
     return wanted.min_duration_s >= _SUBMISSION_S and lasted and enough

@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def depends_on_the_batch(self) -> bool:
-        """Whether an image's logits move a little with the others in its batch."""
+        """Whether the logits of an image change slightly with the other images in its batch."""
         return self.source.artifact.precision == "int8-dynamic"
 
     @property
@@ -155,7 +155,7 @@ def line_up(
 def checkpoint_candidate(
     subject: Subject, runtime: str, settings: Settings, *, precision: Precision = "fp32"
 ) -> Candidate:
-    """The checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
+    """Return the checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
     row = find_runtime(runtime)
     return _candidate(row, _checkpoint_source(subject, precision), settings, subject)
 

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 PACKAGE = "mlperf_loadgen"
 INSTALL = "pip install 'toolkit[loadgen]'"
-_KEPT_BATCHES = 128  # of each stream, whose answers are compared
+_KEPT_BATCHES = 128  # per stream, whose answers are compared
 _SHARES = (0.5, 0.9, 0.99, 0.999)
 _TRIAL_S = 0.5
-_SPARE = 1.25  # a run may be so much faster than the trial and still last as long as was asked
+_SPARE = 1.25  # a run may be this much faster than the trial and still reach the requested duration
 # LoadGen makes all queries before the first, 220 bytes a sample with what Python sees of them. An
 # offline run that would need more than these is INVALID by its duration.
 _MOST_SAMPLES = 10_000_000
@@ -47,7 +47,7 @@ _LEAST_LATENCY_S = 10e-6
 
 
 class Sample(Protocol):
-    """LoadGen's `QuerySample`: `index` names the image, `id` the answer that it waits for."""
+    """LoadGen's `QuerySample`: `index` identifies the image, `id` the expected answer."""
 
     id: int
     index: int
@@ -58,7 +58,7 @@ Answer = Callable[[Sequence[Sample]], object]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
-    """What LoadGen reports; see `ScenarioReport` for the fields. `version` is LoadGen's."""
+    """LoadGen's report; see `ScenarioReport` for the fields. `version` is LoadGen's."""
 
     valid: bool
     violations: tuple[str, ...]
@@ -74,7 +74,7 @@ class LoadResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One batch of answers from the timed run: which images, and their logits `[N,K]`."""
+    """One batch of answers from the timed run: its images, and their logits `[N,K]`."""
 
     indices: list[int]
     logits: NDArray[np.floating]
@@ -134,7 +134,7 @@ def run_scenario(
     result = read_result(folder, wanted.scenario)
     answered = sum(stream.answered for stream in streams)
     if answered != result.samples:
-        raise Crashed(f"{answered} samples were answered, LoadGen counts {result.samples}")
+        raise Crashed(f"{answered} samples were answered, but LoadGen counts {result.samples}")
     return result, [each for stream in streams for each in stream.kept]
 
 
@@ -150,12 +150,12 @@ class Stream:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: nothing answered, nothing kept."""
+        """Start again: nothing answered, nothing kept."""
         self.answered = self._batches = 0
         self.kept: list[Kept] = []
 
     def answer(self, samples: Sequence[Sample], answer: Answer) -> None:
-        """Run one batch; each batch has the same chance to be kept (reservoir sampling)."""
+        """Run one batch; each batch is kept with the same probability (reservoir sampling)."""
         indices = [sample.index for sample in samples]
         logits = self._run(self._library[indices])
         answer(samples)
@@ -203,14 +203,14 @@ def serve(
 def _and_tell(work: Callable[[], None], ends: SimpleQueue[BaseException | None]) -> None:
     try:
         work()
-    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+    except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
         ends.put(error)
     else:
         ends.put(None)
 
 
 def _serve(stream: Stream, waiting: SimpleQueue[list[Sample] | None], answer: Answer) -> None:
-    """Until None comes."""
+    """Answer samples until None arrives."""
     while (batch := waiting.get()) is not None:
         while len(batch) < stream.batch_size:
             try:
@@ -245,7 +245,7 @@ def _speed(streams: Sequence[Stream], loadgen: Any, wanted: ScenarioSettings) ->
 
 
 def _no_answer(samples: Sequence[Sample]) -> None:
-    """Nobody waits for it."""
+    """Ignore an answer that is not needed."""
 
 
 def _test_settings(loadgen: Any, wanted: ScenarioSettings, speed: float) -> Any:
@@ -283,17 +283,17 @@ def _log_settings(loadgen: Any, folder: Path) -> Any:
 def _system(
     loadgen: Any, issue: Callable[[list[Sample]], None], images: int
 ) -> Iterator[tuple[int, int]]:
-    """LoadGen's handles of the system under test and of its sample library."""
+    """Create LoadGen's handles of the system under test and of its sample library."""
     system = loadgen.ConstructSUT(issue, lambda: None)
     library = loadgen.ConstructQSL(images, images, lambda _: None, lambda _: None)
     yield system, library
-    # Not after an exception: LoadGen's own threads are still at work, and the worker ends anyway.
+    # Not after an exception: LoadGen's own threads are still working, and the worker ends anyway.
     loadgen.DestroyQSL(library)
     loadgen.DestroySUT(system)
 
 
 def read_result(folder: Path, scenario: ScenarioName) -> LoadResult:
-    """LoadGen's verdict from its summary, its numbers from its detailed log."""
+    """Read LoadGen's verdict from its summary, and its numbers from its detailed log."""
     summary = (folder / "mlperf_log_summary.txt").read_text()
     entries = _details(folder / "mlperf_log_detail.txt")
     found = {entry["key"]: entry["value"] for entry in entries}
@@ -325,14 +325,14 @@ _SPEED_KEYS: dict[ScenarioName, str] = {
 
 
 def _details(path: Path) -> list[dict[str, Any]]:
-    """The detailed log: a JSON object a line, after a mark."""
+    """Read the detailed log: one JSON object per line, after a mark."""
     mark = ":::MLLOG "
     lines = path.read_text().splitlines()
     return [json.loads(line.removeprefix(mark)) for line in lines if line.startswith(mark)]
 
 
 def _percentile(found: dict[str, Any], share: float, samples: int) -> Percentile:
-    """LoadGen's value, where that many queries can carry it."""
+    """Return LoadGen's value if there are enough queries."""
     needed = samples_needed(share)
     value = found[f"result_{share * 100:.2f}_percentile_latency_ns"] / 1e9
     return Percentile(
@@ -355,7 +355,7 @@ def violations(summary: str) -> list[str]:
 
 
 def _bullets(summary: str, heading: str) -> list[str]:
-    """The ` * ` items below a heading, each on one line."""
+    """Return the ` * ` items below a heading, each on one line."""
     block = re.search(rf"^{re.escape(heading)}\n((?: .*\n)+)", summary, re.MULTILINE)
     if block is None:
         return []

@@ -70,7 +70,7 @@ serve(channel)
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What the worker said when its session stood: settings read back, and times in seconds."""
+    """The worker's report after loading: settings read back, and times in seconds."""
 
     attestation: Attestation
     import_s: float
@@ -211,7 +211,7 @@ class RemoteSession:
         return attested
 
     def peak_memory_bytes(self) -> int:
-        """The worker's high-water mark of resident memory so far."""
+        """Return the worker's peak resident memory so far."""
         return int(self._ask("peak_memory"))
 
     @property
@@ -236,7 +236,7 @@ class RemoteSession:
         self._log.unlink(missing_ok=True)
 
     def _start(self) -> None:
-        # -P: the worker must not import what happens to lie in the current folder.
+        # -P: the worker must not import files from the current folder.
         spec = f"popen//execmodel=main_thread_only//python={shlex.quote(sys.executable)} -P"
         threads = str(self.candidate.settings.threads)
         try:
@@ -270,7 +270,7 @@ class RemoteSession:
     def _send(self, command: str, /, **arguments: object) -> None:
         if self._failure is not None:
             raise self._failure
-        # A worker that no longer reads would block the pipe, and this process with it, for ever.
+        # A worker that no longer reads would block the pipe, and this process with it, forever.
         watchdog = threading.Timer(self._timeout_s, self._kill_worker)
         watchdog.daemon = True
         try:
@@ -305,7 +305,7 @@ class RemoteSession:
         raise self._fail(_FAILURES[status](reason, stderr_tail=tail))
 
     def _fail(self, failure: FailedRun) -> FailedRun:
-        """Remember the failure and end the worker: what it would say now means nothing."""
+        """Remember the failure and end the worker; its later answers are meaningless."""
         failure.stderr_tail = failure.stderr_tail or self.stderr_tail()
         self._failure = failure
         if self._process is not None:
@@ -313,7 +313,7 @@ class RemoteSession:
         return failure
 
     def _post_mortem(self) -> FailedRun:
-        """How the worker died. A signal counts as out of memory where the kernel says so."""
+        """Return how the worker died. A signal counts as out of memory if the kernel says so."""
         if self._process is None:
             return Crashed("the worker did not start")
         try:
@@ -321,7 +321,7 @@ class RemoteSession:
         except psutil.TimeoutExpired:
             return Crashed("the worker closed its channel")
         if code is None:
-            return Crashed("the worker ended, its exit code unknown")
+            return Crashed("the worker ended with an unknown exit code")
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return OutOfMemory("killed by the kernel (SIGKILL)")
         return Crashed(_signal_name(-code) if code < 0 else f"exit code {code}")
@@ -343,7 +343,7 @@ class RemoteSession:
 def open_sessions(
     candidates: Sequence[Candidate], *, batch_size: int, timeout_s: float
 ) -> Iterator[list[RemoteSession]]:
-    """One session a candidate, not yet started; all workers are gone at the end."""
+    """Yield one session per candidate, not yet started; all workers are gone at the end."""
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
@@ -367,7 +367,7 @@ def predict_all(
 
 
 def _empty_log() -> Path:
-    """The file that takes the worker's stderr."""
+    """Create the file for the worker's stderr."""
     handle, name = tempfile.mkstemp(prefix="toolkit-worker-", suffix=".log")
     os.close(handle)
     return Path(name)
@@ -376,7 +376,7 @@ def _empty_log() -> Path:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # a real-time signal has no name
+    except ValueError:  # real-time signals have no name
         return f"signal {number}"
 
 

@@ -1,4 +1,4 @@
-"""The diary of a training: what is said while it runs, and what is recorded of each epoch."""
+"""The log of a training: progress messages, and the record of each epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Diary:
         self._progress = progress
 
     def begin(self, epoch: int, done: int) -> None:
-        """Epoch `epoch`, from 0, or what is left of it after `done` steps in all."""
+        """Begin epoch `epoch`, from 0, or the rest of it after `done` steps in total."""
         self._epoch = epoch
         self._first = epoch * self._order.steps_per_epoch
         self._last = min(self._first + self._order.steps_per_epoch, self._order.steps)
@@ -49,11 +49,11 @@ class Diary:
             self._told = Stopwatch()
 
     def end(self) -> None:
-        """The steps of the epoch are done; what comes now is not their time."""
+        """End the timing of the epoch: its steps are done."""
         self._rate = self._images_per_s(self._last)
 
     def record(self, accuracy: float | None) -> Epoch:
-        """Of the epoch that has ended, with the test accuracy after it, where it was taken."""
+        """Return the record of the finished epoch, with the test accuracy if it was measured."""
         note = "" if accuracy is None else f"test accuracy {accuracy:.2%}"
         self._progress("epochs", self._epoch + 1, self._order.whole_epochs, note)
         return Epoch(
@@ -64,7 +64,7 @@ class Diary:
         )
 
     def _images_per_s(self, done: int) -> float:
-        """Since this process began the epoch."""
+        """Return images per second since this process began the epoch."""
         return self._order.images_in(self._begun_at, done) / self._begun.elapsed_s()
 
     def _check(self, losses: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, from where a state left off to the end."""
+"""The training loop: the epochs and steps from the saved state to the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.training.recipe import TrainingOptions, find_recipe, learning_rate
 from toolkit.training.state import Keeper, Position, State, put_tensors, tensors_of
 from toolkit.training.step import Step, make_step
 
-_EVALUATION_PIXELS = 250 * 28 * 28  # a batch; what a model holds grows with them
+_EVALUATION_PIXELS = 250 * 28 * 28  # per batch; the memory of a model grows with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Job:
 
     @property
     def order(self) -> Order:
-        """Which images in which step."""
+        """The images of each step."""
         return Order(
             images=len(self.training),
             batch_size=self.options.batch_size,
@@ -112,19 +112,21 @@ def fit(
             diary.tell(done)
         diary.end()
         accuracy = None
-        if job.processes.writes and not order.ends_early(number + 1):  # the others' is the same
+        if job.processes.writes and not order.ends_early(
+            number + 1
+        ):  # the other processes have the same
             accuracy = evaluate(model, job.test, spec, device)
         epochs.append(diary.record(accuracy))
     return model, keeper.position(done, epochs)
 
 
 def _try_smaller(step: Step, images: Tensor, labels: Tensor, count: int) -> None:
-    """The same step on the first `count` images; what it does to the weights is of no matter."""
+    """Run the same step on the first `count` images; its effect on the weights does not matter."""
     step(images[:count], labels[:count], lr=0.0)
 
 
 def evaluate(model: nn.Module, dataset: Dataset, spec: InputSpec, device: Device) -> float:
-    """Share of images that the model, in eval mode, classifies as labelled."""
+    """Return the share of images that the model, in eval mode, classifies as labelled."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     height, width = dataset.images.shape[2:]

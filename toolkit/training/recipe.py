@@ -99,7 +99,7 @@ class TrainingOptions:
             )
 
     def record(self) -> Options:
-        """As a checkpoint records them; a limit only where there is one."""
+        """Return the options for the record of a checkpoint; a limit only if there is one."""
         return {name: value for name, value in asdict(self).items() if name != "limit" or value}
 
 

@@ -43,14 +43,14 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A position, and the tensors that belong to it, by name."""
+    """A position, and its tensors by name."""
 
     position: Position
     tensors: Mapping[str, Tensor]
 
 
 def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, buffers, and what the optimizer keeps of each parameter; copies on the CPU."""
+    """Return weights, buffers, and the optimizer's tensors of each parameter; copies on the CPU."""
     found = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, kept in optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{name}": value for name, value in kept.items()}
@@ -60,7 +60,7 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
 def put_tensors(
     tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """The reverse of `tensors_of`, in the memory format that the model has."""
+    """Restore the tensors of `tensors_of`, in the memory format of the model."""
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     kept: dict[int, dict[str, Tensor]] = {}
     for number, parameter in enumerate(model.parameters()):
@@ -151,7 +151,7 @@ class Keeper:
         self._begun = self._kept = Stopwatch()
 
     def position(self, step: int, epochs: Sequence[Epoch]) -> Position:
-        """Where the training is now."""
+        """Return the current position of the training."""
         return Position(
             options=self._options,
             data=self._data,
@@ -161,24 +161,24 @@ class Keeper:
         )
 
     def keep(self, snapshot: Callable[[], State]) -> None:
-        """Write what `snapshot` gives, in the one process that writes."""
+        """Write the result of `snapshot`, in the one process that writes."""
         if self._writes:
             write_state(self._folder, snapshot())
             self._kept = Stopwatch()
 
     def keep_if_due(self, snapshot: Callable[[], State]) -> None:
-        """Write it if it is time to."""
+        """Write the state if it is time."""
         if self._kept.elapsed_s() > self._every_s:
             self.keep(snapshot)
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a training was interrupted there."""
+    """Return whether there is an interrupted training."""
     return bool(_states(folder))
 
 
 def refuse_to_forget(folder: Path) -> None:
-    """Raise OutputError where `folder` has the state of a training that was interrupted."""
+    """Raise OutputError if `folder` has the state of an interrupted training."""
     found = _states(folder)
     if found:
         raise OutputError(
@@ -201,5 +201,5 @@ def _step(path: Path) -> int:
 
 
 def _states(folder: Path) -> list[Path]:
-    """The latest first."""
+    """Return the states, the latest first."""
     return sorted(folder.glob("step-*.*.safetensors"), reverse=True)

@@ -58,22 +58,22 @@ class Runtime:
     systems: tuple[str, ...] | None = None
 
     def loads(self, format: str, precision: Precision) -> bool:
-        """Whether it loads artifacts like this."""
+        """Return whether it loads artifacts of this format and precision."""
         fits = self.precisions is None or precision in self.precisions
         return format in self.formats and fits
 
     def what_it_loads(self) -> str:
-        """In words."""
+        """Describe what it loads."""
         precisions = f" in {', '.join(self.precisions)}" if self.precisions else ""
         return ", ".join(self.formats) + precisions
 
     def where_it_runs(self) -> str:
-        """In words."""
+        """Describe where it runs."""
         systems = f" on {', '.join(self.systems)}" if self.systems else ""
         return ", ".join(self.devices) + systems
 
     def runs_on(self, device: Device) -> bool:
-        """Whether it runs on this operating system, on `device`."""
+        """Return whether it runs on this operating system, on `device`."""
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
 
     def refuse(self, settings: Settings) -> None:
@@ -84,7 +84,7 @@ class Runtime:
         """
         if self.systems is not None and sys.platform not in self.systems:
             raise Unsupported(
-                f"{self.name} runs on {', '.join(self.systems)} only, this is {sys.platform}"
+                f"{self.name} runs only on {', '.join(self.systems)}, but this is {sys.platform}"
             )
         if settings.device not in self.devices:
             raise Unsupported(
@@ -98,7 +98,7 @@ class Runtime:
             )
 
     def version(self) -> str | None:
-        """The installed version, or None."""
+        """Return the installed version, or None."""
         found = (installed_version(name) for name in self.distributions)
         return next((version for version in found if version is not None), None)
 
@@ -132,7 +132,7 @@ class Session(Protocol):
 
 
 class Loader(Protocol):
-    """What a runtime's module provides."""
+    """The interface of a runtime's module."""
 
     def load(self, source: Source, settings: Settings) -> Session: ...
 

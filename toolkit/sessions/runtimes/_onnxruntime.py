@@ -19,7 +19,7 @@ from toolkit.machine.environment import NewThreads
 from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
 from toolkit.sessions.runtimes import Source
 
-# Else it tells its makers about each session, from a thread of its own (seen in 1.32).
+# Otherwise it sends telemetry about each session, from a separate thread (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -59,17 +59,17 @@ def open_session(
     asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
     asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
     asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    # On ARM it can make bfloat16 of float32 products.
+    # On ARM it can compute float32 products in bfloat16.
     asked.add_session_config_entry(_FAST_PRODUCTS, "0")
     new_threads = NewThreads()
     session = onnxruntime.InferenceSession(
         str(source.path),
         sess_options=asked,
         providers=[(provider, dict(options))],
-        enable_fallback=0,  # else what the provider cannot do is done on the CPU, without a word
+        enable_fallback=0,  # otherwise operators that the provider cannot run silently run on the CPU
     )
     if session.get_providers()[0] != provider:
-        # Without this check a missing CUDA library shows as a warning and a slow CPU run.
+        # Without this check, a missing CUDA library shows only as a warning and a slow CPU run.
         raise Unsupported(
             f"asked onnxruntime for {provider}, it runs {session.get_providers()[0]}; "
             "its libraries may be missing or of another version"

@@ -39,7 +39,7 @@ def prepare_torch(settings: Settings) -> torch.device:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported(f"torch {torch.__version__} finds no CUDA device here; use --device cpu")
     torch.set_num_threads(settings.threads)
-    if torch.get_num_interop_threads() != 1:  # torch takes it once, and not after work has begun
+    if torch.get_num_interop_threads() != 1:  # torch accepts it once, and not after work has begun
         torch.set_num_interop_threads(1)
     pin_arithmetic()
     return torch.device(settings.device)
@@ -69,7 +69,7 @@ class TorchSession:
         tf32: bool = False,
         compiled: bool = False,
     ) -> None:
-        pin_arithmetic()  # again: the code of a user's model has run since
+        pin_arithmetic()  # again, because the code of a user's model has run since
         tensors = list(parameters)
         self._runtime = runtime
         self._model = model
@@ -97,7 +97,7 @@ class TorchSession:
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`; back on the host when it returns."""
+        """Float32 `[N,C,H,W]` → logits `[N,K]`, in host memory on return."""
         with torch.inference_mode():
             batch = torch.from_numpy(inputs).to(self._device, self._dtype, copy=True)
             logits = self._model(batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from torch import Tensor
 
 from toolkit.processes.numerics import pin
@@ -17,7 +17,7 @@ from toolkit.schema import FLOAT32, UNKNOWN
 BFLOAT16, TF32 = "bfloat16", "TF32"
 
 _FULL = "ieee"
-_IMAGES = 16  # with fewer torch may take its own convolution in place of oneDNN's
+_IMAGES = 16  # with fewer, torch may use its own convolution instead of oneDNN's
 _CHANNELS, _SIDE, _WIDTH = 8, 6, 64
 
 # The largest relative error of a factor that is shortened. Rounding bfloat16 moves it by 2^-9 of
@@ -93,5 +93,5 @@ def _largest_error(device: torch.device) -> float:
 
 
 def _numbers(generator: torch.Generator, *shape: int) -> Tensor:
-    """From 1 to 2, with all digits that float32 has."""
+    """Return numbers from 1 to 2, with all digits of float32."""
     return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") + 1

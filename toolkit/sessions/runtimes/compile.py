@@ -32,8 +32,10 @@ def load(source: Source, settings: Settings) -> Session:
 
     device = prepare_torch(settings)
     require_compiler()
-    inductor_config.compile_threads = 1  # in this process: no pool of others that outlives it
-    dynamo_config.fail_on_recompile_limit_hit = True  # else it goes on, uncompiled, with a warning
+    inductor_config.compile_threads = 1  # in this process: no pool of processes that outlives it
+    dynamo_config.fail_on_recompile_limit_hit = (
+        True  # otherwise it continues uncompiled, with a warning
+    )
     model = load_same_model(source.path, source.artifact.checkpoint_id, trusted=source.model)
     model = model.to(device)
     # One code for one image, and one or two for more: torch takes other convolutions from 16 on.
@@ -42,7 +44,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class CompiledSession:
-    """A `TorchSession` that was compiled, and not run eagerly without a word."""
+    """A `TorchSession` that was compiled and does not silently run in eager mode."""
 
     def __init__(self, session: TorchSession) -> None:
         self._session = session

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_CALLS_BEFORE_RECORDING = 3  # libraries allocate in their first calls; a graph must not
+_CALLS_BEFORE_RECORDING = 3  # libraries allocate in their first calls, but a graph must not
 _KEPT_BATCH_SIZES = 4
 
 
@@ -33,14 +33,14 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class Graphs:
-    """The model as recorded graphs, one a batch size."""
+    """The model as recorded graphs, one per batch size."""
 
     def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
         self._model = model
         self._graph = lru_cache(maxsize=_KEPT_BATCH_SIZES)(self._record)
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """Float32 `[N,C,H,W]` on the GPU → logits `[N,K]` there, which the next call overwrites."""
+        """Float32 `[N,C,H,W]` on the GPU → logits `[N,K]` there; the next call overwrites them."""
         replay, inputs, logits = self._graph(batch.shape)
         inputs.copy_(batch)
         replay()

@@ -12,7 +12,7 @@ from toolkit.sessions.runtimes import Session, Source
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load a `.torchscript` file, and freeze and optimize it."""
+    """Load a `.torchscript` file, then freeze and optimize it."""
     import torch
 
     from toolkit.artifacts.parsers.torchscript import allows_tf32, narrowest_cast
@@ -20,7 +20,7 @@ def load(source: Source, settings: Settings) -> Session:
 
     device = prepare_torch(settings)
     with warnings.catch_warnings():
-        # torch 2.13 and later call TorchScript deprecated; it still works, and devices run it.
+        # torch deprecates TorchScript from 2.13 on; it still works, and devices run it.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         model = torch.jit.load(source.path, map_location=device)  # type: ignore[no-untyped-call]
@@ -32,7 +32,7 @@ def load(source: Source, settings: Settings) -> Session:
         optimized,
         weights,
         device,
-        # Of the file: a rewritten graph has other convolutions, which no longer say it.
+        # From the file: a rewritten graph has other convolutions, which no longer show it.
         narrowest=narrowest_cast(model),
         tf32=allows_tf32(model),
     )
