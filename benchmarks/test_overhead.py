@@ -22,7 +22,7 @@ NULL_LIMIT_S = 1e-4
 DRIVER_LIMIT = 0.01
 
 
-def test_a_call_of_nothing_takes_next_to_no_time(subject: Subject) -> None:
+def test_null_call_has_negligible_overhead(subject: Subject) -> None:
     """The null runtime's batch-100 call: below 0.1 ms, and below 1 % of the fastest real one."""
     folder = subject.artifacts[0].path.parent
     plan = Plan(min_time_s=1, min_rounds=10, passes=2)

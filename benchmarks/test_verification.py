@@ -65,7 +65,7 @@ def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: s
 
 
 @pytest.mark.parametrize("runtime", REAL)
-def test_a_whole_verify_costs_start_up_and_inference(
+def test_verify_takes_start_up_plus_inference_time(
     subject: Subject, runtime: str, tmp_path: Path
 ) -> None:
     """`toolkit.verify` from end to end, on 10,000 images and on 100 (which is its start-up), the

@@ -214,14 +214,14 @@ def test_repeated_runs_agree_bit_for_bit(session: RemoteSession) -> None:
     np.testing.assert_array_equal(once, twice)
 
 
-def test_logits_tell_the_digits(session: RemoteSession) -> None:
+def test_logits_classify_the_digits(session: RemoteSession) -> None:
     if session.candidate.runtime.name == NULL:
         pytest.skip("the null runtime computes nothing")
     labels = load_dataset("test").labels[: len(IMAGES)]
     assert np.mean(logits_of(session, batch_size=100).argmax(1) == labels) > 0.97
 
 
-def test_session_attests_what_runs(session: RemoteSession) -> None:
+def test_session_attestation_matches_the_settings(session: RemoteSession) -> None:
     attested = session.load().attestation
     assert attested.runtime == session.candidate.runtime.name
     candidate = session.candidate
@@ -276,9 +276,7 @@ def test_timed_calls_are_counted(session: RemoteSession) -> None:
 
 
 @pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
-def test_streams_run_at_the_same_time_and_say_the_same_as_one(
-    candidate_of: Candidates, row: Row
-) -> None:
+def test_concurrent_streams_give_the_same_logits_as_one(candidate_of: Candidates, row: Row) -> None:
     """Each stream's outputs are compared with the first one's inside the worker."""
     if RUNTIMES[row[0]].one_stream:
         pytest.skip(f"{row[0]} computes one call at a time in a process")
@@ -324,7 +322,7 @@ print(sizes[loads // 5], sizes[-1])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
-def test_memory_of_loading_again_and_again_stays_flat(candidate_of: Candidates, row: Row) -> None:
+def test_memory_stays_flat_over_repeated_loads(candidate_of: Candidates, row: Row) -> None:
     """From the 20th load of 100 to the last; `compile` takes seconds a load, and loads 20 times."""
     arguments = load_arguments(candidate_of(row, threads=1))
     loads = 20 if row[0] == "compile" else 100
@@ -341,7 +339,7 @@ def test_memory_of_loading_again_and_again_stays_flat(candidate_of: Candidates, 
 
 
 @on_pairs
-def test_one_and_two_threads_agree_in_two_workers_at_once(
+def test_one_and_two_threads_agree_in_concurrent_workers(
     session: RemoteSession, watched: Watched
 ) -> None:
     assert watched.session.load().attestation.threads == 1
@@ -356,7 +354,7 @@ def test_one_and_two_threads_agree_in_two_workers_at_once(
 
 
 @on_pairs
-def test_nothing_goes_to_a_network_nor_into_the_users_home(
+def test_session_uses_no_network_and_does_not_write_to_home(
     session: RemoteSession, watched: Watched
 ) -> None:
     logits_of(watched.session, batch_size=100)
@@ -365,7 +363,7 @@ def test_nothing_goes_to_a_network_nor_into_the_users_home(
 
 
 @on_pairs
-def test_wrong_input_shape_is_a_clear_error_and_the_end_of_the_worker(
+def test_wrong_input_shape_is_a_clear_error_and_ends_the_worker(
     session: RemoteSession, watched: Watched
 ) -> None:
     """The last of what the watched worker is asked."""
@@ -443,7 +441,7 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
         Worker().load(**load_arguments(damaged))
 
 
-def test_damaged_file_is_a_row(candidate_of: Candidates, tmp_path: Path) -> None:
+def test_damaged_file_gives_a_failed_row(candidate_of: Candidates, tmp_path: Path) -> None:
     candidate = candidate_of(("onnxruntime", "onnx", "fp32"), threads=1)
     copy = copy_to(tmp_path, candidate.source.path)
     truncate(copy)
@@ -456,7 +454,7 @@ def test_damaged_file_is_a_row(candidate_of: Candidates, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("row", FILE_PAIRS, ids=names(FILE_PAIRS))
-def test_truncated_file_with_a_matching_record_is_a_row_not_the_end(
+def test_truncated_file_with_a_matching_record_gives_a_failed_row(
     candidate_of: Candidates, tmp_path: Path, row: Row
 ) -> None:
     candidate = candidate_of(row, threads=1)

@@ -61,7 +61,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\xff\n", "text, ümläut\n"])
-def test_content_arrives_and_nothing_else(tmp_path: Path, content: bytes | str) -> None:
+def test_write_creates_only_the_file(tmp_path: Path, content: bytes | str) -> None:
     folder = tmp_path / "new" / "folder"
     write_atomically(folder / "file", content)
     assert only_file(folder) == folder / "file"
@@ -98,7 +98,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> No
     assert modes == {0o666 & ~umask}
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(small_disk: Path) -> None:
+def test_full_disk_keeps_the_old_file_and_leaves_no_temporary_file(small_disk: Path) -> None:
     path = small_disk / "results.json"
     write_atomically(path, "old")
     with pytest.raises(OutputError, match=r"results\.json: No space left on device; free space"):
@@ -135,7 +135,7 @@ def test_an_interrupt_in_the_middle_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("write", [write_atomically, publish])
-def test_the_bytes_are_on_disk_before_the_name_is(
+def test_bytes_are_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
     """A rename that reaches the disk before the bytes leaves an empty file after a power cut."""
@@ -171,7 +171,7 @@ def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> Non
     assert only_file(tmp_path).read_text() == "a file"
 
 
-def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
+def test_unwritable_path_is_detected_in_advance(tmp_path: Path) -> None:
     """And what can be leaves no trace but its folder."""
     check_writable(tmp_path / "new" / "file")
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
@@ -199,9 +199,7 @@ def test_sha256_of_a_file_larger_than_one_chunk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_json_that_is_no_json_is_refused_and_the_old_file_stays(
-    tmp_path: Path, value: float
-) -> None:
+def test_nan_is_refused_and_the_old_file_stays(tmp_path: Path, value: float) -> None:
     path = tmp_path / "results.json"
     write_json(path, {"accuracy": 0.5})
     old = path.read_bytes()
@@ -210,7 +208,7 @@ def test_json_that_is_no_json_is_refused_and_the_old_file_stays(
     assert only_file(tmp_path).read_bytes() == old
 
 
-def test_a_scratch_folder_lies_beside_and_is_gone_after(tmp_path: Path) -> None:
+def test_scratch_folder_is_on_the_same_file_system_and_is_deleted(tmp_path: Path) -> None:
     with scratch_folder(tmp_path / "out") as folder:
         assert folder.parent == tmp_path / "out"
         (folder / "sub").mkdir()
@@ -256,7 +254,7 @@ def test_the_checksum_of_a_folder_is_of_names_and_bytes(tmp_path: Path) -> None:
     assert len({sha256_of(one), *map(sha256_of, others)}) == 6
 
 
-def test_a_folder_takes_the_place_of_the_one_before_it(tmp_path: Path) -> None:
+def test_folder_replaces_the_previous_folder(tmp_path: Path) -> None:
     for data in (b"old", b"new"):
         with scratch_folder(tmp_path) as scratch:
             folder = make_tree(scratch / "out", a=data, sub__b=data)
@@ -270,7 +268,7 @@ def test_a_folder_takes_the_place_of_the_one_before_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "out" / "a").stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_file_in_place_of_a_folder_stays(tmp_path: Path) -> None:
+def test_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with (
         pytest.raises(OutputError, match=r"cannot write .*out"),

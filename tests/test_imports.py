@@ -127,7 +127,7 @@ print("heavy:", *(name for name in heavy if name in sys.modules))
     assert python(code) == "heavy:"
 
 
-def test_importing_the_toolkit_imports_nothing_else() -> None:
+def test_importing_toolkit_imports_no_submodules() -> None:
     code = "import sys, toolkit; print(*(n for n in sys.modules if n.startswith('toolkit')))"
     assert python(code) == "toolkit"
 

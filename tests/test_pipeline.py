@@ -93,7 +93,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> None:
+def test_python_api_gives_the_same_result_as_the_command(small_data: Path, tmp_path: Path) -> None:
     done = toolkit.run(
         checkpoint=CHECKPOINT,
         quick=True,
@@ -109,7 +109,7 @@ def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_run_goes_on_without_a_format_that_cannot_be_exported(
+def test_run_continues_after_a_failed_export(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from toolkit.artifacts import formats
@@ -155,7 +155,7 @@ def at_work(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_leaves_no_child_and_no_half_file(
+def test_interrupt_leaves_no_child_process_and_no_partial_file(
     small_data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = start(
@@ -177,7 +177,7 @@ def test_interrupt_leaves_no_child_and_no_half_file(
     assert not list(tmp_path.glob("toolkit-worker-*"))
 
 
-def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
+def test_interrupt_during_bench_rounds_keeps_measurements(
     exports: Path, small_data: Path, tmp_path: Path
 ) -> None:
     """The first pass is over when results.json is there; the second is under way."""
@@ -246,7 +246,7 @@ def branching(tmp_path: Path) -> Path:
     ],
     ids=["alone", "its runtime", "its runtime and another", "another runtime"],
 )
-def test_a_lost_export_is_a_row_and_the_run_goes_on(
+def test_failed_export_is_a_row_and_the_run_continues(
     branching: Path,
     small_data: Path,
     tmp_path: Path,
@@ -277,7 +277,7 @@ def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_a_lost_format_that_no_runtime_loads_is_a_row_too(
+def test_failed_format_without_a_runtime_is_a_row(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(FORMATS["onnx"], name="orphan", distributions=("no-such-package",))
@@ -300,7 +300,7 @@ def stop_at(label: str) -> Progress:
     return progress
 
 
-def test_a_lost_export_is_written_before_anything_is_verified(
+def test_failed_export_is_written_before_verification(
     branching: Path, small_data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped):
@@ -321,7 +321,7 @@ def test_a_lost_export_is_written_before_anything_is_verified(
     ("label", "verified"),
     [("torchscript fp32", ["eager"]), ("rounds", ["eager", "torchscript"])],
 )
-def test_what_was_verified_before_an_interruption_is_kept(
+def test_verified_rows_are_kept_after_an_interruption(
     small_data: Path, tmp_path: Path, label: str, verified: list[str]
 ) -> None:
     with pytest.raises(Stopped):
@@ -348,7 +348,7 @@ def test_artifacts_of_an_earlier_run_are_not_mixed_in(own_exports: Path, tmp_pat
         run_quickly(None, tmp_path)
 
 
-def test_a_run_that_was_cut_off_after_training_says_how_to_go_on(
+def test_run_interrupted_after_training_says_how_to_continue(
     own_checkpoint: Path, tmp_path: Path, cli: Cli
 ) -> None:
     folder = tmp_path / "run"
@@ -383,7 +383,7 @@ def test_a_run_that_was_cut_off_after_training_says_how_to_go_on(
         *("no common format", "no common precision"),
     ],
 )
-def test_what_is_refused_leaves_no_folder(
+def test_refused_arguments_create_no_folder(
     cli: Cli,
     small_data: Path,
     tmp_path: Path,

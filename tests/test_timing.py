@@ -67,7 +67,7 @@ def test_a_clock_that_stands_still_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         time_calls(str, [1], calls=4)
 
 
-def test_a_coarse_clock_may_read_zero_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coarse_clock_may_sometimes_read_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_of(monkeypatch, iter([0, 0, 0, 4]))
     assert time_calls(str, [1], calls=2)[0] == [0, 4]
 
@@ -112,7 +112,7 @@ def test_all_streams_run_at_the_same_time(pool: ThreadPoolExecutor) -> None:
     assert [len(samples_ns) for samples_ns, _ in found] == [4] * STREAMS
 
 
-def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
+def test_fast_stream_continues_untimed_until_the_slow_one_finishes(
     pool: ThreadPoolExecutor,
 ) -> None:
     fast, slow_began = Recorder(), threading.Event()
@@ -132,7 +132,7 @@ def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
 
 @pytest.mark.parametrize("bad_call", [0, 1, 3], ids=["before", "first timed", "later"])
 @pytest.mark.parametrize("failing", range(STREAMS))
-def test_a_stream_that_raises_ends_all_and_its_error_is_the_one_told(
+def test_failing_stream_ends_all_streams_and_its_error_is_raised(
     pool: ThreadPoolExecutor, bad_call: int, failing: int
 ) -> None:
     def run_of(number: int) -> Callable[[str], str]:

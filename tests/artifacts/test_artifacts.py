@@ -79,7 +79,7 @@ def test_pt2_input_is_named_input_and_its_batch_is_dynamic(exports: Path) -> Non
     assert program.module()(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
 
-def test_export_that_matches_is_not_done_again(own_exports: Path) -> None:
+def test_up_to_date_export_is_not_repeated(own_exports: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in own_exports.glob("mnist-cnn.*")}
     assert export(CHECKPOINT, out=own_exports).written == ()
     assert {path: path.stat().st_mtime_ns for path in own_exports.glob("mnist-cnn.*")} == before
@@ -104,7 +104,7 @@ def test_damaged_artifact_is_exported_again(own_exports: Path, damage: str) -> N
     find_artifacts([own_exports])
 
 
-def test_formats_add_up_in_one_manifest(tmp_path: Path) -> None:
+def test_manifest_accumulates_formats(tmp_path: Path) -> None:
     export(CHECKPOINT, out=tmp_path, formats=["pt2"])
     done = export(CHECKPOINT, out=tmp_path, formats=["torchscript", "torchscript"])
     assert done.written == ("mnist-cnn.torchscript",)
@@ -144,9 +144,7 @@ def test_the_same_weights_as_another_model_are_another_checkpoint(
         find_subject([own_exports], checkpoint=own_checkpoint, model=None)
 
 
-def test_a_checkpoint_that_is_only_called_differently_is_the_same(
-    own_exports: Path, own_checkpoint: Path
-) -> None:
+def test_renamed_checkpoint_is_the_same(own_exports: Path, own_checkpoint: Path) -> None:
     respecify(own_checkpoint, {"name": "other", "training": None, "versions": {}})
     assert find_subject([own_exports], checkpoint=own_checkpoint, model=None).artifacts
 
@@ -165,11 +163,11 @@ def test_the_same_weights_as_another_model_are_exported_again(
     assert find_subject([out], checkpoint=None, model=None).artifacts
 
 
-def test_the_same_weights_as_another_model_elsewhere_are_kept_unless_forced(
+def test_artifacts_of_the_same_weights_as_another_model_are_kept_unless_forced(
     own_exports: Path, own_checkpoint: Path
 ) -> None:
     respecify(own_checkpoint, RESPECIFIED["mean"])
-    with pytest.raises(ArtifactError, match=r"holds artifacts of checkpoint .*--force"):
+    with pytest.raises(ArtifactError, match=r"contains artifacts of checkpoint .*--force"):
         export(own_checkpoint, out=own_exports, formats=["torchscript"])
 
 
@@ -187,11 +185,11 @@ def test_an_artifact_of_another_checkpoint_in_the_manifest_is_exported_again(
     assert find_subject([own_exports], checkpoint=None, model=None).artifacts
 
 
-def test_a_manifest_that_points_out_of_its_folder_is_not_followed(own_exports: Path) -> None:
+def test_manifest_with_a_path_outside_its_folder_is_refused(own_exports: Path) -> None:
     manifest = json.loads((own_exports / "manifest.json").read_text())
     manifest["artifacts"][0]["path"] = "../exports/mnist-cnn.torchscript"
     (own_exports / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
+    with pytest.raises(ArtifactError, match="expected the name of a file in the same folder"):
         export(CHECKPOINT, out=own_exports)
     assert export(CHECKPOINT, out=own_exports, formats=["torchscript"], force=True).written
 
@@ -264,7 +262,7 @@ def test_artifacts_of_another_checkpoint_are_kept_unless_forced(
 ) -> None:
     other = changed_checkpoint(CHECKPOINT, tmp_path / "other")
     before = (own_exports / "manifest.json").read_bytes()
-    with pytest.raises(ArtifactError, match="holds artifacts of checkpoint"):
+    with pytest.raises(ArtifactError, match="contains artifacts of checkpoint"):
         export(other, out=own_exports, formats=["pt2"])
     assert (own_exports / "manifest.json").read_bytes() == before
     done = export(other, out=own_exports, formats=["pt2"], force=True)

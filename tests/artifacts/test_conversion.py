@@ -68,7 +68,7 @@ def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
     )
 
 
-def test_it_writes_and_says_what(converter: Converter, tmp_path: Path) -> None:
+def test_child_writes_the_file_and_returns_its_record(converter: Converter, tmp_path: Path) -> None:
     row = converter(
         "request.path.write_text(f'{request.precision} {len(request.example)}'); "
         "return Written(opset=7, batch_sizes=(100, 1), isas=('vnni',))"
@@ -89,7 +89,7 @@ def test_it_writes_and_says_what(converter: Converter, tmp_path: Path) -> None:
         ("time.sleep(3600)", TimedOut, "after 8 s"),
     ],
 )
-def test_how_it_ends_is_told(
+def test_outcome_of_the_converter_is_reported(
     converter: Converter, tmp_path: Path, body: str, kind: type[FailedRun], reason: str
 ) -> None:
     with pytest.raises(kind, match=reason) as caught:
@@ -98,7 +98,7 @@ def test_how_it_ends_is_told(
         assert "converter at work" in caught.value.stderr_tail
 
 
-def test_what_it_puts_into_the_home_or_the_temporary_folder_is_gone(
+def test_files_in_home_and_temporary_folder_are_deleted(
     converter: Converter, tmp_path: Path
 ) -> None:
     row = converter(
@@ -126,5 +126,5 @@ def test_a_format_that_crashes_does_not_stop_the_others(
     ]
 
 
-def test_the_failures_that_it_knows_are_all_that_an_exporter_may_raise() -> None:
+def test_known_failures_cover_all_exporter_errors() -> None:
     assert set(apart._FAILURES) == {"crashed", "out_of_memory", "not_installed", "unsupported"}

@@ -38,7 +38,7 @@ def test_any_batch_size_and_either_number_of_threads(package: Path) -> None:
                 np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
 
 
-def test_the_code_holds_no_number_of_threads(package: Path) -> None:
+def test_compiled_code_does_not_fix_the_number_of_threads(package: Path) -> None:
     with zipfile.ZipFile(package) as archive:
         (kernels,) = (name for name in archive.namelist() if name.endswith("kernel.cpp"))
         code = archive.read(kernels).decode()

@@ -69,7 +69,7 @@ class StandIn:
         return {"logits": np.repeat(means[:, None], CLASSES, axis=1)}
 
 
-def test_session_cuts_what_is_larger_than_the_largest_batch(
+def test_session_splits_batches_above_the_limit(
     exported: tuple[Path, Precision],
 ) -> None:
     session = CoremlSession(StandIn(spec_of(exported[0])), "9.0")
@@ -82,10 +82,10 @@ def test_session_cuts_what_is_larger_than_the_largest_batch(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS can")
-def test_elsewhere_than_on_macos_it_is_unsupported(exported: tuple[Path, Precision]) -> None:
+def test_systems_other_than_macos_are_unsupported(exported: tuple[Path, Precision]) -> None:
     candidate = candidate_for(exported[0], runtime="coreml", precision=exported[1])
     with (
         RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
-        pytest.raises(Unsupported, match="coreml runs on darwin only, this is linux"),
+        pytest.raises(Unsupported, match="coreml runs only on darwin, but this is linux"),
     ):
         session.load()

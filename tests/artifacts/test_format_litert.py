@@ -67,7 +67,7 @@ def kinds_of(file: Path) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("precision", "largest"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8-dynamic", 0.1)]
 )
-def test_every_precision_is_the_same_model_and_says_what_it_is(
+def test_every_precision_matches_the_model_and_attests_itself(
     folders: dict[Precision, Path], precision: Precision, largest: float
 ) -> None:
     session = opened(folders[precision], threads=2)
@@ -122,9 +122,7 @@ def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> N
     assert session.attestation.files == ("batch-1.tflite", "batch-100.tflite")
 
 
-def test_mark_that_lets_xnnpack_halve_is_seen(
-    folders: dict[Precision, Path], tmp_path: Path
-) -> None:
+def test_reduced_precision_mark_is_detected(folders: dict[Precision, Path], tmp_path: Path) -> None:
     """A name in the file's metadata; here it lies behind the model, where LiteRT ignores it."""
     content = (folders["fp32"] / "batch-1.tflite").read_bytes()
     (tmp_path / "batch-1.tflite").write_bytes(content + b"reduced_precision_support")
@@ -134,7 +132,7 @@ def test_mark_that_lets_xnnpack_halve_is_seen(
     assert (found.precision, found.arithmetic) == ("fp16", "unknown")
 
 
-def test_logits_are_the_callers_own(folders: dict[Precision, Path]) -> None:
+def test_caller_owns_the_logits(folders: dict[Precision, Path]) -> None:
     session = opened(folders["fp32"])
     first = session.run(IMAGES[:1])
     kept = first.copy()
@@ -186,7 +184,7 @@ class OnePixel(nn.Module):
         return logits
 
 
-def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
+def test_int8_with_different_graphs_exports_one_file(tmp_path: Path) -> None:
     from toolkit.artifacts.formats.litert import export
 
     torch.manual_seed(0)
@@ -199,7 +197,7 @@ def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(precision: Precision, tmp_path: Path) -> None:
     path = tmp_path / "model.litert"
     written = load_exporter(FORMATS["litert"]).export(request_for(path, precision, measured=IMAGES))
     logits = opened(path).run(IMAGES)

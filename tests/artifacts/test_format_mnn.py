@@ -31,7 +31,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("precision", "tolerance", "smaller"),
     [("fp32", 1e-5, 1.01), ("fp16", 1e-2, 0.6), ("int8-weights", 1e-1, 0.5)],
 )
-def test_a_users_model_is_the_same_model(
+def test_exported_user_model_gives_the_same_logits(
     file: Path, tmp_path: Path, precision: Precision, tolerance: float, smaller: float
 ) -> None:
     path = tmp_path / "model.mnn"
@@ -75,7 +75,7 @@ def test_nothing_is_left_in_the_working_folder(
     assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]
 
 
-def test_logits_are_the_callers_own(file: Path) -> None:
+def test_caller_owns_the_logits(file: Path) -> None:
     session = load(source_of(file, "mnn"), Settings(threads=1))
     first = session.run(IMAGES[:2])
     kept = first.copy()
@@ -90,7 +90,7 @@ def test_batch_sizes_may_change_from_call_to_call(file: Path) -> None:
         np.testing.assert_allclose(session.run(IMAGES[:size]), wanted[:size], atol=1e-5, rtol=0)
 
 
-def test_float64_in_any_order_of_axes_is_no_crash(file: Path) -> None:
+def test_float64_in_any_memory_order_does_not_crash(file: Path) -> None:
     session = load(source_of(file, "mnn"), Settings(threads=1))
     images = IMAGES[:2]
     turned = np.asfortranarray(images.astype(np.float64))
@@ -117,7 +117,7 @@ def test_a_truncated_file_is_refused(file: Path, tmp_path: Path, kept: float) ->
         load(source_of(cut, "mnn"), Settings(threads=1))
 
 
-def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(tmp_path: Path) -> None:
     path = tmp_path / "model.mnn"
     written = export(request_for(path, "int8-weights", measured=IMAGES))
     logits = load(source_of(path, "mnn", "int8-weights"), Settings(threads=1)).run(IMAGES)

@@ -92,7 +92,7 @@ def test_flag_is_found_in_a_branch() -> None:
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_export_allows_no_tf32_and_gives_the_flag_back(tmp_path: Path, tf32: bool) -> None:
+def test_export_disables_tf32_and_restores_the_flag(tmp_path: Path, tf32: bool) -> None:
     CONVOLUTIONS.fp32_precision = "tf32" if tf32 else "ieee"
     export(request_for(tmp_path / "model.torchscript"))
     assert CONVOLUTIONS.fp32_precision == ("tf32" if tf32 else "ieee")
@@ -156,7 +156,7 @@ def test_tf32_of_the_file_counts_on_a_gpu_only(
 
 
 @pytest.mark.parametrize("runtime", [torchscript, torchscript_frozen])
-def test_input_stays_its_callers(tmp_path: Path, runtime: Any) -> None:
+def test_input_of_the_caller_is_unchanged(tmp_path: Path, runtime: Any) -> None:
     """Both in a file that copies and in one that works in place."""
     ours, theirs = tmp_path / "ours.torchscript", tmp_path / "theirs.torchscript"
     export(request_for(ours, model=InPlace()))

@@ -133,7 +133,7 @@ def test_plain_file_is_fp32(plain: Path) -> None:
 
 @pytest.mark.parametrize("runtime", [onnxruntime, openvino])
 @pytest.mark.parametrize("change", [half_constants, half_activations, int8_weights_by_hand])
-def test_runtime_attests_them(
+def test_runtime_attests_narrow_types(
     changed: Callable[[Change], Path], runtime: Any, change: Change
 ) -> None:
     pytest.importorskip(runtime.__name__.rpartition(".")[2])
@@ -206,7 +206,7 @@ def model_with_function(kind: int) -> ModelProto:
     ],
     ids=["sparse initializer", "sparse constant", "branch", "function", "filled"],
 )
-def test_float16_is_seen_wherever_it_stands(tmp_path: Path, model: ModelProto) -> None:
+def test_float16_is_detected_anywhere_in_the_file(tmp_path: Path, model: ModelProto) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     assert read_onnx(path).precision == "fp16"
@@ -230,7 +230,7 @@ def test_tensors_in_another_file_are_refused(plain: Path, tmp_path: Path, missin
         check_artifact(path, record)
 
 
-def test_what_is_no_onnx_is_left_to_the_runtime(tmp_path: Path) -> None:
+def test_files_that_are_not_onnx_are_left_to_the_runtime(tmp_path: Path) -> None:
     """Its row says what is wrong."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x3a\xff")

@@ -47,7 +47,7 @@ def put_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
     (folder / "checkpoint.json").write_text(json.dumps(record))
 
 
-def test_reference_checkpoint_is_whole_and_as_good_as_it_says() -> None:
+def test_reference_checkpoint_is_complete_and_reaches_its_accuracy() -> None:
     model, record = load_model(CHECKPOINT)
     assert sum(value.numel() for value in model.parameters()) == 1_199_882
     assert not model.training
@@ -57,7 +57,7 @@ def test_reference_checkpoint_is_whole_and_as_good_as_it_says() -> None:
     assert len(record.training.epochs) == 3
 
 
-def test_model_card_tells_the_recorded_accuracy() -> None:
+def test_model_card_has_the_recorded_accuracy() -> None:
     record = read_checkpoint(CHECKPOINT)
     assert record.training is not None
     card = (CHECKPOINT / "README.md").read_text()
@@ -87,7 +87,7 @@ def test_truncated_weights_with_a_matching_record_are_refused(own_checkpoint: Pa
     record = json.loads((own_checkpoint / "checkpoint.json").read_text())
     record["sha256"] = sha256_of(path)
     (own_checkpoint / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="incomplete safetensors file"):
         load_model(own_checkpoint)
 
 
@@ -186,12 +186,12 @@ def test_pickle_in_place_of_weights_does_not_run(own_checkpoint: Path, tmp_path:
     record = json.loads((own_checkpoint / "checkpoint.json").read_text())
     record["sha256"] = sha256_of(path)
     (own_checkpoint / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="incomplete safetensors file"):
         load_model(own_checkpoint)
     assert not marker.exists()
 
 
-def test_whole_model_pickle_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_pickled_model_is_refused_with_advice(tmp_path: Path) -> None:
     torch.save(ReferenceCNN(), tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"torch\.save\(model\.state_dict\(\)"):
         import_weights(
@@ -250,7 +250,7 @@ def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_weights_file_whose_reading_fails_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
+def test_unreadable_weights_file_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.symlink_to("/proc/self/mem")
     if not path.is_file():
@@ -260,7 +260,7 @@ def test_a_weights_file_whose_reading_fails_is_one_clear_error(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_import_makes_a_checkpoint_of_a_state_dict(tmp_path: Path, suffix: str) -> None:
+def test_import_creates_a_checkpoint_from_a_state_dict(tmp_path: Path, suffix: str) -> None:
     model = ReferenceCNN()
     path = tmp_path / f"weights{suffix}"
     state = OrderedDict(model.state_dict())
@@ -307,7 +307,7 @@ def test_existing_checkpoint_is_not_replaced_unless_forced(
     assert (own_checkpoint / "weights.safetensors").read_bytes() != before
 
 
-def test_a_checkpoint_that_is_half_replaced_is_refused_with_the_way_out(
+def test_half_replaced_checkpoint_is_refused_with_advice(
     own_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights have their new name and the record has not: a kill between the two renames."""
@@ -343,7 +343,7 @@ def change_spec(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_weights, change_spec])
-def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
+def test_checkpoint_replaced_during_the_run_is_not_used(
     own_checkpoint: Path, change: Callable[[Path], None]
 ) -> None:
     subject = Subject(
@@ -356,7 +356,9 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
     change(own_checkpoint)
     with (
         RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
-        pytest.raises(Crashed, match=r"ArtifactError: .* was replaced meanwhile: start again"),
+        pytest.raises(
+            Crashed, match=r"ArtifactError: .* was replaced while this command ran: start again"
+        ),
     ):
         session.load()
 
@@ -370,7 +372,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
         "builtins:dict",
     ],
 )
-def test_factory_that_is_none_is_refused(tmp_path: Path, factory: str) -> None:
+def test_invalid_factory_is_refused(tmp_path: Path, factory: str) -> None:
     torch.save(ReferenceCNN().state_dict(), tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match=r"cannot build|expected a torch\.nn\.Module"):
         import_weights(
@@ -406,7 +408,7 @@ def failing_factory() -> nn.Module:
         ("broken:model", r"cannot build .*: SyntaxError: "),
     ],
 )
-def test_whatever_the_users_code_raises_is_one_clear_error(
+def test_any_exception_of_user_code_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, says: str
 ) -> None:
     (tmp_path / "broken.py").write_text("def model(:")

@@ -42,7 +42,7 @@ def check_schema(record: object) -> None:
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
 
 
-def test_verify_prints_its_record_alone_and_it_fits_the_schema(
+def test_verify_json_is_the_only_output_and_fits_the_schema(
     cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
     result = cli("verify", own_exports, "--data", small_data, "--json")
@@ -149,7 +149,7 @@ def test_a_sweep_gives_a_row_for_each_of_its_settings(
     assert record["limits"] is None
 
 
-def test_more_threads_than_cores_are_warned_of_and_measured(
+def test_more_threads_than_cores_gives_a_warning_and_is_measured(
     exports: Path, small_data: Path
 ) -> None:
     threads = usable_cores() + 1
@@ -167,7 +167,7 @@ def test_more_threads_than_cores_are_warned_of_and_measured(
     assert row.passes[0].rounds
 
 
-def test_results_of_another_call_are_not_overwritten(
+def test_results_of_another_run_are_not_overwritten(
     cli: Cli, own_exports: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "results.json").write_text("mine")
@@ -262,7 +262,7 @@ def test_artifact_whose_only_runtime_is_missing_is_exit_code_3(
     ]
 
 
-def test_two_copies_of_an_artifact_are_one_row_and_it_is_said(
+def test_two_copies_of_an_artifact_are_reported_as_one_row(
     cli: Cli, own_exports: Path, small_data: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(own_exports, tmp_path / "copy"))
@@ -272,10 +272,10 @@ def test_two_copies_of_an_artifact_are_one_row_and_it_is_said(
     )
     assert result.exit_code == 0
     assert sum(line.startswith("onnxruntime") for line in result.stdout.splitlines()) == 1
-    assert "Artifacts given twice, as the same bytes, share one row: 1." in result.stdout
+    assert "Artifacts given twice with the same bytes share one row: 1." in result.stdout
 
 
-def test_training_tells_a_plain_reader_its_true_speed(
+def test_training_reports_its_true_speed_without_a_terminal(
     cli: Cli, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that moves by a tenth of a second whenever it is read."""
@@ -292,7 +292,7 @@ def test_training_tells_a_plain_reader_its_true_speed(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_device_that_is_missing_is_a_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
+def test_missing_device_is_a_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
     result = cli("verify", own_exports, "--data", small_data, "--device", "cuda", "--json")
     record = json.loads(result.stdout)
     assert result.exit_code == 3
@@ -452,7 +452,7 @@ def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_expo
     assert_one_line(result, 2, "runtime pt2 loads pt2", "toolkit export --format pt2")
 
 
-def test_error_is_a_record_too_where_json_is_asked_for(cli: Cli) -> None:
+def test_json_output_has_a_record_for_errors(cli: Cli) -> None:
     result = cli("verify", "nowhere", "--json")
     error = json.loads(result.stdout)["error"]
     assert (error["type"], error["exit_code"], result.exit_code) == ("ArtifactError", 2, 2)
@@ -504,7 +504,7 @@ def test_every_command_takes_json_and_debug_and_every_option_has_help() -> None:
                 assert item.help, (name, item.name)
 
 
-def test_module_is_the_command() -> None:
+def test_python_m_toolkit_runs_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "toolkit", "--version"], capture_output=True, text=True, check=True
     )

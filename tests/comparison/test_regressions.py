@@ -37,7 +37,7 @@ def swapped(pairs: Sequence[Pair]) -> list[Pair]:
 
 @given(rows())
 @settings(deadline=None)
-def test_the_other_way_round_is_mirrored(pairs: list[Pair]) -> None:
+def test_swapping_the_runs_mirrors_the_findings(pairs: list[Pair]) -> None:
     there, common = find_regressions(pairs, limit=LIMIT)
     back, mirrored = find_regressions(swapped(pairs), limit=LIMIT)
     assert (common is None) == (mirrored is None)
@@ -55,7 +55,7 @@ def test_the_other_way_round_is_mirrored(pairs: list[Pair]) -> None:
 
 @given(rows(), st.floats(-3, 3))
 @settings(deadline=None)
-def test_how_fast_a_row_is_does_not_matter(pairs: list[Pair], shift: float) -> None:
+def test_absolute_speed_of_a_row_does_not_matter(pairs: list[Pair], shift: float) -> None:
     first = pairs[0]
     faster = Pair(
         **{
@@ -95,7 +95,7 @@ def test_the_p_value_is_welchs_against_the_median_row_times_the_rows() -> None:
     assert (common.low, common.high) == pytest.approx((math.exp(bounds.low), math.exp(bounds.high)))
 
 
-def test_the_machine_is_told_by_rows_of_the_same_table_where_they_are_enough() -> None:
+def test_machine_speed_comes_from_rows_of_the_same_table_if_enough() -> None:
     """Four rows of two threads that all lost a tenth, and four of one thread that did not."""
     steady = (7.0, 7.001, 6.999, 7.0)
     slow = tuple(log + math.log(0.93) for log in steady)
@@ -146,7 +146,7 @@ def simulated(
 
 
 @pytest.mark.parametrize(("limit", "own"), [(0.97, 0.0), (0.97, 0.02), (1.0, 0.0)])
-def test_at_most_5_of_100_runs_without_a_change_have_a_regression(limit: float, own: float) -> None:
+def test_unchanged_runs_have_a_regression_in_at_most_5_percent(limit: float, own: float) -> None:
     """With 99.9 % of luck: 5 % are the most that is allowed, with no limit at all too."""
     random, trials = np.random.default_rng(2), 150
     found = sum(
@@ -156,7 +156,7 @@ def test_at_most_5_of_100_runs_without_a_change_have_a_regression(limit: float, 
     assert found <= scipy_stats.binom.ppf(0.999, trials, 0.05)
 
 
-def test_a_loss_of_a_tenth_is_mostly_found() -> None:
+def test_loss_of_10_percent_is_usually_found() -> None:
     random, trials = np.random.default_rng(3), 60
     found = [simulated(random, loss=0.1) for _ in range(trials)]
     assert sum(run[0].regression for run in found) > 0.6 * trials

@@ -164,9 +164,13 @@ def judge_all(
 @click.option(
     "--match", "matching", default="", help="Run the cases that match this regular expression."
 )
-@click.option("--images", default=2000, show_default=True, help="Number of test images for fp32 files.")
 @click.option(
-    "--record", type=click.Path(path_type=Path), help="File of outcomes (JSON lines); an existing one is continued."
+    "--images", default=2000, show_default=True, help="Number of test images for fp32 files."
+)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    help="File of outcomes (JSON lines); an existing one is continued.",
 )
 @click.option("--recorded", is_flag=True, help="Judge nothing; use the outcomes in --record.")
 @click.option("--out", type=click.Path(path_type=Path), help="Page to write.  [default: none]")

@@ -40,7 +40,7 @@ def run(program: str) -> list[int]:
     return [int(word) for word in output.split()]
 
 
-def test_kept_memory_is_given_once() -> None:
+def test_kept_memory_is_allocated_once() -> None:
     """Whether pages are small or large ones: those that were given serve the next twenty blocks."""
     held, given_again = run(
         "assert allocator.keep_memory(); before = resident(); pages()\n"
@@ -50,7 +50,7 @@ def test_kept_memory_is_given_once() -> None:
     assert given_again < BLOCK_PAGES / 4
 
 
-def test_afterwards_it_goes_back_to_the_system() -> None:
+def test_memory_returns_to_the_system_afterwards() -> None:
     before, within, after = run(
         "print(resident())\nwith allocator.kept_memory(): pages(); print(resident())\n"
         "print(resident())"
@@ -59,7 +59,7 @@ def test_afterwards_it_goes_back_to_the_system() -> None:
     assert after - before < BLOCK_PAGES / 4
 
 
-def test_an_error_goes_through_and_memory_back() -> None:
+def test_error_passes_through_and_memory_is_returned() -> None:
     before, after = run(
         "print(resident())\n"
         "try:\n"

@@ -41,7 +41,7 @@ def test_a_quiet_machine_gets_no_warning() -> None:
     assert judge(QUIET, threads=4, interference=ALONE) == ()
 
 
-def test_what_is_unknown_gives_no_warning() -> None:
+def test_unknown_facts_give_no_warning() -> None:
     assert judge(UNKNOWN, threads=8) == ()
     assert judged(steal=None) == []
 
@@ -68,7 +68,9 @@ def test_what_is_unknown_gives_no_warning() -> None:
         ({"turbo": True}, "turbo", "no_turbo"),
     ],
 )
-def test_one_fact_one_warning(changes: dict[str, Any], code: str, action: str) -> None:
+def test_each_bad_fact_gives_exactly_its_warning(
+    changes: dict[str, Any], code: str, action: str
+) -> None:
     ((found, hint),) = judged(**changes)
     assert found == code
     assert action in hint
@@ -89,7 +91,7 @@ def test_one_fact_one_warning(changes: dict[str, Any], code: str, action: str) -
         {"swap_used_bytes": 200_000_000},
     ],
 )
-def test_little_is_not_too_much(changes: dict[str, Any]) -> None:
+def test_values_below_the_limits_give_no_warning(changes: dict[str, Any]) -> None:
     assert judged(**changes) == []
 
 
@@ -101,7 +103,7 @@ def everything() -> tuple[MachineWarning, ...]:
     )
 
 
-def test_the_worst_machine_gets_every_warning_and_the_gravest_first() -> None:
+def test_worst_machine_gets_every_warning_most_serious_first() -> None:
     codes = list(dict.fromkeys(warning.code for warning in everything()))
     assert codes[:2] == ["others", "steal"]
     assert set(codes) == {
@@ -180,7 +182,7 @@ def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None
         {**WIDE, **CACHED, "status": "crashed"},
     ],
 )
-def test_a_speed_like_this_is_not_suspicious(changes: dict[str, Any]) -> None:
+def test_plausible_speeds_give_no_warning(changes: dict[str, Any]) -> None:
     assert judge_speeds([row(**changes)]) == ()
 
 
@@ -189,7 +191,7 @@ def warned_of_cache(rows: Sequence[Measurement]) -> bool:
     return any(warning.code == "cached" for warning in judge_speeds(rows))
 
 
-def test_the_cache_warning_is_a_t_test_times_the_number_of_rows() -> None:
+def test_cache_warning_is_a_t_test_corrected_for_the_number_of_rows() -> None:
     """Of the times' ratio against 1/1.25, as scipy has it; the row is one of four."""
     quiet = [row(passes=repeated(1.0, 1.01, 0.99))] * 3
     random = np.random.default_rng(4)
@@ -203,7 +205,7 @@ def test_the_cache_warning_is_a_t_test_times_the_number_of_rows() -> None:
     assert seen == {True, False}
 
 
-def test_thirteen_rows_under_load_are_seldom_taken_for_caches() -> None:
+def test_thirteen_rows_under_load_rarely_give_a_cache_warning() -> None:
     """Single rounds that scatter by 30 %: at most 5 % of runs, with luck of 1 in 1000. The rule
     before, a ratio of 1.1 whose own interval leaves 1 out, fires in far more of them."""
     random, trials = np.random.default_rng(5), 100
@@ -217,12 +219,12 @@ def test_thirteen_rows_under_load_are_seldom_taken_for_caches() -> None:
     assert before > alarms
 
 
-def test_a_cache_is_seen_however_its_few_microseconds_scatter() -> None:
+def test_cache_is_detected_despite_noisy_microseconds() -> None:
     cached = row(passes=repeated(2000.0, 8.0, 300.0))
     assert warned_of_cache([cached, *[row(passes=repeated(1.0, 1.1, 0.9))] * 12])
 
 
-def test_every_flag_that_a_warning_names_is_one_of_bench() -> None:
+def test_every_flag_in_a_warning_is_an_option_of_bench() -> None:
     options = {flag for option in commands.commands["bench"].params for flag in option.opts}
     actions = " ".join(each.action for each in (*everything(), *judge_speeds(SUSPECT)))
     named = set(re.findall(r"`(?:bench )?(--[a-z-]+)", actions))
@@ -260,12 +262,12 @@ def made_for(*isas: Isa) -> Artifact:
     )
 
 
-def test_int8_of_another_processor_is_warned_of() -> None:
+def test_int8_for_another_processor_gives_a_warning() -> None:
     (warning,) = judge_artifacts(QUIET, [made_for("vnni", "arm"), made_for()])
     assert warning.code == "isa"
     assert warning.message.endswith("which has avx2: m.int8.onnx is exact on vnni, arm")
 
 
 @pytest.mark.parametrize("isas", [(), ("avx2",), ("arm", "avx2")])
-def test_int8_that_is_exact_here_is_not(isas: tuple[Isa, ...]) -> None:
+def test_int8_that_is_exact_here_gives_no_warning(isas: tuple[Isa, ...]) -> None:
     assert judge_artifacts(QUIET, [made_for(*isas)]) == ()

@@ -43,7 +43,7 @@ def after(*, busy: float, own: float, steal: float = 0.0, idle: float = 0.0) -> 
         (replace(after(busy=2, own=1, idle=2), steal_s=None), 2.0, 0.5, None),
     ],
 )
-def test_arithmetic(
+def test_load_of_others_is_computed_from_cpu_times(
     end: CpuTimes, wall_s: float, others_cores: float, steal_share: float | None
 ) -> None:
     found = interference(START, end, wall_s=wall_s)
@@ -51,7 +51,7 @@ def test_arithmetic(
     assert found == expected
 
 
-def test_no_time_at_all_has_no_steal() -> None:
+def test_zero_elapsed_time_has_no_steal() -> None:
     assert interference(START, START, wall_s=1e-9).steal_share is None
 
 
@@ -67,7 +67,7 @@ def stranger() -> Iterator[int]:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_busy_stranger_shows_and_a_process_that_is_told_to_be_ours_does_not(
+def test_other_processes_count_and_listed_ones_do_not(
     stranger: int,
 ) -> None:
     """Two watches over the same time, so that whatever else runs here cancels out; but for what
@@ -93,7 +93,7 @@ def used_s(process: psutil.Process) -> float:
     return float(sum(process.cpu_times()[:2]))
 
 
-def test_work_of_our_own_and_of_children_that_have_ended_is_our_own() -> None:
+def test_own_work_and_that_of_ended_children_is_not_counted() -> None:
     code = "import os\nwhile sum(os.times()[:2]) < 0.5: pass"
     before, before_s = read_cpu_times(), sum(os.times()[:4])
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -102,7 +102,7 @@ def test_work_of_our_own_and_of_children_that_have_ended_is_our_own() -> None:
     assert own_s == pytest.approx(sum(os.times()[:4]) - before_s, abs=0.1)
 
 
-def test_pids_that_are_gone_are_no_error() -> None:
+def test_ended_pids_are_not_an_error() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert LoadWatch(pids=[gone.pid]).interference().others_cores >= 0

@@ -40,7 +40,7 @@ def test_limits_of_this_machine_are_of_a_possible_size() -> None:
     assert 1e8 < found.copy_bytes_per_s < 1e12
 
 
-def test_without_an_int8_product_that_limit_is_none_and_the_others_stand() -> None:
+def test_missing_int8_product_leaves_only_that_limit_unknown() -> None:
     found = measured(
         "import torch\n"
         "def refuse(*operands): raise RuntimeError('_int_mm: not on this processor')\n"
@@ -67,7 +67,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return Work(monkeypatch)
 
 
-def test_a_rate_is_two_operations_a_multiplication_over_the_fastest_call(work: Work) -> None:
+def test_rate_counts_two_operations_per_multiplication_in_the_fastest_call(work: Work) -> None:
     waits = iter([0.0, 0.2, 0.02] + [0.2] * 1000)
 
     def product(size: int, threads: int) -> limits.Run | None:
@@ -89,7 +89,7 @@ def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
     assert len(rates) == 2
 
 
-def test_the_fastest_call_is_found_even_where_one_outlasts_the_time(work: Work) -> None:
+def test_fastest_call_is_found_even_if_one_call_exceeds_the_time(work: Work) -> None:
     calls = []
     assert limits._fastest_s(lambda: calls.append(work.take(0.01)), 0.0) == 0.01
     assert len(calls) == 2
@@ -122,7 +122,7 @@ def test_flops_are_counted_in_eval_mode_at_batch_1() -> None:
     assert torch.equal(model[1].running_mean, torch.zeros(4))  # nothing was learned meanwhile
 
 
-def test_threads_are_those_that_were_asked_for() -> None:
+def test_limits_use_the_requested_threads() -> None:
     code = (
         "import torch; from toolkit.machine.limits import measure_limits;"
         "print(measure_limits(3, time_s=0.01).threads, torch.get_num_threads())"

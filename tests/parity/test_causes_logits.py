@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "tanh": (np.tanh, "tanh", "tangent"),
     "relu": (lambda given: np.maximum(given, 0), "cut off", "below 0 ("),
     "negative": (np.negative, "scale", "-1 times"),
-    "one-hot": (one_hot, "one-hot", "decision alone"),
+    "one-hot": (one_hot, "one-hot", "prediction only"),
     "temperature": (lambda given: given / 10, "scale", "0.1 times"),
     "scale": (lambda given: given * 1.02, "scale", "1.02 times"),
     "offset": (lambda given: given + 3, "offset", "plus 3"),
@@ -198,8 +198,8 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "all NaN": (lambda given: given * np.nan, "not finite", "in all images"),
     "batch mean": (minus_batch_mean, "depends on the batch", "-0.1 times their mean"),
     "noise": (with_noise, "random", "Noise of"),
-    "mean of the call before": (mean_leaks_in, "depends on the batch",
-                                "0.01 times the mean of the call before"),
+    "mean of the previous call": (mean_leaks_in, "depends on the batch",
+                                "0.01 times the mean of the previous call"),
     "cut off": (lambda given: given.clip(-4, 5), "cut off", "below -4 ("),
     "whole numbers": (np.round, "output in steps", "steps of 1"),
     "one bias": (lambda given: given + 0.5 * np.eye(10)[7], "one class", "class 7 differ, by +0.5"),
@@ -224,7 +224,7 @@ def test_fault_is_named_with_its_evidence(name: str) -> None:
 @pytest.mark.parametrize(
     "hypothesis", [*SPECIFIC, *GENERAL], ids=lambda hypothesis: hypothesis.__name__
 )
-def test_hypothesis_is_silent_on_healthy_noise_and_on_garbage(
+def test_no_hypothesis_explains_healthy_noise_or_random_logits(
     hypothesis: Callable[[Symptoms], object],
 ) -> None:
     assert hypothesis(symptoms_of(lambda given: given)) is None
@@ -233,7 +233,7 @@ def test_hypothesis_is_silent_on_healthy_noise_and_on_garbage(
         assert hypothesis(symptoms_of(lambda _, other=other: other)) is None  # type: ignore[misc]
 
 
-def test_an_error_from_inside_the_model_is_not_named_from_logits() -> None:
+def test_logits_alone_do_not_name_errors_inside_the_model() -> None:
     """A changed weight in an inner layer: an error of low rank that depends on the image."""
     for seed in range(10):
         random = np.random.default_rng(seed)
@@ -264,7 +264,7 @@ def test_fault_of_an_int8_file_is_named(name: str, expected: float | None) -> No
     assert cause.kind == ("bias of classes" if name == "bias of two" else kind), cause
 
 
-def test_an_int8_error_twice_as_large_as_expected_is_not_explained_away() -> None:
+def test_int8_error_twice_the_expected_size_has_no_cause() -> None:
     assert name_cause(quantised(lambda given: given, error=0.1)) is None
 
 
@@ -281,7 +281,7 @@ def test_softmax_is_named_beside_masked_classes() -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @pytest.mark.parametrize("name", ["swapped", "temperature", "call before", "bias", "one image"])
-def test_logits_of_any_scale_are_understood(name: str, scale: float) -> None:
+def test_causes_are_found_at_any_scale_of_logits(name: str, scale: float) -> None:
     fault, kind, _ = FAULTS[name]
     usual = symptoms_of(fault)
     symptoms = replace(
@@ -330,7 +330,7 @@ def check(name: str, batch_size: int, *, wrong: bool, special: bool = False) -> 
         (("one image at a time", "the first batches again"), "after many calls", "later"),
     ],
 )
-def test_the_second_look_tells_sizes_from_images_and_state(
+def test_second_look_distinguishes_batch_sizes_images_and_state(
     wrong: tuple[str, ...], kind: str, evidence: str
 ) -> None:
     sizes = {
@@ -350,7 +350,7 @@ def test_the_second_look_tells_sizes_from_images_and_state(
     assert evidence in cause.text
 
 
-def test_what_is_not_repeatable_is_said_so_only_where_nothing_else_explains_it() -> None:
+def test_not_repeatable_is_reported_only_without_another_cause() -> None:
     random = np.random.default_rng(0)
     inner = random.standard_normal((IMAGES, 3)) @ random.standard_normal((3, 10))
     unsteady = replace(symptoms_of(lambda given: given + inner), repeatable=False)
@@ -366,7 +366,7 @@ def test_logits_that_cannot_be_compared_have_no_cause() -> None:
     assert name_cause(replace(usual, candidate=usual.candidate[:, :-1])) is None
 
 
-def test_numbers_read_well() -> None:
+def test_numbers_are_formatted() -> None:
     assert number(3.14e-7) == "3.1e-07"
     assert number(0.1234) == "0.12"
     assert numbers([3, 4, 5]) == "3 to 5"

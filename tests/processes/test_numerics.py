@@ -80,7 +80,7 @@ def test_kernel_environment_is_this_process_by_default(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("reduced")
-def test_worker_sees_only_what_is_pinned(
+def test_worker_environment_is_pinned(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tells_its_environment.py").write_text(TELLS_ITS_ENVIRONMENT)

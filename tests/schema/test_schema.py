@@ -92,7 +92,7 @@ def test_every_record_is_frozen_and_by_keyword() -> None:
 @pytest.mark.parametrize("kind", RECORDS)
 @unhurried
 @given(data=st.data())
-def test_a_record_comes_back_from_json_as_it_went(kind: Any, data: st.DataObject) -> None:
+def test_record_survives_a_json_round_trip(kind: Any, data: st.DataObject) -> None:
     record = data.draw(values(kind))
     assert from_json(kind, as_read(record)) == record
 
@@ -154,7 +154,7 @@ def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str
 
 
 @pytest.mark.parametrize("content", [None, 5, "text", [], [1]])
-def test_what_is_no_object_is_refused(content: Any) -> None:
+def test_json_that_is_not_an_object_is_refused(content: Any) -> None:
     with pytest.raises(ValueError, match="record"):
         from_json(Manifest, content)
 
@@ -165,7 +165,7 @@ def test_arguments_of_a_model_are_plain_values(value: Any) -> None:
         from_json(ModelSpec, {"factory": "a:b", "arguments": {"x": value}})
 
 
-def test_a_whole_number_is_a_float_but_arguments_keep_their_type() -> None:
+def test_whole_numbers_become_floats_except_in_arguments() -> None:
     spec = from_json(InputSpec, {"shape": [1, 28, 28], "mean": [0], "std": [1]})
     assert [type(value) for value in (*spec.mean, *spec.std)] == [float, float]
     arguments = {"flag": True, "count": 1, "share": 1.0, "name": "1"}
@@ -234,11 +234,11 @@ def test_exit_code(parity: list[Status], measured: list[Status], code: int) -> N
     assert exit_code(parity, measured) == code
 
 
-def test_undecided_rows_count_as_passed_only_where_that_is_allowed() -> None:
+def test_undecided_rows_pass_only_if_allowed() -> None:
     assert exit_code(["undecided"], []) == 1
     assert exit_code(["undecided"], [], allow=True) == 0
     assert exit_code(["undecided", "failed"], [], allow=True) == 1
 
 
-def test_the_table_of_exit_codes_knows_every_status() -> None:
+def test_every_status_has_an_exit_code() -> None:
     assert {*NOT_RUN, "passed", "failed", "undecided", "measured"} == set(typing.get_args(Status))

@@ -55,11 +55,11 @@ def only_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("only_known")
-def test_no_names_are_all_installed_runtimes_with_what_each_loads(subject: Subject) -> None:
+def test_default_runtimes_are_the_installed_ones_with_their_artifacts(subject: Subject) -> None:
     assert pairs(line_up(subject, [], ONE_THREAD)) == ALL
 
 
-def test_all_are_those_that_load_something(subject: Subject) -> None:
+def test_all_selects_the_runtimes_that_load_an_artifact(subject: Subject) -> None:
     """Also those that take part only where they are asked for, installed or not."""
     only = replace(subject, artifacts=subject.artifacts[:1])
     assert only.artifacts[0].record.format == "torchscript"
@@ -71,7 +71,7 @@ def test_all_are_those_that_load_something(subject: Subject) -> None:
     ]
 
 
-def test_runtimes_of_the_other_device_take_part_only_where_they_are_named(
+def test_runtimes_of_another_device_must_be_named(
     subject: Subject,
 ) -> None:
     """A row that says `unsupported` fails a run; so nobody gets one that they did not ask for."""
@@ -84,7 +84,7 @@ def test_runtimes_of_the_other_device_take_part_only_where_they_are_named(
     assert ("tensorrt", "onnx") in pairs(line_up(subject, ["all"], cuda))
 
 
-def test_an_artifact_that_no_runtime_of_the_device_loads_keeps_its_row() -> None:
+def test_artifact_without_a_runtime_on_the_device_keeps_its_row() -> None:
     """It says `unsupported`; without it the artifact would pass uncompared."""
     for names in ([], ["all"]):
         found = choose_runtimes(names, [("litert", "fp32"), ("onnx", "fp32")], "cuda")
@@ -92,13 +92,13 @@ def test_an_artifact_that_no_runtime_of_the_device_loads_keeps_its_row() -> None
         assert "ncnn" not in {row.name for row in found}
 
 
-def test_a_precision_that_a_named_runtime_does_not_load_is_said(subject: Subject) -> None:
+def test_precision_unsupported_by_a_named_runtime_is_reported(subject: Subject) -> None:
     with pytest.raises(SettingError, match=r"tract loads onnx in fp32, fp16, .* given are .*int8"):
         line_up(with_precision(subject, "int8"), ["tract"], ONE_THREAD)
 
 
 @pytest.mark.usefixtures("only_known")
-def test_a_missing_runtime_stays_where_no_other_loads_the_artifact(
+def test_missing_runtime_is_kept_if_no_other_loads_the_artifact(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its row the artifact would pass uncompared."""
@@ -107,7 +107,7 @@ def test_a_missing_runtime_stays_where_no_other_loads_the_artifact(
 
 
 @pytest.mark.usefixtures("only_known")
-def test_a_missing_runtime_goes_where_another_loads_the_artifact(
+def test_missing_runtime_is_dropped_if_another_loads_the_artifact(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "other", not_installed(RUNTIMES["onnxruntime"], "other"))
@@ -115,7 +115,7 @@ def test_a_missing_runtime_goes_where_another_loads_the_artifact(
     assert pairs(line_up(subject, ["other"], ONE_THREAD)) == [("other", "onnx")]
 
 
-def test_named_twice_is_lined_up_once(subject: Subject) -> None:
+def test_runtime_named_twice_is_used_once(subject: Subject) -> None:
     assert pairs(line_up(subject, ["pt2", "pt2"], ONE_THREAD)) == [("pt2", "pt2")]
 
 
@@ -130,7 +130,7 @@ def test_artifacts_of_the_same_bytes_are_one_candidate_and_all_recorded(
     assert len(both.artifacts) == 2 * len(once.artifacts)
 
 
-def test_artifacts_of_other_bytes_are_candidates_of_their_own(subject: Subject) -> None:
+def test_artifacts_with_different_bytes_are_separate_candidates(subject: Subject) -> None:
     onnx = next(item for item in subject.artifacts if item.record.format == "onnx")
     other = replace(onnx, record=replace(onnx.record, sha256="0" * 64))
     both = subject_of(CHECKPOINT, [onnx, other], model=None)
@@ -143,7 +143,7 @@ def test_a_checkpoint_without_artifacts_runs_by_itself() -> None:
     assert pairs(line_up(alone, [], ONE_THREAD)) == [("eager", "checkpoint")]
 
 
-def test_a_named_runtime_may_be_left_without_only_where_its_format_was_lost() -> None:
+def test_named_runtime_may_have_no_artifact_only_if_its_export_failed() -> None:
     alone = subject_of(CHECKPOINT, [], model=None)
     assert line_up(alone, ["pt2"], ONE_THREAD, lost=["pt2"]) == []
     with pytest.raises(SettingError, match="runtime pt2 loads pt2"):

@@ -124,7 +124,7 @@ def test_streams_share_the_load(subject: Subject, scenario: ScenarioName) -> Non
     assert row.session.streams == 2
 
 
-def test_a_bound_that_nobody_can_keep_is_invalid_and_says_why(subject: Subject) -> None:
+def test_impossible_latency_bound_is_invalid_with_a_reason(subject: Subject) -> None:
     row = report(candidate_of(subject, "onnxruntime"), wanted("server", bound_s=1e-6))
     assert (row.status, row.valid) == ("measured", False)
     assert "Performance constraints satisfied: no" in row.violations
@@ -132,7 +132,7 @@ def test_a_bound_that_nobody_can_keep_is_invalid_and_says_why(subject: Subject) 
     assert any(text.startswith("Run unsuccessful. Processed ") for text in row.violations)
 
 
-def test_a_bound_that_anybody_keeps_is_valid(subject: Subject) -> None:
+def test_loose_latency_bound_is_valid(subject: Subject) -> None:
     row = report(candidate_of(subject, "null"), wanted("server", seconds=4, bound_s=30))
     assert (row.valid, row.violations) == (True, ())
 
@@ -141,7 +141,7 @@ def test_a_bound_that_anybody_keeps_is_valid(subject: Subject) -> None:
     ("scenario", "fault"),
     [*((each, "other logits later") for each in SCENARIOS), ("server", "nan later")],
 )
-def test_what_loadgen_gets_must_be_what_the_session_gave_untimed(
+def test_loadgen_answers_must_match_untimed_answers(
     subject: Subject, scenario: ScenarioName, fault: str
 ) -> None:
     row = report(faulty(subject, fault), wanted(scenario), images=IMAGES[:6])
@@ -161,7 +161,7 @@ def test_what_loadgen_gets_must_be_what_the_session_gave_untimed(
         ("server", "slow, hangs after 2 s", "timed_out", "after 10 s"),
     ],
 )
-def test_a_session_that_goes_wrong_under_load_is_a_row(
+def test_session_failure_under_load_is_a_row(
     subject: Subject,
     scenario: ScenarioName,
     fault: str,
@@ -179,7 +179,7 @@ def test_a_session_that_goes_wrong_under_load_is_a_row(
     assert list(tmp_path.glob("*/*")) == []
 
 
-def test_one_that_fails_does_not_end_the_others(subject: Subject, tmp_path: Path) -> None:
+def test_failing_candidate_does_not_stop_the_others(subject: Subject, tmp_path: Path) -> None:
     results = start_results(subject, load_dataset("test"))
     candidates = [faulty(subject, "raise"), candidate_of(subject, "null")]
     scenarios = Scenarios(wanted=wanted("server"), batch_size=50, timeout_s=PATIENCE_S)
@@ -191,7 +191,7 @@ def test_one_that_fails_does_not_end_the_others(subject: Subject, tmp_path: Path
     assert read_results(tmp_path / "out" / "results.json") == done
 
 
-def test_an_audit_config_that_lies_here_changes_nothing(subject: Subject) -> None:
+def test_audit_config_in_the_current_folder_is_ignored(subject: Subject) -> None:
     Path("audit.config").write_text("*.*.max_query_count = 7\n*.*.min_query_count = 7\n")
     row = report(candidate_of(subject, "null"), wanted("server"))
     assert row.queries is not None
@@ -239,7 +239,7 @@ def test_streams_answer_each_sample_once_in_batches(streams: int, at_once: int) 
             assert kept.logits[:, 0].tolist() == kept.indices  # the answers to those images
 
 
-def test_which_answers_are_kept_is_left_to_chance() -> None:
+def test_kept_answers_are_chosen_at_random() -> None:
     """All of a long run may be kept, not its beginning alone."""
     library = np.zeros((4, 1, 1, 1), np.float32)
     numbers = iter(range(100_000))
@@ -278,13 +278,13 @@ def test_violations_are_those_of_the_summary() -> None:
         (["--scenario", "offline", "--target-qps", "5"], "belongs to --scenario server"),
         (["--target-qps", "5"], "belongs to --scenario server"),
         (["--latency-bound", "5"], "belongs to --scenario server"),
-        (["--scenario", "offline", "--sweep", "batch-size=1,2"], "--sweep has no meaning"),
-        (["--scenario", "offline", "--baseline", "eager"], "--baseline has no meaning"),
-        (["--scenario", "offline", "--precision", "1%"], "--precision has no meaning"),
+        (["--scenario", "offline", "--sweep", "batch-size=1,2"], "--sweep does not apply"),
+        (["--scenario", "offline", "--baseline", "eager"], "--baseline does not apply"),
+        (["--scenario", "offline", "--precision", "1%"], "--precision does not apply"),
         (["--scenario", "single-stream", "--streams", "2"], "one query at a time"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_conflicting_options_are_refused(
     cli: Cli, exports: Path, arguments: list[str], said: str
 ) -> None:
     done = cli("bench", exports, *arguments)
@@ -304,7 +304,7 @@ def test_an_unknown_scenario_is_refused_in_python_too() -> None:
         )
 
 
-def test_without_loadgen_the_command_that_installs_it_is_named(exports: Path) -> None:
+def test_missing_loadgen_names_the_install_command(exports: Path) -> None:
     code = (
         "import sys; sys.modules['mlperf_loadgen'] = None\n"
         "from toolkit.cli import commands\n"
@@ -315,7 +315,7 @@ def test_without_loadgen_the_command_that_installs_it_is_named(exports: Path) ->
     assert done.stderr == "Error: not installed: pip install 'toolkit[loadgen]'\n"
 
 
-def test_default_is_what_a_person_waits_for() -> None:
+def test_default_duration_is_ten_seconds() -> None:
     kinds = {"target_qps": None, "latency_bound_s": None}
     assert scenario_settings("offline", None, **kinds).min_duration_s == SCENARIO_TIME_S
     plan = Plan(min_time_s=600, max_time_s=7200)
@@ -333,7 +333,7 @@ def test_default_is_what_a_person_waits_for() -> None:
         ("single-stream", 10, 1_000_000, False),
     ],
 )
-def test_submission_length_is_what_the_rules_say(
+def test_submission_length_follows_the_rules(
     scenario: ScenarioName, seconds: float, samples: int, expected: bool
 ) -> None:
     found = LoadResult(
@@ -350,7 +350,7 @@ def test_submission_length_is_what_the_rules_say(
     assert is_submission_length(wanted(scenario, seconds=seconds), found) is expected
 
 
-def test_library_holds_few_enough_images() -> None:
+def test_library_size_is_limited() -> None:
     assert len(library_of(np.zeros((2000, 1, 28, 28), np.uint8))) == 1024
     assert len(library_of(np.zeros((7, 1, 28, 28), np.uint8))) == 7
     assert len(library_of(np.zeros((600, 3, 256, 256), np.uint8))) == 341
@@ -369,7 +369,7 @@ def test_command_writes_and_prints_the_rows(cli: Cli, exports: Path, tmp_path: P
     assert "| null | checkpoint | fp32 | server | INVALID | 100 |" in page
 
 
-def test_reports_say_what_loadgen_says_and_what_the_run_is_not(subject: Subject) -> None:
+def test_reports_quote_loadgen_and_mark_short_runs(subject: Subject) -> None:
     row = report(faulty(subject, "raise"), wanted("server"))
     measured = replace(
         row,
@@ -392,8 +392,8 @@ def test_reports_say_what_loadgen_says_and_what_the_run_is_not(subject: Subject)
             "mine is INVALID by LoadGen's rules: Min duration satisfied: no; Increase the target"
             in text
         )
-        assert "LoadGen 6.0: server, 1 s at least, 200 queries/s (Poisson), 99 % within" in text
+        assert "LoadGen 6.0: server, at least 1 s, 200 queries/s (Poisson), 99 % within" in text
         assert "128 of its 1,000 answers were compared" in text
-        assert "no submission-length runs" in text
+        assert "shorter than a submission" in text
     long = replace(measured, submission_length=True)
-    assert "no submission" not in render_table(replace(results, scenarios=(long,)))
+    assert "shorter than a submission" not in render_table(replace(results, scenarios=(long,)))

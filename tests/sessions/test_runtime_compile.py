@@ -17,7 +17,7 @@ from toolkit.sessions.remote import RemoteSession
 IMAGES = load_dataset("test").images[:40]
 
 
-def test_it_answers_as_eager_does_in_one_process(
+def test_compiled_logits_match_eager_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -32,7 +32,7 @@ def test_it_answers_as_eager_does_in_one_process(
     assert list(tmp_path.rglob("*.cpp"))
 
 
-def test_without_a_compiler_it_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     subject = subject_of(CHECKPOINT, [], model=None)
     candidate = checkpoint_candidate(subject, "compile", Settings(threads=1))

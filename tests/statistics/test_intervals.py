@@ -104,7 +104,7 @@ def test_the_ratio_of_few_passes_is_students_interval_over_pairs() -> None:
 
 @given(st.lists(st.integers(-9999, 9999).filter(bool), min_size=6, max_size=20, unique_by=abs))
 @settings(deadline=None)
-def test_the_ratio_of_six_passes_leaves_1_out_where_the_signed_rank_test_does(
+def test_ratio_of_six_passes_excludes_1_when_the_signed_rank_test_rejects(
     parts: list[int],
 ) -> None:
     """scipy's exact test at 5 %, two-sided, says the same of the same passes."""
@@ -157,7 +157,7 @@ def test_the_p_value_of_a_pair_is_that_of_the_paired_t_test(passes: int) -> None
 
 @given(paired(), FACTORS)
 @settings(deadline=None)
-def test_a_p_value_is_2_5_percent_where_the_interval_ends(
+def test_p_value_is_2_5_percent_at_the_end_of_the_interval(
     pair: tuple[Passes, Passes], ratio: float
 ) -> None:
     found = independent(*pair)
@@ -166,7 +166,7 @@ def test_a_p_value_is_2_5_percent_where_the_interval_ends(
     assert (found.p_above(ratio) <= 0.025) == (bounds.low > ratio)
 
 
-def test_values_without_spread_are_shown_to_differ_or_not() -> None:
+def test_values_without_spread_give_certain_verdicts() -> None:
     found = independent([[90.0], [90.0]], [[100.0], [100.0]])
     assert (found.p_below(1), found.p_above(1), found.p_below(0.8)) == (0, 1, 1)
 
@@ -236,7 +236,7 @@ def test_one_pass_lies_between_two_of_its_rounds(rounds: int, low: int, high: in
 
 @given(PASSES)
 @settings(deadline=None)
-def test_the_interval_holds_its_value(passes: Passes) -> None:
+def test_interval_contains_its_value(passes: Passes) -> None:
     found = speed_interval(passes)
     assert found.low <= found.value <= found.high
     assert found == speed_interval([list(rounds) for rounds in passes])
@@ -316,14 +316,14 @@ def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> N
 
 @given(PASSES)
 @settings(deadline=None)
-def test_what_slows_both_in_the_same_rounds_is_not_in_their_ratio(passes: Passes) -> None:
+def test_common_slowdown_cancels_in_the_ratio(passes: Passes) -> None:
     """A run whose every round is a quarter slower than its twin, whatever the machine did."""
     slower = [[value * 0.75 for value in rounds] for rounds in passes]
     assert around(ratio_interval(slower, passes)) == pytest.approx((0.75, 0.75, 0.75))
 
 
 @pytest.mark.parametrize("slow", [0.1, 0.5, 0.99])
-def test_one_slow_round_a_pass_does_not_move_the_speed(slow: float) -> None:
+def test_one_slow_round_per_pass_does_not_change_the_speed(slow: float) -> None:
     passes = [[100.0, 100.0, 100.0, 100.0, 100.0 * (1 - slow)]] * 4
     found = speed_interval(passes)
     assert found.low == found.value == found.high == pytest.approx(100)
@@ -351,7 +351,7 @@ def test_an_empty_pass_is_left_out_of_the_speed() -> None:
 
 
 @pytest.mark.parametrize("passes", [[], [[]], [[], []]])
-def test_no_round_has_no_speed(passes: Passes) -> None:
+def test_no_rounds_is_an_error(passes: Passes) -> None:
     with pytest.raises(ValueError, match="no round was measured"):
         speed_interval(passes)
 
@@ -368,12 +368,12 @@ def test_a_speed_must_be_a_finite_positive_number(bad: float) -> None:
             call()
 
 
-def test_one_short_pass_carries_no_interval() -> None:
-    with pytest.raises(ValueError, match="one pass of 5 rounds carries no interval, expected 6"):
+def test_one_short_pass_gives_no_interval() -> None:
+    with pytest.raises(ValueError, match="one pass of 5 rounds gives no interval, expected 6"):
         speed_interval([[1, 2, 3, 4, 5]])
 
 
-def test_nothing_in_common_has_no_ratio() -> None:
+def test_no_common_rounds_give_no_ratio() -> None:
     with pytest.raises(ValueError, match="no round of the same pass and number in common"):
         ratio_interval([[1.0], []], [[], [1.0]])
 
@@ -387,7 +387,9 @@ def test_one_pass_cannot_be_compared_with_another_run() -> None:
 
 
 @pytest.mark.parametrize(("passes", "rounds"), COUNTS)
-def test_equals_are_called_different_in_about_5_of_100_runs(passes: int, rounds: int) -> None:
+def test_equal_candidates_are_called_different_in_about_5_percent_of_runs(
+    passes: int, rounds: int
+) -> None:
     """From six passes on the rate is that of the signed-rank test, exactly, and at most 5 %."""
     random, trials = np.random.default_rng(6), 1000
     low, high = binomial_bounds(trials, {6: 2 / 64, 10: 50 / 1024}.get(passes, 0.05))
@@ -398,7 +400,7 @@ def test_equals_are_called_different_in_about_5_of_100_runs(passes: int, rounds:
     assert low <= alarms / trials <= high
 
 
-def test_passes_in_which_something_else_ran_widen_the_ratio_little() -> None:
+def test_disturbed_passes_widen_the_ratio_only_slightly() -> None:
     """One pass in six is off by some 6 %: the false alarms stay, 3 % are seen more often than by
     Student's t over the same passes."""
     random, trials = np.random.default_rng(11), 400
@@ -417,7 +419,7 @@ def test_passes_in_which_something_else_ran_widen_the_ratio_little() -> None:
 
 
 @pytest.mark.parametrize(("passes", "rounds"), [(2, 5), (4, 5), (10, 5)])
-def test_two_equal_runs_are_called_different_in_at_most_5_of_100(passes: int, rounds: int) -> None:
+def test_equal_runs_are_called_different_in_at_most_5_percent(passes: int, rounds: int) -> None:
     """Welch's interval is known to be too wide with 2 and 3 values each, never too narrow."""
     random, trials = np.random.default_rng(7), 1000
     low, high = binomial_bounds(trials, 0.05)
@@ -452,7 +454,7 @@ def test_one_pass_holds_the_true_median_in_at_least_95_of_100(rounds: int) -> No
     assert held / trials >= binomial_bounds(trials, 0.95)[0]
 
 
-def test_a_slowdown_of_3_percent_is_mostly_seen_with_eight_passes() -> None:
+def test_slowdown_of_3_percent_is_usually_detected_with_eight_passes() -> None:
     random, trials = np.random.default_rng(10), 300
     seen = 0
     for _ in range(trials):
@@ -479,12 +481,12 @@ def test_quantile_interpolates_linearly_between_order_statistics(
 
 @given(SAMPLES)
 @settings(deadline=None)
-def test_quantiles_that_have_names(samples: list[float]) -> None:
+def test_median_and_extremes_match_their_quantiles(samples: list[float]) -> None:
     assert quantile(samples, 0.0) == min(samples)
     assert quantile(samples, 0.5) == pytest.approx(statistics.median(samples))
     assert quantile(samples, 1.0) == max(samples)
 
 
-def test_no_samples_have_no_quantile() -> None:
+def test_quantile_of_no_samples_is_an_error() -> None:
     with pytest.raises(ValueError, match="no samples"):
         quantile([], 0.9)

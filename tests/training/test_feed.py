@@ -29,7 +29,7 @@ def mapped(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("feed", [Resident, Streamed, OneByOne])
-def test_batches_are_the_rows_normalised(mapped: Dataset, feed: type[Resident]) -> None:
+def test_batches_contain_the_normalised_rows(mapped: Dataset, feed: type[Resident]) -> None:
     channels = mapped.images.shape[1]
     spec = InputSpec(
         shape=(channels, 9, 7),
@@ -45,9 +45,7 @@ def test_batches_are_the_rows_normalised(mapped: Dataset, feed: type[Resident]) 
         assert labels.dtype == torch.int64
 
 
-def test_data_that_fits_lies_on_the_device_and_files_are_streamed(
-    mapped: Dataset, tmp_path: Path
-) -> None:
+def test_small_data_is_resident_and_files_are_streamed(mapped: Dataset, tmp_path: Path) -> None:
     spec = InputSpec(shape=(1, 28, 28), mean=(0.1,), std=(0.3,))
     assert isinstance(mapped.images, MappedImages)
     assert isinstance(make_feed(mapped, spec, "cpu", one_by_one=False), Resident)

@@ -51,7 +51,7 @@ def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("every_step_told")
 @pytest.mark.parametrize("recipe", ["fast", "plain"])
 @pytest.mark.parametrize("every_s", [1e-9, 3600], ids=["kept-each-step", "kept-at-the-start"])
-def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
+def test_training_resumed_from_any_point_gives_the_same_weights(
     small_data: Path, tmp_path: Path, recipe: str, every_s: float
 ) -> None:
     options: dict[str, Any] = {"recipe": recipe, "data": small_data, "batch_size": 200,
@@ -79,7 +79,7 @@ def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
 
 
 @pytest.mark.usefixtures("every_step_told")
-def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
+def test_interrupted_training_state_is_neither_lost_nor_mixed(
     small_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "ck"
@@ -89,7 +89,7 @@ def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
         train(out=out, data=small_data, epochs=2, seed=4)
     with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
         train(out=out, data=small_data, seed=5, resume=True)
-    with pytest.raises(SettingError, match=r"--resume goes on, --force starts over"):
+    with pytest.raises(SettingError, match=r"--resume continues and --force starts again"):
         train(out=out, data=small_data, resume=True, force=True)
     with pytest.raises(DatasetError, match=r"--resume: the data is not what the training began"):
         train(out=out, resume=True)
@@ -117,13 +117,13 @@ def test_a_damaged_state_is_one_line_on_stderr(cli: Cli, small_data: Path, tmp_p
     assert json.loads(result.stdout)["sha256"] == train(out=tmp_path / "whole", **options).sha256
 
 
-def test_resume_where_nothing_was_begun_begins(small_data: Path, tmp_path: Path) -> None:
+def test_resume_without_a_state_starts_a_training(small_data: Path, tmp_path: Path) -> None:
     found = train(out=tmp_path / "new", data=small_data, epochs=1, resume=True)
     assert found.sha256 == train(out=tmp_path / "other", data=small_data, epochs=1).sha256
 
 
 @pytest.mark.usefixtures("no_child_is_left")
-def test_sigkill_at_random_moments(small_data: Path, tmp_path: Path) -> None:
+def test_training_survives_sigkill_at_random_times(small_data: Path, tmp_path: Path) -> None:
     """Real processes and a real signal; benchmarks/kills.py does it a hundred times."""
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
     from kills import killed_and_resumed

@@ -39,7 +39,7 @@ def state(step: int) -> State:
     return State(position=position, tensors={"losses": torch.arange(step + 1.0)})
 
 
-def test_what_is_written_is_read_and_two_are_kept(tmp_path: Path) -> None:
+def test_state_round_trips_and_the_last_two_are_kept(tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
     assert not has_state(tmp_path)
     for step in (0, 7, 1000):
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_and_two_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
-def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, damage: str) -> None:
+def test_damaged_state_is_reported_and_the_previous_one_used(tmp_path: Path, damage: str) -> None:
     write_state(tmp_path, state(5))
     write_state(tmp_path, state(9))
     last = max(tmp_path.iterdir())
@@ -99,7 +99,7 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tuned", [True, False])
-def test_weights_and_optimizer_go_on_as_if_nothing_had_happened(tuned: bool) -> None:
+def test_resumed_weights_and_optimizer_match_an_uninterrupted_run(tuned: bool) -> None:
     """Also in channels_last, whose strides an optimizer's state must share."""
 
     def steps(count: int, model: ReferenceCNN, taken: dict[str, torch.Tensor]) -> None:

@@ -66,7 +66,7 @@ def open_session(
         str(source.path),
         sess_options=asked,
         providers=[(provider, dict(options))],
-        enable_fallback=0,  # otherwise operators that the provider cannot run silently run on the CPU
+        enable_fallback=0,  # else the CPU silently runs the operators that the provider cannot
     )
     if session.get_providers()[0] != provider:
         # Without this check, a missing CUDA library shows only as a warning and a slow CPU run.

@@ -61,7 +61,7 @@ def _refuse_pickles(path: Path) -> None:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ArtifactError(f"{path}: not a .pt2 archive ({error}); export it again") from error
-    pickled = [  # in any part of the name: torch takes everything after the folder, including slashes
+    pickled = [  # in any part of the name: torch takes all after the folder, with slashes
         name for name in names if any(part.startswith(_PICKLED) for part in Path(name).parts)
     ]
     if pickled:
