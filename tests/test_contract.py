@@ -37,12 +37,12 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 from toolkit.sessions.worker import Worker
 
 IMAGES = load_dataset("test").images[:250]
-CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e-5
+CLOSE = 1e-4  # logit units; float32 rounding changes these logits by less than 1e-5
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
 Row = tuple[str, str, Precision]
 
-# What may be computed in, by what is asked for.
+# Allowed arithmetic, by requested precision.
 ARITHMETIC: dict[str, set[str]] = {
     "fp32": {"float32", "float32 (Winograd)"},
     "fp16": {"float32 on float16 weights", "float32 (Winograd)", "float16"},
@@ -79,7 +79,7 @@ ROWS: list[Row] = [
     for precision in precisions_of(format_name)
     if runtime.loads(format_name, precision)
 ]
-PAIRS = [row for row in ROWS if row[2] == "fp32"]  # what does not depend on the precision
+PAIRS = [row for row in ROWS if row[2] == "fp32"]  # independent of the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared
 
 
@@ -89,7 +89,7 @@ def names(rows: list[Row]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
-    """A format's artifacts in all its precisions, exported when they are first asked for."""
+    """A format's artifacts in all its precisions, exported on first use."""
 
     @functools.cache
     def make(format_name: str) -> Subject:
@@ -103,7 +103,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subjec
 
 
 class Candidates:
-    """Makes the candidate of a row, or skips the test and says what is missing."""
+    """Creates the candidate of a row, or skips the test and says what is missing."""
 
     def __init__(self, exported: Callable[[str], Subject]) -> None:
         self._exported = exported
@@ -163,7 +163,7 @@ class Watched:
 def watched(
     session: RemoteSession, candidate_of: Candidates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    """The same artifact as `session`'s, beside it."""
+    """The same artifact as that of `session`, in a watched worker."""
     folder = tmp_path_factory.mktemp("watched")
     log, home, site = folder / "log", folder / "home", folder / "site"
     home.mkdir()
@@ -235,7 +235,7 @@ def test_session_attestation_matches_the_settings(session: RemoteSession) -> Non
 
 
 def test_session_attests_the_same_when_asked_again(session: RemoteSession) -> None:
-    """But for the files that have computed something."""
+    """Except for the files that have computed something."""
     first = session.load().attestation
     logits_of(session, batch_size=100)
     assert replace(session.attest(), files=()) == replace(first, files=())
@@ -277,7 +277,7 @@ def test_timed_calls_are_counted(session: RemoteSession) -> None:
 
 @pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
 def test_concurrent_streams_give_the_same_logits_as_one(candidate_of: Candidates, row: Row) -> None:
-    """Each stream's outputs are compared with the first one's inside the worker."""
+    """Each stream's outputs are compared with those of the first stream inside the worker."""
     if RUNTIMES[row[0]].one_stream:
         pytest.skip(f"{row[0]} computes one call at a time in a process")
     alone = candidate_of(row, threads=1)
@@ -366,7 +366,7 @@ def test_session_uses_no_network_and_does_not_write_to_home(
 def test_wrong_input_shape_is_a_clear_error_and_ends_the_worker(
     session: RemoteSession, watched: Watched
 ) -> None:
-    """The last of what the watched worker is asked."""
+    """The last request to the watched worker."""
     for _ in range(2):
         with pytest.raises(
             Crashed, match=r"shape \[10, 1, 28, 27\], expected float32 \[N, 1, 28, 28\]"
@@ -378,7 +378,7 @@ FILE_PAIRS = [row for row in PAIRS if row[1] != CHECKPOINT_FORMAT]
 
 
 def largest_file(path: Path) -> Path:
-    """Of an artifact that is a folder; else itself."""
+    """The largest file of a folder artifact; else the file itself."""
     files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
     return max(files, key=lambda each: each.stat().st_size)
 
@@ -410,7 +410,7 @@ def copy_to(folder: Path, path: Path) -> Path:
 
 
 def load_arguments(candidate: Candidate) -> dict[str, Any]:
-    """What a worker is sent."""
+    """Return the arguments that a worker receives."""
     return {
         **{"module": candidate.runtime.module, "package": candidate.runtime.package},
         **{"install": "", "path": str(candidate.source.path), "model": None, "batch_size": 10},
@@ -429,7 +429,7 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
     damage: Callable[[Path], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the worker's own code, here: no runtime is imported."""
+    """Here the worker's own code runs in this process: no runtime is imported."""
     monkeypatch.setattr(
         "toolkit.sessions.worker.import_loader", lambda *_: pytest.fail("was imported")
     )
@@ -471,7 +471,7 @@ def test_truncated_file_with_a_matching_record_gives_a_failed_row(
 
 
 class RunsCode:
-    """A pickle of this makes a file when it is loaded."""
+    """A pickle of this creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

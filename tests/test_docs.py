@@ -1,4 +1,4 @@
-"""The docs say what is there: commands, files, links, the set-up commands."""
+"""The docs match the code: commands, files, links, the installation commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes are whole or did not happen, on real file systems that are really full."""
+"""Writes are complete or have no effect, on real file systems that are really full."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOO_MUCH = b"x" * (1 << 20)
 
 
 def only_file(folder: Path) -> Path:
-    """The one thing in `folder`: nothing temporary is left beside it."""
+    """Return the only file in `folder`: no temporary file is left next to it."""
     (path,) = folder.iterdir()
     return path
 
@@ -51,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def largest_file(size_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size_bytes`: writing fails in the middle."""
+    """Limit files of this process to `size_bytes`, so that writing fails in the middle."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
@@ -77,7 +77,7 @@ def test_a_write_replaces_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_the_old_file_whole(tmp_path: Path) -> None:
-    """The new file takes the name; the old bytes are not written over."""
+    """The new file takes the name; the old bytes are not overwritten."""
     path = tmp_path / "file"
     path.write_bytes(b"old content")
     with path.open("rb") as reader:
@@ -91,7 +91,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> No
     try:
         write_atomically(tmp_path / "file", "content")
         (tmp_path / "plain").write_text("content")
-        assert os.umask(umask) == umask  # still what it was
+        assert os.umask(umask) == umask  # unchanged
     finally:
         os.umask(before)
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "plain")}
@@ -101,7 +101,9 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> No
 def test_full_disk_keeps_the_old_file_and_leaves_no_temporary_file(small_disk: Path) -> None:
     path = small_disk / "results.json"
     write_atomically(path, "old")
-    with pytest.raises(OutputError, match=r"results\.json: No space left on device; free space"):
+    with pytest.raises(
+        OutputError, match=r"results\.json: No space left on device; free disk space"
+    ):
         write_atomically(path, TOO_MUCH)
     assert only_file(small_disk).read_text() == "old"
 
@@ -138,7 +140,7 @@ def test_an_interrupt_in_the_middle_leaves_the_old_file(
 def test_bytes_are_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
-    """A rename that reaches the disk before the bytes leaves an empty file after a power cut."""
+    """If a rename reaches the disk before the bytes, a power cut leaves an empty file."""
     steps: list[object] = []
     real_fsync, real_replace = os.fsync, os.replace
 
@@ -172,7 +174,7 @@ def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> Non
 
 
 def test_unwritable_path_is_detected_in_advance(tmp_path: Path) -> None:
-    """And what can be leaves no trace but its folder."""
+    """A writable path leaves no trace except its folder."""
     check_writable(tmp_path / "new" / "file")
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
     (tmp_path / "old").write_text("old")
@@ -220,7 +222,7 @@ def test_scratch_folder_is_on_the_same_file_system_and_is_deleted(tmp_path: Path
 def test_a_scratch_folder_is_gone_after_an_exception(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    """And the exception is the caller's own: no OSError of his is taken for a failed write."""
+    """The exception is the caller's own: its OSError is not taken for a failed write."""
 
     def half_written() -> None:
         with scratch_folder(tmp_path) as folder:

@@ -1,4 +1,5 @@
-"""The whole way on small real data, in processes of their own, and what an interruption leaves."""
+"""The whole pipeline on small real data, in separate processes, and the results of an
+interruption."""
 
 from __future__ import annotations
 
@@ -35,12 +36,12 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 
 @pytest.fixture
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested is which rows there are, not how well they are measured."""
+    """This tests which rows exist, not how well they are measured."""
     short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
     monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
 
 
-# A shell starts what it sends to the background deaf to SIGINT, and so would be what that starts.
+# A shell starts background commands with SIGINT ignored, and their children inherit that.
 COMMAND = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,7 +50,7 @@ runpy.run_module("toolkit", run_name="__main__", alter_sys=True)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, as from a terminal."""
+    """Start the command line in its own process group, as from a terminal."""
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         cwd=cwd,
@@ -148,7 +149,7 @@ def test_run_continues_after_a_failed_export(
 
 
 def at_work(process: psutil.Process) -> bool:
-    """Whether it has begun: by the CPU time that it has used, whatever else takes the machine."""
+    """Whether it has begun, judged by its CPU time, whatever else runs on the machine."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return sum(process.cpu_times()[:2]) > 0.5
     return False
@@ -165,7 +166,7 @@ def test_interrupt_leaves_no_child_process_and_no_partial_file(
     driver = psutil.Process(process.pid)
     wait_until(lambda: any(map(at_work, driver.children())), "a converter is at work")
     children = driver.children(recursive=True)
-    os.killpg(process.pid, number)  # as a terminal does: the workers get it too
+    os.killpg(process.pid, number)  # like a terminal: the workers get it too
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert stdout == ""
@@ -180,7 +181,7 @@ def test_interrupt_leaves_no_child_process_and_no_partial_file(
 def test_interrupt_during_bench_rounds_keeps_measurements(
     exports: Path, small_data: Path, tmp_path: Path
 ) -> None:
-    """The first pass is over when results.json is there; the second is under way."""
+    """The first pass is over when results.json exists; the second is running."""
     process = start(
         *("bench", exports / "mnist-cnn.onnx", "--data", small_data, "--runtime", "onnxruntime"),
         *("--threads", 1, "--precision", "0.01%", "--max-time", 3600, "--out", "here", "--json"),
@@ -211,7 +212,7 @@ def test_every_installed_runtime_runs_by_default(small_data: Path) -> None:
 
 @pytest.fixture
 def branching(tmp_path: Path) -> Path:
-    """A checkpoint that TorchScript takes and torch.export refuses."""
+    """A checkpoint that TorchScript accepts and torch.export refuses."""
     slopes = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
     weights = {"fc.weight": slopes, "fc.bias": torch.full((10,), 1000.0)}  # one branch: above 0
     torch.save(weights, tmp_path / "w.pt")
@@ -226,7 +227,7 @@ def branching(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("one_pass")
-@pytest.mark.filterwarnings("ignore")  # the tracer warns of the branch, rightly
+@pytest.mark.filterwarnings("ignore")  # the tracer rightly warns about the branch
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
@@ -288,7 +289,7 @@ def test_failed_format_without_a_runtime_is_a_row(
     assert results.exit_code == 3
 
 
-class Stopped(Exception):  # noqa: N818 - no error: it stands for Ctrl-C
+class Stopped(Exception):  # noqa: N818 - not an error: it represents Ctrl-C
     """Stops a run at a chosen point."""
 
 

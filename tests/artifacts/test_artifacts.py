@@ -1,4 +1,4 @@
-"""Export: every artifact is named, whole, self-contained, recorded, and not written twice."""
+"""Export: every artifact is named, complete, self-contained, recorded, and not written twice."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_artifacts_of_the_same_weights_as_another_model_are_kept_unless_forced(
 def test_an_artifact_of_another_checkpoint_in_the_manifest_is_exported_again(
     own_exports: Path, field: str
 ) -> None:
-    """What verify refuses, export does not call up to date."""
+    """Export does not treat an artifact that verify refuses as up to date."""
     manifest = json.loads((own_exports / "manifest.json").read_text())
     manifest["artifacts"][0][field] = "0" * 64
     (own_exports / "manifest.json").write_text(json.dumps(manifest))
@@ -195,7 +195,7 @@ def test_manifest_with_a_path_outside_its_folder_is_refused(own_exports: Path) -
 
 
 def killed_before_the_manifest(checkpoint: Path, out: Path) -> None:
-    """Export TorchScript, and die with the artifact published and its record not yet."""
+    """Export TorchScript, and stop after the artifact is published but before it is recorded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("toolkit.artifacts.export.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -224,7 +224,7 @@ def test_a_first_export_that_is_killed_before_the_manifest_is_repaired(
 def test_an_export_that_is_killed_before_the_manifest_is_refused_and_repaired(
     own_checkpoint: Path, tmp_path: Path, change: str
 ) -> None:
-    """The manifest in the folder is the old one, of what the checkpoint was before."""
+    """The manifest in the folder is the old one, for the earlier checkpoint."""
     out = tmp_path / "out"
     export(own_checkpoint, out=out, formats=["torchscript"])
     if change == "weights":
@@ -307,7 +307,7 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
     assert refused.exit_code == 2
     assert "add --model branches:Branches" in refused.stderr
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of the branch, rightly
+        warnings.simplefilter("ignore")  # the tracer rightly warns about the branch
         result = cli("export", "own", "--model", "branches:Branches", "--json")
     record = json.loads(result.stdout)
     assert result.exit_code == 3
@@ -318,7 +318,7 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte: enough for the folder, not for an artifact."""
+    """A file system of one megabyte: enough for the folder, but not for an artifact."""
     folder = tmp_path / "full"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]

@@ -1,4 +1,5 @@
-"""Calibration images come from the training set, by seed; a test set that has them is refused."""
+"""Calibration images are drawn from the training set by seed; a test set with the same images is
+refused."""
 
 from __future__ import annotations
 

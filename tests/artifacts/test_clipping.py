@@ -1,4 +1,5 @@
-"""Which ranges cut on purpose: as each kind of calibration makes them, and with a fault planted."""
+"""Detection of ranges that clip on purpose: for each kind of calibration, and with planted
+faults."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ RANDOM = np.random.default_rng(0)
 
 
 def extremes(spread: float, *, channels: int = 1, images: int = 200) -> NDArray[np.floating]:
-    """How far images reach: around 5, the farthest by a share of `spread` further."""
+    """How far images reach: around 5; the farthest reaches further by a share of `spread`."""
     return 5 * (1 + spread * RANDOM.uniform(-1, 1, (images, channels)))
 
 
 def after_relu(spread: float = 0.4, *, channels: int = 1, mean: bool = False) -> Reach:
-    """An activation from 0 on, whose range other images gave, as a maximum or as a mean."""
+    """An activation of 0 and above, whose range comes from other images, as a maximum or a mean."""
     seen, highest = extremes(spread, channels=channels), extremes(spread, channels=channels)
     high = seen.mean(0) if mean else seen.max(0)
     return Reach(low=0 * high, high=high, lowest=-highest, highest=highest)
 
 
 def symmetric(*, mean: bool) -> Reach:
-    """As far below zero as above, in turn the one or the other further."""
+    """As far below zero as above; the two sides take turns in reaching further."""
     seen, now = ((extremes(0.4), extremes(0.4)) for _ in range(2))
     largest = np.maximum(*seen)
     high = largest.mean(0) if mean else largest.max(0)
@@ -72,7 +73,7 @@ def test_relu_implied_by_the_range_is_kept() -> None:
 
 
 def test_one_range_that_is_too_small_is_not_on_purpose() -> None:
-    """Half of it is close to a mean of extremes, but those of the others are not."""
+    """Half of them are close to a mean of extremes, but the others are not."""
     small = halved(replace(after_relu(), high=np.array([9.6])))
     others = [replace(after_relu(), high=np.array([7.5])), symmetric(mean=False)]
     assert opened(small, *others) is None
@@ -85,7 +86,7 @@ def test_ranges_that_are_all_too_small_are_not_on_purpose() -> None:
 def test_single_mean_range_is_not_on_purpose() -> None:
     assert opened(after_relu(mean=True)) is None
     same = after_relu(mean=True)
-    assert opened(same, same) is None  # one range that two pairs have
+    assert opened(same, same) is None  # one range shared by two pairs
 
 
 def test_much_smaller_range_in_a_file_of_means_is_not_on_purpose() -> None:
@@ -96,7 +97,7 @@ def test_much_smaller_range_in_a_file_of_means_is_not_on_purpose() -> None:
 
 
 def test_constant_extremes_are_inconclusive() -> None:
-    """Each image has a white pixel: a mean of maxima is the maximum."""
+    """Each image has a white pixel, so the mean of the maxima is the maximum."""
     white = Reach(
         low=np.zeros(1), high=np.ones(1), lowest=np.zeros((200, 1)), highest=np.ones((200, 1))
     )

@@ -1,4 +1,4 @@
-"""Converters in processes of their own: their crashes are rows, and they leave nothing behind."""
+"""Converters run in separate processes: a crash becomes a row, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Converter = Callable[[str], Format]
 
 @pytest.fixture
 def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
-    """Makes a format whose converter does what it is told: its module is found by the child, too,
-    by way of `sitecustomize`."""
+    """Create a format whose converter follows the given orders; the child finds its module through
+    `sitecustomize`."""
 
     def make(body: str) -> Format:
         (tmp_path / "odd_format.py").write_text(CONVERTER.format(body=body))

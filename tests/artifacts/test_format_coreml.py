@@ -1,4 +1,4 @@
-"""Core ML: what the package says of itself, and a session on a stand-in for Apple's own."""
+"""Core ML: the specification of the package, and a session on a replacement for Apple's own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_package_has_the_names_the_batch_and_the_precision(
 
 
 class StandIn:
-    """An `MLModel` that answers the mean of each image, and refuses what Core ML would."""
+    """An `MLModel` that returns the mean of each image, and refuses what Core ML would refuse."""
 
     compute_unit = SimpleNamespace(name="CPU_ONLY")
 

@@ -1,4 +1,4 @@
-"""What is particular to ExecuTorch's programs: their precision, their delegate, their batches."""
+"""ExecuTorch programs: their precision, their delegate, their batches."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Gelu(nn.Module):
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu_variant_matches_the_model(tmp_path: Path, approximate: str) -> None:
-    """XNNPACK's delegate computes the exact one for both; they are 5e-4 apart."""
+    """XNNPACK's delegate computes the exact GELU for both variants; they differ by 5e-4."""
     path = tmp_path / "gelu.pte"
     model = Gelu(approximate)
     load_exporter(FORMATS["executorch"]).export(request_for(path, model=model))

@@ -1,4 +1,4 @@
-"""MNN: the weights' storage, the arrays that are the session's own memory, and damage."""
+"""MNN: storage of the weights, arrays in the session's own memory, and damaged files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toolkit.sessions.runtimes.mnn import load
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small classifier in float32. Not to be written to."""
+    """A small classifier in float32. Read-only."""
     path = tmp_path_factory.mktemp("mnn") / "model.mnn"
     export(request_for(path))
     return path
@@ -43,7 +43,7 @@ def test_exported_user_model_gives_the_same_logits(
 
 
 class OneByOne(nn.Module):
-    """No kernel that Winograd's method is for."""
+    """No kernel that the Winograd method applies to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
 def test_nothing_is_left_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the path is relative to it."""
+    """Even if the path is relative to it."""
     monkeypatch.chdir(tmp_path)
     export(request_for(Path("model.mnn"), "fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]

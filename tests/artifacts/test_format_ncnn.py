@@ -1,4 +1,4 @@
-"""ncnn: the weights' storage, one image at a time, and damage that its return codes tell."""
+"""ncnn: storage of the weights, one image at a time, and damage shown by its return codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toolkit.sessions.runtimes.ncnn import load, may_use_winograd
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small classifier in float32. Not to be written to."""
+    """A small classifier in float32. Read-only."""
     path = tmp_path_factory.mktemp("ncnn") / "model.ncnn"
     export(request_for(path))
     return path
@@ -37,7 +37,7 @@ def test_export_leaves_only_the_two_files(folder: Path) -> None:
 def test_exported_user_model_gives_the_same_logits(
     tmp_path: Path, precision: Precision, tolerance: float
 ) -> None:
-    """Channels of 31 x 29 pixels, which ncnn keeps with gaps between them."""
+    """Channels of 31 x 29 pixels, between which ncnn leaves gaps."""
     path = tmp_path / "model.ncnn"
     export(request_for(path, precision))
     session = load(source_of(path, "ncnn", precision), Settings(threads=1))

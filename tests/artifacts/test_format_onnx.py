@@ -1,4 +1,4 @@
-"""ONNX and `.ort`: a file holds what its precision says, for any model, and its runtime sees it."""
+"""ONNX and `.ort`: a file matches its precision, for any model, and its runtime attests it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_only_the_logits_layer_stays_in_float32(
     assert weights[last.input[1]].dtype == np.float32
     matrices = [w for w in weights.values() if w.ndim >= 2 and w.dtype != np.int8]
     dynamic = precision == "int8-dynamic"
-    assert len(matrices) == (4 if dynamic else 1)  # three convolutions stay, in dynamic
+    assert len(matrices) == (4 if dynamic else 1)  # three convolutions stay for int8-dynamic
 
 
 def test_int8_weights_have_one_scale_per_channel_and_seven_bits(
@@ -189,7 +189,7 @@ def test_missing_provider_is_reported(files: dict[Precision, Path], module: Load
 def test_operators_left_to_another_provider_and_tf32_are_attested(
     tf32: str, arithmetic: str
 ) -> None:
-    """On a stand-in for a session on a GPU."""
+    """On a replacement for a session on a GPU."""
     parts = [("CUDAExecutionProvider", 7), ("CPUExecutionProvider", 2)]
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -210,7 +210,7 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
     found = session.attestation
     assert (found.provider, found.device) == ("CUDAExecutionProvider (7 of 9 operators)", "cuda")
     assert found.arithmetic == arithmetic
-    assert found.evidence["threads"] == "as asked"  # a GPU's driver starts threads of its own
+    assert found.evidence["threads"] == "as asked"  # a GPU's driver starts its own threads
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])

@@ -1,4 +1,4 @@
-"""The IR folder holds what its precision says, for any model, and OpenVINO sees it."""
+"""The IR folder matches its precision, for any model, and OpenVINO attests it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_fp16_holds_its_matrices_in_float16(folders: dict[Precision, Path]) -> N
 
 
 def matrices_of(path: Path) -> list[np.ndarray]:
-    """The int8 weights."""
+    """Return the int8 weights."""
     constants = [node for node in nodes_of(path) if node.get_type_name() == "Constant"]
     return [node.data for node in constants if node.data.dtype == np.int8 and node.data.ndim >= 2]
 
@@ -138,7 +138,7 @@ def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(
 def test_shortened_arithmetic_is_read_from_the_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: str
 ) -> None:
-    """Where the CPU has it; else OpenVINO computes in float32, and says so."""
+    """If the CPU supports it; otherwise OpenVINO computes in float32 and reports that."""
     path = tmp_path / "m.openvino"
     export(colour.request_for(path, "fp32"))
     usual = openvino_runtime._properties(1)
@@ -198,7 +198,7 @@ export(request)
 
 
 def test_export_uses_no_network_and_does_not_write_to_home(tmp_path: Path) -> None:
-    """As a user runs it: not in CI, where telemetry may hold back."""
+    """As a user runs it, not as in CI, where telemetry may be inactive."""
     home = tmp_path / "home"
     home.mkdir()
     dropped = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME")
@@ -227,7 +227,7 @@ def test_session_error_matches_the_expected_error(tmp_path: Path) -> None:
 def test_expected_error_is_measured_from_the_file_of_any_origin(
     folders: dict[Precision, Path], tmp_path: Path
 ) -> None:
-    """NNCF's defaults: the layer of the logits is quantised too, and ranges cut."""
+    """NNCF's defaults: the layer of the logits is quantised too, and ranges clip."""
     import nncf
     import openvino
 

@@ -1,4 +1,4 @@
-"""Finding artifacts: what the manifest records is what lies there, to the bit."""
+"""Finding artifacts: files must match their manifest to the bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def record_of(
 
 
 def write_exports(folder: Path, *, checkpoint: str = "c" * 64, spec: str = "5" * 64) -> Path:
-    """A folder of two artifacts with their manifest."""
+    """Write a folder of two artifacts with their manifest."""
     folder.mkdir()
     for name, content in CONTENT.items():
         (folder / name).write_bytes(content)
@@ -93,7 +93,7 @@ def test_a_named_artifact_is_found_though_another_one_is_damaged(exports: Path) 
 
 
 def test_duplicate_paths_are_found_once(exports: Path, tmp_path: Path) -> None:
-    """A folder, its file, and the same by another way."""
+    """A folder, its file, and the same file through another path."""
     (tmp_path / "link").symlink_to(exports)
     paths = [exports / "model.onnx", exports, exports / ".." / "exports", tmp_path / "link"]
     assert found(*paths) == [exports / "model.onnx", exports / "model.pt2"]
@@ -250,7 +250,7 @@ def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Run as a user who may read nothing of the test's."""
+    """Run as a user without read access to the test's files."""
     if os.geteuid() != 0:
         pytest.skip("becoming somebody else needs root")
     os.seteuid(65534)
@@ -279,7 +279,7 @@ def test_a_file_whose_reading_fails_is_an_artifact_error() -> None:
 
 
 def write_folder_artifact(folder: Path) -> Path:
-    """An export folder with one artifact, a folder of two files."""
+    """Write an export folder with one artifact, a folder of two files."""
     artifact = folder / "model.ncnn"
     artifact.mkdir(parents=True)
     (artifact / "model.param").write_bytes(b"graph")

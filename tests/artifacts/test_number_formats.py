@@ -1,4 +1,4 @@
-"""Rounding to narrower formats: numpy against torch, and each variant against its own formula."""
+"""Rounding to narrower formats: numpy compared with torch, and each variant with its formula."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def small(dtype: torch.dtype) -> tuple[Small, Tensor]:
 def by_hand(
     model: Small, inputs: Tensor, weight: Callable[..., Tensor], value: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The model's formula with roundings put in by hand."""
+    """The model's formula with explicit rounding."""
     x = F.conv2d(value(inputs), weight(model.conv.weight), model.conv.bias)
     x = F.conv_transpose2d(value(x), weight(model.wide.weight, axis=1), model.wide.bias)
     x = (value(x) @ weight(model.matrix)).relu().flatten(1)

@@ -1,4 +1,5 @@
-"""The error that an int8 ONNX file should have, told from the file: by formula, and on faults."""
+"""The expected error of an int8 ONNX file, measured from the file: compared with formulas and
+faults."""
 
 from __future__ import annotations
 
@@ -73,7 +74,7 @@ def test_rounded_activations_move_logits_like_uniform_noise(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kept_as", ["integers", "floats"])
 def test_rounded_weights_move_logits_like_uniform_noise(kept_as: str, tmp_path: Path) -> None:
-    """One step per output; floats behind a QuantizeLinear count as the integers that it makes."""
+    """One step per output; floats after a QuantizeLinear count as its integers."""
     steps = np.abs(MATRIX).max(0) / np.float32(127)
     steps[0] *= 20
     nodes = [node("DequantizeLinear", "w steps zeros", "w_float", axis=1)]
@@ -106,7 +107,7 @@ def test_weights_in_blocks_have_a_step_each(tmp_path: Path) -> None:
 
 
 def test_a_relu_inside_a_pair_is_kept() -> None:
-    """Quantised from 0 on, negative values become 0, and the file has no ReLU any more."""
+    """Values quantised from 0 on: negative values become 0, and the file no longer has a ReLU."""
     nodes = [
         node("MatMul", "x matrix", "y"),
         node("QuantizeLinear", "y step zero", "y_int"),
@@ -178,7 +179,7 @@ class Int8Export:
             self.logits = model(torch.from_numpy(self.inputs)).numpy()
 
     def ratio(self, model: ModelProto, path: Path) -> float:
-        """The actual error of the file over the expected one."""
+        """The actual error of the file divided by the expected one."""
         onnx.save(model, path)
         expected = measure(path, self.inputs)
         assert expected is not None

@@ -1,4 +1,4 @@
-"""Checkpoints: data that is checked, never code that runs."""
+"""Checkpoints: checked data, never code that runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REFERENCE = ModelSpec(factory=REFERENCE_FACTORY)
 
 
 class RunsCode:
-    """A pickle of this makes a file when it is loaded."""
+    """A pickle of this creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class RunsCode:
 
 
 def put_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    """Replace the weights, and record their checksum as if they had been trained so."""
+    """Replace the weights, and record their checksum as if they had been trained that way."""
     save_file(state, folder / "weights.safetensors")
     record = json.loads((folder / "checkpoint.json").read_text())
     record["sha256"] = sha256_of(folder / "weights.safetensors")
@@ -209,7 +209,7 @@ def tiny_model() -> nn.Module:
 
 
 def damaged(content: bytes, random: Random) -> bytes:
-    """One bit flipped, one byte set, or the end cut off."""
+    """Flip one bit, set one byte, or truncate."""
     data, place = bytearray(content), random.randrange(len(content))
     change = random.choice(["flip", "set", "cut"])
     if change == "cut":
@@ -224,7 +224,8 @@ def damaged(content: bytes, random: Random) -> bytes:
 def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
     tmp_path: Path, layout: str
 ) -> None:
-    """torch's reader raises whatever the damaged byte leads to, AssertionError to struct.error."""
+    """torch's reader raises various exceptions for damaged bytes, from AssertionError to
+    struct.error."""
     path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
     if layout == "safetensors":
         save_file(tiny_model().state_dict(), path)
@@ -310,7 +311,7 @@ def test_existing_checkpoint_is_not_replaced_unless_forced(
 def test_half_replaced_checkpoint_is_refused_with_advice(
     own_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights have their new name and the record has not: a kill between the two renames."""
+    """The weights have their new name but the record does not: killed between the two renames."""
     model, record = load_model(own_checkpoint)
     with torch.no_grad():
         model.get_parameter("fc2.bias")[0] += 1
@@ -385,7 +386,7 @@ def test_invalid_factory_is_refused(tmp_path: Path, factory: str) -> None:
 
 
 class Picky(nn.Linear):
-    """A user's model that takes no image."""
+    """A user's model that accepts no image."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         assert input.ndim == 2

@@ -1,4 +1,4 @@
-"""The command line's contract: JSON on stdout, exit codes, one clear line for bad input."""
+"""The contract of the command line: JSON on stdout, exit codes, one clear line for bad input."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
 def test_a_limit_that_a_candidate_beats_is_measured_again(
     exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first measurement was disturbed, as it may be on a machine that stalls: anything beats
+    """The first measurement was disturbed, as on a machine that stalls, so that any candidate beats
     it."""
     limits_of(monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
     results = toolkit.bench(
@@ -109,7 +109,7 @@ def test_a_limit_that_a_candidate_beats_is_measured_again(
 
 
 def limits_of(monkeypatch: pytest.MonkeyPatch, float32_flops_per_s: str) -> None:
-    """Limits that are not measured but planted, and FLOPs that are not counted."""
+    """Use planted limits instead of measured ones, and do not count FLOPs."""
     script = f"""
 import json
 from pathlib import Path
@@ -196,7 +196,7 @@ def test_a_lenient_gate_passes_the_same_candidate(
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Leave these runtimes alone in the table: no others are verified by default."""
+    """Keep only these runtimes in the table: no others are verified by default."""
     for name in RUNTIMES.keys() - set(names):
         monkeypatch.delitem(RUNTIMES, name)
 
@@ -208,7 +208,7 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     monkeypatch.setitem(RUNTIMES, "faulty", FAULTY)
     result = cli(
         *("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json"),
-        *("--model", "segfault"),  # which the faulty runtime takes as its order
+        *("--model", "segfault"),  # the faulty runtime reads this as its fault
     )
     record = json.loads(result.stdout)
     check_schema(record)
@@ -248,7 +248,7 @@ def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
 def test_artifact_whose_only_runtime_is_missing_is_exit_code_3(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It must not pass because nothing compared it."""
+    """It must not pass without a comparison."""
     row = RUNTIMES["onnxruntime"]
     for name in [name for name, each in RUNTIMES.items() if "onnx" in each.formats]:
         monkeypatch.delitem(RUNTIMES, name)
@@ -278,7 +278,7 @@ def test_two_copies_of_an_artifact_are_reported_as_one_row(
 def test_training_reports_its_true_speed_without_a_terminal(
     cli: Cli, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that moves by a tenth of a second whenever it is read."""
+    """With a clock that moves by a tenth of a second at each reading."""
     readings = itertools.count(0, 100_000_000)
     monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: next(readings))
     result = cli(
@@ -287,7 +287,7 @@ def test_training_reports_its_true_speed_without_a_terminal(
     line = r"^epoch 1: 6/6 loss \S+, ([\d,]+) images/s$"
     (shown,) = re.findall(line, result.stderr, re.MULTILINE)
     recorded = json.loads(result.stdout)["training"]["epochs"][0]["images_per_s"]
-    # The line is written just before the record is made: a little faster, to a whole number.
+    # The line is written just before the record: slightly faster, rounded to a whole number.
     assert recorded - 1 <= float(shown.replace(",", "")) < 3 * recorded
 
 

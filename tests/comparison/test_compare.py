@@ -1,4 +1,5 @@
-"""Two runs compared: verdicts and their mirror, what is no comparison, the command, a real run."""
+"""Comparison of two runs: verdicts and their mirror, invalid comparisons, the command, a real
+run."""
 
 from __future__ import annotations
 
@@ -60,7 +61,7 @@ Speeds = Sequence[Sequence[float]]
 
 
 def passes_of(speeds: Speeds, batch_size: int) -> tuple[Pass, ...]:
-    """A call a round, as long as the speed says."""
+    """One call per round, with the duration given by the speed."""
     rounds = [[Round(samples_s=((batch_size / speed,),)) for speed in each] for each in speeds]
     return tuple(
         Pass(import_s=0.1, load_s=0.1, first_inference_s=0.01, rounds=tuple(each))
@@ -142,7 +143,7 @@ CONTROLS = tuple(measured(runtime=f"control {letter}") for letter in "abc")
 
 
 def of_speeds(old: Speeds, new: Speeds, **options: Any) -> ComparedRow:
-    """One row among three that did not change."""
+    """One row next to three unchanged rows."""
     runs = (results_of(measured(speeds), *CONTROLS) for speeds in (old, new))
     return compare(*runs, **options).rows[0]
 
@@ -162,7 +163,7 @@ CALM = st.lists(  # rounds within 1 % of each other, in 4 passes or more
 
 @st.composite
 def runs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Results:
-    """Some candidates, some of them failed, some of them of other bytes."""
+    """Some candidates, some of them failed, some with other bytes."""
     rows = []
     for runtime in draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=4)):
         sha256 = draw(st.sampled_from(("d" * 64, "e" * 64)))
@@ -174,7 +175,7 @@ def runs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Results:
 
 
 def kinds(comparison: Comparison) -> list[str]:
-    """The names without the number that tells several of a kind apart: it follows the old run."""
+    """The names without the number that distinguishes several of a kind: it follows the old run."""
     return [row.name.partition(" #")[0] for row in comparison.rows]
 
 
@@ -185,7 +186,7 @@ def outlines(comparison: Comparison) -> list[str]:
 @given(runs(), runs())
 @settings(deadline=None)
 def test_swapping_the_runs_mirrors_the_verdicts(old: Results, new: Results) -> None:
-    common = results_of(measured(runtime="common"))  # so that something pairs
+    common = results_of(measured(runtime="common"))  # so that at least one row pairs
     old = replace(old, measurements=(*old.measurements, *common.measurements))
     new = replace(new, measurements=(*new.measurements, *common.measurements))
     there, back = compare(old, new), compare(new, old)
@@ -214,7 +215,7 @@ def test_run_compared_with_itself_has_no_regression(run: Results) -> None:
 @given(CALM, st.floats(0.5, 0.9))
 @settings(deadline=None)
 def test_uniform_slowdown_of_one_row_is_found(speeds: Speeds, factor: float) -> None:
-    """The other way round it is no regression."""
+    """In the other direction it is no regression."""
     slower = of_speeds(speeds, scaled(speeds, factor), fail_below=-0.03)
     assert (slower.verdict, slower.regression) == ("slower", True)
     assert slower.ratio is not None
@@ -268,11 +269,11 @@ def test_insignificant_loss_is_not_a_regression() -> None:
     assert row.ratio.value < 0.95
 
 
-# What all rows share
+# Changes that all rows share
 
 
 def run_at(*factors: float, **changes: Any) -> Results:
-    """A run with a row for each factor."""
+    """A run with one row per factor."""
     rows = [
         measured(scaled(STEADY, factor), f"runtime {number}")
         for number, factor in enumerate(factors)
@@ -492,7 +493,7 @@ def test_only_equal_candidates_are_paired(changes: dict[str, Any], name: str) ->
 
 
 def test_changed_artifact_bytes_are_paired_and_reported() -> None:
-    """The same bytes find each other first, whatever the order; what is left follows it."""
+    """Equal bytes are matched first, in any order; the rest keeps its order."""
     rows = [measured(artifact_sha256=letter * 64) for letter in "abc"]
     found = compare(results_of(rows[0], rows[1]), results_of(rows[2], rows[0]))
     assert [row.same_artifact for row in found.rows] == [True, False]
@@ -500,7 +501,7 @@ def test_changed_artifact_bytes_are_paired_and_reported() -> None:
     assert "too close to call; other artifact (sha256)" in render_comparison(found)
 
 
-# What is compared with what
+# Pairing of candidates
 
 
 @pytest.mark.parametrize(
@@ -607,7 +608,7 @@ def test_nothing_judged_does_not_pass() -> None:
     assert render_comparison(found).splitlines()[-1].startswith("nothing could be judged")
 
 
-# As text
+# Text output
 
 
 def test_the_table_the_notes_and_the_last_line() -> None:
@@ -639,7 +640,7 @@ def test_the_last_line_without_a_regression() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """OLD, and a NEW of which one row of four is 2 % slower."""
+    """OLD, and a NEW in which one row of four is 2 % slower."""
     paths = tmp_path / "old.json", tmp_path / "new.json"
     write_results(paths[0], results_of(measured(), *CONTROLS))
     write_results(paths[1], results_of(measured(scaled(STEADY, 0.98)), *CONTROLS))
@@ -736,13 +737,13 @@ def test_invalid_results_file_is_one_error_line(
     assert len(done.stderr) < 600
 
 
-# For real
+# Real runs
 
 
 def test_two_real_runs_are_compared(
     exports: Path, small_data: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    """No speed is asserted, but that the exit code is the verdict's."""
+    """It asserts no speed, only that the exit code matches the verdict."""
     for name in ("old", "new"):
         toolkit.bench(
             [exports],
@@ -764,4 +765,4 @@ def test_two_real_runs_are_compared(
     assert done.exit_code == found.exit_code == wanted
     assert row.verdict in done.stdout
     itself = cli("compare", tmp_path / "old", tmp_path / "old")
-    assert itself.exit_code in (0, 4)  # undecided where something else ran meanwhile
+    assert itself.exit_code in (0, 4)  # undecided if something else ran at the same time

@@ -1,4 +1,4 @@
-"""The bundled MNIST, IDX files good and bad, and pixels that become what torchvision makes."""
+"""The bundled MNIST, valid and damaged IDX files, and pixels that equal torchvision's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Pixels = NDArray[np.uint8]
 
 
 def idx_bytes(values: Pixels, *, kind: int = 0x08, shape: tuple[int, ...] | None = None) -> bytes:
-    """The IDX file of `values`; `kind` and `shape` are what its header claims."""
+    """The IDX file of `values`; `kind` and `shape` go into its header."""
     shape = values.shape if shape is None else shape
     return (
         bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values.tobytes()
@@ -67,7 +67,7 @@ def test_bundled_mnist_is_complete_and_needs_no_network(
 
 
 def test_the_record_names_the_uncompressed_bytes() -> None:
-    """The checksums of the files that MNIST's authors published, unpacked."""
+    """The checksums of the uncompressed files that MNIST's authors published."""
     dataset = load_dataset("test")
     images, labels = dataset.images[:, 0], dataset.labels.astype(np.uint8)
     assert dataset.record.sha256 == {
@@ -167,7 +167,7 @@ def test_dimensions_whose_product_overflows_are_refused(tmp_path: Path, name: st
     ],
 )
 def test_incomplete_gzip_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    """An empty file holds no gzip member, so it is empty rather than cut."""
+    """An empty file contains no gzip member, so it is empty rather than truncated."""
     (tmp_path / "images.gz").write_bytes(content)
     with pytest.raises(DatasetError, match="incomplete gzip file" if content else "not an IDX"):
         read_idx(tmp_path / "images.gz", dimensions=(3,))
@@ -180,7 +180,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
 def test_all_folder_layouts_are_read(tmp_path: Path, place: str) -> None:
-    """As it is, and as torchvision lays it out, seen from its root and from its `<Name>`."""
+    """Directly, and in torchvision's layout, given by its root or its `<Name>`."""
     write_pair(tmp_path / "mine" / place, GOOD, idx_bytes(LABELS))
     dataset = load_dataset("test", tmp_path / "mine")
     assert np.array_equal(dataset.images, IMAGES[:, None])

@@ -1,4 +1,4 @@
-"""Images that are read when they are asked for: mapped files, and folders of image files."""
+"""Images that are read on access: mapped files, and folders of image files."""
 
 from __future__ import annotations
 

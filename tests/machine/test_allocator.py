@@ -1,4 +1,4 @@
-"""Kept memory: real blocks of the C library's own, counted by the system, in processes apart."""
+"""Kept memory: real blocks of the C library, counted by the system, in separate processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.machine.allocator import can_keep_memory
 
 pytestmark = pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 
-# Writes to a block of 32 MiB, frees it, twenty times; prints how many pages that took.
+# Writes to a block of 32 MiB and frees it, twenty times; prints how many pages that took.
 PROGRAM = """
 import ctypes, resource
 from toolkit.machine import allocator
@@ -41,7 +41,7 @@ def run(program: str) -> list[int]:
 
 
 def test_kept_memory_is_allocated_once() -> None:
-    """Whether pages are small or large ones: those that were given serve the next twenty blocks."""
+    """With small or large pages: the given pages serve the next twenty blocks."""
     held, given_again = run(
         "assert allocator.keep_memory(); before = resident(); pages()\n"
         "print(resident() - before); print(pages())"

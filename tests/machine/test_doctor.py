@@ -28,7 +28,7 @@ HEALTHY = Diagnosis(environment=QUIET, interference=ALONE, limits=LIMITS, failur
 
 
 def test_doctor_command_runs(tmp_path: Path) -> None:
-    """The record alone on stdout; nothing is written into the user's home, whatever is loaded."""
+    """stdout holds only the record; nothing is written to the user's home, whatever is loaded."""
     held = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
     variables = {name: value for name, value in os.environ.items() if name not in held}
     done = subprocess.run(
@@ -82,7 +82,7 @@ def test_text_of_a_healthy_machine() -> None:
         "processor    a processor, x86_64",
         "cores        8 usable of 8; 4 physical; no quota",
         "clock        unknown; governor performance; turbo off",
-        "load         0.10 (mean of the last minute); others use 0.05 cores now, steal 0.0%",
+        "load         0.10 (mean of the last minute); other processes use 0.05 cores now, steal 0.0%",
         "temperature  60 °C, critical at 100 °C",
         "memory       8.0 of 16.0 GB available, 0.0 GB in swap",
         "Limits with 4 threads",

@@ -1,4 +1,5 @@
-"""Facts of recorded machines are read right, missing ones are None, and this machine's are true."""
+"""Facts of recorded machines are read correctly, missing ones are None, and this machine's are
+true."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ CGROUP = "sys/fs/cgroup"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Write files below a root of its own: `tree({"proc/cpuinfo": "…"})`."""
+    """Write files below a temporary root: `tree({"proc/cpuinfo": "…"})`."""
 
     def write(files: dict[str, str]) -> Path:
         for name, text in files.items():
@@ -173,7 +174,7 @@ def test_missing_files_give_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a shell script in the place of `nvidia-smi`, which this machine need not have."""
+    """Put a shell script in place of `nvidia-smi`, which this machine may lack."""
 
     def install(script: str) -> None:
         program = tmp_path / "nvidia-smi"
@@ -228,7 +229,7 @@ def test_missing_nvidia_smi_means_no_gpu(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_hottest_sensor_of_the_processor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few machines that run tests have sensors, so these are recorded."""
+    """Recorded sensors, because few machines that run tests have any."""
 
     def sensor(current: float, critical: float | None) -> SimpleNamespace:
         return SimpleNamespace(current=current, critical=critical)
@@ -286,7 +287,7 @@ def test_versions_cover_all_dependencies() -> None:
 
 
 def test_new_threads_are_counted_when_old_ones_end() -> None:
-    """As a thread pool of a session before does, some time after that session is gone."""
+    """Like a thread pool of an earlier session, some time after that session has ended."""
     ends, goes_on = threading.Event(), threading.Event()
     old = [threading.Thread(target=ends.wait) for _ in range(3)]
     new = [threading.Thread(target=goes_on.wait) for _ in range(2)]

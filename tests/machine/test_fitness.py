@@ -1,4 +1,4 @@
-"""Each fact that speaks against measuring gives its warning, with a flag or command that exists."""
+"""Each fact that makes a machine unfit gives its warning, with an existing flag or command."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def warmed(*steady: bool) -> tuple[Pass, ...]:
 
 
 def repeated(*ratios: float) -> tuple[Pass, ...]:
-    """Passes whose repeated round was so many times as fast as the other."""
+    """Passes whose repeated round was `ratio` times as fast as the others."""
     return tuple(
         replace(
             one,
@@ -192,7 +192,7 @@ def warned_of_cache(rows: Sequence[Measurement]) -> bool:
 
 
 def test_cache_warning_is_a_t_test_corrected_for_the_number_of_rows() -> None:
-    """Of the times' ratio against 1/1.25, as scipy has it; the row is one of four."""
+    """The t test of the times' ratio against 1/1.25, as in scipy; the row is one of four."""
     quiet = [row(passes=repeated(1.0, 1.01, 0.99))] * 3
     random = np.random.default_rng(4)
     seen = set()
@@ -206,8 +206,8 @@ def test_cache_warning_is_a_t_test_corrected_for_the_number_of_rows() -> None:
 
 
 def test_thirteen_rows_under_load_rarely_give_a_cache_warning() -> None:
-    """Single rounds that scatter by 30 %: at most 5 % of runs, with luck of 1 in 1000. The rule
-    before, a ratio of 1.1 whose own interval leaves 1 out, fires in far more of them."""
+    """Single rounds that vary by 30 %: at most 5 % of runs, except with a probability of 1 in 1000.
+    The previous rule, a ratio of 1.1 whose own interval excludes 1, fires in far more of them."""
     random, trials = np.random.default_rng(5), 100
     alarms = before = 0
     for _ in range(trials):
@@ -265,7 +265,7 @@ def made_for(*isas: Isa) -> Artifact:
 def test_int8_for_another_processor_gives_a_warning() -> None:
     (warning,) = judge_artifacts(QUIET, [made_for("vnni", "arm"), made_for()])
     assert warning.code == "isa"
-    assert warning.message.endswith("which has avx2: m.int8.onnx is exact on vnni, arm")
+    assert warning.message.endswith("this one has avx2: m.int8.onnx is exact on vnni, arm")
 
 
 @pytest.mark.parametrize("isas", [(), ("avx2",), ("arm", "avx2")])

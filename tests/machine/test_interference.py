@@ -1,4 +1,5 @@
-"""What others take is the machine's busy time without our own; one busy process shows as one."""
+"""The load from others is the machine's busy time without our own; one busy process counts as
+one."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def test_zero_elapsed_time_has_no_steal() -> None:
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """A process that keeps one core busy and is no descendant of ours: its parent is gone."""
+    """A process that keeps one core busy and is not a descendant of ours: its parent has ended."""
     loop = f"{sys.executable} -c 'while True: pass' >/dev/null 2>&1 & echo $!"
     pid = int(subprocess.check_output(["sh", "-c", loop], text=True))
     try:
@@ -70,8 +71,8 @@ def stranger() -> Iterator[int]:
 def test_other_processes_count_and_listed_ones_do_not(
     stranger: int,
 ) -> None:
-    """Two watches over the same time, so that whatever else runs here cancels out; but for what
-    passes between the one's reading and the other's, where this process may be kept waiting."""
+    """Two watches over the same time, so that other load cancels out, except for the time between
+    their readings, in which this process may be kept waiting."""
     process = psutil.Process(stranger)
     apart = Stopwatch()
     unaware, aware = LoadWatch(), LoadWatch(pids=[stranger])
@@ -89,7 +90,7 @@ def test_other_processes_count_and_listed_ones_do_not(
 
 
 def used_s(process: psutil.Process) -> float:
-    """CPU seconds."""
+    """CPU seconds used so far."""
     return float(sum(process.cpu_times()[:2]))
 
 

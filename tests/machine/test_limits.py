@@ -1,4 +1,4 @@
-"""Limits are rates of what really ran; FLOPs are those of the formula."""
+"""Limits are rates of operations that really ran; FLOPs match the formula."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(json.dumps(to_json(measure_limits(1, time_s=0.08))))
 
 
 def measured(before: str = "") -> Limits:
-    """In a process of its own, as always: torch's threads stay what they are here."""
+    """In a separate process, as always, so that torch's threads do not change here."""
     code = MEASURE.format(before=before)
     answer = subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True)
     return from_json(Limits, json.loads(answer))
@@ -34,7 +34,7 @@ def measured(before: str = "") -> Limits:
 def test_limits_of_this_machine_are_of_a_possible_size() -> None:
     found = measured()
     assert found.threads == 1
-    assert 1e8 < found.float32_flops_per_s < 1e12  # one core of today reaches 2e11
+    assert 1e8 < found.float32_flops_per_s < 1e12  # one core reaches 2e11 today
     assert found.int8_ops_per_s is not None
     assert 1e8 < found.int8_ops_per_s < 1e13
     assert 1e8 < found.copy_bytes_per_s < 1e12
@@ -52,7 +52,7 @@ def test_missing_int8_product_leaves_only_that_limit_unknown() -> None:
 
 
 class Work:
-    """Calls that take as long as they are told, by a clock that nothing else moves."""
+    """Calls that take exactly the given time, by a clock that nothing else moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0
@@ -84,7 +84,7 @@ def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
         sizes.append(size)
         return lambda: work.take(0.004 * (size / 256) ** 3)
 
-    rates = list(limits._rates(product, 1, time_s=0.4))  # 0.05 s a size; 1024 would take 0.26 s
+    rates = list(limits._rates(product, 1, time_s=0.4))  # 0.05 s per size; 1024 would take 0.26 s
     assert sizes == [256, 512]
     assert len(rates) == 2
 
@@ -115,11 +115,11 @@ def test_flops_of_the_reference_cnn(training: bool) -> None:
 
 
 def test_flops_are_counted_in_eval_mode_at_batch_1() -> None:
-    """Batch normalisation refuses one value a channel in training mode."""
+    """Batch normalisation refuses one value per channel in training mode."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten())
     assert count_flops(model, (3, 1, 1)) == 2 * 3 * 4
     assert model.training
-    assert torch.equal(model[1].running_mean, torch.zeros(4))  # nothing was learned meanwhile
+    assert torch.equal(model[1].running_mean, torch.zeros(4))  # nothing was learned
 
 
 def test_limits_use_the_requested_threads() -> None:

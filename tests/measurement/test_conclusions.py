@@ -1,4 +1,4 @@
-"""Tallies made by hand → rows: names, baselines, ranks, shares of the limit, what failed."""
+"""Handmade tallies → rows: names, baselines, ranks, shares of the limit, failures."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_null_runtime_has_no_ratio_and_no_warning() -> None:
 
 
 def test_streams_count_as_threads_when_cores_are_few() -> None:
-    """The environment made by hand has 2 cores."""
+    """The handmade environment has 2 cores."""
     few, many = (concluded(tally("a", *SAME, streams=count)) for count in (2, 3))
     assert "threads" not in {each.code for each in few.warnings}
     assert "threads" in {each.code for each in many.warnings}

@@ -1,4 +1,4 @@
-"""Passes with planted faults in real workers: what is kept, what is said, who goes on."""
+"""Passes with planted faults in real workers: what is kept, what is reported, who continues."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_worker_killed_between_rounds_keeps_its_rounds(subject: Subject) -> No
 def test_failure_during_timing_is_a_row(
     subject: Subject, fault: str, status: str, reason: str
 ) -> None:
-    """Right while it is looked at, wrong while it is timed."""
+    """Right when it is checked, wrong when it is timed."""
     passes = passes_of([faulty(subject, fault), null(subject)])
     passes.run()
     results = concluded(subject, passes)
@@ -196,7 +196,7 @@ def test_caching_runtime_gives_a_warning(subject: Subject) -> None:
 
 
 def interrupt_at(number: int) -> Progress:
-    """Ctrl-C in the round of this number, counted over all passes."""
+    """Raise Ctrl-C in the round with this number, counted over all passes."""
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
         if (label, done) == ("rounds", number):
@@ -238,8 +238,8 @@ def test_no_time_left_is_reported(subject: Subject) -> None:
 
 
 class Clock:
-    """Moves by a hundredth of a second whenever it is read, and otherwise when it is told to. What
-    it times, therefore, is the work that is done, on however busy a machine."""
+    """Moves by a hundredth of a second at each reading, and otherwise only when told to. It
+    therefore times the work that is done, on however busy a machine."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -253,7 +253,7 @@ class Clock:
 
 
 class ReadWatch:
-    """In place of `Stopwatch`."""
+    """A replacement for `Stopwatch`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -265,7 +265,7 @@ class ReadWatch:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that passes go by."""
+    """The clock that passes use."""
     found = Clock()
     monkeypatch.setattr(passes_module, "Stopwatch", found.stopwatch)
     return found
@@ -274,7 +274,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_hanging_candidate_does_not_use_up_the_time_of_others(
     subject: Subject, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is killed after as long as all of them may take."""
+    """It is killed after the time that all of them may take."""
 
     class Hanging(RemoteSession):
         def measure(self, *, calls: int, repeat: bool = False) -> Round:
@@ -305,7 +305,7 @@ def test_failing_batch_size_does_not_affect_others(subject: Subject) -> None:
 
 
 class Recorded(RemoteSession):
-    """A session that writes down who is timed."""
+    """A session that records who is timed."""
 
     log: list[str]
 
@@ -315,7 +315,7 @@ class Recorded(RemoteSession):
 
 
 def order_of(subject: Subject, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Who was timed in which order, in each round of two passes."""
+    """Return the order in which candidates were timed, for each round of two passes."""
     log: list[str] = []
     monkeypatch.setattr(Recorded, "log", log, raising=False)
     monkeypatch.setattr(passes_module, "RemoteSession", Recorded)
@@ -327,7 +327,7 @@ def order_of(subject: Subject, seed: int, monkeypatch: pytest.MonkeyPatch) -> li
     passes_of(candidates, seed=seed, progress=mark).run()
     pieces = [piece.split() for piece in " ".join(log).split("|")]
     timed = [piece for piece in pieces if len(set(piece)) == len(piece) == 3]
-    return timed[:-1]  # the round on a repeated input comes last and is not told
+    return timed[:-1]  # the last round, on a repeated input, is left out
 
 
 def test_order_changes_between_rounds_and_depends_on_the_seed(

@@ -1,4 +1,4 @@
-"""How long to measure: bad input is named with its flag; rounds, passes and calls follow."""
+"""The plan: errors name their flag; rounds, passes and calls are computed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_limits_of_the_plan_are_allowed() -> None:
     [
         ({}, PASSES, 4),  # 3 s of 0.1 s are 30 rounds, 32 are the least
         ({"min_time_s": 6.4}, PASSES, 8),
-        ({"min_time_s": 20}, 10, 20),  # 200 rounds: more than 20 a pass make more passes
+        ({"min_time_s": 20}, 10, 20),  # 200 rounds: more than 20 per pass need more passes
         ({"min_rounds": 6}, PASSES, 4),
         ({"min_rounds": 6, "min_time_s": 0.1}, PASSES, 1),
         ({"min_time_s": 0.9, "min_rounds": 9, "passes": 3}, 3, 3),

@@ -1,4 +1,4 @@
-"""The checkpoint is changed until it answers as the candidate does, and the change is named."""
+"""Experiments: changing the checkpoint until it gives the candidate's logits names the change."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def search(
     spec: InputSpec = SPEC,
     noise: float = 0.0,
 ) -> Cause | None:
-    """The cause that is found for a candidate; with `noise`, for one of int8."""
+    """Return the cause found for a candidate; with `noise`, for an int8 candidate."""
     healthy, images = Net(spec.shape[0]).eval(), pixels(spec)
     usual = normalise(images, spec)
     reference = answers(healthy, usual).astype(np.float64)
@@ -200,7 +200,7 @@ def test_search_leaves_the_model_unchanged_and_finds_no_cause_for_a_healthy_one(
 
 
 def test_unknown_changes_have_no_cause() -> None:
-    """One weight, two channels, another training: only the file can tell."""
+    """One weight, two channels, another training: only the file can show it."""
 
     def one(net: Net) -> None:
         net.conv2.weight[3, 2, 1, 1] *= -1

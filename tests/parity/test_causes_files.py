@@ -1,4 +1,4 @@
-"""What differs between a file and its checkpoint is named: weights, graph, quantisation."""
+"""Differences between a file and its checkpoint are named: weights, graph, quantisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHTS = {"conv.weight": CONV, "fc.weight": MATRIX, "fc.bias": BIAS}
 
 
 def among_first(weights: NDArray[np.float32], count: int = 64) -> NDArray[np.bool_]:
-    """Which values are among the first `count`."""
+    """Return which values are among the first `count`."""
     return (np.arange(weights.size) < count).reshape(weights.shape)
 
 

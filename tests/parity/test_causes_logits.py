@@ -26,7 +26,8 @@ Fault = Callable[[Logits], Logits]
 
 
 def logits(*, images: int = IMAGES, classes: int = CLASSES, seed: int = 0) -> Logits:
-    """Like a trained classifier's: one class stands out, the others depend on the image."""
+    """Logits like those of a trained classifier: one class stands out, the others depend on the
+    image."""
     random = np.random.default_rng(seed)
     features = random.standard_normal((images, 16))
     values = features @ random.standard_normal((16, classes))
@@ -40,7 +41,7 @@ def floors_of(reference: Logits) -> Logits:
 
 
 def symptoms_of(fault: Fault, reference: Logits | None = None, *, seed: int = 1) -> Symptoms:
-    """A float32 candidate that computes the logits well and then spoils them by `fault`."""
+    """A float32 candidate with correct logits that `fault` then spoils."""
     reference = logits() if reference is None else reference
     floors = floors_of(reference)
     noise = np.random.default_rng(seed).uniform(-2, 2, reference.shape) * floors[:, None]
@@ -57,7 +58,7 @@ def symptoms_of(fault: Fault, reference: Logits | None = None, *, seed: int = 1)
 
 
 def quantised(fault: Fault, *, error: float = 0.05, expected: float | None = 0.05) -> Symptoms:
-    """An int8 candidate with errors of `error` that is spoilt by `fault`."""
+    """An int8 candidate with errors of size `error`, spoiled by `fault`."""
     reference = logits()
     random = np.random.default_rng(2)
     candidate = fault(reference + error * random.standard_normal(reference.shape))
@@ -93,7 +94,7 @@ def mean_leaks_in(given: Logits) -> Logits:
 
 
 def buffer_used_again(given: Logits) -> Logits:
-    """Ten calls share one buffer: all show the last one's answers."""
+    """Ten calls share one buffer, so all show the answers of the last one."""
     chunks = given.reshape(-1, 10, BATCH, CLASSES)
     return np.repeat(chunks[:, -1:], 10, axis=1).reshape(given.shape)
 
@@ -258,7 +259,7 @@ def test_fault_of_an_int8_file_is_named(name: str, expected: float | None) -> No
     fault, kind, _ = FAULTS[name]
     cause = name_cause(quantised(fault, expected=expected))
     if name == "bias of two" and expected is None:
-        assert cause is None  # too small to tell from what 8 bits cost
+        assert cause is None  # too small to distinguish from the cost of 8 bits
         return
     assert cause is not None
     assert cause.kind == ("bias of classes" if name == "bias of two" else kind), cause

@@ -1,4 +1,4 @@
-"""The reference: kept where it may be, computed again where anything it stands on has changed."""
+"""The reference: reused if possible, computed again if anything that it depends on has changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(
     subject: Subject, dataset: Dataset = DATASET, *, threads: int = 1
 ) -> tuple[References, bool]:
-    """The references, and whether they were kept ones."""
+    """Return the references, and whether they were reused."""
     notes: list[str] = []
     reference = ReferenceMaker(
         subject=subject,
@@ -149,7 +149,7 @@ def test_old_references_are_deleted_when_the_cache_is_full(
 
 
 def test_outdated_cached_logits_are_not_used(subject: Subject, empty_cache: Path) -> None:
-    """As after a change in the code of the model factory, under the same name."""
+    """As after a change of the factory's code under the same name."""
     references, _ = make(subject)
     (path,) = empty_cache.rglob("*.npz")
     data = replace(references.data, logits=references.data.logits + 1e-6)
@@ -181,7 +181,7 @@ class Net(nn.Module):
 
 
 def own_subject(folder: Path, name: str, code: str) -> Subject:
-    """The subject of a model of one's own: `code` defines `Net`."""
+    """The subject of a custom model: `code` defines `Net`."""
     (folder / f"{name}.py").write_text(code)
     model = ModelSpec(factory=f"{name}:Net")
     torch = pytest.importorskip("torch")
@@ -246,7 +246,7 @@ def test_batch_dependence_of_one_percent_is_detected(module_folder: Path) -> Non
 def test_ill_conditioned_image_does_not_excuse_others(
     module_folder: Path,
 ) -> None:
-    """The model standardises each image; one test image is all but blank."""
+    """The model standardises each image; one test image is almost blank."""
     line = "x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)"
     own = own_subject(module_folder, "standardised", NET.format(line=line))
     images = np.asarray(DATASET.images[:]).copy()

@@ -1,4 +1,4 @@
-"""Noise floors: each image's own, never below float32's spacing, blind to what masks classes."""
+"""Noise floors: per image, never below float32's spacing, not affected by masked classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def logits_of(seed: int, *, scale: float = 1.0, offset: float = 0.0) -> np.ndarr
 
 
 def rounded(logits: np.ndarray, seed: int, noise: float) -> np.ndarray:
-    """As float32 sums in some order would give them."""
+    """Round as float32 sums in some order would."""
     random = np.random.default_rng(seed)
     return (logits + noise * random.normal(size=logits.shape)).astype(np.float32)
 
@@ -74,7 +74,7 @@ def test_floors_follow_the_scale_of_the_logits(scale: float) -> None:
 
 
 def test_masked_class_does_not_excuse_others() -> None:
-    """x + the least float32: float64 keeps x, float32 does not."""
+    """x + the smallest float32: float64 keeps x, float32 does not."""
     reference = logits_of(0)
     reference[:, 9] += float(np.finfo(np.float32).min)
     run = rounded(reference, 1, 1e-6)
@@ -146,7 +146,7 @@ def test_near_ties_of_healthy_float32_are_benign(seed: int) -> None:
 
 
 def test_near_ties_can_flip() -> None:
-    """The test before would prove nothing without flips."""
+    """Without flips, the previous test would prove nothing."""
     flips = [
         int(np.sum(candidate.argmax(1) != reference.logits.argmax(1)))
         for reference, candidate in map(near_ties, range(20))

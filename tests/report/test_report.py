@@ -1,4 +1,4 @@
-"""Results made by hand, and what table, Markdown and CSV make of them."""
+"""Reports of handmade results: table, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from toolkit.schema import (
 
 
 def markdown_table(results: Results) -> list[list[str]]:
-    """Heading and rows of the page's table, as cells; the line of dashes left out."""
+    """Heading and rows of the page's table, as cells, without the line of dashes."""
     lines = [line for line in render_markdown(results).splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
     assert all(set(cell) <= {"-", ":"} for cell in cells[1])
@@ -157,7 +157,7 @@ def test_the_table_prints_colons_as_they_are() -> None:
 
 @pytest.mark.parametrize("width", range(60, 300, 9))
 def test_a_narrow_table_leaves_out_columns_and_names_them(width: int) -> None:
-    """What decides stays at any width: the runtime, the verdict and the speed."""
+    """The important columns stay at any width: the runtime, the verdict and the speed."""
     shown = render_table(ALL, width=width)
     heading = shown.splitlines()[0]
     named = shown.partition("Not shown because the terminal is too narrow: ")[2].removesuffix(
@@ -257,7 +257,7 @@ def test_copies_of_an_artifact_are_reported_as_one_row() -> None:
 
 
 def test_csv_parses_back_to_the_raw_values() -> None:
-    """Nothing is rounded or scaled on the way; what is not known is empty."""
+    """Nothing is rounded or scaled; unknown values are empty."""
     passed, crashed, null = csv_rows(ALL)
     wanted = {
         "runtime": "onnxruntime",
@@ -320,8 +320,8 @@ def measured(name: str, **changes: object) -> Measurement:
 
 
 def ranked(*places: tuple[str, bool]) -> tuple[Rank, ...]:
-    """Names, fastest first, and whether each is too close to the one before; each heads a table
-    of its own where its name starts anew with a `|`."""
+    """Names, fastest first, and whether each is too close to the one before; a name that starts
+    with a `|` begins a new table."""
     ranks = []
     for number, (name, close) in enumerate(places):
         first = number == 0 or name.startswith("|")

@@ -1,4 +1,4 @@
-"""Records survive JSON unchanged, refuse what does not fit by name, and give the exit code."""
+"""Records survive JSON unchanged, refuse wrong values by name, and give the exit code."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ unhurried = settings(deadline=None, max_examples=15, suppress_health_check=list(
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Values of a field's type; floats are finite, since JSON knows no others."""
+    """Values of a field's type; floats are finite, because JSON has no others."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
@@ -67,7 +67,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def as_read(record: Any) -> dict[str, Any]:
-    """A record's JSON as a file gives it back."""
+    """A record's JSON as read from a file."""
     data: dict[str, Any] = json.loads(json.dumps(to_json(record), allow_nan=False))
     return data
 
@@ -125,7 +125,7 @@ def test_a_missing_key_is_named_unless_it_has_a_default(kind: Any, data: st.Data
 @unhurried
 @given(data=st.data())
 def test_a_value_of_the_wrong_type_is_named(kind: Any, data: st.DataObject) -> None:
-    """Plain fields of each record; a bool is no number, and no number is a bool."""
+    """Plain fields of each record; a bool is not a number, and a number is not a bool."""
     name, wanted = data.draw(st.sampled_from(sorted(plain_fields(kind).items())))
     content = as_read(data.draw(values(kind)))
     content[name] = data.draw(st.sampled_from(WRONG[wanted]))
@@ -230,7 +230,8 @@ NOT_RUN: tuple[Status, ...] = (
     ],
 )
 def test_exit_code(parity: list[Status], measured: list[Status], code: int) -> None:
-    """0 all passed, 1 a verdict failed, 3 something could not be run; a failure wins."""
+    """0 all passed, 1 a verdict failed, 3 something could not be run; a failed verdict takes
+    precedence."""
     assert exit_code(parity, measured) == code
 
 

@@ -1,4 +1,4 @@
-"""Who is compared: every artifact once, by every runtime that could load it."""
+"""Candidates: every artifact once, in every runtime that could load it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pairs(candidates: list[Candidate]) -> list[tuple[str, str]]:
 
 
 def with_precision(subject: Subject, precision: Precision) -> Subject:
-    """As if all its artifacts had it."""
+    """As if all its artifacts had this precision."""
     artifacts = (
         replace(each, record=replace(each.record, precision=precision))
         for each in subject.artifacts
@@ -49,7 +49,7 @@ def not_installed(row: Runtime, name: str | None = None) -> Runtime:
 
 @pytest.fixture
 def only_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table without runtimes that some machines have and others lack."""
+    """The table without runtimes that only some machines have."""
     for name in RUNTIMES.keys() - {*dict(ALL), "null"}:
         monkeypatch.delitem(RUNTIMES, name)
 
@@ -60,7 +60,7 @@ def test_default_runtimes_are_the_installed_ones_with_their_artifacts(subject: S
 
 
 def test_all_selects_the_runtimes_that_load_an_artifact(subject: Subject) -> None:
-    """Also those that take part only where they are asked for, installed or not."""
+    """Including those that must be named, installed or not."""
     only = replace(subject, artifacts=subject.artifacts[:1])
     assert only.artifacts[0].record.format == "torchscript"
     assert pairs(line_up(only, ["all"], ONE_THREAD)) == [
@@ -74,7 +74,7 @@ def test_all_selects_the_runtimes_that_load_an_artifact(subject: Subject) -> Non
 def test_runtimes_of_another_device_must_be_named(
     subject: Subject,
 ) -> None:
-    """A row that says `unsupported` fails a run; so nobody gets one that they did not ask for."""
+    """A row that says `unsupported` fails a run, so it appears only if it was requested."""
     cuda = Settings(threads=1, device="cuda")
     for names in ([], ["all"]):
         for settings in (ONE_THREAD, cuda):
@@ -85,7 +85,7 @@ def test_runtimes_of_another_device_must_be_named(
 
 
 def test_artifact_without_a_runtime_on_the_device_keeps_its_row() -> None:
-    """It says `unsupported`; without it the artifact would pass uncompared."""
+    """It says `unsupported`; without it the artifact would pass without a comparison."""
     for names in ([], ["all"]):
         found = choose_runtimes(names, [("litert", "fp32"), ("onnx", "fp32")], "cuda")
         assert {"eager", "onnxruntime", "litert"} <= {row.name for row in found}
@@ -101,7 +101,7 @@ def test_precision_unsupported_by_a_named_runtime_is_reported(subject: Subject) 
 def test_missing_runtime_is_kept_if_no_other_loads_the_artifact(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its row the artifact would pass uncompared."""
+    """Without its row the artifact would pass without a comparison."""
     monkeypatch.setitem(RUNTIMES, "onnxruntime", not_installed(RUNTIMES["onnxruntime"]))
     assert pairs(line_up(subject, [], ONE_THREAD)) == ALL
 

@@ -1,4 +1,4 @@
-"""LoadGen itself, in real workers: no query is lost, its verdict is told, faults become rows."""
+"""LoadGen itself, in real workers: no query is lost, its verdict is quoted, faults become rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(no_child_is_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and temporary files have a place of their own in each test."""
+    """Workers and temporary files have their own folder in each test."""
     (tmp_path / "here").mkdir()
     (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -59,7 +59,7 @@ def leaves_nothing(no_child_is_left: None, tmp_path: Path, monkeypatch: pytest.M
 def wanted(
     scenario: ScenarioName, *, seconds: float = 1.0, target_qps: float = 200, bound_s: float = 1.0
 ) -> ScenarioSettings:
-    """What LoadGen is asked, by a person in a hurry."""
+    """Short LoadGen settings for tests."""
     server = scenario == "server"
     return ScenarioSettings(
         scenario=scenario,
@@ -113,7 +113,7 @@ def test_loadgen_counts_every_answer_and_gives_a_verdict(
     assert row.session is not None
     assert row.session.runtime == runtime
     assert str(row.loadgen).startswith(str(installed_version("mlcommons-loadgen")))
-    assert list(tmp_path.glob("*/*")) == []  # here nothing, and no temporary file left
+    assert list(tmp_path.glob("*/*")) == []  # nothing here, and no temporary file left
 
 
 @pytest.mark.parametrize("scenario", ["offline", "server"])
@@ -240,7 +240,7 @@ def test_streams_answer_each_sample_once_in_batches(streams: int, at_once: int) 
 
 
 def test_kept_answers_are_chosen_at_random() -> None:
-    """All of a long run may be kept, not its beginning alone."""
+    """Any part of a long run may be kept, not only its beginning."""
     library = np.zeros((4, 1, 1, 1), np.float32)
     numbers = iter(range(100_000))
     stream = Stream(lambda _: np.full((1, 1), next(numbers)), library, batch_size=1)

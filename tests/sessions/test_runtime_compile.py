@@ -1,4 +1,4 @@
-"""torch.compile: no compiler is a row that says so, and what was not compiled is not attested."""
+"""torch.compile: a missing compiler becomes a row, and uncompiled code is not attested."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_compiled_logits_match_eager_in_one_process(
         with RemoteSession(candidate, batch_size=40, timeout_s=PATIENCE_S) as session:
             logits += list(session.predict([IMAGES], batch_size=40))
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4, rtol=0)
-    assert not np.array_equal(logits[0], logits[1])  # other code, other rounding
+    assert not np.array_equal(logits[0], logits[1])  # other code rounds differently
     assert list(tmp_path.rglob("*.cpp"))
 
 

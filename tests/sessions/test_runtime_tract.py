@@ -1,4 +1,4 @@
-"""tract: another model, one thread, and no word of precisions that it does not compute in."""
+"""tract: another model, one thread, and no claim of precisions that it does not compute in."""
 
 from __future__ import annotations
 

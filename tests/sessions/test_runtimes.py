@@ -1,4 +1,4 @@
-"""The table of runtimes: where each runs, and what it refuses before a worker starts."""
+"""The table of runtimes: where each runs, and what is refused before a worker starts."""
 
 from __future__ import annotations
 

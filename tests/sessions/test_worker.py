@@ -1,4 +1,4 @@
-"""Workers that die, hang or answer nonsense become rows that say so; no child is left behind."""
+"""Workers that die, hang or return nonsense become rows that say so; no child is left behind."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_hang_is_killed_and_named(subject: Subject) -> None:
 
 
 def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
-    """A compiler at work, for one: it would take a core from the candidates that go on."""
+    """For example a running compiler, which would take a core from the other candidates."""
     with session_of(faulty(subject, "hang with a child"), timeout_s=2) as session:
         session.load()
         assert session.pid is not None
@@ -116,7 +116,7 @@ def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
 
 
 def test_page_faults_are_those_of_the_timed_calls() -> None:
-    """Not those of the call before them, which is not timed."""
+    """Without those of the preceding untimed call."""
     pages = 5000
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -132,7 +132,7 @@ def test_page_faults_are_those_of_the_timed_calls() -> None:
 
 
 def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:
-    chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than a pipe holds
+    chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than fits into a pipe
     with session_of(null(subject), timeout_s=2) as session:
         session.load()
         assert session.pid is not None
@@ -173,7 +173,7 @@ def test_output_on_stdout_does_not_disturb_the_channel(subject: Subject) -> None
 
 
 def zeros(subject: Subject, dataset: Dataset) -> Basis:
-    """What a runtime that answers zeros agrees with; no image is special."""
+    """A reference that agrees with a runtime that returns zeros; there are no special images."""
 
     def reference(images: int) -> Reference:
         return Reference(
@@ -215,8 +215,8 @@ def test_other_workers_continue_when_one_is_killed(subject: Subject) -> None:
 
 @pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 def test_kept_memory_is_attested_and_set_in_the_worker(subject: Subject) -> None:
-    """Without it glibc maps a block of 40 MiB by itself, and gives it back when it is freed: no
-    threshold of its own grows beyond 32 MiB."""
+    """Otherwise glibc maps a block of 40 MiB separately and returns it when it is freed: its
+    threshold never grows beyond 32 MiB."""
 
     def mapped_blocks(keep_memory: bool) -> str:
         candidate = faulty(subject, "large block")
@@ -232,7 +232,7 @@ def test_kept_memory_is_attested_and_set_in_the_worker(subject: Subject) -> None
 
 @pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 def test_with_kept_memory_later_calls_need_no_more_pages_than_without(subject: Subject) -> None:
-    """How many they need without it is the allocator's business: none at all where its threshold
+    """How many pages they need without it depends on the allocator: possibly none if its threshold
     has grown. The network allocates 2,000 pages for its first layer alone."""
 
     def faults_per_call(keep_memory: bool) -> float:
@@ -269,7 +269,7 @@ def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
 
 
 def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> None:
-    """Else a runtime that remembers its last answer would be timed while it does."""
+    """Otherwise a runtime that remembers its last answer would be timed doing that."""
     batches = [np.full((1, 1, 28, 28), number, np.float32) for number in range(5)]
     given: list[float] = []
 
@@ -291,7 +291,7 @@ def test_measure_before_prepare_is_an_error(subject: Subject) -> None:
 
 
 def test_unexpected_logits_give_a_failed_row(subject: Subject) -> None:
-    """As of a fresh worker that computes something else than the one that was verified."""
+    """As from a fresh worker that computes something other than the verified one."""
     with session_of(null(subject)) as session:
         with pytest.raises(WrongOutput, match="this worker gave logits that differ by up to 1"):
             session.prepare(IMAGES, batch_size=50, expected=np.ones((250, 10), np.float32))
@@ -320,7 +320,7 @@ def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
 
 
 def test_runtime_that_writes_into_its_input_fails(subject: Subject) -> None:
-    """Its later calls would get other images than the ones that were given."""
+    """Its later calls would get other images than the given ones."""
     with (
         session_of(faulty(subject, "writes into its input")) as session,
         pytest.raises(WrongOutput, match=r"changed 78,400 of 78,400 values of its input"),
@@ -331,7 +331,7 @@ def test_runtime_that_writes_into_its_input_fails(subject: Subject) -> None:
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
     candidate = faulty(subject, "", threads=2)
     with session_of(candidate) as session:
-        assert session.load().attestation.version == "2"  # what its module saw when imported
+        assert session.load().attestation.version == "2"  # what its module saw when it was imported
 
 
 def test_worker_ends_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who is faster, where that is too close to call, and what it would take."""
+"""Ranking: order, ties, and the number of passes needed to decide."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_smaller_difference_takes_longer() -> None:
     ("difference", "spread"), [(0.0009, 0.002), (0.002, 0.05), (0.0, 0.01), (0.5, 0.01)]
 )
 def test_no_prediction_if_undecidable_or_already_decided(difference: float, spread: float) -> None:
-    """A difference below 0.1 %; more than 100 times; none; one that is seen as it is."""
+    """A difference below 0.1 %; more than 100 times; none; one that is already decided."""
     assert longer(ratio_of(difference, spread=spread, passes=4)) is None
 
 
@@ -120,11 +120,11 @@ def test_ten_equal_candidates_are_usually_all_too_close() -> None:
     assert told_apart / runs <= 0.1
 
 
-# Many that may be the fastest
+# Several possible winners
 
 
 def test_every_pair_is_tested_and_all_pairs_share_one_rate() -> None:
-    """scipy's paired t tests and Holm's steps by hand decide the same for three."""
+    """scipy's paired t tests and Holm's steps by hand decide the same for three candidates."""
     random = np.random.default_rng(2)
     seen = set()
     for _ in range(40):
@@ -152,7 +152,7 @@ def test_contenders_are_those_close_to_the_fastest_and_always_two() -> None:
     assert contenders([slow, fast]) == [1, 0]
     assert contenders([fast]) == [0]
     assert fastest([slow, fast]) == [1]
-    assert fastest([[[100.0] * 8], [[50.0] * 8]]) == [0, 1]  # one pass tells nothing apart
+    assert fastest([[[100.0] * 8], [[50.0] * 8]]) == [0, 1]  # one pass distinguishes nothing
 
 
 def scaled_to(speed: float) -> list[list[float]]:
@@ -161,7 +161,8 @@ def scaled_to(speed: float) -> list[list[float]]:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_equal_candidates_are_rarely_excluded_and_the_speed_is_unbiased(count: int) -> None:
-    """The two heats of tune. The speeds that chose the winner are too high, the fresh ones not."""
+    """The two heats of tune. The speeds that selected the winner are overestimates, the new ones
+    are not."""
     random, trials = np.random.default_rng(3), 200
     left_out, chosen, published = 0, [], []
     for _ in range(trials):

@@ -1,4 +1,4 @@
-"""Percentiles only where the samples carry them; outliers counted; warm-up seen to end."""
+"""Percentiles only with enough samples; counted outliers; the detected end of the warm-up."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_outliers_are_symmetric(samples: list[float]) -> None:
 
 
 def test_few_normal_samples_are_outliers() -> None:
-    """0.7 % of normal ones, 4.8 % of exponential ones, all of those at the long end."""
+    """0.7 % of normal samples, 4.8 % of exponential ones, all of those at the long end."""
     random = np.random.default_rng(0)
     normal = outliers(random.standard_normal(20_000).tolist())
     assert (normal.low + normal.high) / 20_000 == pytest.approx(0.007, abs=0.002)
@@ -113,7 +113,7 @@ def test_no_samples_is_an_error() -> None:
         ([], False),
         ([100] * 5, False),
         ([100] * 6, True),
-        ([50, 70, 90, *[100] * 6], True),  # what lies further back is forgotten
+        ([50, 70, 90, *[100] * 6], True),  # older values are ignored
         ([100, 100, 100, 104, 104, 104], False),
         ([104, 104, 104, 100, 100, 100], False),
         ([100, 100, 100, 102, 102, 102], True),
@@ -140,8 +140,8 @@ def test_steady_takes_positive_numbers(bad: float) -> None:
 
 
 def test_a_warm_up_is_over_when_little_of_it_is_left() -> None:
-    """30 % slow at first, by a third less each round, 1 % noise: rounds until it is called steady,
-    and how far from warm they are."""
+    """30 % slow at first, a third less each round, 1 % noise: the number of rounds until it is
+    called steady, and how far from warm they are."""
     random = np.random.default_rng(1)
     rounds, missing = [], []
     for _ in range(300):

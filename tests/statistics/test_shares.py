@@ -1,4 +1,4 @@
-"""Bounds of shares, held against scipy; the paired bound is held against a simulation."""
+"""Bounds of shares, compared with scipy; the paired bound is compared with a simulation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_the_drop_excludes_zero_only_where_mcnemars_exact_test_does(lost: int, w
     p_value = binomtest(lost, lost + won).pvalue
     if found.low > 0 or found.high < 0:
         assert p_value < 0.05
-    if p_value < 0.02:  # the bounds are a little wider: they also hold the share that differs
+    if (
+        p_value < 0.02
+    ):  # the bounds are slightly wider, because they also cover the share that differs
         assert found.low > 0 or found.high < 0
 
 

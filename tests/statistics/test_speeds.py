@@ -1,4 +1,4 @@
-"""Passes → speeds, ratios, percentiles: by property."""
+"""Speeds, ratios and percentiles derived from passes: properties."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_repeat_ratio_needs_two_passes_with_both() -> None:
 
 
 def calls(count: int) -> list[Pass]:
-    """So many calls, half of them in each of two streams; 1 ms, 2 ms, ..."""
+    """The given number of calls, half of them in each of two streams; 1 ms, 2 ms, ..."""
     found = [number / 1e3 for number in range(1, count + 1)]
     return [a_pass(a_round(found[::2], found[1::2]))]
 

@@ -1,4 +1,4 @@
-"""Augmentation: small moves, of each image its own, that keep what an image is."""
+"""Augmentation: small transformations, different for each image, that keep its content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_empty_areas_are_black_and_ink_is_preserved() -> None:
 
 @pytest.mark.parametrize("size", [(28, 28), (24, 48)])
 def test_transformations_are_small_for_any_image_shape(size: tuple[int, int]) -> None:
-    """A dot stays within what 10 degrees, a tenth of shift and a tenth of zoom can do."""
+    """A dot stays within the reach of 10 degrees, a tenth of shift and a tenth of zoom."""
     height, width = size
     dots = torch.zeros(500, 1, height, width)
     row, column = height // 4, width // 4

@@ -1,4 +1,4 @@
-"""Dropout by bytes: the same distribution, gradient and eval mode as PyTorch's own."""
+"""Byte dropout: the same distribution, gradient and eval mode as PyTorch's own."""
 
 from __future__ import annotations
 

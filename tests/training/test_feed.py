@@ -1,4 +1,4 @@
-"""Feeds: all three bring the same images, normalised, with their labels."""
+"""Feeds: all three deliver the same normalised images with their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of images: every image once an epoch, shuffled, the same wherever one begins."""
+"""The order of images: every image once per epoch, shuffled, independent of the starting point."""
 
 from __future__ import annotations
 
@@ -82,4 +82,6 @@ def test_the_hardest_images_come_in_random_order() -> None:
     batches = order.epoch(1, losses=losses)
     assert sorted(torch.cat(batches).tolist()) == list(range(500, 1000))
     assert torch.cat(batches).tolist() != list(range(500, 1000))
-    assert max(batch.float().std() for batch in batches) > 100  # hard and less hard in each
+    assert (
+        max(batch.float().std() for batch in batches) > 100
+    )  # each batch has hard and less hard ones

@@ -1,4 +1,4 @@
-"""Recipes: options come from where they should, and the learning rate follows its schedule."""
+"""Recipes: options come from the right source, and the learning rate follows its schedule."""
 
 from __future__ import annotations
 

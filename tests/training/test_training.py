@@ -1,4 +1,4 @@
-"""Training: the options do what they say, and the same seed gives the same weights."""
+"""Training: the options have their documented effect, and the same seed gives the same weights."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_shape_classes_and_statistics_come_from_the_data(tmp_path: Path) -> None
     for split in ("train", "test"):
         labels = np.arange(60, dtype=np.uint8) % 3
         images = random.integers(0, 40, (60, 3, 12, 16), dtype=np.uint8)
-        images[np.arange(60), labels] += 200  # the class is the channel that is bright
+        images[np.arange(60), labels] += 200  # the class is the bright channel
         write_idx(folder / f"{split}-images-idx4-ubyte", images)
         write_idx(folder / f"{split}-labels-idx1-ubyte.gz", labels)
     checkpoint = train(out=tmp_path / "ck", data=folder, epochs=8, batch_size=10)

@@ -1,4 +1,4 @@
-"""Memory that does not suffice: the error names what would do."""
+"""Out of memory: the error names a batch size that fits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.training.memory import explained
 
 
 class Held:
-    """What a step has computed so far."""
+    """The intermediate results of a step."""
 
 
 @pytest.mark.parametrize(

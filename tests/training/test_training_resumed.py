@@ -1,4 +1,4 @@
-"""A training that was killed goes on as if it had not been, and nothing of it is lost or mixed."""
+"""An interrupted training continues exactly, and none of its state is lost or mixed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from toolkit.training.train import train
 
 
 class Killed(BaseException):
-    """Nothing in the training catches it: the next best thing to SIGKILL within a process."""
+    """Nothing in the training catches it: the closest equivalent of SIGKILL within a process."""
 
 
 def killed_after(steps: int) -> Progress:
-    """Progress that ends the training once so many steps were told, wherever that is."""
+    """Progress that ends the training after this many steps, wherever that is."""
     left = [steps]
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
@@ -34,7 +34,7 @@ def killed_after(steps: int) -> Progress:
 
 
 def written_to(told: list[tuple[str, int]]) -> Progress:
-    """Progress that keeps what it is told."""
+    """Progress that records its calls."""
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
         told.append((label, done))
@@ -44,7 +44,7 @@ def written_to(told: list[tuple[str, int]]) -> Progress:
 
 @pytest.fixture
 def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress after each step, so that a training may be ended in any."""
+    """Progress after each step, so that a training can be ended in any step."""
     monkeypatch.setattr("toolkit.training.diary._EVERY_S", 0.0)
 
 
@@ -68,7 +68,7 @@ def test_training_resumed_from_any_point_gives_the_same_weights(
         found = train(out=out, data=small_data, resume=True, progress=written_to(told))
         label, done = next(each for each in told if each[0] != "epochs")
         first_step = 3 * (int(label.split()[1]) - 1) + done
-        assert first_step == kept.position.step + 1  # it did not start over
+        assert first_step == kept.position.step + 1  # it did not start again
         assert (kept.position.step > 0) == (every_s < 1 and steps > 2)
         assert found.sha256 == wanted.sha256, steps
         assert found.training is not None
@@ -124,7 +124,7 @@ def test_resume_without_a_state_starts_a_training(small_data: Path, tmp_path: Pa
 
 @pytest.mark.usefixtures("no_child_is_left")
 def test_training_survives_sigkill_at_random_times(small_data: Path, tmp_path: Path) -> None:
-    """Real processes and a real signal; benchmarks/kills.py does it a hundred times."""
+    """Real processes and a real signal; benchmarks/kills.py does this a hundred times."""
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
     from kills import killed_and_resumed
 

@@ -1,4 +1,4 @@
-"""The state of a training on disk: whole, or known to be damaged; the last two are kept."""
+"""The training state on disk: complete, or known to be damaged; the last two are kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_state_round_trips_and_the_last_two_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(OutputError, match="interrupted after step 1000; go on with it"):
         refuse_to_forget(tmp_path)
-    (tmp_path / ".step-000000001.abc.safetensors.x.part").touch()  # of a killed process
+    (tmp_path / ".step-000000001.abc.safetensors.x.part").touch()  # left by a killed process
     forget_states(tmp_path)
     assert list(tmp_path.iterdir()) == []
     refuse_to_forget(tmp_path)
@@ -72,7 +72,7 @@ def test_damaged_state_is_reported_and_the_previous_one_used(tmp_path: Path, dam
     assert "\n" not in str(warned[0].message)
     write_state(tmp_path, state(6))
     assert [path.name[:14] for path in sorted(tmp_path.iterdir())] == [
-        *("step-000000005", "step-000000006")  # what is damaged is not one of the two
+        *("step-000000005", "step-000000006")  # damaged states do not count as one of the two
     ]
     for path in tmp_path.iterdir():
         path.write_bytes(b"x")
@@ -100,7 +100,7 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tuned", [True, False])
 def test_resumed_weights_and_optimizer_match_an_uninterrupted_run(tuned: bool) -> None:
-    """Also in channels_last, whose strides an optimizer's state must share."""
+    """Also with channels_last, whose strides an optimizer's state must share."""
 
     def steps(count: int, model: ReferenceCNN, taken: dict[str, torch.Tensor]) -> None:
         step, optimizer = make_step(model, "cpu", 4, tuned=tuned, processes=Processes())

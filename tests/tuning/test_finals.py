@@ -1,4 +1,4 @@
-"""Finalists by hand: who is measured afresh, and who of those is recommended."""
+"""Handmade finalists: which are measured again, and which of them is recommended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPREAD = (1.0, 1.01, 0.99, 1.0, 1.02, 0.98)
 
 
 def entry(name: str, call_s: float, *, flips: int = 0) -> Entry:
-    """A finalist that passed, with six passes that differ in their own order."""
+    """A finalist that passed, with six passes in its own order."""
     shift = len(name)
     found = tally(name, *(call_s * factor for factor in (*SPREAD[shift:], *SPREAD[:shift])))
     report = replace(PASSED, flips=flips)

@@ -1,4 +1,4 @@
-"""The Pareto set and the recommendation, as properties and by example."""
+"""The Pareto set and the recommendation: properties and examples."""
 
 from __future__ import annotations
 

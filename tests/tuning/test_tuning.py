@@ -1,4 +1,4 @@
-"""Tuning on real runtimes: what is recommended passed, was measured, and can be measured again."""
+"""Tuning on real runtimes: the recommendation passed, was measured, and can be measured again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNTIMES = ("torchscript", "onnxruntime")
 
 @pytest.fixture(scope="module", autouse=True)
 def short_heats() -> Iterator[None]:
-    """What is tested here is what follows from speeds, not how exact they are."""
+    """The tests check what follows from speeds, not how exact they are."""
     with pytest.MonkeyPatch.context() as patch:
         short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
         for name in ("_FIRST", "_SECOND"):
@@ -114,7 +114,7 @@ def test_gates_select_an_exact_candidate_over_a_faster_one_with_flips(artifacts:
     assert all((each.flips or 0) > 0 and not each.pareto for each in failed)
     assert found.chosen is not None
     assert (found.chosen.runtime, found.chosen.precision) == ("onnxruntime", "fp32")
-    assert found.recommended != found.baseline  # eager was not asked for
+    assert found.recommended != found.baseline  # eager was not requested
 
 
 def test_single_thread_uses_the_same_settings_in_each_heat(
