@@ -1,4 +1,5 @@
-"""What the benchmarks share: exports of the reference checkpoint, and the workers' own clock."""
+"""Shared fixtures of the benchmarks: exports of the reference checkpoint, and the workers' own
+clock."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
 class WorkerClock:
     """A timer for pytest-benchmark that shows the seconds spent in timed calls inside a worker.
 
-    So the table holds what the worker measured, without the way to the worker and back.
+    The table therefore contains the worker's measurements, without the transfer to the worker and
+    back.
     """
 
     def __init__(self) -> None:
@@ -27,7 +29,7 @@ class WorkerClock:
         return self._elapsed_s
 
     def timed_call(self, session: RemoteSession) -> Callable[[], None]:
-        """One timed call of the session, which moves this clock on."""
+        """Make one timed call of the session, which advances this clock."""
 
         def call() -> None:
             self._elapsed_s += session.measure(calls=1).samples_s[0][0]
@@ -46,7 +48,7 @@ def worker_clock() -> WorkerClock:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """References are kept in a folder of this session's own, not in the user's."""
+    """Keep references in a folder of this session, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,4 +1,4 @@
-"""The commands that people wait for at a prompt: `toolkit --help` and `toolkit runtimes`.
+"""Start-up time of `toolkit --help` and `toolkit runtimes`.
 
 pytest benchmarks/test_startup.py
 """
@@ -27,7 +27,7 @@ def wall_s(command: list[str]) -> float:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["runtimes"]], ids=["help", "runtimes"])
 def test_startup_is_quick(arguments: list[str]) -> None:
-    """Medians of alternating runs: below 0.25 s, or 8 bare Python starts where that is more."""
+    """Medians of alternating runs: below 0.25 s, or 8 bare Python starts if that is more."""
     command = [sys.executable, "-m", "toolkit", *arguments]
     bare = [sys.executable, "-c", "pass"]
     once: Callable[[list[str]], float] = wall_s
