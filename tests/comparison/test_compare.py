@@ -560,7 +560,7 @@ def test_other_changes_are_reported() -> None:
         "numpy 2.0.0 → absent",
         "onnxruntime 1.31.0 → 1.32.0",
         "openvino absent → 2025.0",
-        "the machine's own float32 limit 100 → 80 GFLOP/s",
+        "the machine's float32 limit 100 → 80 GFLOP/s",
         "the new run was measured with warnings (busy)",
         "the new run was interrupted",
     )
@@ -715,8 +715,11 @@ LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (LONG.replace(b"[[0.1]]", b'[["x"]]'), " ...; measure again"),
-        (of_version(1), "schema_version 1, expected 2; measure again: toolkit bench --out DIR"),
+        (LONG.replace(b"[[0.1]]", b'[["x"]]'), " ...; create it again"),
+        (
+            of_version(1),
+            "schema_version 1, expected 2; create it again with: toolkit bench --out DIR",
+        ),
         (of_version(2)[:-100], "not a results file of this version: "),
         (b"\xff\xfe{}", "not a results file of this version: "),
         (b"[]", "not a results file of this version: "),

@@ -48,7 +48,7 @@ def test_faults_of_an_image_folder_are_reported(tmp_path: Path) -> None:
     odd = folder / "test" / "class 0" / "odd.png"
     write_images(tmp_path / "b", np.zeros((1, 1, 5, 4), np.uint8), [0])
     odd.write_bytes((tmp_path / "b" / "test" / "class 0" / "0000.png").read_bytes())
-    with pytest.raises(DatasetError, match=r"odd.png: is 4x5 pixels, but the first .* 8x8; bring"):
+    with pytest.raises(DatasetError, match=r"odd.png: is 4x5 pixels, but the first .* 8x8; resize"):
         load_dataset("test", folder).images[:]
     odd.write_bytes(b"nonsense")
     with pytest.raises(DatasetError, match=r"odd.png: not an image file"):

@@ -188,7 +188,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "reversed in the batch": (in_batches(list(range(99, -1, -1))),
                               "answers shifted", "reversed"),
     "buffer": (buffer_used_again, "answers shifted", "later calls"),
-    "remainder": (remainder_repeated, "answers repeated", "Places 64 to 99"),
+    "remainder": (remainder_repeated, "answers repeated", "Positions 64 to 99"),
     "other image": (other_image, "answers of other images", "image 1,234 got that of 77"),
     "first call": (replaced(slice(0, 100), logits(images=100, seed=3)), "one batch", "first call"),
     "place": (changed((slice(5, None, BATCH),), 1), "one batch position", "place 5 of"),
@@ -326,9 +326,13 @@ def check(name: str, batch_size: int, *, wrong: bool, special: bool = False) -> 
     [
         (("one image at a time",), "one batch size", "at batch size 1 they"),
         (("batches of 7", "batches of 33"), "one batch size", "at batch size 7 they"),
-        ((SPECIAL,), "some inputs only", "wrong are “images that no test set has”"),
+        ((SPECIAL,), "some inputs only", "“images that no test set has” are wrong"),
         (("batches of 33", "the first batches again"), "after many calls", "“batches of 33” and"),
-        (("one image at a time", "the first batches again"), "after many calls", "later"),
+        (
+            ("one image at a time", "the first batches again"),
+            "after many calls",
+            "right; after many calls",
+        ),
     ],
 )
 def test_second_look_distinguishes_batch_sizes_images_and_state(

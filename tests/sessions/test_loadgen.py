@@ -146,7 +146,7 @@ def test_loadgen_answers_must_match_untimed_answers(
 ) -> None:
     row = report(faulty(subject, fault), wanted(scenario), images=IMAGES[:6])
     assert row.status == "failed"
-    assert "LoadGen got logits up to" in str(row.reason)
+    assert "LoadGen got logits that differ by up to" in str(row.reason)
     assert (row.valid, row.samples_per_s) == (None, None)
 
 

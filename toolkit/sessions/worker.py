@@ -372,8 +372,8 @@ def _check_same(found: NDArray[np.floating], expected: NDArray[np.floating], sou
     difference = float(np.abs(found - expected).max())
     if not difference <= _SAME * max(scale, 1e-30):
         raise WrongOutput(
-            f"{source} logits up to {difference:.1e} away from those of the same images "
-            f"before (the largest is {scale:.1e})"
+            f"{source} logits that differ by up to {difference:.1e} from the earlier ones of the same "
+            f"images (the largest is {scale:.1e})"
         )
 
 
