@@ -1,4 +1,4 @@
-"""What others take of the machine while something is measured.
+"""The load from other processes and the hypervisor during a measurement.
 
 In: CPU times of the machine and of our own processes, before and after. Out: `Interference`.
 """
@@ -32,7 +32,7 @@ class CpuTimes:
 
 
 class LoadWatch:
-    """Watches from the moment it is made; reads only then and at the end, so it disturbs nothing.
+    """Watches from its creation. It reads only then and at the end, so it disturbs nothing.
 
     Ours are this process and its descendants, and the trees of the processes in `pids`.
     """

@@ -1,4 +1,4 @@
-"""What this machine can do at all: matrix products and copies, measured; a model's FLOPs, counted.
+"""The limits of this machine, measured with matrix products and copies; a model's FLOPs, counted.
 
 In: a number of threads, or a model. Out: `Limits`, or FLOPs an image. Measure in a process of its
 own: torch and ONNX Runtime are loaded side by side.
@@ -29,7 +29,7 @@ Product = Callable[[int, int], Run | None]
 
 
 def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
-    """The highest rates with `threads` threads; each of them takes about `time_s` seconds.
+    """Measure the highest rates with `threads` threads; each takes about `time_s` seconds.
 
     Matrix products are tried in torch and in ONNX Runtime, at several sizes. The fastest single
     call counts: a limit is what the machine reaches while nothing disturbs it.

@@ -69,7 +69,7 @@ def bench(
     model: str | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Measure throughput and latency of artifacts, the null runtime beside them.
+    """Measure throughput and latency of artifacts, with the null runtime for comparison.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
@@ -185,7 +185,7 @@ def _under_load(
 def tuned_subject(
     tuned: Configuration, paths: Sequence[Path], *, checkpoint: Path | None, model: str | None
 ) -> Subject:
-    """The checkpoint with the artifact that was tuned: the one among `paths`, or where it was.
+    """Return the checkpoint with the tuned artifact, from `paths` or from its recorded location.
 
     Raises:
         SettingError: it is not there, or has changed.

@@ -1,4 +1,4 @@
-"""What passes gave → rows of the results: speeds, ratios, ranks, warnings.
+"""Conclusions: the readings of all passes → speeds, ratios, ranks, warnings.
 
 In: tallies as they stand, after any pass. Out: `Results` with what follows from them.
 """
@@ -26,7 +26,7 @@ from toolkit.statistics.speeds import (
 
 
 def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
-    """`results` with the measurements so far.
+    """Return `results` with the measurements so far.
 
     `baseline` is the runtime that the others are compared with; None is eager where it takes part,
     else the first.

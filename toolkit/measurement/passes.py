@@ -68,7 +68,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(kw_only=True)
 class Passes:
-    """Goes through passes until the plan says that it is enough.
+    """Runs passes until the plan is fulfilled.
 
     Attributes:
         tallies: Filled pass by pass.

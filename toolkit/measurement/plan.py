@@ -1,4 +1,4 @@
-"""How long to measure: the least, the wanted precision, the most. Pure.
+"""The plan: minimum, target and maximum duration of a measurement; pure functions.
 
 In: settings, and intervals so far. Out: how many rounds and passes, and whether it is enough.
 """

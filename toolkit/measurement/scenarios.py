@@ -1,4 +1,4 @@
-"""Scenarios: candidates, one after the other, under a load of MLPerf's LoadGen.
+"""Scenarios: candidates, one after another, under the load of MLPerf LoadGen.
 
 In: candidates, test images, what is asked. Out: a `ScenarioReport` each, in the results.
 """
@@ -55,7 +55,7 @@ def check_scenario(
     streams: int,
     unfit: Sequence[str],
 ) -> None:
-    """Refuse what does not go together; `unfit` names options that a scenario has no use for.
+    """Check the options of a scenario; `unfit` names options that do not apply to a scenario.
 
     Raises:
         SettingError: an unknown scenario, an option missing or out of place, a value out of range.
@@ -85,7 +85,7 @@ def check_scenario(
 
 @dataclass(kw_only=True)
 class Scenarios:
-    """Goes through the candidates, each in a fresh worker.
+    """Runs the candidates, each in a fresh worker.
 
     Attributes:
         wanted: What LoadGen is asked.

@@ -1,4 +1,4 @@
-"""Candidates: which artifact runs in which runtime, with which settings.
+"""Candidates: pairs of artifact and runtime, with settings.
 
 In: artifacts, a checkpoint, names of runtimes. Out: the list that verify and bench go through.
 """
@@ -57,7 +57,7 @@ class Subject:
 
 
 def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str | None) -> Subject:
-    """Read the artifacts and the checkpoint that they come from.
+    """Read the artifacts and their checkpoint.
 
     `checkpoint` is needed only where the folder that the manifest names has moved.
 
@@ -76,7 +76,7 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
 
 
 def subject_of(folder: Path, artifacts: Sequence[StoredArtifact], *, model: str | None) -> Subject:
-    """The checkpoint in `folder` with artifacts made from it; there may be none.
+    """Return the checkpoint in `folder` with artifacts exported from it, if any.
 
     Raises:
         ArtifactError: artifacts of another checkpoint.
@@ -129,7 +129,7 @@ def choose_runtimes(
 def line_up(
     subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
 ) -> list[Candidate]:
-    """The candidates of a subject: each chosen runtime with each artifact that it loads.
+    """Return the candidates of a subject: each chosen runtime with each artifact that it loads.
 
     Artifacts of the same bytes are one candidate, wherever they lie. `lost` names formats that
     could not be exported: a runtime that was named for one of them may be left without.

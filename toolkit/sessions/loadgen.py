@@ -1,4 +1,4 @@
-"""MLPerf's LoadGen, inside the worker: it sends the queries, keeps the time, and judges.
+"""MLPerf LoadGen inside the worker: it sends the queries, measures time, and judges.
 
 In: sessions' `run`, normalised images, what is asked. Out: LoadGen's verdict and numbers, and a
 random part of the answers, to be compared with untimed ones.
@@ -81,7 +81,7 @@ class Kept:
 
 
 def require_loadgen() -> Any:
-    """LoadGen's module.
+    """Return LoadGen's module.
 
     Raises:
         NotInstalled: says the command that installs it.
@@ -100,7 +100,7 @@ def run_scenario(
     batch_size: int,
     folder: Path,
 ) -> tuple[LoadResult, list[Kept]]:
-    """Let LoadGen query the sessions' `runs`, one a stream, for images of `library` `[N,C,H,W]`.
+    """Let LoadGen query the sessions' `runs`, one per stream, for images of `library` `[N,C,H,W]`.
 
     Batches of `batch_size` at most; single-stream sends one image after another to the first of
     `runs`. LoadGen's files go to `folder`.
@@ -173,7 +173,7 @@ def serve(
     start: Callable[[Callable[[list[Sample]], None]], None],
     answer: Answer,
 ) -> None:
-    """Call `start` with a function that takes samples, and answer those in the streams' threads.
+    """Call `start` with a function that takes samples, and answer them in the streams' threads.
 
     A stream takes what waits, up to its batch size. Ends when `start` does; where a stream raises,
     at once, and with its exception: LoadGen would wait for ever for the answers that are missing.

@@ -1,4 +1,4 @@
-"""Where a worker runs, and the driver's end of the channel to it.
+"""The driver's end of a worker: start, requests, failures.
 
 In: a candidate. Out: a `RemoteSession`, whose every failure is a `FailedRun` with a row's status:
 died, hung, out of memory, not installed, unsupported. Child processes are always reaped.
@@ -136,7 +136,7 @@ class RemoteSession:
     def predict(
         self, chunks: Iterable[NDArray[np.uint8]], *, batch_size: int
     ) -> Iterator[NDArray[np.floating]]:
-        """Logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
+        """Return logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
 
         The next chunk travels while one is computed; at most two are under way.
         """
@@ -180,7 +180,7 @@ class RemoteSession:
     def loadgen(
         self, images: NDArray[np.uint8], *, batch_size: int, wanted: ScenarioSettings
     ) -> LoadResult:
-        """Let MLPerf's LoadGen query the session for these raw images `[N,C,H,W]`.
+        """Let MLPerf LoadGen query the session for these raw images `[N,C,H,W]`.
 
         The worker may be silent for twice the time asked for besides the usual: LoadGen goes on
         until its last query is answered.
@@ -200,7 +200,7 @@ class RemoteSession:
             return from_json(LoadResult, self._receive(extra_s=2 * wanted.min_duration_s))
 
     def attest(self) -> Attestation:
-        """What the worker says runs, asked again: after all the calls so far.
+        """Ask the worker again what really runs, after all calls so far.
 
         Raises:
             FailedRun: `Unsupported` where that is not what was asked for.

@@ -1,4 +1,4 @@
-"""The worker: one session in a process of its own, at the far end of a channel.
+"""The worker: one session in its own process, at the far end of a channel.
 
 In: requests `(command, arguments)`. Out: replies `("ok", value)` or
 `("error", status, reason, traceback)`. Both are made of plain values, so the far end may be
@@ -170,7 +170,7 @@ class Worker:
         }
 
     def attest(self) -> dict[str, Any]:
-        """What all streams say runs, after all the calls so far.
+        """Return what really runs in all streams, after all calls so far.
 
         Raises:
             Unsupported: they differ.
@@ -300,7 +300,7 @@ class Worker:
 
 
 def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:
-    """What all of them say; streams that differ are no streams of one candidate.
+    """Return the attestation of all streams; streams that differ cannot belong to one candidate.
 
     Raises:
         Unsupported: they differ.
@@ -372,8 +372,8 @@ def _check_same(found: NDArray[np.floating], expected: NDArray[np.floating], sou
     difference = float(np.abs(found - expected).max())
     if not difference <= _SAME * max(scale, 1e-30):
         raise WrongOutput(
-            f"{source} logits that differ by up to {difference:.1e} from the earlier ones of the same "
-            f"images (the largest is {scale:.1e})"
+            f"{source} logits that differ by up to {difference:.1e} from the earlier ones of the "
+            f"same images (the largest is {scale:.1e})"
         )
 
 

@@ -35,7 +35,7 @@ class Diary:
         self._progress("epochs", epoch, self._order.whole_epochs)
 
     def tell(self, done: int) -> None:
-        """After each step; twice a second something is said, and the losses are checked.
+        """Called after each step; twice per second, report progress and check the losses.
 
         Raises:
             SettingError: a loss is not finite; names the step, and what to try.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ByteDropout(nn.Module):
-    """As `nn.Dropout`, with `p` rounded to 1/256, and at most 255/256.
+    """`nn.Dropout` with `p` rounded to 1/256, and at most 255/256.
 
     `F.dropout` draws its mask one float at a time, in one thread.
     """

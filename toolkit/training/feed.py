@@ -1,4 +1,4 @@
-"""Feeding: rows of a data set → batches on the device, normalised.
+"""The feed: rows of a data set → normalised batches on the device.
 
 A data set that fits lies on the device as a whole, and a batch is picked there by index. One that
 does not is read by worker processes, batch by batch, while the step before is computed. The plain

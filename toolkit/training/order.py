@@ -1,4 +1,4 @@
-"""The order in which images are trained on, and the seed of every step. Pure.
+"""The order of the training images, and the seed of every step; pure functions.
 
 Both follow from the seed and the place (and from earlier losses, where it is asked for), so a
 training that was killed goes on as if it had not been, and no generator's state has to be kept.
@@ -18,7 +18,7 @@ _ORDER, _STEP = 0, 1  # independent streams of random numbers
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """`images` in batches of `batch_size`, shuffled anew each epoch, for `epochs` (also 1.5).
+    """`images` in batches of `batch_size`, shuffled again in each epoch, for `epochs` (may be 1.5).
 
     Several processes share each batch evenly; in each epoch, other images that cannot be shared so
     are left out.

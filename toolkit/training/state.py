@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that one that was killed goes on where it was.
+"""The training state on disk, so that an interrupted training can be resumed.
 
 In: where the training is, and its tensors. Out: `step-<n>.<sha256>.safetensors` in the checkpoint
 folder, the last two of them. The name holds the checksum, so a damaged file is known.
@@ -28,7 +28,7 @@ _VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a training is: `step` steps are done, which took `wall_s` seconds in all.
+    """The position of a training: `step` steps are done, which took `wall_s` seconds in total.
 
     `data` maps the files of the training and test set to their checksums.
     """
@@ -74,7 +74,7 @@ def put_tensors(
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Write it, atomically. The one before it stays, and all others go.
+    """Write the state atomically. Keep the previous one and delete all others.
 
     Raises:
         OutputError: not writable or disk full; what was there before is untouched.
@@ -91,7 +91,7 @@ def write_state(folder: Path, state: State) -> None:
 
 
 def read_state(folder: Path) -> State | None:
-    """The last state that is whole; None where there is no state.
+    """Return the last complete state; None if there is no state.
 
     Warns:
         ToolkitWarning: a state is damaged; the one before it is taken.

@@ -1,4 +1,4 @@
-"""Training: dataset → checkpoint. `loop` is the page to read; each part has a file beside it.
+"""Training: dataset → checkpoint; start reading with `loop`.
 
 The recipe says how, the order which images, the feed brings them, the step computes, and the state
 is what a training that was killed goes on from.
@@ -170,7 +170,7 @@ def _carry_out(
 def _finished(
     out: Path, data: Path | None, given: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Checkpoint:
-    """The checkpoint of a training that came to its end: nothing is left to do.
+    """Return the checkpoint of a finished training: nothing is left to do.
 
     Raises:
         OutputError: it is not the training that is asked for.

@@ -1,4 +1,4 @@
-"""The runtimes that load artifacts: one row here, one file beside this one.
+"""The runtimes that load artifacts: one row in this file, and one file per runtime.
 
 A runtime's module has `load(source, settings) -> Session`. Nothing is imported until a worker
 loads a session, so this table costs nothing where a runtime is not installed.
@@ -26,7 +26,7 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """One row.
+    """The row of a runtime.
 
     Attributes:
         module: Has the loader.
@@ -77,7 +77,7 @@ class Runtime:
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
 
     def refuse(self, settings: Settings) -> None:
-        """Raise what cannot be, before a worker starts.
+        """Refuse impossible settings before a worker starts.
 
         Raises:
             Unsupported: says where it runs, or how many calls it takes at a time.
@@ -105,7 +105,7 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a session is loaded from: the artifact's file (or the checkpoint folder) and its record.
+    """The source of a session: the artifact's file (or the checkpoint folder) and its record.
 
     `model` is the model factory that the user trusts, for runtimes that build the model. `variant`
     asks eager torch for the model as a narrower precision would compute it, see
@@ -306,7 +306,7 @@ RUNTIMES = {
 
 
 def find_runtime(name: str) -> Runtime:
-    """The row of a runtime.
+    """Return the row of a runtime.
 
     Raises:
         UnknownNameError: no such runtime; the message lists the known ones.

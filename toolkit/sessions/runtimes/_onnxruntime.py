@@ -1,4 +1,4 @@
-"""What the runtimes on ONNX Runtime share: a session on one provider, and what really ran.
+"""Shared code of the ONNX Runtime sessions: one provider, and the attestation of what ran.
 
 Inputs and outputs are not bound in advance: that gave nothing (0.2 % at a batch of 100, 0.4 % at
 1, medians of alternating calls).
@@ -35,7 +35,7 @@ def open_session(
     options: Mapping[str, str],
     whole: bool = False,
 ) -> OnnxSession:
-    """Load an `.onnx` or `.ort` file on `provider`; with `whole` nothing may be left to the CPU.
+    """Load an `.onnx` or `.ort` file on `provider`; with `whole`, no operator may run on the CPU.
 
     Raises:
         Unsupported: the provider is not there, or not the one that the session got.

@@ -1,4 +1,4 @@
-"""What the runtimes that stand on torch share: settings in place, one call, and what really ran.
+"""Shared code of the runtimes based on torch: settings, calls, and attestation.
 
 In: a loaded module or program. Out: a session.
 """
@@ -31,7 +31,7 @@ _ARITHMETIC = {"fp64": "float64", "fp16": "float16", "bf16": BFLOAT16}
 
 
 def prepare_torch(settings: Settings) -> torch.device:
-    """Put threads and arithmetic in place; returns the device.
+    """Set threads and arithmetic; return the device.
 
     Raises:
         Unsupported: CUDA was asked for and torch finds none.
@@ -46,7 +46,7 @@ def prepare_torch(settings: Settings) -> torch.device:
 
 
 class TorchSession:
-    """Runs a callable on tensors; the copy to and from the device is part of a call.
+    """Runs a callable on tensors; copies to and from the device are part of a call.
 
     The callable gets a copy of the input even on the CPU: a model may work in place, and the input
     is its caller's.

@@ -1,4 +1,4 @@
-"""What torch's convolutions and products compute in: pinned to float32, and shown from numbers.
+"""The arithmetic of torch's convolutions and products: pinned to float32, and shown by numbers.
 
 In: torch as the model's own code has left it. Out: a word for the arithmetic.
 """
@@ -71,7 +71,7 @@ def _word(error: float) -> str:
 
 
 def _largest_error(device: torch.device) -> float:
-    """Relative error of a convolution and of matrix products that give their input back.
+    """Return the relative error of a convolution and of matrix products that return their input.
 
     Each sum has one term that is not 0, a number times 1: float32 gives exactly that number, in
     whatever order it adds; shorter factors give a shorter one.

@@ -1,4 +1,4 @@
-"""AOTInductor packages. A package is native code, and loading it runs that code."""
+"""AOTInductor packages: native code, so loading a package runs its code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 @contextmanager
 def _unpacked(source: Source) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Its library, for as long as it takes to open it, and its metadata.
+    """Return its metadata, and its library for the time needed to open it.
 
     torch's own loader unpacks to a folder that only its destructor removes, which a worker, that
     just ends, never calls. A library that is open needs its file no longer. It never closes, but is

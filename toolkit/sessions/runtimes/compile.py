@@ -1,4 +1,4 @@
-"""`torch.compile`: the checkpoint itself, compiled by inductor in the worker, at the first calls.
+"""`torch.compile`: the checkpoint itself, compiled by Inductor in the worker at the first calls.
 
 The compiled kernels go to torch's cache folder, which is in the temporary folder of the system
 unless TORCHINDUCTOR_CACHE_DIR names another.
@@ -52,7 +52,7 @@ class CompiledSession:
 
     @property
     def attestation(self) -> Attestation:
-        """As torch and the parameters tell; to be asked after the first call.
+        """Read back from torch and the parameters; ask after the first call.
 
         Raises:
             Unsupported: torch compiled nothing.

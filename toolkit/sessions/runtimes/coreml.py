@@ -72,7 +72,7 @@ class CoremlSession:
 
 
 def precision_of(spec: Any) -> Precision:
-    """That of the weights of a model's ML program, as its specification has them.
+    """Return the precision of the weights in the ML program of a model's specification.
 
     Raises:
         Unsupported: no ML program, or weights that are not all float32 or all float16.

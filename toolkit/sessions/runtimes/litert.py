@@ -108,7 +108,7 @@ class FixedBatch:
 
     @property
     def provider(self) -> str:
-        """What computes: the delegate, the builtin kernels, or both, each a part of the graph.
+        """What computes: the delegate, the builtin kernels, or both, each for a part of the graph.
 
         XNNPACK is the only delegate that an interpreter takes by itself on a CPU.
         """

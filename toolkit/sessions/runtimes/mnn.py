@@ -75,7 +75,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class MnnSession:
-    """A session of an interpreter, made for the batch size that came last.
+    """A session of an interpreter, built for the most recent batch size.
 
     Inputs and logits are copied to and from arrays that are the session's own memory.
     """
@@ -157,7 +157,7 @@ class MnnSession:
 
 
 def _memory_of(tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The array that a session's tensor is.
+    """Return the array of a session's tensor.
 
     Raises:
         Crashed: it is not float32 of this shape, in this order.

@@ -50,7 +50,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class NcnnSession:
-    """A net with one input and one output, and the image that goes into it, which stays in place.
+    """A net with one input and one output, and its input image, which keeps its memory.
 
     The image lies as ncnn wants it, each channel at a multiple of 16 bytes: on an array taken as
     it is, which ncnn's Python allows, its layers crash where a channel's size is not one.

@@ -74,7 +74,7 @@ def _properties(threads: int) -> dict[str, object]:
 
 
 class FixedBatch:
-    """A model compiled for one batch size, with one input and one output that stay in place.
+    """A model compiled for one batch size, with one input and one output that keep their memory.
 
     With a dynamic batch and OpenVINO's own call on arrays a single image takes 13 to 22 % longer,
     a hundred take 1 % longer (medians of alternating calls, 1 and 2 threads).
@@ -106,7 +106,7 @@ class OpenvinoSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Devices, precision, threads and kernels as the model that ran last reports them.
+        """Devices, precision, threads and kernels as reported by the model that ran last.
 
         int8 is what is computed in it, whatever the file asks for; fp16 is float16 weights.
         """

@@ -1,4 +1,4 @@
-"""TorchScript with its weights made constants and its graph rewritten for inference.
+"""TorchScript with constant weights and a graph rewritten for inference.
 
 On a CPU the rewriting hands convolutions to oneDNN, with weights packed once, at load.
 """
