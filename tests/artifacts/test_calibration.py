@@ -47,7 +47,7 @@ def test_no_images_is_a_setting_out_of_range(images: int) -> None:
 
 
 def test_more_images_than_available_is_an_error() -> None:
-    with pytest.raises(DatasetError, match=r"60001: the training set mnist has 60000 images"):
+    with pytest.raises(DatasetError, match=r"60001: the training set mnist has only 60000 images"):
         draw(CalibrationSettings(images=60_001), RECORD)
 
 

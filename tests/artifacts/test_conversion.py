@@ -86,7 +86,7 @@ def test_child_writes_the_file_and_returns_its_record(converter: Converter, tmp_
         ("os._exit(0)", Crashed, "its converter ended: exit code 0"),
         ("raise ValueError('no such operator')", Crashed, "ValueError: no such operator"),
         ("raise MemoryError('too large')", FailedRun, "too large"),
-        ("time.sleep(3600)", TimedOut, "after 8 s"),
+        ("time.sleep(3600)", TimedOut, "within 8 s"),
     ],
 )
 def test_outcome_of_the_converter_is_reported(
