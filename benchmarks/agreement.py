@@ -1,9 +1,11 @@
-"""Do other tools measure the same? OpenVINO's benchmark_app, LiteRT's litert-benchmark,
-pytest-benchmark and toolkit bench on one artifact with the same threads, in alternating runs.
+"""Compare bench with other tools: OpenVINO's benchmark_app, LiteRT's litert-benchmark and
+pytest-benchmark.
+
+All measure one artifact with the same threads, in alternating runs.
 
     python benchmarks/agreement.py --runs 10 --out agreement.jsonl
 
-One line a run goes to `--out`; a file that is there already is continued.
+One line per run is written to `--out`; an existing file is continued.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ Reading = Callable[[], float]
 
 
 def bench_s(model: Path, runtime: str, threads: int) -> float:
-    """Median latency of a batch in seconds by `toolkit bench`, alone."""
+    """Return the median latency of a batch in seconds, measured by `toolkit bench` alone."""
     results = bench(
         [model],
         checkpoint=CHECKPOINT,
@@ -54,7 +56,7 @@ def bench_s(model: Path, runtime: str, threads: int) -> float:
 
 
 def pytest_benchmark_s(runtime: str, threads: int) -> float:
-    """Median latency of a batch in seconds by pytest-benchmark, as it writes it."""
+    """Return the median latency of a batch in seconds, as written by pytest-benchmark."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         name = f"test_inference[{runtime}-{RUNTIMES[runtime]}-{threads}]"
@@ -66,7 +68,7 @@ def pytest_benchmark_s(runtime: str, threads: int) -> float:
 
 
 def readings(model: Path, runtime: str, threads: int) -> dict[str, Reading]:
-    """Each tool that can measure this runtime."""
+    """Return each tool that can measure this runtime."""
     found: dict[str, Reading] = {
         "toolkit bench": lambda: bench_s(model, runtime, threads),
         "pytest-benchmark": lambda: pytest_benchmark_s(runtime, threads),
@@ -82,7 +84,7 @@ def readings(model: Path, runtime: str, threads: int) -> dict[str, Reading]:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
-    """Median over runs of each tool's time over that of bench in the same run."""
+    """Return the median over runs of each tool's time divided by that of bench in the same run."""
     text = []
     for runtime in RUNTIMES:
         of_runtime = [line["median_s"] for line in lines if line["runtime"] == runtime]
@@ -99,13 +101,13 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
 @click.option("--runs", type=int, default=10, show_default=True)
 @click.option(
     "--threads",
-    type=click.Choice([1, usable_cores()]),  # those that test_inference.py has
+    type=click.Choice([1, usable_cores()]),  # values that test_inference.py supports
     default=usable_cores(),
     show_default=True,
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(runs: int, threads: int, out: Path) -> None:
-    """Alternate the tools `runs` times, and say how their medians compare."""
+    """Alternate the tools `runs` times, and report how their medians compare."""
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         export(CHECKPOINT, out=Path(folder), formats=list(dict.fromkeys(RUNTIMES.values())))
@@ -114,7 +116,7 @@ def main(runs: int, threads: int, out: Path) -> None:
                 runtime = list(RUNTIMES)[number % len(RUNTIMES)]
                 model = next(Path(folder).glob(f"*.{RUNTIMES[runtime]}"))
                 tools = list(readings(model, runtime, threads).items())
-                turn = number // len(RUNTIMES) % len(tools)  # who goes first changes
+                turn = number // len(RUNTIMES) % len(tools)  # the first tool changes
                 found = {name: read() for name, read in tools[turn:] + tools[:turn]}
                 lines.append({"runtime": runtime, "threads": threads, "median_s": found})
                 file.write(json.dumps(lines[-1]) + "\n")

@@ -1,9 +1,11 @@
-"""Does the toolkit's session cost anything? Each runtime by its session and called by hand, with
-the same settings, in turns within one process, which keeps its memory; one process a runtime.
+"""Measure the overhead of the toolkit's sessions compared with direct calls of each runtime.
+
+Both use the same settings and alternate within one process, which keeps its memory; each runtime
+has its own process.
 
     python benchmarks/by_hand.py EXPORTS --out by-hand.jsonl
 
-EXPORTS is a folder that `toolkit export --format all --out EXPORTS` wrote. One line a runtime.
+EXPORTS is a folder that `toolkit export --format all --out EXPORTS` wrote. One line per runtime.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def onnxruntime(candidate: Candidate) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = candidate.settings.threads
-    # Else the threads of this session take the cores from the other one.
+    # Otherwise the threads of this session take the cores from the other one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(
         str(candidate.source.path), options, providers=["CPUExecutionProvider"]
@@ -159,7 +161,7 @@ def mnn(candidate: Candidate) -> Run:
     import MNN
 
     interpreter = MNN.Interpreter(str(candidate.source.path))
-    interpreter.setSessionHint(3, 1)  # as the toolkit's session: the smallest Winograd tiles
+    interpreter.setSessionHint(3, 1)  # as in the toolkit's session: the smallest Winograd tiles
     session = interpreter.createSession(
         {"numThread": candidate.settings.threads, "precision": "high", "backend": "CPU"}
     )
@@ -188,7 +190,7 @@ BY_HAND: dict[str, Callable[[Candidate], Run]] = {
 
 
 def compare(candidate: Candidate) -> dict[str, Any]:
-    """Medians in seconds and their ratio, session to hand, of calls in turns."""
+    """Return medians in seconds and their ratio, session to direct call, of alternating calls."""
     keep_memory()
     row = candidate.runtime
     os.environ.update(row.environment)
@@ -235,10 +237,12 @@ def candidates(exports: Path, threads: int) -> Sequence[Candidate]:
 @click.command()
 @click.argument("exports", type=click.Path(path_type=Path))
 @click.option("--threads", type=int, default=1, show_default=True)
-@click.option("--only", type=int, hidden=True, help="Number of the candidate: in this process.")
+@click.option(
+    "--only", type=int, hidden=True, help=("Number of the candidate to measure in this process.")
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(exports: Path, threads: int, only: int | None, out: Path) -> None:
-    """Compare each runtime's session with the same calls by hand."""
+    """Compare each runtime's session with direct calls."""
     rows = candidates(exports, threads)
     if only is not None:
         with out.open("a") as file:

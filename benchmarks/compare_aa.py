@@ -1,14 +1,14 @@
-"""How often does compare call equals worse, and how often does it find a real loss?
+"""Measure the error rates of compare: false regressions and missed losses.
 
     python benchmarks/compare_aa.py --runs 1000                     # simulated, no clock
     python benchmarks/compare_aa.py --real 20 --exports DIR --out aa.jsonl
 
-Simulated: two runs of the same 13 rows go through `toolkit.compare` as results do. Passes differ
-by some percent, the machine is some percent faster or slower in each run and in each pass, rows
-may differ between runs in their own way, and some rows have few passes. One row may have a loss.
+Simulated: two runs of the same 13 rows are passed to `toolkit.compare` as results. Passes differ by
+some percent, the machine is some percent faster or slower in each run and in each pass, rows may
+differ individually between runs, and some rows have few passes. One row may have a loss.
 
 Real: bench measures the candidates of an export folder twice with a short plan, and compare judges
-the second run against the first. One line a pair goes to `--out`; a file that is there already is
+the second run against the first. One line per pair is written to `--out`; an existing file is
 continued.
 """
 
@@ -49,11 +49,13 @@ FEW_PASSES = (2, 3, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What differs between two runs of the same candidates; standard deviations of logarithms.
+    """The differences between two runs of the same candidates, as standard deviations of
+    logarithms.
 
-    `between` is what passes of one row differ by, `within` rounds of one pass; `machine` what all
-    rows share in a run, `phase` in a pass; `own` what a row differs by between runs without having
-    changed. `few` rows have 2 to 4 passes in place of 8. The first row loses `loss`.
+    `between` is the difference between passes of one row, `within` that between rounds of one pass.
+    `machine` is shared by all rows in a run, `phase` by all rows in a pass. `own` is the difference
+    of a row between runs without a change. `few` rows have 2 to 4 passes instead of 8. The first
+    row loses `loss`.
     """
 
     rows: int = 13
@@ -86,7 +88,7 @@ WORLDS = {
 
 
 def simulated_pair(world: World, random: np.random.Generator) -> tuple[Results, Results]:
-    """An old and a new run of the same candidates, but for the loss of the first."""
+    """Simulate an old and a new run of the same candidates, except for the loss of the first."""
     counts = [8] * (world.rows - world.few)
     counts += [FEW_PASSES[number % len(FEW_PASSES)] for number in range(world.few)]
     levels = random.normal(8, 1, world.rows)
@@ -107,7 +109,7 @@ def _simulated_run(
         logs = level + machine[:count] + random.normal(0, world.own)
         logs = logs + random.normal(0, world.between, count)
         rounds = logs[:, None] + random.normal(0, world.within, (count, ROUNDS))
-        slow = random.random((count, ROUNDS)) < 0.05  # a round in 20 is disturbed
+        slow = random.random((count, ROUNDS)) < 0.05  # one round in 20 is disturbed
         rounds -= slow * random.exponential(0.2, (count, ROUNDS))
         if number == 0:
             rounds += np.log(1 - loss)
@@ -116,7 +118,7 @@ def _simulated_run(
 
 
 def _measurement(runtime: str, speeds: np.ndarray[Any, Any]) -> Measurement:
-    """A row whose rounds ran at these images/s, `[passes, rounds]`."""
+    """Return a row whose rounds ran at these images/s, `[passes, rounds]`."""
     passes = tuple(
         Pass(
             import_s=0.1,
@@ -154,7 +156,7 @@ def _measurement(runtime: str, speeds: np.ndarray[Any, Any]) -> Measurement:
 
 
 def results_of(rows: Sequence[Measurement]) -> Results:
-    """A run of a machine that nothing is known of."""
+    """Return a run of an unknown machine."""
     return Results(
         schema_version=2,
         environment=Environment(
@@ -178,9 +180,9 @@ def results_of(rows: Sequence[Measurement]) -> Results:
 
 
 def simulate(world: World, *, runs: int, seed: int) -> Counter[str]:
-    """How many of `runs` pairs: `exit 1` and so on; `found`, the first row was called a regression;
-    `wrong`, another one was; `each by itself`, Welch's 95 % interval of some row lies below 1: the
-    rule without any correction."""
+    """Count outcomes of `runs` pairs: `exit 1` and so on; `found`: the first row was called a
+    regression; `wrong`: another one was; `each by itself`: Welch's 95 % interval of some row lies
+    below 1, which is the rule without any correction."""
     random = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
     for _ in range(runs):
@@ -196,7 +198,7 @@ def simulate(world: World, *, runs: int, seed: int) -> Counter[str]:
 
 
 def measured_pair(exports: Path, runtimes: Sequence[str], plan: Plan, folder: Path) -> Any:
-    """Bench twice, the null runtime beside, and compare."""
+    """Run bench twice, with the null runtime, and compare."""
     runs = [
         toolkit.bench([exports], runtimes=runtimes, plan=plan, out=folder / name)
         for name in ("old", "new")
@@ -205,7 +207,7 @@ def measured_pair(exports: Path, runtimes: Sequence[str], plan: Plan, folder: Pa
 
 
 def line_of(found: Any, wall_s: float) -> dict[str, Any]:
-    """What is kept of a real pair."""
+    """Return the recorded values of a real pair."""
     return {
         "wall_s": round(wall_s, 1),
         "exit_code": found.exit_code,
@@ -227,7 +229,7 @@ def line_of(found: Any, wall_s: float) -> dict[str, Any]:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
-    """Exit codes of the real pairs, and what the rule without correction would have said."""
+    """Summarise the exit codes of the real pairs, and the result of the rule without correction."""
     codes = Counter(line["exit_code"] for line in lines)
     alone = sum(any(row["each_by_itself"] for row in line["rows"]) for line in lines)
     shifts = ", ".join(f"{line['common']:.3f}" for line in lines if line["common"])
@@ -239,18 +241,33 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
 
 
 @click.command()
-@click.option("--runs", type=int, default=1000, show_default=True, help="Simulated pairs each.")
+@click.option(
+    "--runs",
+    type=int,
+    default=1000,
+    show_default=True,
+    help=("Number of simulated pairs for each world."),
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--only", help="Simulate the worlds whose name holds this.")
-@click.option("--real", type=int, default=0, help="Real pairs, in place of simulated ones.")
+@click.option("--only", help="Simulate only the worlds whose name contains this text.")
+@click.option(
+    "--real", type=int, default=0, help=("Number of real pairs, instead of simulated ones.")
+)
 @click.option(
     "--exports", type=click.Path(path_type=Path), default=Path("models/exports/mnist-cnn")
 )
-@click.option("--runtime", "runtimes", multiple=True, help="Default: all that load the exports.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    help=("Runtime to measure; repeatable. Default: all that load the exports."),
+)
 @click.option("--min-time", type=float, default=1.6, show_default=True)
 @click.option("--passes", type=int, default=8, show_default=True)
 @click.option("--max-time", type=float, default=600.0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Lines of the real pairs.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help=("File for the lines of the real pairs.")
+)
 def main(
     runs: int,
     seed: int,

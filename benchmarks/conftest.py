@@ -1,4 +1,5 @@
-"""Fixtures of the benchmarks: exports of the reference checkpoint, and the workers' own clock."""
+"""Shared fixtures of the benchmarks: exports of the reference checkpoint, and the workers' own
+clock."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def worker_clock() -> WorkerClock:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """References are kept in a folder of this session's own, not in the user's."""
+    """Keep references in a folder of this session, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

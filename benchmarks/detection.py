@@ -1,10 +1,10 @@
-"""Does bench find a planted slowdown, and does it find none where there is none?
+"""Measure how often bench finds a planted slowdown, and how often it finds one where there is none.
 
     python benchmarks/detection.py --slower 0 --slower 0.03 --runs 100 --out found.jsonl
 
-Each run measures the ONNX export of the reference checkpoint against the same file in a runtime
-that is slower by a known share (0: the same), and asks whether the 95 % interval of the ratio
-leaves 1 out. One line a run goes to `--out`; a file that is there already is continued.
+Each run compares the ONNX export of the reference checkpoint with the same file in a runtime that
+is slower by a known share (0: the same), and checks whether the 95 % interval of the ratio excludes
+1. One line per run is written to `--out`; an existing file is continued.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ PLANTED = Runtime(
 def one_run(
     candidates: Sequence[Candidate], plan: Plan, *, seed: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The ratio of each candidate but the first to the first, and the warnings' codes."""
+    """Return the ratio of each candidate except the first to the first, and the codes of the
+    warnings."""
     images = load_dataset("test").images[: BATCH_SIZE * DISTINCT_BATCHES]
     tallies = [Tally(candidate=each, batch_size=BATCH_SIZE) for each in candidates]
     passes = Passes(tallies=tallies, images=images, plan=plan, timeout_s=60, seed=seed)
@@ -77,7 +78,8 @@ def one_run(
 
 @contextmanager
 def load_of_others(processes: int) -> Iterator[None]:
-    """So many processes that keep a core busy each; children of nobody here, as others' are."""
+    """Start processes that each keep a core busy; like those of other users, they are not children
+    of this process."""
     command = f"{sys.executable} -c 'while True: sum(range(10000))' >/dev/null 2>&1 & echo $!"
     pids = [
         int(subprocess.run(command, shell=True, check=True, capture_output=True).stdout)
@@ -91,7 +93,7 @@ def load_of_others(processes: int) -> Iterator[None]:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
-    """What was found, for each planted slowdown."""
+    """Summarise the findings for each planted slowdown."""
     text = [f"{len(lines)} runs, median {statistics.median(x['wall_s'] for x in lines):.1f} s"]
     for number, slower in enumerate(lines[0]["settings"]["slower"][1:]):
         ratios = [line["ratios"][number] for line in lines]
@@ -109,14 +111,26 @@ def summary(lines: Sequence[dict[str, Any]]) -> str:
 
 
 @click.command()
-@click.option("--slower", type=Share(), multiple=True, required=True, help="Planted slowdowns.")
+@click.option(
+    "--slower",
+    type=Share(),
+    multiple=True,
+    required=True,
+    help=("Planted slowdown, such as 3%; repeatable."),
+)
 @click.option("--runs", type=int, default=100, show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--min-rounds", type=int, default=32, show_default=True)
 @click.option("--passes", type=int, default=8, show_default=True)
 @click.option("--target-width", type=Share())
 @click.option("--max-time", type=float, default=60.0, show_default=True)
-@click.option("--busy", type=int, default=0, show_default=True, help="Processes that disturb.")
+@click.option(
+    "--busy",
+    type=int,
+    default=0,
+    show_default=True,
+    help=("Number of processes that disturb the measurement."),
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     slower: tuple[float, ...],
@@ -129,7 +143,7 @@ def main(
     busy: int,
     out: Path,
 ) -> None:
-    """Measure `runs` times, and say how often a difference was found."""
+    """Measure `runs` times, and report how often a difference was found."""
     plan = Plan(
         min_time_s=0.1 * min_rounds,
         min_rounds=min_rounds,
@@ -156,7 +170,7 @@ def main(
             },
         }
         if any(line["settings"] != settings for line in lines):
-            raise click.UsageError(f"{out} holds runs with other settings; choose another --out")
+            raise click.UsageError(f"{out} contains runs with other settings; choose another --out")
         with load_of_others(busy), out.open("a") as file:
             for number in range(len(lines), runs):
                 watch = Stopwatch()

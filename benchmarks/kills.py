@@ -1,10 +1,10 @@
-"""Is a training that is killed at any moment, and resumed, the training that was not killed?
+"""Check that a training killed at any moment and resumed equals an uninterrupted one.
 
     python benchmarks/kills.py --kills 100
 
 SIGKILL ends `toolkit train` at a random moment, also while it starts or writes its state.
-`--resume` goes on, and every second time is killed as well. In the end the weights must have the
-bytes of a training that nobody touched.
+`--resume` continues, and every second time it is killed as well. At the end, the weights must have
+the bytes of an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ STEPS = 24  # of the training that `main` kills
 def killed_and_resumed(
     folder: Path, options: Sequence[str], *, kills: int, seed: int, in_steps: bool = False
 ) -> tuple[str, list[str]]:
-    """Checksum of the weights of a training with these options that was left alone, and of `kills`
-    that were not.
+    """Return the checksum of the weights of an uninterrupted training with these options, and of
+    `kills` killed ones.
 
-    A kill counts if the process was at work: a training that was done before is tried again. With
-    `in_steps` none is killed before its first state: on a GPU nearly all of the time is the start.
+    A kill counts if the process was working: a training that was already finished is tried again.
+    With `in_steps`, none is killed before its first state: on a GPU, the start takes nearly all of
+    the time.
     """
     before_s = _children_s()
     wanted = finish(start(folder / "whole", options))
@@ -70,14 +71,14 @@ def killed_and_resumed(
 
 
 def start(out: Path, options: Sequence[str]) -> subprocess.Popen[str]:
-    """A training in a process of its own, which keeps its state after every step."""
+    """Start a training in its own process, which saves its state after every step."""
     command = [sys.executable, "-m", "toolkit", "train", "--json", "--threads", "1"]
     command += ["--save-every", "0.000001", "--out", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for it; the checksum of its weights."""
+    """Wait for it, and return the checksum of its weights."""
     stdout, stderr = process.communicate()
     if process.returncode:
         raise RuntimeError(stderr)
@@ -85,13 +86,13 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def _children_s() -> float:
-    """CPU seconds of all processes that were started and have ended."""
+    """Return the CPU seconds of all child processes that have ended."""
     return sum(os.times()[2:4])
 
 
 def _wait_for_work(process: subprocess.Popen[str], cpu_s: float) -> None:
-    """Until it has used so many CPU seconds, or has ended: on a busy machine, too, that is the same
-    moment of its work."""
+    """Wait until it has used this many CPU seconds, or has ended. Even on a busy machine, this is
+    the same moment of its work."""
     watched = psutil.Process(process.pid)
     while process.poll() is None and sum(watched.cpu_times()[:2]) < cpu_s:
         time.sleep(0.005)
@@ -107,7 +108,7 @@ def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None
 
 
 def first_images(folder: Path) -> Path:
-    """The first `IMAGES` of MNIST as IDX files in `folder`."""
+    """Write the first `IMAGES` of MNIST as IDX files to `folder`."""
     folder.mkdir()
     for split, count in IMAGES.items():
         dataset = load_dataset(split)
@@ -125,10 +126,13 @@ def _write_idx(path: Path, values: NDArray[np.generic]) -> None:
 @click.option("--kills", type=int, default=100, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--in-steps", is_flag=True, help="Kill none before its first state is written.")
+@click.option(
+    "--in-steps", is_flag=True, help="Kill no training before its first state is written."
+)
 def main(kills: int, seed: int, device: str, in_steps: bool) -> None:
-    """Kill `kills` trainings, and say how many ended with the same weights."""
-    # 24 steps, the last eight on the hardest images: starting, training, writing take alike long.
+    """Kill `kills` trainings, and report how many ended with the same weights."""
+    # 24 steps, the last eight on the hardest images: starting, training and writing take about
+    # equally long.
     with tempfile.TemporaryDirectory() as folder:
         data = str(first_images(Path(folder) / "data"))
         options = ("--data", data, "--epochs", "1.5", "--device", device)
@@ -136,7 +140,7 @@ def main(kills: int, seed: int, device: str, in_steps: bool) -> None:
             Path(folder), options, kills=kills, seed=seed, in_steps=in_steps
         )
     same = found.count(wanted)
-    print(f"{same} of {kills} trainings that were killed ended with the same weights")
+    print(f"{same} of {kills} killed trainings ended with the same weights")
     sys.exit(same != kills)
 
 

@@ -1,6 +1,6 @@
-"""The runtimes' own benchmark programs, to hold `toolkit bench` against.
+"""The runtimes' own benchmark programs, for comparison with `toolkit bench`.
 
-In: an artifact and settings. Out: what the program says of the same work.
+In: an artifact and settings. Out: the program's measurement of the same work.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 _START_S = 120
 _UNITS_S = {"ms": 1e-3, "us": 1e-6}
 
-# The runtime's module keeps OpenVINO from reporting to its makers, here too.
+# The runtime's module disables OpenVINO's telemetry here too.
 _BENCHMARK_APP = """
 import toolkit.sessions.runtimes.openvino
 from openvino.tools.benchmark.main import main
@@ -24,20 +24,20 @@ main()
 
 
 def benchmark_app(model: Path, *, batch_size: int, threads: int, seconds: int) -> float:
-    """Median latency of a batch in seconds, as OpenVINO's own benchmark_app measures it.
+    """Return the median latency of a batch in seconds, measured by OpenVINO's own benchmark_app.
 
     It corresponds to `latency_median_s` of `toolkit bench --runtime openvino`: one call at a time,
-    one stream, float32, threads not pinned, the batch fixed. benchmark_app times the inference
-    alone, on one random input that lies ready; the toolkit's call also hands over the input and
-    copies the logits out, through Python.
+    one stream, float32, threads not pinned, the batch fixed. benchmark_app times only the
+    inference, on one random input that is ready in memory. The toolkit's call also passes the input
+    and copies the logits out, through Python.
 
     Raises:
-        RuntimeError: it failed, ran with other settings, or printed no median.
+        RuntimeError: It failed, ran with other settings, or printed no median.
     """
     arguments = {
         "-m": model,
         "-d": "CPU",
-        "-hint": "none",  # it wants this where streams, threads or pinning are set by hand
+        "-hint": "none",  # required if streams, threads or pinning are set by hand
         "-api": "sync",
         "-nstreams": 1,
         "-nthreads": threads,
@@ -66,15 +66,15 @@ def benchmark_app(model: Path, *, batch_size: int, threads: int, seconds: int) -
 
 
 def litert_benchmark(model: Path, *, threads: int, calls: int) -> float:
-    """Median latency in seconds of the `.tflite` file's own batch, as LiteRT's litert-benchmark
-    measures it.
+    """Return the median latency in seconds of the `.tflite` file's own batch, measured by LiteRT's
+    litert-benchmark.
 
-    It corresponds to `latency_median_s` of `toolkit bench --runtime litert`, but calls LiteRT by
-    its newer CompiledModel, on one random input that lies ready, and leaves the logits where they
-    are.
+    It corresponds to `latency_median_s` of `toolkit bench --runtime litert`, but calls LiteRT
+    through its newer CompiledModel, on one random input that is ready in memory, and does not copy
+    the logits out.
 
     Raises:
-        RuntimeError: it failed, or ran elsewhere than on the CPU alone.
+        RuntimeError: It failed, or did not run on the CPU alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"

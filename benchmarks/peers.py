@@ -1,10 +1,10 @@
-"""The planted faults and healthy variants through what people use today, with its defaults.
+"""Run the planted faults and healthy variants through other tools' checks, with their defaults.
 
     python benchmarks/peers.py --out benchmarks/results/2026-11-peers.md
 
-Each fault and variant of `tests/faults` that is an ONNX file of the reference checkpoint goes
-through each check. A check says that the file is right, or that it is wrong. Polygraphy and
-onnx-diagnostic are no dependencies of the toolkit: where they are missing their rows say so.
+Each fault and variant of `tests/faults` that is an ONNX file of the reference checkpoint is tested
+by each check. A check says that the file is right, or that it is wrong. Polygraphy and
+onnx-diagnostic are not dependencies of the toolkit: if they are missing, their rows say so.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Healthy:
-    """The checkpoint's own side of every check."""
+    """The checkpoint's side of every check."""
 
     bed: Bed
 
@@ -147,7 +147,7 @@ class File:
 
 
 Check = Callable[[Healthy, File], None]
-"""Returns where the file is right; raises anything where it is not."""
+"""Returns if the file is right; raises any exception if it is not."""
 
 
 def tutorial(healthy: Healthy, file: File) -> None:
@@ -159,7 +159,7 @@ def tutorial(healthy: Healthy, file: File) -> None:
 
 
 def _with_file(healthy: Healthy, file: File) -> Any:
-    """torch's program, with the file's graph in place of its own."""
+    """Return torch's program with the file's graph instead of its own."""
     import onnx_ir
 
     program = healthy.program
@@ -169,7 +169,7 @@ def _with_file(healthy: Healthy, file: File) -> Any:
 
 
 def torch_verify(healthy: Healthy, file: File) -> None:
-    """What torch.onnx.export(..., verify=True) does after it has exported."""
+    """Do what torch.onnx.export(..., verify=True) does after it has exported."""
     from torch.onnx._internal.exporter._verification import verify_onnx_program
 
     for found in verify_onnx_program(_with_file(healthy, file)):
@@ -211,7 +211,7 @@ def polygraphy_random(healthy: Healthy, file: File) -> None:
     """Polygraphy's comparison on random input."""
     from polygraphy.comparator import CompareFunc
 
-    random = np.random.default_rng(1).random((1, 1, 28, 28), np.float32)  # its own: 0 to 1
+    random = np.random.default_rng(1).random((1, 1, 28, 28), np.float32)  # its own range: 0 to 1
     _polygraphy(healthy.logits(random), run_onnx(file.path, random), CompareFunc.simple())
 
 
@@ -238,14 +238,14 @@ def polygraphy_psnr(healthy: Healthy, file: File) -> None:
 
 
 def top_1(healthy: Healthy, file: File) -> None:
-    """The same decisions on 1,000 real images."""
+    """Check for the same predictions on 1,000 real images."""
     found = file.logits(healthy, REAL_IMAGES)
     if (found.argmax(1) != healthy.real_logits.argmax(1)).any():
-        raise AssertionError("other decisions")
+        raise AssertionError("other predictions")
 
 
 def accuracy(healthy: Healthy, file: File) -> None:
-    """Accuracy within 0.1 point on all test images."""
+    """Check that the accuracy is within 0.1 point on all test images."""
     found = file.logits(healthy, len(healthy.all_images))
     if healthy.accuracy - accuracy_of(found) > MAX_ACCURACY_DROP:
         raise AssertionError("less accurate")
@@ -313,7 +313,7 @@ def seconds_of(peer: Peer, healthy: Healthy, path: Path) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the checks print and warn."""
+    """Suppress what the checks print and warn."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -332,11 +332,11 @@ def quiet() -> Iterator[None]:
 def toolkit_verify(
     cases: Sequence[Case], record: Path | None, scratch: Path
 ) -> tuple[list[Found], float]:
-    """The toolkit's own verdict, and its seconds on the healthy file.
+    """Return the toolkit's own verdict, and its seconds on the healthy file.
 
-    `record` has outcomes of `python -m tests.faults --record`; what it lacks is judged now. A row
-    that is undecided ends in exit code 1, so a fault is caught then; a healthy file is not called
-    wrong.
+    `record` has outcomes of `python -m tests.faults --record`; missing ones are judged now. An
+    undecided row ends with exit code 1, so a fault counts as caught; a healthy file does not count
+    as called wrong.
     """
     outcomes = judge_all(cases, Record(path=record), images=2000, scratch=scratch / "cases")
     found = [
@@ -356,7 +356,7 @@ def toolkit_verify(
 
 
 def row(name: str, found: Sequence[Found], seconds: float) -> str:
-    """A row of the table: caught of the faults, alarms of the healthy ones, seconds a file."""
+    """Return a row of the table: faults caught, false alarms on healthy files, seconds per file."""
 
     def share(cases: Sequence[Found]) -> str:
         return f"{sum(each.caught for each in cases)} of {len(cases)}"
@@ -379,15 +379,21 @@ def row(name: str, found: Sequence[Found], seconds: float) -> str:
 
 
 def page(rows: Sequence[str], missing: Sequence[str]) -> str:
-    """The table as Markdown."""
+    """Return the table as Markdown."""
     head = [
-        "# The same files through what people use today",
+        "# The same files in other tools' checks",
         "",
-        "Written by `python benchmarks/peers.py`. The planted faults and healthy variants of",
+        (
+            "`python benchmarks/peers.py` wrote this page. It uses the planted faults and "
+            "healthy variants of"
+        ),
         "`tests/faults` that are ONNX files of the reference checkpoint, with each check's own",
-        "defaults. Healthy files that a check calls wrong are false alarms. Seconds are those of",
+        (
+            "defaults. Healthy files that a check calls wrong are false alarms. The seconds "
+            "are those of"
+        ),
         "one healthy file, without the checkpoint's own logits of real images, on the machine",
-        "where it ran; those of `toolkit verify` are a call on 2,000 images, its reference kept.",
+        "that ran it; those of `toolkit verify` are one run on 2,000 images with a kept reference.",
         "",
         "| check | fp32 faults caught | int8 faults caught | false alarms fp32 | … fp16 | … int8 "
         "| causes named | seconds |",
@@ -409,12 +415,16 @@ def chosen_cases(matching: str) -> list[Case]:
 
 
 @click.command()
-@click.option("--match", "matching", default="", help="Take the cases with this in their name.")
+@click.option(
+    "--match", "matching", default="", help=("Use only the cases with this text in their name.")
+)
 @click.option("--skip-toolkit", is_flag=True, help="Leave out the row of toolkit verify.")
 @click.option(
-    "--record", type=click.Path(path_type=Path), help="Outcomes of python -m tests.faults --record."
+    "--record",
+    type=click.Path(path_type=Path),
+    help=("File of outcomes from python -m tests.faults --record."),
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The page to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="Page to write.")
 def main(matching: str, skip_toolkit: bool, record: Path | None, out: Path | None) -> None:
     """Compare the toolkit's verdict with other checks on the same files."""
     cases = chosen_cases(matching)

@@ -1,6 +1,7 @@
-"""A runtime for the proofs of `detection.py`: ONNX Runtime, slower by a known share.
+"""A runtime for `detection.py`: ONNX Runtime, slower by a known share.
 
-`source.model` holds the share. The time is spent computing in the calling thread, not sleeping.
+`source.model` holds the share. The additional time is spent computing in the calling thread, not
+sleeping.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ class SlowedSession:
 
     @property
     def attestation(self) -> Attestation:
-        """That of the session inside."""
+        """The attestation of the wrapped session."""
         return self._session.attestation
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`, and busy work."""
+        """Float32 `[N,C,H,W]` → logits `[N,K]`, followed by busy work."""
         start_ns = time.perf_counter_ns()
         logits = self._session.run(inputs)
         end_ns = start_ns + (time.perf_counter_ns() - start_ns) * (1 + self._share)

@@ -1,14 +1,14 @@
-"""Batch-100 inference of every runtime, as pytest-benchmark shows it.
+"""Batch-100 inference of every runtime, shown by pytest-benchmark.
 
     pytest benchmarks/test_inference.py
     pytest benchmarks/test_inference.py --benchmark-autosave
     pytest benchmarks/test_inference.py --benchmark-compare
 
-What is not installed, or does not run on this machine's CPU, is skipped.
+Runtimes that are not installed, or do not run on this machine's CPU, are skipped.
 
-The sessions, inputs and times are those of `toolkit bench`: one worker a runtime, times taken
-inside it. Here the runtimes run one after the other; `toolkit bench` interleaves them, so compare
-runtimes there and one runtime with its past here.
+The sessions, inputs and times are those of `toolkit bench`: one worker per runtime, times taken
+inside it. Here the runtimes run one after another; `toolkit bench` interleaves them. So compare
+runtimes there, and one runtime with its past here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PAIRS = [(row.name, name) for row in RUNTIMES.values() for name in row.formats]
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
-    """A format's fp32 artifact, exported when it is first asked for."""
+    """Return a format's fp32 artifact, exported on first use."""
 
     @functools.cache
     def make(format_name: str) -> Subject:

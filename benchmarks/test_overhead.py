@@ -1,4 +1,4 @@
-"""What the harness itself costs: a call of nothing, and the driver while a worker is timed.
+"""The overhead of the harness: a null call, and the driver while a worker is timed.
 
 pytest benchmarks/test_overhead.py -s
 """
@@ -22,8 +22,9 @@ NULL_LIMIT_S = 1e-4
 DRIVER_LIMIT = 0.01
 
 
-def test_a_call_of_nothing_takes_next_to_no_time(subject: Subject) -> None:
-    """The null runtime's batch-100 call: below 0.1 ms, and below 1 % of the fastest real one."""
+def test_null_call_has_negligible_overhead(subject: Subject) -> None:
+    """The null runtime's batch-100 call takes less than 0.1 ms, and less than 1 % of the fastest
+    real runtime."""
     folder = subject.artifacts[0].path.parent
     plan = Plan(min_time_s=1, min_rounds=10, passes=2)
     results = bench([folder], checkpoint=subject.folder, runtimes=["onnxruntime"], plan=plan)
@@ -40,7 +41,7 @@ def test_a_call_of_nothing_takes_next_to_no_time(subject: Subject) -> None:
 def test_the_driver_is_idle_while_a_worker_is_timed(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """CPU time of this process over wall time, while rounds are timed in the workers."""
+    """CPU time of this process divided by wall time, while rounds are timed in the workers."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
     settings = Settings(threads=1)
     candidates = with_null(find_candidates(subject, ["onnxruntime"], settings), subject, settings)
@@ -59,7 +60,7 @@ def test_the_driver_is_idle_while_a_worker_is_timed(
         plan = Plan(min_time_s=10, min_rounds=20, passes=1, round_s=0.5)
         images = load_dataset("test").images[: 5 * BATCH_SIZE]
         Passes(tallies=tallies, images=images, plan=plan, timeout_s=60, progress=progress).run()
-    first, last = marks[0], marks[19]  # of the first pass: no worker starts in between
+    first, last = marks[0], marks[19]  # in the first pass: no worker starts in between
     share = (last[1] - first[1]) / (last[0] - first[0])
     print(f"driver: {share:.2%} of one core over {last[0] - first[0]:.1f} s")
     assert share < DRIVER_LIMIT

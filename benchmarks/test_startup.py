@@ -1,4 +1,4 @@
-"""The commands that people wait for at a prompt: `toolkit --help` and `toolkit runtimes`.
+"""Start-up time of `toolkit --help` and `toolkit runtimes`.
 
 pytest benchmarks/test_startup.py
 """
@@ -26,7 +26,7 @@ def wall_s(command: list[str]) -> float:
 
 @pytest.fixture(scope="module")
 def medians_s() -> dict[str, float]:
-    """Median wall times of the commands and of `python -c pass`, all in one alternating run."""
+    """Return median wall times of the commands and of `python -c pass`, from alternating runs."""
     commands = {name: ["-m", "toolkit", name] for name in LIMITS_IN_PYTHON_STARTS}
     commands[BARE] = ["-c", "pass"]
     times_s: dict[str, list[float]] = {name: [] for name in commands}
@@ -38,7 +38,7 @@ def medians_s() -> dict[str, float]:
 
 @pytest.mark.parametrize("name", LIMITS_IN_PYTHON_STARTS)
 def test_startup_is_quick(name: str, medians_s: dict[str, float]) -> None:
-    """A command takes at most so many times as long as a bare Python start."""
+    """The time of a command is limited to a multiple of a bare Python start."""
     ratio = medians_s[name] / medians_s[BARE]
     print(f"{name}: {medians_s[name]:.3f} s, {ratio:.1f} x {BARE} ({medians_s[BARE]:.3f} s)")
     assert ratio <= LIMITS_IN_PYTHON_STARTS[name]

@@ -1,9 +1,9 @@
-"""What each part of the fast recipe gives to a training step of 100 images, on the CPU.
+"""The effect of each part of the fast recipe on a training step of 100 images, on the CPU.
 
     pytest benchmarks/test_training.py -s
 
-Two processes take turns: one keeps the memory that it frees, as the fast recipe does, one gives it
-back. `benchmarks/training.py` measures whole trainings, and what accuracy they reach.
+Two processes alternate: one keeps the memory that it frees, as the fast recipe does; the other
+returns it. `benchmarks/training.py` measures whole trainings and their accuracy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Update = Callable[[Batch], object]
 
 
 def with_parts(parts: frozenset[str]) -> Update:
-    """A step of which these parts are as in the fast recipe, the others as in the plain one."""
+    """Return a step with these parts from the fast recipe and the others from the plain one."""
     torch.manual_seed(0)
     model = ReferenceCNN().train()
     if "channels_last" in parts:
@@ -56,7 +56,7 @@ def with_parts(parts: frozenset[str]) -> Update:
 
 
 def recipe(*, tuned: bool) -> Update:
-    """The step of the recipe itself."""
+    """Return the step of the recipe itself."""
     torch.manual_seed(0)
     model = ReferenceCNN().train()
     step, _ = make_step(model, "cpu", BATCH_SIZE, tuned=tuned, processes=Processes())
@@ -75,9 +75,9 @@ VARIANTS: dict[str, tuple[bool, Callable[[], Update]]] = {
         f"fast without {part}": (True, functools.partial(with_parts, frozenset(PARTS) - {part}))
         for part in PARTS
     },
-    "fast, memory given back": (False, functools.partial(recipe, tuned=True)),
+    "fast, memory returned to the system": (False, functools.partial(recipe, tuned=True)),
 }
-"""Name → whether memory is kept, and what makes the step."""
+"""Name → whether memory is kept, and the function that creates the step."""
 
 
 @functools.cache
@@ -94,13 +94,13 @@ def update_of(name: str) -> Update:
 
 
 def begin(keep: bool) -> None:
-    """In a process of its own."""
+    """Run in a separate process."""
     torch.set_num_threads(usable_cores())
     assert not keep or keep_memory()
 
 
 def step_ms(name: str, number: int) -> float:
-    """One step, timed."""
+    """Time one step."""
     ((time_ns,), _) = time_calls(update_of(name), [batches()[number]], calls=1)
     return time_ns / 1e6
 

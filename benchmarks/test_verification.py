@@ -1,7 +1,7 @@
-"""What verifying costs beyond the inference itself, and that memory does not grow with images.
+"""The overhead of verification beyond inference, and its memory for many images.
 
-pytest benchmarks/test_verification.py -m 'not slow' -s  the cost; about eight minutes
-pytest benchmarks/test_verification.py -m slow -s       10,000 against 1,000,000 images
+pytest benchmarks/test_verification.py -m 'not slow' -s  the overhead; about eight minutes
+pytest benchmarks/test_verification.py -m slow -s       10,000 and 1,000,000 images
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ REAL = ("eager", "torchscript", "pt2", "onnxruntime")
 
 @pytest.mark.parametrize("runtime", REAL)
 def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: str) -> None:
-    """10,000 images and the second look in a running worker, against the same calls timed in it:
-    at most 1.5 times as long, and 3 s."""
+    """10,000 images and the second look in a running worker, compared with the same timed calls: at
+    most 1.5 times as long, and 3 s."""
     dataset = load_dataset("test")
     calls = len(dataset) // BATCH_SIZE
     (candidate,) = find_candidates(subject, [runtime], Settings(threads=2))
@@ -66,11 +66,11 @@ def test_verifying_costs_little_more_than_inference(subject: Subject, runtime: s
 
 
 @pytest.mark.parametrize("runtime", REAL)
-def test_a_whole_verify_costs_start_up_and_inference(
+def test_verify_takes_start_up_plus_inference_time(
     subject: Subject, runtime: str, tmp_path: Path
 ) -> None:
-    """`toolkit.verify` from end to end, on 10,000 images and on 100 (which is its start-up), the
-    reference kept from before; their difference against the same calls timed in a worker."""
+    """`toolkit.verify` from end to end, on 10,000 images and on 100 (its start-up), with a kept
+    reference; their difference compared with the same calls timed in a worker."""
     folder = subject.artifacts[0].path.parent
     few = _repeated_mnist(tmp_path / "few", 100)
     (candidate,) = find_candidates(subject, [runtime], Settings(threads=2))
@@ -108,7 +108,7 @@ def _verify_s(folder: Path, subject: Subject, runtime: str, data: Path | None) -
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_images(subject: Subject, tmp_path: Path) -> None:
-    """Peak memory of driver and worker, the logits aside, for 10,000 and 1,000,000 images."""
+    """Peak memory of driver and worker, without the logits, for 10,000 and 1,000,000 images."""
     peaks = {}
     for count in (10_000, 1_000_000):
         folder = _repeated_mnist(tmp_path / str(count), count)
@@ -120,14 +120,15 @@ def test_memory_does_not_grow_with_images(subject: Subject, tmp_path: Path) -> N
         print(count, peaks[count])
     for process in ("driver_bytes", "worker_bytes"):
         growth = peaks[1_000_000][process] - peaks[10_000][process]
-        # The driver holds both sides' logits and compares them whole: a few arrays of that size.
+        # The driver holds the logits of both sides and compares them whole: a few arrays of that
+        # size.
         allowed = 6 * peaks[1_000_000]["logits_bytes"] if process == "driver_bytes" else 50e6
         print(f"{process}: grows by {growth / 1e6:.0f} MB, allowed {allowed / 1e6:.0f} MB")
         assert growth < allowed
 
 
 def _as_basis(session: RemoteSession, subject: Subject, dataset: Dataset) -> Basis:
-    """The session's own logits in place of the checkpoint's."""
+    """Use the session's own logits instead of the checkpoint's."""
     special = special_images(dataset.images, dataset.labels)
     data = _as_reference(session, dataset.chunks(1000), dataset.labels)
     unlabelled = np.zeros(len(special), np.int64)
@@ -154,7 +155,7 @@ def _as_reference(
 
 
 def _repeated_mnist(folder: Path, count: int) -> Path:
-    """IDX files of `count` test images, MNIST's repeated or cut."""
+    """Write IDX files of `count` test images: MNIST's, repeated or truncated."""
     folder.mkdir()
     dataset = load_dataset("test").head(count)
     with (folder / "t10k-images-idx3-ubyte").open("wb") as images:
@@ -171,7 +172,7 @@ def _repeated_mnist(folder: Path, count: int) -> Path:
 def _measure_memory(artifacts: Path, checkpoint: Path, data: Path) -> dict[str, int]:
     """Verify ONNX Runtime in this fresh process; peaks of private memory, sampled every 5 ms.
 
-    The mapped image file is left out: its pages belong to the system's cache.
+    The mapped image file does not count: its pages belong to the system's cache.
     """
     from toolkit.sessions.candidates import find_subject
 

@@ -1,12 +1,12 @@
-"""How long does training take, and how good is it? Recipes side by side, over several seeds.
+"""Measure training time and accuracy of recipes, over several seeds.
 
     python benchmarks/training.py --run plain --run fast:1 --run fast --seeds 5 --out training.jsonl
 
-Each training is `toolkit train` in a process of its own; the runs alternate, seed after seed, so
-that what the machine does meanwhile hits all alike. `fast:1.5` is the fast recipe with
-`--epochs 1.5`, `fast:10+augment` with `--augment` too. `plain-workers` is the plain recipe with
-worker processes and pinned memory: on a GPU, compare with it. One line a training goes to `--out`;
-a file that is there already is continued.
+Each training is `toolkit train` in its own process. The runs alternate, seed after seed, so that
+disturbances affect all of them equally. `fast:1.5` is the fast recipe with `--epochs 1.5`,
+`fast:10+augment` adds `--augment`. `plain-workers` is the plain recipe with worker processes and
+pinned memory: use it for comparisons on a GPU. One line per training is written to `--out`; an
+existing file is continued.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def arguments(self) -> list[str]:
-        """For `toolkit train`."""
+        """Return the arguments for `toolkit train`."""
         text, _, augment = self.text.partition("+")
         recipe, _, epochs = text.partition(":")
         more = ["--epochs", epochs] if epochs else []
@@ -50,7 +50,7 @@ class Run:
 
 
 def train(run: Run, *, seed: int, device: str, out: Path) -> dict[str, Any]:
-    """One training: what it took, and what it gave."""
+    """Run one training; return its time and result."""
     options = ["--seed", str(seed), "--device", device, "--out", str(out), "--json"]
     command = [sys.executable, "-m", "toolkit", "train", *run.arguments, *options]
     watch = Stopwatch()
@@ -75,14 +75,14 @@ def train(run: Run, *, seed: int, device: str, out: Path) -> dict[str, Any]:
 
 
 def flops_per_image() -> int:
-    """Of a training step, forward and backward, by torch's own counter."""
+    """Return the FLOPs of a training step, forward and backward, by torch's own counter."""
     with FlopCounterMode(display=False) as counter:
         ReferenceCNN()(torch.zeros(1, 1, 28, 28)).sum().backward()
     return int(counter.get_total_flops())
 
 
 def summary(lines: Sequence[dict[str, Any]], float32_flops_per_s: float | None) -> str:
-    """A row for each run, and which of them reach the targets."""
+    """Return a row for each run, and which of them reach the targets."""
     text = []
     by_run = {name: [line for line in lines if line["run"] == name] for name in
               dict.fromkeys(line["run"] for line in lines)}  # fmt: skip
@@ -126,20 +126,24 @@ def summary(lines: Sequence[dict[str, Any]], float32_flops_per_s: float | None) 
 
 @click.command()
 @click.option(
-    "--run", "names", multiple=True, required=True, help="plain, plain-workers, fast, fast:1.5 ..."
+    "--run",
+    "names",
+    multiple=True,
+    required=True,
+    help="Run to measure: plain, plain-workers, fast, fast:1.5 ...; repeatable.",
 )
 @click.option("--seeds", type=int, default=5, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(names: tuple[str, ...], seeds: int, device: str, out: Path) -> None:
-    """Train each run with each seed, and say how long it took and how good it is."""
+    """Train each run with each seed, and report time and accuracy."""
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(line["run"], line["seed"]) for line in lines}
     limits = measure_capacity(usable_cores()).limits if device == "cpu" else None
     with out.open("a") as file, tempfile.TemporaryDirectory() as folder:
         for seed in range(1, seeds + 1):
             for turn in range(len(names)):
-                run = Run(names[(turn + seed) % len(names)])  # who goes first changes
+                run = Run(names[(turn + seed) % len(names)])  # the first run changes
                 if (run.text, seed) in done:
                     continue
                 place = Path(folder) / f"{run.text}-{seed}"

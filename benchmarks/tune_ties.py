@@ -1,9 +1,10 @@
-"""How often does tune call one of several equals faster, and how much too fast is its winner?
+"""Measure how often tune calls one of several equal candidates faster, and by how much its winner
+is overestimated.
 
     python benchmarks/tune_ties.py --runs 1000        # simulated, no clock
 
-The two stages of finalists go through tune's own rules (`toolkit.statistics.ranking`).
-Passes differ by some percent; one finalist may be faster than the others, which are equals.
+The two stages of finalists use tune's own rules (`toolkit.statistics.ranking`). Passes differ by
+some percent; one finalist may be faster than the others, which are equal.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def stage(
 
 
 def reading(random: np.random.Generator, levels: Sequence[float]) -> dict[str, float]:
-    """One tuning. `before` is the rule without new passes: the highest speed is published, and each
-    whose own interval leaves 1 out is called slower."""
+    """Simulate one tuning. `before` is the rule without new passes: the highest speed is published,
+    and each candidate whose own interval excludes 1 is called slower."""
     first = stage(random, levels, _LAST.passes, _LAST.rounds_per_pass)
     highest = by_speed(first)[0]
     others = [at for at in range(len(levels)) if at != highest]
@@ -60,7 +61,7 @@ def reading(random: np.random.Generator, levels: Sequence[float]) -> dict[str, f
 
 @cache
 def typical(rounds: int) -> float:
-    """The logarithm of the speed that very many passes give at level 1."""
+    """Return the logarithm of the speed that very many passes give at level 1."""
     many = stage(np.random.default_rng(0), [1.0], 100_000, rounds)[0]
     return float(np.median(np.log(many), axis=1).mean())
 

@@ -1,4 +1,5 @@
-"""A user's model whose path depends on its input: TorchScript traces it, torch.export refuses."""
+"""A user's model whose path depends on its input: TorchScript traces it, torch.export refuses
+it."""
 
 from __future__ import annotations
 

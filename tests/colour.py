@@ -1,7 +1,7 @@
-"""A user's classifier that is not like the reference: colour, sides that differ and are odd, batch
-normalisation, a residual sum, a depthwise and a 1x1 convolution, mean pooling, five classes.
+"""A user's classifier unlike the reference: colour, odd and unequal sides, batch normalisation, a
+residual sum, a depthwise and a 1x1 convolution, mean pooling, five classes.
 
-With it what it takes to export it, and to load what was written in this process or in a worker.
+It includes the helpers to export it and to load the result in this process or in a worker.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class InPlace(ColourNet):
 
 
 class OneLayer(nn.Module):
-    """Logistic regression: the layer that gives the logits is the only one."""
+    """Logistic regression: the layer that produces the logits is the only layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def request_for(
     model: nn.Module | None = None,
     measured: NDArray[np.float32] | None = None,
 ) -> Request:
-    """A request to write the model in `precision`, with its own images to calibrate on."""
+    """A request to write the model in `precision`, with its own images for calibration."""
     example = torch.from_numpy(IMAGES[:2].copy())
     return Request(
         model=exportable(model or ColourNet(), example),
@@ -95,7 +95,7 @@ def request_for(
 
 
 def logits_of(images: NDArray[np.float32], model: nn.Module | None = None) -> NDArray[np.float32]:
-    """What torch computes of normalised images, in float32."""
+    """Return torch's float32 logits of normalised images."""
     with torch.inference_mode():
         logits: NDArray[np.float32] = (
             (model or ColourNet()).eval()(torch.from_numpy(images)).numpy()
@@ -104,7 +104,8 @@ def logits_of(images: NDArray[np.float32], model: nn.Module | None = None) -> ND
 
 
 def error_ratio(written: Written, logits: NDArray[np.floating]) -> float:
-    """The root mean square of the error of these logits of `IMAGES` over the expected one."""
+    """The root mean square of the error of these logits of `IMAGES`, divided by the expected
+    one."""
     assert written.expected_error is not None
     assert written.expected_error.images == len(IMAGES)
     error = logits - logits_of(IMAGES)
@@ -112,12 +113,12 @@ def error_ratio(written: Written, logits: NDArray[np.floating]) -> float:
 
 
 def logits_of_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """… of raw images."""
+    """The same for raw images."""
     return logits_of(normalise(pixels, INPUT))
 
 
 def source_of(path: Path, format: str, precision: Precision = "fp32") -> Source:
-    """What was written there, as export would record it, but for the checkpoint."""
+    """The source of a written file, as export would record it, except for the checkpoint."""
     artifact = Artifact(
         format=format,
         precision=precision,
@@ -142,7 +143,7 @@ def candidate_for(
 
 
 def damaged(folder: Path, into: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
-    """A copy of an artifact that is a folder, with one of its files changed."""
+    """A copy of a folder artifact with one changed file."""
     copy = Path(shutil.copytree(folder, into / folder.name))
     (copy / name).write_bytes(change((copy / name).read_bytes()))
     return copy

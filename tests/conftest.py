@@ -1,4 +1,4 @@
-"""What the tests share: the reference checkpoint, its exports, and small data made from MNIST."""
+"""Shared fixtures: the reference checkpoint, its exports, and small data made from MNIST."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-# OpenMP's threads wait asleep, here and in workers. By default they spin: where more of them want
-# to run than there are cores, that costs many times the work itself. Read when torch is loaded.
+# OpenMP's threads wait asleep, here and in workers. By default they spin: if more of them run than
+# there are cores, that costs many times the work itself. Read when torch is loaded.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import hypothesis
@@ -38,12 +38,12 @@ CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
 
 USUAL = [row.name for row in FORMATS.values() if row.usual]
 
-# A worker, a command or a state that has not come after so long does not come. No test rests on how
-# fast the machine is, or on what else runs there: a limit that ends a wait in a test is this one,
-# unless the end itself is what is tested.
+# Time after which a worker, a command or a state is considered lost. No test depends on the speed
+# of the machine or on other load: every limit that only ends a wait in a test is this one, unless
+# the end itself is tested.
 PATIENCE_S = 1800.0
 
-# Examples may take as long as they like: a deadline would fail on a busy machine.
+# Examples may take any time: a deadline would fail on a busy machine.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -55,7 +55,7 @@ IdxWriter = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """References are kept in a folder of this session's own, not in the user's."""
+    """Keep references in a folder of this session, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -63,8 +63,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def limits_unknown() -> Iterator[None]:
-    """In this process: to measure the machine's limits takes seconds each time, and few tests are
-    about them. Commands that are started measure them."""
+    """In this process, because measuring the machine's limits takes seconds each time and few tests
+    need them. Commands that are started measure them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capacity, "_CHILD", "not_asked_for")
         yield
@@ -72,7 +72,7 @@ def limits_unknown() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def runtimes_in_order() -> Iterator[None]:
-    """A row that a test takes away comes back at the end of the table: put all in their places."""
+    """A row that a test removes returns at the end of the table, so restore the order."""
     rows = dict(RUNTIMES)
     yield
     RUNTIMES.clear()
@@ -81,13 +81,13 @@ def runtimes_in_order() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
-    """The committed reference checkpoint. Not to be written to."""
+    """The committed reference checkpoint. Read-only."""
     return CHECKPOINT
 
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The usual formats of the reference checkpoint. Not to be written to."""
+    """The default formats of the reference checkpoint. Read-only."""
     folder = tmp_path_factory.mktemp("exports")
     export(CHECKPOINT, out=folder)
     return folder
@@ -108,7 +108,7 @@ def faulty(
     threads: int = 1,
     streams: int = 1,
 ) -> Candidate:
-    """A candidate that goes wrong as `fault` says; tests/faulty.py knows how."""
+    """A candidate that fails as `fault` says; see tests/faulty.py."""
     onnx = next(stored for stored in subject.artifacts if stored.record.format == "onnx")
     return Candidate(
         runtime=Runtime(
@@ -126,8 +126,8 @@ def faulty(
 
 
 class PatientSession(RemoteSession):
-    """A session whose worker may take its time to start and load. Only afterwards the limit that
-    it was given holds, so that a test may give a short one."""
+    """A session whose worker may take any time to start and load. The given limit applies only
+    afterwards, so a test may use a short one."""
 
     def load(self) -> Loaded:
         limit_s, self._timeout_s = self._timeout_s, PATIENCE_S
@@ -147,7 +147,7 @@ def wait_until(reached: Callable[[], object], what: str) -> None:
 
 @pytest.fixture
 def no_child_is_left() -> Iterator[None]:
-    """Whatever goes wrong, the workers are gone afterwards."""
+    """Check that no workers are left, whatever went wrong."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
     after = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -183,7 +183,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def installed_pairs(*formats: str) -> list[tuple[str, str]]:
-    """Runtime and format of the rows that come when no runtime is named, in their order."""
+    """Runtime and format of the default rows, in order."""
     return [
         (row.name, name)
         for row in RUNTIMES.values()
@@ -194,7 +194,7 @@ def installed_pairs(*formats: str) -> list[tuple[str, str]]:
 
 
 def write_idx(path: Path, values: NDArray[np.uint8]) -> Path:
-    """Write uint8 values as an IDX file, gzip'ed where the name says so."""
+    """Write uint8 values as an IDX file, compressed if the name ends in .gz."""
     header = bytes([0, 0, 0x08, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
     data = header + values.tobytes()
     path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

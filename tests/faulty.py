@@ -1,6 +1,6 @@
-"""A runtime that goes wrong in the way its source's `model` names; loaded only inside workers.
+"""A runtime that fails in the way that its source's `model` names; loaded only inside workers.
 
-`slow` and `segfault after 40 calls` take 30 ms a call, so that a short round is one call; so does
+`slow` and `segfault after 40 calls` take 30 ms per call, so that a short round is one call; so does
 `cache` with an input other than the last one.
 """
 
@@ -21,7 +21,7 @@ from toolkit.schema import Attestation, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 THREADS_AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "not set")
-_CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more go well
+_CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more succeed
 _CALL_S = 0.03
 _NUMBERS = itertools.count(1)  # of the sessions in this process
 
@@ -38,7 +38,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 def _go_wrong(fault: str) -> None:
-    """In the middle of what a load of some seconds asks for."""
+    """Fail during a load that was requested to last some seconds."""
     if "raises" in fault:
         raise ValueError("no such operator")
     if "dies" in fault:
@@ -136,7 +136,7 @@ class FaultySession:
     def _from_cache(
         self, inputs: NDArray[np.float32], logits: NDArray[np.float32]
     ) -> NDArray[np.floating]:
-        """Remembers the last input, and takes its time with any other."""
+        """Remember the last input, and be slow for any other."""
         given = inputs.tobytes()
         if given != self._last_input:
             self._last_input = given
@@ -145,13 +145,15 @@ class FaultySession:
 
 
 class _Mallinfo(ctypes.Structure):
-    """What mallinfo(3) of glibc answers: ten numbers, the fourth counts blocks mapped apart."""
+    """The result of glibc's mallinfo(3): ten numbers; the fourth counts separately mapped
+    blocks."""
 
     _fields_ = [(f"number_{place}", ctypes.c_int) for place in range(10)]
 
 
 def _mapped_blocks(size: int) -> int:
-    """How many more blocks are mapped apart, outside the heap, while there is one of `size`."""
+    """Return how many more blocks are mapped separately, outside the heap, while there is one of
+    `size`."""
     library = ctypes.CDLL(None)
     library.mallinfo.restype = _Mallinfo
     library.malloc.restype = ctypes.c_void_p

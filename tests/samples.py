@@ -1,4 +1,4 @@
-"""Records made by hand that several tests read: results, machines, timings."""
+"""Handmade records that several tests use: results, machines, timings."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def tally(
     repeated_s: float | None = None,
     failure: FailedRun | None = None,
 ) -> Tally:
-    """A pass of four equal rounds for each time of a call."""
+    """A pass of four equal rounds for each call time."""
     runtime = Runtime(
         name=name, module="x", package="x", distributions=(), formats=(format,), install=""
     )

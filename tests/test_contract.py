@@ -37,8 +37,8 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, known_runtimes
 from toolkit.sessions.worker import Worker
 
 IMAGES = load_dataset("test").images[:250]
-CLOSE = 1e-4  # logit units; float32 rounding moves these logits by less than 1e-5
-RUNTIMES, FORMATS = known_runtimes(), known_formats()  # those of installed plug-ins too
+CLOSE = 1e-4  # logit units; float32 rounding changes these logits by less than 1e-5
+RUNTIMES, FORMATS = known_runtimes(), known_formats()  # including installed plug-ins
 REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     device: Device
 
 
-# What may be computed in, by what is asked for.
+# Allowed arithmetic, by requested precision.
 ARITHMETIC: dict[str, set[str]] = {
     "fp32": {"float32", "float32 (Winograd)"},
     "fp16": {"float32 on float16 weights", "float32 (Winograd)", "float16"},
@@ -90,7 +90,7 @@ ROWS: list[Row] = [
     for device in runtime.devices
     if device == "cpu" or format_name not in runtime.cpu_formats
 ]
-PAIRS = [row for row in ROWS if row.precision == "fp32"]  # what does not depend on the precision
+PAIRS = [row for row in ROWS if row.precision == "fp32"]  # independent of the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared
 SLOW = {"fp16", "int8-dynamic", "int8-weights"}
 
@@ -115,7 +115,7 @@ def params(rows: list[Row]) -> list[Any]:
 def exported(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str, Precision], Subject]:
-    """A format's artifact in a precision, exported when it is first asked for."""
+    """Export a format's artifact in a precision on first use."""
 
     @functools.cache
     def make(format_name: str, precision: Precision) -> Subject:
@@ -128,7 +128,7 @@ def exported(
 
 
 class Candidates:
-    """Makes the candidate of a row, or skips the test and says what is missing."""
+    """Creates the candidate of a row, or skips the test and says what is missing."""
 
     def __init__(self, exported: Callable[[str, Precision], Subject]) -> None:
         self._exported = exported
@@ -188,7 +188,7 @@ class Watched:
 def watched(
     session: RemoteSession, candidate_of: Candidates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    """The same artifact as `session`'s, beside it."""
+    """The same artifact as that of `session`, in a watched worker."""
     folder = tmp_path_factory.mktemp("watched")
     log, home, site = folder / "log", folder / "home", folder / "site"
     home.mkdir()
@@ -241,14 +241,14 @@ def test_repeated_runs_agree_bit_for_bit(session: RemoteSession) -> None:
     np.testing.assert_array_equal(once, twice)
 
 
-def test_logits_tell_the_digits(session: RemoteSession) -> None:
+def test_logits_classify_the_digits(session: RemoteSession) -> None:
     if session.candidate.runtime.name == NULL:
         pytest.skip("the null runtime computes nothing")
     labels = load_dataset("test").labels[: len(IMAGES)]
     assert np.mean(logits_of(session, batch_size=100).argmax(1) == labels) > 0.97
 
 
-def test_session_attests_what_runs(session: RemoteSession) -> None:
+def test_session_attestation_matches_the_settings(session: RemoteSession) -> None:
     attested = session.load().attestation
     assert attested.runtime == session.candidate.runtime.name
     candidate = session.candidate
@@ -262,7 +262,7 @@ def test_session_attests_what_runs(session: RemoteSession) -> None:
 
 
 def test_session_attests_the_same_when_asked_again(session: RemoteSession) -> None:
-    """But for the files that have computed something."""
+    """Except for the files that have computed something."""
     first = session.load().attestation
     logits_of(session, batch_size=100)
     assert replace(session.attest(), files=()) == replace(first, files=())
@@ -303,10 +303,8 @@ def test_timed_calls_are_counted(session: RemoteSession) -> None:
 
 
 @pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
-def test_streams_run_at_the_same_time_and_say_the_same_as_one(
-    candidate_of: Candidates, row: Row
-) -> None:
-    """Each stream's outputs are compared with the first one's inside the worker."""
+def test_concurrent_streams_give_the_same_logits_as_one(candidate_of: Candidates, row: Row) -> None:
+    """Each stream's outputs are compared with those of the first stream inside the worker."""
     if RUNTIMES[row.runtime].one_stream:
         pytest.skip(f"{row.runtime} computes one call at a time in a process")
     alone = candidate_of(row, threads=1)
@@ -351,7 +349,7 @@ print(sizes[loads // 5], sizes[-1])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
-def test_memory_of_loading_again_and_again_stays_flat(candidate_of: Candidates, row: Row) -> None:
+def test_memory_stays_flat_over_repeated_loads(candidate_of: Candidates, row: Row) -> None:
     """From the 20th load of 100 to the last; `compile` takes seconds a load, and loads 20 times."""
     arguments = load_arguments(candidate_of(row, threads=1))
     loads = 20 if row.runtime == "compile" else 100
@@ -368,7 +366,7 @@ def test_memory_of_loading_again_and_again_stays_flat(candidate_of: Candidates, 
 
 
 @on_pairs
-def test_one_and_two_threads_agree_in_two_workers_at_once(
+def test_one_and_two_threads_agree_in_concurrent_workers(
     session: RemoteSession, watched: Watched
 ) -> None:
     assert watched.session.load().attestation.threads == 1
@@ -383,7 +381,7 @@ def test_one_and_two_threads_agree_in_two_workers_at_once(
 
 
 @on_pairs
-def test_nothing_goes_to_a_network_nor_into_the_users_home(
+def test_session_uses_no_network_and_does_not_write_to_home(
     session: RemoteSession, watched: Watched
 ) -> None:
     logits_of(watched.session, batch_size=100)
@@ -392,10 +390,10 @@ def test_nothing_goes_to_a_network_nor_into_the_users_home(
 
 
 @on_pairs
-def test_wrong_input_shape_is_a_clear_error_and_the_end_of_the_worker(
+def test_wrong_input_shape_is_a_clear_error_and_ends_the_worker(
     session: RemoteSession, watched: Watched
 ) -> None:
-    """The last of what the watched worker is asked."""
+    """The last request to the watched worker."""
     for _ in range(2):
         with pytest.raises(
             Crashed, match=r"shape \[10, 1, 28, 27\], expected float32 \[N, 1, 28, 28\]"
@@ -407,7 +405,7 @@ FILE_PAIRS = [row for row in PAIRS if row.format != CHECKPOINT_FORMAT]
 
 
 def largest_file(path: Path) -> Path:
-    """Of an artifact that is a folder; else itself."""
+    """The largest file of a folder artifact; else the file itself."""
     files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
     return max(files, key=lambda each: each.stat().st_size)
 
@@ -439,7 +437,7 @@ def copy_to(folder: Path, path: Path) -> Path:
 
 
 def load_arguments(candidate: Candidate) -> dict[str, Any]:
-    """What a worker is sent."""
+    """Return the arguments that a worker receives."""
     return {
         **{"module": candidate.runtime.module, "package": candidate.runtime.package},
         **{"install": "", "path": str(candidate.source.path), "model": None, "batch_size": 10},
@@ -458,7 +456,7 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
     damage: Callable[[Path], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the worker's own code, here: no runtime is imported."""
+    """Here the worker's own code runs in this process: no runtime is imported."""
     monkeypatch.setattr(
         "toolkit.sessions.worker.import_loader", lambda *_: pytest.fail("was imported")
     )
@@ -470,7 +468,7 @@ def test_damaged_file_is_refused_before_the_runtime_sees_it(
         Worker().load(**load_arguments(damaged))
 
 
-def test_damaged_file_is_a_row(candidate_of: Candidates, tmp_path: Path) -> None:
+def test_damaged_file_gives_a_failed_row(candidate_of: Candidates, tmp_path: Path) -> None:
     candidate = candidate_of(Row("onnxruntime", "onnx", "fp32", "cpu"), threads=1)
     copy = copy_to(tmp_path, candidate.source.path)
     truncate(copy)
@@ -483,7 +481,7 @@ def test_damaged_file_is_a_row(candidate_of: Candidates, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("row", FILE_PAIRS, ids=names(FILE_PAIRS))
-def test_truncated_file_with_a_matching_record_is_a_row_not_the_end(
+def test_truncated_file_with_a_matching_record_gives_a_failed_row(
     candidate_of: Candidates, tmp_path: Path, row: Row
 ) -> None:
     candidate = candidate_of(row, threads=1)
@@ -500,7 +498,7 @@ def test_truncated_file_with_a_matching_record_is_a_row_not_the_end(
 
 
 class RunsCode:
-    """A pickle of this makes a file when it is loaded."""
+    """A pickle of this creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The docs say what is there: commands, files, links, the set-up commands."""
+"""The docs match the code: commands, files, links, the installation commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGES = [
 ]
 
 
-def test_generated_pages_are_what_the_commands_and_records_say() -> None:
+def test_generated_pages_are_up_to_date() -> None:
     loader = SourceFileLoader("make_docs", str(REPOSITORY / "scripts" / "make-docs"))
     spec = spec_from_loader("make_docs", loader)
     assert spec is not None
@@ -59,14 +59,14 @@ def test_readme_names_every_runtime_and_format() -> None:
     assert all(f"`{name}`" in README for name in {*RUNTIMES, *FORMATS})
 
 
-def test_set_up_is_two_one_line_commands_and_ci_calls_the_second() -> None:
+def test_installation_is_two_one_line_commands_and_ci_runs_the_second() -> None:
     assert re.search(r"^pip install .* && toolkit run$", README, re.MULTILINE)
     tests = "pip install .* && pytest -n 2 --dist loadfile$"
     assert len(re.findall(f"^{tests}", README, re.MULTILINE)) == 1
     assert tests in (REPOSITORY / ".ci" / "run").read_text()
 
 
-def test_readme_python_example_runs_as_far_as_its_names() -> None:
+def test_names_in_the_readme_python_example_exist() -> None:
     """Every `toolkit.<name>` in the README exists."""
     names = set(re.findall(r"toolkit\.(\w+)\(", README))
     assert names

@@ -1,4 +1,4 @@
-"""Writes are whole or did not happen, on real file systems that are really full."""
+"""Writes are complete or have no effect, on real file systems that are really full."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOO_MUCH = b"x" * (1 << 20)
 
 
 def only_file(folder: Path) -> Path:
-    """The one thing in `folder`: nothing temporary is left beside it."""
+    """Return the only file in `folder`: no temporary file is left next to it."""
     (path,) = folder.iterdir()
     return path
 
@@ -51,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def largest_file(size_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size_bytes`: writing fails in the middle."""
+    """Limit files of this process to `size_bytes`, so that writing fails in the middle."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
@@ -61,7 +61,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\xff\n", "text, ümläut\n"])
-def test_content_arrives_and_nothing_else(tmp_path: Path, content: bytes | str) -> None:
+def test_write_creates_only_the_file(tmp_path: Path, content: bytes | str) -> None:
     folder = tmp_path / "new" / "folder"
     write_atomically(folder / "file", content)
     assert only_file(folder) == folder / "file"
@@ -77,7 +77,7 @@ def test_a_write_replaces_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_the_old_file_whole(tmp_path: Path) -> None:
-    """The new file takes the name; the old bytes are not written over."""
+    """The new file takes the name; the old bytes are not overwritten."""
     path = tmp_path / "file"
     path.write_bytes(b"old content")
     with path.open("rb") as reader:
@@ -91,17 +91,19 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int) -> No
     try:
         write_atomically(tmp_path / "file", "content")
         (tmp_path / "plain").write_text("content")
-        assert os.umask(umask) == umask  # still what it was
+        assert os.umask(umask) == umask  # unchanged
     finally:
         os.umask(before)
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "plain")}
     assert modes == {0o666 & ~umask}
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(small_disk: Path) -> None:
+def test_full_disk_keeps_the_old_file_and_leaves_no_temporary_file(small_disk: Path) -> None:
     path = small_disk / "results.json"
     write_atomically(path, "old")
-    with pytest.raises(OutputError, match=r"results\.json: No space left on device; free space"):
+    with pytest.raises(
+        OutputError, match=r"results\.json: No space left on device; free disk space"
+    ):
         write_atomically(path, TOO_MUCH)
     assert only_file(small_disk).read_text() == "old"
 
@@ -135,10 +137,10 @@ def test_an_interrupt_in_the_middle_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("write", [write_atomically, publish])
-def test_the_bytes_are_on_disk_before_the_name_is(
+def test_bytes_are_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]
 ) -> None:
-    """A rename that reaches the disk before the bytes leaves an empty file after a power cut."""
+    """If a rename reaches the disk before the bytes, a power cut leaves an empty file."""
     steps: list[object] = []
     real_fsync, real_replace = os.fsync, os.replace
 
@@ -171,8 +173,8 @@ def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> Non
     assert only_file(tmp_path).read_text() == "a file"
 
 
-def test_what_cannot_be_written_is_known_before(tmp_path: Path) -> None:
-    """And what can be leaves no trace but its folder."""
+def test_unwritable_path_is_detected_in_advance(tmp_path: Path) -> None:
+    """A writable path leaves no trace except its folder."""
     check_writable(tmp_path / "new" / "file")
     assert [path.name for path in tmp_path.rglob("*")] == ["new"]
     (tmp_path / "old").write_text("old")
@@ -199,9 +201,7 @@ def test_sha256_of_a_file_larger_than_one_chunk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_json_that_is_no_json_is_refused_and_the_old_file_stays(
-    tmp_path: Path, value: float
-) -> None:
+def test_nan_is_refused_and_the_old_file_stays(tmp_path: Path, value: float) -> None:
     path = tmp_path / "results.json"
     write_json(path, {"accuracy": 0.5})
     old = path.read_bytes()
@@ -210,7 +210,7 @@ def test_json_that_is_no_json_is_refused_and_the_old_file_stays(
     assert only_file(tmp_path).read_bytes() == old
 
 
-def test_a_scratch_folder_lies_beside_and_is_gone_after(tmp_path: Path) -> None:
+def test_scratch_folder_is_on_the_same_file_system_and_is_deleted(tmp_path: Path) -> None:
     with scratch_folder(tmp_path / "out") as folder:
         assert folder.parent == tmp_path / "out"
         (folder / "sub").mkdir()
@@ -222,7 +222,7 @@ def test_a_scratch_folder_lies_beside_and_is_gone_after(tmp_path: Path) -> None:
 def test_a_scratch_folder_is_gone_after_an_exception(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    """And the exception is the caller's own: no OSError of his is taken for a failed write."""
+    """The exception is the caller's own: its OSError is not taken for a failed write."""
 
     def half_written() -> None:
         with scratch_folder(tmp_path) as folder:
@@ -256,7 +256,7 @@ def test_the_checksum_of_a_folder_is_of_names_and_bytes(tmp_path: Path) -> None:
     assert len({sha256_of(one), *map(sha256_of, others)}) == 6
 
 
-def test_a_folder_takes_the_place_of_the_one_before_it(tmp_path: Path) -> None:
+def test_folder_replaces_the_previous_folder(tmp_path: Path) -> None:
     for data in (b"old", b"new"):
         with scratch_folder(tmp_path) as scratch:
             folder = make_tree(scratch / "out", a=data, sub__b=data)
@@ -270,7 +270,7 @@ def test_a_folder_takes_the_place_of_the_one_before_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "out" / "a").stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_file_in_place_of_a_folder_stays(tmp_path: Path) -> None:
+def test_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with (
         pytest.raises(OutputError, match=r"cannot write .*out"),

@@ -1,4 +1,5 @@
-"""Imports: the contracts of pyproject.toml hold, one module reads a clock, the start is light."""
+"""Imports: the contracts of pyproject.toml hold, only one module reads a clock, start-up is
+fast."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from toolkit.sessions.runtimes import RUNTIMES
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "toolkit"
 
-# Beside torch and numpy, which the toolkit itself stands on.
+# In addition to torch and numpy, which the toolkit itself requires.
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training.*", "checkpoints.*", "artifacts.export", "artifacts.writer", "artifacts.formats.*"),
@@ -45,7 +46,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def early(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run when the module is imported. Function bodies run later."""
+    """Statements that run when the module is imported, without function bodies."""
     for statement in body:
         yield statement
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -75,7 +76,7 @@ def imported(statements: Iterator[ast.stmt] | Iterator[ast.AST]) -> set[str]:
 
 
 def test_contracts_of_import_linter_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imports point down, none goes in a circle, formats and runtimes import no sibling."""
+    """Imports point down, there are no cycles, formats and runtimes do not import siblings."""
     monkeypatch.chdir(ROOT)
     assert lint_imports(cache_dir=None) == 0
 
@@ -99,7 +100,7 @@ def test_only_timing_reads_a_clock(name: str) -> None:
 
 
 def python(code: str) -> str:
-    """What a fresh interpreter prints last."""
+    """Return the last line that a fresh interpreter prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -127,13 +128,13 @@ print("heavy:", *(name for name in heavy if name in sys.modules))
     assert python(code) == "heavy:"
 
 
-def test_importing_the_toolkit_imports_nothing_else() -> None:
+def test_importing_toolkit_imports_no_submodules() -> None:
     code = "import sys, toolkit; print(*(n for n in sys.modules if n.startswith('toolkit')))"
     assert python(code) == "toolkit"
 
 
 def test_every_module_imports_without_any_runtime_installed() -> None:
-    """But for formats, which are made of their libraries; `__main__` would run the command."""
+    """Except for formats, which consist of their libraries; `__main__` would run the command."""
     others = [name for name in MODULES if not name.startswith("artifacts.formats.")]
     wanted = [f"toolkit.{name}" for name in others if name not in ("", "__main__")]
     code = f"""

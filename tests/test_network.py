@@ -1,4 +1,4 @@
-"""The whole way, converters of all int8 formats included, where there is no network at all."""
+"""The whole pipeline, including converters of all int8 formats, without any network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NAMESPACE = ("unshare", "--net", "--map-root-user")
 
 @pytest.fixture
 def no_network() -> tuple[str, ...]:
-    """Starts a command in a network namespace of its own, which has no interface that is up. Where
-    the runtimes may not be skipped, neither may this be."""
+    """Start a command in its own network namespace without an active interface. If runtimes may not
+    be skipped, this may not be skipped either."""
     if shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"]).returncode != 0:
         reason = "needs unshare, and the right to make a network namespace"
         (pytest.fail if os.environ.get("TOOLKIT_REQUIRED_RUNTIMES") else pytest.skip)(reason)

@@ -1,4 +1,5 @@
-"""The whole way on small real data, in processes of their own, and what an interruption leaves."""
+"""The whole pipeline on small real data, in separate processes, and the results of an
+interruption."""
 
 from __future__ import annotations
 
@@ -35,12 +36,12 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 
 @pytest.fixture
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tested is which rows there are, not how well they are measured."""
+    """This tests which rows exist, not how well they are measured."""
     short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
     monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
 
 
-# A shell starts what it sends to the background deaf to SIGINT, and so would be what that starts.
+# A shell starts background commands with SIGINT ignored, and their children inherit that.
 COMMAND = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,7 +50,7 @@ runpy.run_module("toolkit", run_name="__main__", alter_sys=True)
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, as from a terminal."""
+    """Start the command line in its own process group, as from a terminal."""
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         cwd=cwd,
@@ -94,7 +95,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> None:
+def test_python_api_gives_the_same_result_as_the_command(small_data: Path, tmp_path: Path) -> None:
     done = toolkit.run(
         checkpoint=CHECKPOINT,
         quick=True,
@@ -110,7 +111,7 @@ def test_python_does_what_the_command_does(small_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_run_goes_on_without_a_format_that_cannot_be_exported(
+def test_run_continues_after_a_failed_export(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from toolkit.artifacts import formats
@@ -149,14 +150,14 @@ def test_run_goes_on_without_a_format_that_cannot_be_exported(
 
 
 def at_work(process: psutil.Process) -> bool:
-    """Whether it has begun: by the CPU time that it has used, whatever else takes the machine."""
+    """Whether it has begun, judged by its CPU time, whatever else runs on the machine."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return sum(process.cpu_times()[:2]) > 0.5
     return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_leaves_no_child_and_no_half_file(
+def test_interrupt_leaves_no_child_process_and_no_partial_file(
     small_data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = start(
@@ -166,7 +167,7 @@ def test_interrupt_leaves_no_child_and_no_half_file(
     driver = psutil.Process(process.pid)
     wait_until(lambda: any(map(at_work, driver.children())), "a converter is at work")
     children = driver.children(recursive=True)
-    os.killpg(process.pid, number)  # as a terminal does: the workers get it too
+    os.killpg(process.pid, number)  # like a terminal: the workers get it too
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert stdout == ""
@@ -178,10 +179,10 @@ def test_interrupt_leaves_no_child_and_no_half_file(
     assert not list(tmp_path.glob("toolkit-worker-*"))
 
 
-def test_interrupt_in_the_rounds_of_bench_keeps_what_was_measured(
+def test_interrupt_during_bench_rounds_keeps_measurements(
     exports: Path, small_data: Path, tmp_path: Path
 ) -> None:
-    """The first pass is over when results.json is there; the second is under way."""
+    """The first pass is over when results.json exists; the second is running."""
     process = start(
         *("bench", exports / "mnist-cnn.onnx", "--data", small_data, "--runtime", "onnxruntime"),
         *("--threads", 1, "--target-width", "0.01%", "--max-time", 3600, "--out", "here", "--json"),
@@ -212,7 +213,7 @@ def test_every_installed_runtime_runs_by_default(small_data: Path) -> None:
 
 @pytest.fixture
 def branching(tmp_path: Path) -> Path:
-    """A checkpoint that TorchScript takes and torch.export refuses."""
+    """A checkpoint that TorchScript accepts and torch.export refuses."""
     slopes = torch.randn(10, 784, generator=torch.Generator().manual_seed(0))
     weights = {"fc.weight": slopes, "fc.bias": torch.full((10,), 1000.0)}  # one branch: above 0
     torch.save(weights, tmp_path / "w.pt")
@@ -227,7 +228,7 @@ def branching(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("one_pass")
-@pytest.mark.filterwarnings("ignore")  # the tracer warns of the branch, rightly
+@pytest.mark.filterwarnings("ignore")  # the tracer rightly warns about the branch
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
@@ -247,7 +248,7 @@ def branching(tmp_path: Path) -> Path:
     ],
     ids=["alone", "its runtime", "its runtime and another", "another runtime"],
 )
-def test_a_lost_export_is_a_row_and_the_run_goes_on(
+def test_failed_export_is_a_row_and_the_run_continues(
     branching: Path,
     small_data: Path,
     tmp_path: Path,
@@ -281,7 +282,7 @@ def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_a_lost_format_that_no_runtime_loads_is_a_row_too(
+def test_failed_format_without_a_runtime_is_a_row(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(FORMATS["onnx"], name="orphan", distributions=("no-such-package",))
@@ -292,7 +293,7 @@ def test_a_lost_format_that_no_runtime_loads_is_a_row_too(
     assert results.exit_code == 3
 
 
-class Stopped(Exception):  # noqa: N818 - no error: it stands for Ctrl-C
+class Stopped(Exception):  # noqa: N818 - not an error: it represents Ctrl-C
     """Stops a run at a chosen point."""
 
 
@@ -304,7 +305,7 @@ def stop_at(label: str) -> Progress:
     return progress
 
 
-def test_a_lost_export_is_written_before_anything_is_verified(
+def test_failed_export_is_written_before_verification(
     branching: Path, small_data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped):
@@ -325,7 +326,7 @@ def test_a_lost_export_is_written_before_anything_is_verified(
     ("label", "verified"),
     [("torchscript fp32", ["eager"]), ("rounds", ["eager", "torchscript"])],
 )
-def test_what_was_verified_before_an_interruption_is_kept(
+def test_verified_rows_are_kept_after_an_interruption(
     small_data: Path, tmp_path: Path, label: str, verified: list[str]
 ) -> None:
     with pytest.raises(Stopped):
@@ -352,7 +353,7 @@ def test_artifacts_of_an_earlier_run_are_not_mixed_in(own_exports: Path, tmp_pat
         run_quickly(None, tmp_path)
 
 
-def test_a_run_that_was_cut_off_after_training_says_how_to_go_on(
+def test_run_interrupted_after_training_says_how_to_continue(
     own_checkpoint: Path, tmp_path: Path, cli: Cli
 ) -> None:
     folder = tmp_path / "run"
@@ -387,7 +388,7 @@ def test_a_run_that_was_cut_off_after_training_says_how_to_go_on(
         *("no common format", "no common precision"),
     ],
 )
-def test_what_is_refused_leaves_no_folder(
+def test_refused_arguments_create_no_folder(
     cli: Cli,
     small_data: Path,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""The clock's callers: which inputs are timed, what is kept, and clocks that cannot be right."""
+"""Timing: which inputs are timed, what is kept, and clocks that are wrong."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from toolkit.timing import ClockError, Stopwatch, time_calls, time_streams
 
-# Threads that wait for ever cannot be joined: a test that hangs ends the whole process.
+# Threads that wait forever cannot be joined: a test that hangs ends the whole process.
 pytestmark = pytest.mark.timeout(3600, method="thread")
 
 STREAMS = 3
 
 
 class Recorder:
-    """Says which inputs it was given."""
+    """Records the inputs that it was given."""
 
     def __init__(self) -> None:
         self.given: list[str] = []
@@ -50,7 +50,7 @@ def clock_of(monkeypatch: pytest.MonkeyPatch, readings: Iterator[int]) -> None:
 
 
 def test_each_call_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What passes between two calls belongs to neither."""
+    """Time between two calls belongs to neither."""
     clock_of(monkeypatch, iter([0, 5, 100, 107, 1000, 1001]))
     assert time_calls(str, [1], calls=3)[0] == [5, 7, 1]
 
@@ -67,7 +67,7 @@ def test_a_clock_that_stands_still_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         time_calls(str, [1], calls=4)
 
 
-def test_a_coarse_clock_may_read_zero_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coarse_clock_may_sometimes_read_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_of(monkeypatch, iter([0, 0, 0, 4]))
     assert time_calls(str, [1], calls=2)[0] == [0, 4]
 
@@ -86,7 +86,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_each_stream_has_its_calls_and_its_kept_output(pool: ThreadPoolExecutor) -> None:
-    """Each begins one input further; one more call goes before, on the input before it."""
+    """Each begins one input further; one untimed call uses the input before it."""
     runs = [Recorder() for _ in range(STREAMS)]
     found = time_streams(runs, "abcde", pool, calls=6, offset=2, kept=1)
     assert [len(samples_ns) for samples_ns, _ in found] == [6, 6, 6]
@@ -95,14 +95,14 @@ def test_each_stream_has_its_calls_and_its_kept_output(pool: ThreadPoolExecutor)
 
 
 def test_all_streams_run_at_the_same_time(pool: ThreadPoolExecutor) -> None:
-    """Each call waits until every stream is in one: one after the other they would never meet."""
+    """Each call waits until every stream is in a call: sequential streams would never meet."""
     meeting = threading.Barrier(STREAMS, timeout=PATIENCE_S)
     calls = [itertools.count() for _ in range(STREAMS)]
 
     def run_of(number: int) -> Callable[[str], int]:
         def run(_: str) -> int:
             call = next(calls[number])
-            if call < 5:  # the call before, and those that are timed
+            if call < 5:  # the untimed call and the timed ones
                 meeting.wait()
             return call
 
@@ -112,14 +112,14 @@ def test_all_streams_run_at_the_same_time(pool: ThreadPoolExecutor) -> None:
     assert [len(samples_ns) for samples_ns, _ in found] == [4] * STREAMS
 
 
-def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
+def test_fast_stream_continues_untimed_until_the_slow_one_finishes(
     pool: ThreadPoolExecutor,
 ) -> None:
     fast, slow_began = Recorder(), threading.Event()
     slow_calls = itertools.count()
 
     def slow(_: str) -> str:
-        if next(slow_calls) == 2:  # its last timed call ends when the other is past its own
+        if next(slow_calls) == 2:  # its last timed call ends after the other has finished its own
             slow_began.set()
             wait_until(lambda: len(fast.given) >= 10, "the fast stream goes on")
         return ""
@@ -133,7 +133,7 @@ def test_a_fast_stream_goes_on_untimed_until_the_slow_one_is_done(
 
 @pytest.mark.parametrize("bad_call", [0, 1, 3], ids=["before", "first timed", "later"])
 @pytest.mark.parametrize("failing", range(STREAMS))
-def test_a_stream_that_raises_ends_all_and_its_error_is_the_one_told(
+def test_failing_stream_ends_all_streams_and_its_error_is_raised(
     pool: ThreadPoolExecutor, bad_call: int, failing: int
 ) -> None:
     def run_of(number: int) -> Callable[[str], str]:

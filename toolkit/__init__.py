@@ -1,6 +1,6 @@
-"""Export a trained PyTorch classifier, prove that it is still the same model, and measure it.
+"""Export a trained PyTorch classifier, verify the exported files, and benchmark them.
 
-The same steps as the command line, typed:
+The functions match the commands of the command line and are typed:
 
     import toolkit
     toolkit.train(out=Path("models/mine"))
@@ -12,7 +12,7 @@ The same steps as the command line, typed:
     toolkit.run(quick=True).folder
     toolkit.doctor().warnings
 
-Nothing is imported before it is used, so `import toolkit` costs nothing.
+Modules are imported on first use, so `import toolkit` is fast.
 """
 
 from __future__ import annotations

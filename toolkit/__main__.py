@@ -1,4 +1,4 @@
-"""`python -m toolkit` is the `toolkit` command."""
+"""Run the command line with `python -m toolkit`."""
 
 from toolkit.cli import main
 

@@ -1,21 +1,21 @@
-"""What can go wrong, as one tree; the command line turns each into one line and an exit code.
+"""Exception tree; the command line turns each error into one line and an exit code.
 
     ToolkitError                 exit code 2: wrong usage or bad input
-    ├── UnsupportedSystemError   an operating system that the toolkit does not run on
-    ├── SettingError             a setting out of range (`threads=0`)
-    ├── UnknownNameError         no such format, runtime, device ...; lists the known ones
-    ├── DatasetError             IDX files that are missing, damaged or do not fit the model
-    ├── CheckpointError          weights or checkpoint.json missing, damaged, refused
-    ├── ArtifactError            artifact or manifest.json missing, damaged, of another checkpoint
-    ├── InputError               an array that does not fit the session: shape, dtype, batch, NaN
-    ├── OutputError              a file or folder that cannot be written
-    └── FailedRun                exit code 3: could not be run; carries a row's status
-        ├── Crashed              the worker died or the runtime raised
+    ├── UnsupportedSystemError   the toolkit does not run on this operating system
+    ├── SettingError             a setting is out of range (`threads=0`)
+    ├── UnknownNameError         unknown format, runtime, device ...; lists the known names
+    ├── DatasetError             IDX files are missing, damaged or do not fit the model
+    ├── CheckpointError          weights or checkpoint.json are missing, damaged or refused
+    ├── ArtifactError            artifact or manifest.json is missing, damaged or does not match
+    ├── InputError               an array does not fit the session: shape, dtype, batch, NaN
+    ├── OutputError              a file or folder cannot be written
+    └── FailedRun                exit code 3: could not be run; carries the status of a row
+        ├── Crashed              the worker died or the runtime raised an exception
         ├── TimedOut             no answer in time
         ├── OutOfMemory          the worker ran out of memory
-        ├── WrongOutput          timed calls gave other logits than untimed ones (exit code 1)
-        ├── NotInstalled         a package is missing; says the command that installs it
-        └── Unsupported          the runtime cannot do what was asked (device, precision)
+        ├── WrongOutput          timed calls gave other logits than untimed calls (exit code 1)
+        ├── NotInstalled         a package is missing; the message has the install command
+        └── Unsupported          the runtime cannot do what was requested (device, precision)
 
 Every message says what failed, the value received, what was expected, and what to do.
 """
@@ -29,25 +29,26 @@ if TYPE_CHECKING:
 
 
 def headline(error: BaseException) -> str:
-    """An exception of somebody else's code in one line: its type and its message's first line."""
+    """Summarise an exception of third-party code in one line: its type and the first line of its
+    message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C after something was measured. `results` has it, marked `interrupted`."""
+    """Ctrl-C during a measurement; `results` contains the readings so far, marked `interrupted`."""
 
     def __init__(self, results: Results) -> None:
-        super().__init__("interrupted; the results hold what was measured until then")
+        super().__init__("interrupted; the results contain the measurements so far")
         self.results = results
 
 
 class ToolkitWarning(UserWarning):
-    """Something is not as it should be, and the work goes on; the command line shows it."""
+    """A problem that does not stop the work; the command line prints it."""
 
 
 class ToolkitError(Exception):
-    """Base of every error that the toolkit raises on purpose."""
+    """Base class of every error that the toolkit raises on purpose."""
 
     exit_code: ClassVar[int] = 2
 
@@ -61,7 +62,7 @@ class SettingError(ToolkitError):
 
 
 class UnknownNameError(ToolkitError):
-    """A name is in no table; the message lists the known names."""
+    """A name is unknown; the message lists the known names."""
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
@@ -80,17 +81,18 @@ class ArtifactError(ToolkitError):
 
 
 class InputError(ToolkitError):
-    """An array does not fit the session: shape, dtype, batch or NaN; no runtime saw it."""
+    """An array does not fit the session: shape, dtype, batch or NaN. The runtime has not seen
+    it."""
 
 
 class OutputError(ToolkitError):
-    """Something cannot be written; what was there before is untouched."""
+    """Something cannot be written; existing files are unchanged."""
 
 
-class FailedRun(ToolkitError):  # noqa: N818 - it is the row's outcome, not only an error
-    """Something could not be run. `reason` is what follows the status in a row.
+class FailedRun(ToolkitError):  # noqa: N818 - it is the outcome of a row, not only an error
+    """Something could not be run. `reason` follows the status in a row.
 
-    `stderr_tail` holds the last lines that the worker wrote, for the row and the report.
+    `stderr_tail` holds the last lines that the worker wrote to stderr, for the row and the report.
     """
 
     exit_code: ClassVar[int] = 3
@@ -103,7 +105,7 @@ class FailedRun(ToolkitError):  # noqa: N818 - it is the row's outcome, not only
 
 
 class Crashed(FailedRun):
-    """The worker died, or the runtime raised."""
+    """The worker died, or the runtime raised an exception."""
 
 
 class TimedOut(FailedRun):
@@ -119,7 +121,7 @@ class OutOfMemory(FailedRun):
 
 
 class WrongOutput(FailedRun):
-    """What was timed did not compute what was verified: a verdict, not an accident."""
+    """Timed calls gave other logits than the verified ones. This is a verdict, not an accident."""
 
     exit_code = 1
     status = "failed"
@@ -132,6 +134,6 @@ class NotInstalled(FailedRun):
 
 
 class Unsupported(FailedRun):
-    """The runtime cannot do what was asked of it."""
+    """The runtime cannot do what was requested."""
 
     status = "unsupported"

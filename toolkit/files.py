@@ -1,6 +1,6 @@
-"""Files on disk: checksums, and writes that are whole or did not happen.
+"""Files on disk: checksums and atomic writes.
 
-In: bytes and paths. Out: files; whatever stood there before is untouched until the rename.
+In: bytes and paths. Out: files. An existing file is unchanged until the final rename.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _CHUNK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 in hex: of a file's bytes; of a folder, of its files' names and checksums."""
+    """Return the SHA-256 in hex of the bytes of a file, or of the names and checksums in a
+    folder."""
     digest = hashlib.sha256()
     if path.is_dir():
         for each in _files_in(path):
@@ -35,7 +36,7 @@ def sha256_of(path: Path) -> str:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in (_files_in(path) if path.is_dir() else [path]))
 
 
@@ -47,17 +48,17 @@ def make_folder(path: Path) -> None:
     """Make a folder and its parents.
 
     Raises:
-        OutputError: a file stands in the way, or the place is not writable.
+        OutputError: A file is in the way, or the location is not writable.
     """
     with _as_output_error(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def check_writable(path: Path) -> None:
-    """Raise, before work of minutes, what would keep a file from being written there at its end.
+    """Check, before minutes of work, that a file can be written at its end.
 
     Raises:
-        OutputError: a folder stands there, or its place is not writable.
+        OutputError: `path` is a folder, or its parent is not writable.
     """
     with _as_output_error(path):
         if path.is_dir():
@@ -67,10 +68,10 @@ def check_writable(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing: temporary file beside it, fsync, rename.
+    """Write a whole file or nothing: write a temporary file next to it, fsync, rename.
 
     Raises:
-        OutputError: not writable or disk full; `path` is as it was.
+        OutputError: Not writable, or the disk is full; `path` is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
@@ -86,15 +87,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a finished temporary file or folder onto `path`, with the permissions new ones have.
+    """Rename a finished temporary file or folder to `path`, with the permissions of new files.
 
-    The bytes are on disk before the name is: after a power cut the name is the old file or the
-    new one, never an empty one. A folder that stands there moves beside `temporary` first: killed
-    just then, neither stands at `path`.
+    The bytes are on disk before the rename. After a power cut, `path` is the old file or the new
+    one, never an empty one. An existing folder is first moved next to `temporary`; if the process
+    is killed at that moment, neither folder is at `path`.
 
     Raises:
-        OutputError: disk full, or something of the other kind stands in the way; `path` is as it
-            was.
+        OutputError: The disk is full, or `path` is of the other kind (file or folder); `path` is
+            unchanged.
     """
     umask = os.umask(0)
     os.umask(umask)
@@ -109,7 +110,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on disk."""
+    """Wait until the bytes of a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -118,13 +119,14 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as JSON, atomically. NaN and infinity are refused: they are not JSON."""
+    """Write `data` as JSON, atomically. NaN and infinity are refused, because they are not JSON."""
     write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A temporary folder inside `beside`, on the same file system, gone at the end."""
+    """Create a temporary folder inside `beside`, on the same file system, and delete it at the
+    end."""
     make_folder(beside)
     with _as_output_error(beside):
         folder = Path(tempfile.mkdtemp(prefix=".part-", dir=beside))
@@ -140,6 +142,6 @@ def _as_output_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "free space or choose another folder with --out"
+            f"cannot write {path}: {error.strerror or error}; free disk space, or choose "
+            "another folder with --out"
         ) from error

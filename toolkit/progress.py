@@ -1,6 +1,6 @@
-"""Progress of anything that takes longer than two seconds: a callback, and its picture on stderr.
+"""Progress of slow steps: a callback, and progress bars on stderr.
 
-A step calls `progress(label, done, total, note)`; each label is one bar.
+A step calls `progress(label, done, total, note)`; each label has one bar.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
-_REFRESHES_PER_S = 2  # ten, the default, cost 1.7 % of a core beside what is being timed
+_REFRESHES_PER_S = 2  # the default of 10 took 1.7 % of a core next to the timed work
 
 
 class Progress(Protocol):
-    """Told how far a step has come. `note` is short text, such as `loss 0.03`."""
+    """Receives the progress of a step. `note` is a short text, such as `loss 0.03`."""
 
     def __call__(self, label: str, done: int, total: int, note: str = "", /) -> None: ...
 
 
 def silent(label: str, done: int, total: int, note: str = "", /) -> None:
-    """Progress for nobody: the default in Python."""
+    """Ignore progress. This is the default in Python."""
 
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Bars on stderr in a terminal; else one plain line for each step that is finished."""
+    """Show bars on stderr in a terminal; otherwise print one line per finished step."""
     if not sys.stderr.isatty():
         yield _line_printer(sys.stderr.write)
         return
@@ -34,7 +34,7 @@ def bars() -> Iterator[Progress]:
 
 
 def _bar_drawer(stack: ExitStack) -> Progress:
-    """Bars from the first step on, until `stack` ends. rich is imported only then."""
+    """Show bars from the first step until `stack` ends. Import rich at the first step."""
     show: Progress | None = None
 
     def draw(label: str, done: int, total: int, note: str = "", /) -> None:

@@ -1,6 +1,6 @@
-"""Results on disk: `results.json`, and the same for people (`.md`) and for plots (`.csv`).
+"""Results on disk: `results.json`, with Markdown for people and CSV for plots.
 
-Results start with what is known, and are written whole after each row.
+Results start with the known facts and are written completely after each row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMA = Path(__file__).parent / "results.schema.json"
 
 
 def start_results(subject: Subject, dataset: Dataset) -> Results:
-    """Results without rows: this machine, the data set, the checkpoint and its artifacts."""
+    """Create results without rows: machine, data set, checkpoint and its artifacts."""
     checkpoint = subject.checkpoint
     return Results(
         schema_version=RESULTS_SCHEMA_VERSION,
@@ -50,7 +50,7 @@ def start_results(subject: Subject, dataset: Dataset) -> Results:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write `results.json`, atomically."""
+    """Write `results.json` atomically."""
     write_json(path, to_json(results))
 
 
@@ -58,7 +58,7 @@ def write_folder(folder: Path, results: Results) -> None:
     """Write all three files, each atomically.
 
     Raises:
-        OutputError: not writable, or the disk is full.
+        OutputError: Not writable, or the disk is full.
     """
     write_results(folder / RESULTS, results)
     write_atomically(folder / "results.md", render_markdown(results))
@@ -73,10 +73,10 @@ def refuse_to_mix(folder: Path) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Read `results.json`; `path` is that file, or the folder that holds it.
+    """Read `results.json`. `path` is the file or the folder that holds it.
 
     Raises:
-        ToolkitError: missing, damaged, not results, or of another schema version.
+        ToolkitError: Missing, damaged, not a results file, or of another schema version.
     """
     file = path / RESULTS if path.is_dir() else path
     return _read(
@@ -90,11 +90,11 @@ def read_results(path: Path) -> Results:
 
 
 def read_tuning(path: Path) -> Tuning:
-    """Read what `toolkit tune` wrote.
+    """Read a file that `toolkit tune` wrote.
 
     Raises:
-        ToolkitError: missing, damaged, not a tuning, of another schema version, or one that
-            recommends nothing.
+        ToolkitError: Missing, damaged, not a tuning file, of another schema version, or without a
+            recommendation.
     """
     found = _read(
         Tuning,
@@ -105,7 +105,9 @@ def read_tuning(path: Path) -> Tuning:
         "toolkit tune --out FILE",
     )
     if found.recommended is None:
-        raise ToolkitError(f"{path} recommends nothing: {found.why}; tune again")
+        raise ToolkitError(
+            f"{path} contains no recommendation: {found.why}; run toolkit tune again"
+        )
     return found
 
 
@@ -120,5 +122,5 @@ def _read(
         ) from error
     except ValueError as error:
         raise ToolkitError(
-            f"{file}: not a {noun} file of this version: {error}; measure again: {again}"
+            f"{file}: not a {noun} file of this version: {error}; create it again with: {again}"
         ) from error

@@ -1,4 +1,4 @@
-"""The whole way: train → export → verify → bench, and one results file at the end."""
+"""The whole pipeline: train → export → verify → bench → one results file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _QUICK_IMAGES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The results and the folder that holds them (`results.json`, `.md`, `.csv`)."""
+    """Results and the folder that holds them (`results.json`, `.md`, `.csv`)."""
 
     folder: Path
     results: Results
@@ -69,32 +69,32 @@ def run(
     model: str | None = None,
     progress: Progress = silent,
 ) -> Run:
-    """Train (or take `checkpoint`), export, verify, bench, and write the results.
+    """Train (or use `checkpoint`), export, verify, bench, and write the results.
 
-    Each candidate is verified and measured in the same worker, so that what is verified is what
-    is measured: that worker gives the first pass of rounds, fresh ones, which must give the same
-    logits, the others. `results.json` is written after each row and pass. A format that cannot
-    be exported is a row too, and the others go on.
+    Each candidate is verified and measured in the same worker, so the verified session is the one
+    that is measured. That worker runs the first pass of rounds. Fresh workers run the other passes
+    and must give the same logits. `results.json` is written after each row and pass. If a format
+    cannot be exported, it gets a row, and the others continue.
 
     Args:
-        checkpoint: A checkpoint folder to use in place of training.
-        quick: Train one epoch on 10,000 images and time short.
+        checkpoint: A checkpoint folder to use instead of training.
+        quick: Train one epoch on 10,000 images and measure for a shorter time.
         out: Folder to write; None is `runs/<time>`.
         formats: Formats to export, or `all`; none means TorchScript, ONNX and pt2.
-        precisions: Each format is exported in those of them that it has.
-        calibration_images: Training images that int8 ranges are measured on.
-        calibration_seed: Which they are.
-        runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, but for
-            those that take long.
+        precisions: Precisions to export; each format uses those that it supports.
+        calibration_images: Number of training images used to calibrate int8 ranges.
+        calibration_seed: Seed that selects the calibration images.
+        runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, except
+            slow and specialised ones.
         data: Folder of IDX files; None is the bundled MNIST.
-        session: How sessions run, and with how many threads the model is trained; None is the
-            defaults of `SessionOptions`. Training takes CUDA if there is one.
-        gates: What a row must keep to pass; None is the default of each precision.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about every step.
+        session: Options of all sessions; training uses the same number of threads. None is the
+            defaults of `SessionOptions`. Training uses CUDA if available.
+        gates: Limits that a row must keep to pass; None uses the defaults of each precision.
+        model: The model factory to trust, if it is not part of the toolkit.
+        progress: Receives the progress of every step.
 
     Raises:
-        ToolkitError: bad input, or a step that could not be done at all.
+        ToolkitError: Bad input, or a step that could not be done at all.
     """
     options = session or SessionOptions()
     settings, batch_size, timeout_s = options.settings, options.batch_size, options.timeout_s
@@ -137,7 +137,8 @@ def run(
         _kept_when_interrupted(folder),
         open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
     ):
-        for each, tally in zip(sessions[:-1], tallies, strict=False):  # null: nothing to verify
+        # There is nothing to verify for null.
+        for each, tally in zip(sessions[:-1], tallies, strict=False):
             report, logits = check.judge(each, basis)
             same = len(rows) <= len(dataset) or not each.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
@@ -150,7 +151,8 @@ def run(
 
 @contextmanager
 def _kept_when_interrupted(folder: Path) -> Iterator[None]:
-    """Ctrl-C before the rounds: mark what stands in `folder`, and go on as from the rounds."""
+    """On Ctrl-C before the rounds, mark the results in `folder` as interrupted, and continue as
+    after an interruption during the rounds."""
     try:
         yield
     except Interrupted:
@@ -164,7 +166,7 @@ def _kept_when_interrupted(folder: Path) -> Iterator[None]:
 def _check_names(
     formats: Sequence[str], precisions: Sequence[Precision], runtimes: Sequence[str]
 ) -> None:
-    """Raise what is wrong with the names before anything is trained."""
+    """Check all names before training starts."""
     written = [(row.name, precision) for row, precision in choose_artifacts(formats, precisions)]
     for row in [find_runtime(name) for name in runtimes if name != ALL]:
         if CHECKPOINT_FORMAT not in row.formats and not any(row.loads(*each) for each in written):
@@ -178,12 +180,12 @@ def _check_names(
 
 
 def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
-    """A folder holds one run: raise OutputError where it has something of another."""
+    """Raise OutputError if the folder contains files of another run."""
     found = [path for path in (folder / RESULTS, folder / ARTIFACTS / MANIFEST) if path.exists()]
     advice = "choose another folder with --out"
     if trained is not None and (trained / RECORD).exists():
         found.append(trained)
-        advice += f", and keep the weights that are there with --checkpoint {trained}"
+        advice += f", and use the existing weights with --checkpoint {trained}"
     if found:
         names = ", ".join(str(path.relative_to(folder)) for path in found)
         raise OutputError(f"{folder} already holds {names}; {advice}")
@@ -199,8 +201,8 @@ def _train(
 def _candidates(
     subject: Subject, exported: Export, runtimes: Sequence[str], settings: Settings
 ) -> list[Candidate]:
-    """What is compared and, last, null. Where no runtime that was named has an artifact left, the
-    checkpoint itself goes on alone."""
+    """Return the candidates to compare, followed by null. If no named runtime has an artifact left,
+    the checkpoint itself is the only candidate."""
     named = [name for name in runtimes if name != NULL]
     lost = [item.format for item in exported.failures]
     found = find_candidates(subject, named, settings, lost=lost)
@@ -215,8 +217,8 @@ def _lost_rows(
     dataset: Dataset,
     gates: GateSettings,
 ) -> tuple[ParityReport, ...]:
-    """The rows of formats that could not be exported: one a chosen runtime that would load it, or
-    one without a runtime where none would."""
+    """Return the rows of formats that could not be exported: one for each chosen runtime that would
+    load the format, or one without a runtime if there is none."""
     lost = [(item.format, item.precision) for item in exported.failures]
     chosen = choose_runtimes(runtimes, lost, settings.device)
     return tuple(

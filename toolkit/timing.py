@@ -1,6 +1,6 @@
 """Timing: the only module of the project that reads a clock.
 
-In: a callable. Out: raw times; `toolkit.statistics` tells what follows from them.
+In: a callable. Out: raw times, which `toolkit.statistics` evaluates.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from datetime import UTC, datetime
 from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
-DISTINCT_BATCHES = 5  # that timed calls rotate through: a cache of fewer would show
+DISTINCT_BATCHES = 5  # timed calls rotate through them; a cache of fewer inputs shows up
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 
 
 class ClockError(Exception):
-    """The clock cannot be right: what it gave is no measurement."""
+    """The clock is wrong, so its readings are not a measurement."""
 
 
 class Stopwatch:
-    """Runs from the moment it is made."""
+    """Measures time from its creation."""
 
     def __init__(self) -> None:
         self._start_ns = time.perf_counter_ns()
 
     def elapsed_s(self) -> float:
-        """Seconds since the start; above 0, so that it may divide."""
+        """Return the seconds since the start; always above 0, so that it can be a divisor."""
         return max(time.perf_counter_ns() - self._start_ns, 1) / 1e9
 
 
@@ -41,13 +41,13 @@ def time_calls(
     offset: int = 0,
     kept: int = 0,
 ) -> tuple[list[int], Output]:
-    """Wall time in ns of each of `calls` calls, and the output of call `kept` (from 0).
+    """Return the wall time in ns of each of `calls` calls, and the output of call `kept` (from 0).
 
-    `run` must return only when its output lies in host memory. The inputs are ready and rotate:
-    the first call takes `inputs[offset % len(inputs)]`.
+    `run` must return only when its output is in host memory. The inputs are ready and rotate: the
+    first call takes `inputs[offset % len(inputs)]`.
 
     Raises:
-        ClockError: the clock went backwards, or did not move at all.
+        ClockError: The clock went backwards, or did not move at all.
     """
     clock = time.perf_counter_ns
     samples_ns = []
@@ -74,14 +74,14 @@ def time_streams(
     offset: int = 0,
     kept: int = 0,
 ) -> list[tuple[list[int], Output]]:
-    """`time_calls` of each of `runs` at the same time, each in a thread of `pool`.
+    """Run `time_calls` for all `runs` at the same time, each in a thread of `pool`.
 
-    Before its timed calls each makes one more, on another input, and all begin together. One that
-    has done its calls goes on untimed until all have, so that each is timed while the others are at
-    work.
+    Before its timed calls, each thread makes one more call on another input; then all start
+    together. A thread that has finished continues with untimed calls until all have finished, so
+    that every timed call runs next to the others.
 
     Raises:
-        ClockError: as for `time_calls`; or what a call raised.
+        ClockError: As for `time_calls`. Exceptions of a call are raised as well.
     """
     start = Barrier(len(runs))
     done: list[int] = []
@@ -102,12 +102,12 @@ def time_streams(
     wait(futures)
     broken = [error for each in futures if (error := each.exception()) is not None]
     for error in sorted(broken, key=lambda each: isinstance(each, BrokenBarrierError)):
-        raise error  # a stream that only waited for one that failed comes last
+        raise error  # raise the original failure before those of streams that only waited for it
     return [future.result() for future in futures]
 
 
 def _or_abort(barrier: Barrier, call: Callable[[], object]) -> None:
-    """Call; where that fails nobody shall wait at the barrier for ever."""
+    """Run the call; if it fails, abort the barrier so that no thread waits forever."""
     try:
         call()
     except BaseException:
@@ -116,5 +116,5 @@ def _or_abort(barrier: Barrier, call: Callable[[], object]) -> None:
 
 
 def now() -> datetime:
-    """The time of day, UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -7,7 +7,7 @@ from importlib import metadata
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of a distribution, or None where it is not installed."""
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         found = metadata.distribution(distribution)
     except metadata.PackageNotFoundError:
@@ -18,13 +18,14 @@ def installed_version(distribution: str) -> str | None:
 
 
 def versions_of(*distributions: str) -> dict[str, str]:
-    """Distribution → version, for those that are installed."""
+    """Return distribution → version for the installed ones."""
     found = {name: installed_version(name) for name in distributions}
     return {name: version for name, version in found.items() if version is not None}
 
 
 def dependency_versions(distribution: str) -> dict[str, str]:
-    """Versions of a distribution and of all that it depends on, its extras but `test` included."""
+    """Return the versions of a distribution and its dependencies, including its extras except
+    `test`."""
     try:
         needed = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Export: every artifact is named, whole, self-contained, recorded, and not written twice."""
+"""Export: every artifact is named, complete, self-contained, recorded, and not written twice."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_pt2_input_is_named_input_and_its_batch_is_dynamic(exports: Path) -> Non
     assert program.module()(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
 
-def test_export_that_matches_is_not_done_again(own_exports: Path) -> None:
+def test_up_to_date_export_is_not_repeated(own_exports: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in own_exports.glob("mnist-cnn.*")}
     assert export(CHECKPOINT, out=own_exports).written == ()
     assert {path: path.stat().st_mtime_ns for path in own_exports.glob("mnist-cnn.*")} == before
@@ -104,7 +104,7 @@ def test_damaged_artifact_is_exported_again(own_exports: Path, damage: str) -> N
     find_artifacts([own_exports])
 
 
-def test_formats_add_up_in_one_manifest(tmp_path: Path) -> None:
+def test_manifest_accumulates_formats(tmp_path: Path) -> None:
     export(CHECKPOINT, out=tmp_path, formats=["pt2"])
     done = export(CHECKPOINT, out=tmp_path, formats=["torchscript", "torchscript"])
     assert done.written == ("mnist-cnn.torchscript",)
@@ -144,9 +144,7 @@ def test_the_same_weights_as_another_model_are_another_checkpoint(
         find_subject([own_exports], checkpoint=own_checkpoint, model=None)
 
 
-def test_a_checkpoint_that_is_only_called_differently_is_the_same(
-    own_exports: Path, own_checkpoint: Path
-) -> None:
+def test_renamed_checkpoint_is_the_same(own_exports: Path, own_checkpoint: Path) -> None:
     respecify(own_checkpoint, {"name": "other", "training": None, "versions": {}})
     assert find_subject([own_exports], checkpoint=own_checkpoint, model=None).artifacts
 
@@ -165,11 +163,11 @@ def test_the_same_weights_as_another_model_are_exported_again(
     assert find_subject([out], checkpoint=None, model=None).artifacts
 
 
-def test_the_same_weights_as_another_model_elsewhere_are_kept_unless_forced(
+def test_artifacts_of_the_same_weights_as_another_model_are_kept_unless_forced(
     own_exports: Path, own_checkpoint: Path
 ) -> None:
     respecify(own_checkpoint, RESPECIFIED["mean"])
-    with pytest.raises(ArtifactError, match=r"holds artifacts of checkpoint .*--force"):
+    with pytest.raises(ArtifactError, match=r"contains artifacts of checkpoint .*--force"):
         export(own_checkpoint, out=own_exports, formats=["torchscript"])
 
 
@@ -177,7 +175,7 @@ def test_the_same_weights_as_another_model_elsewhere_are_kept_unless_forced(
 def test_an_artifact_of_another_checkpoint_in_the_manifest_is_exported_again(
     own_exports: Path, field: str
 ) -> None:
-    """What verify refuses, export does not call up to date."""
+    """Export does not treat an artifact that verify refuses as up to date."""
     manifest = json.loads((own_exports / "manifest.json").read_text())
     manifest["artifacts"][0][field] = "0" * 64
     (own_exports / "manifest.json").write_text(json.dumps(manifest))
@@ -187,17 +185,17 @@ def test_an_artifact_of_another_checkpoint_in_the_manifest_is_exported_again(
     assert find_subject([own_exports], checkpoint=None, model=None).artifacts
 
 
-def test_a_manifest_that_points_out_of_its_folder_is_not_followed(own_exports: Path) -> None:
+def test_manifest_with_a_path_outside_its_folder_is_refused(own_exports: Path) -> None:
     manifest = json.loads((own_exports / "manifest.json").read_text())
     manifest["artifacts"][0]["path"] = "../exports/mnist-cnn.torchscript"
     (own_exports / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
+    with pytest.raises(ArtifactError, match="expected the name of a file in the same folder"):
         export(CHECKPOINT, out=own_exports)
     assert export(CHECKPOINT, out=own_exports, formats=["torchscript"], force=True).written
 
 
 def killed_before_the_manifest(checkpoint: Path, out: Path) -> None:
-    """Export TorchScript, and die with the artifact published and its record not yet."""
+    """Export TorchScript, and stop after the artifact is published but before it is recorded."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("toolkit.artifacts.export.write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -226,7 +224,7 @@ def test_a_first_export_that_is_killed_before_the_manifest_is_repaired(
 def test_an_export_that_is_killed_before_the_manifest_is_refused_and_repaired(
     own_checkpoint: Path, tmp_path: Path, change: str
 ) -> None:
-    """The manifest in the folder is the old one, of what the checkpoint was before."""
+    """The manifest in the folder is the old one, for the earlier checkpoint."""
     out = tmp_path / "out"
     export(own_checkpoint, out=out, formats=["torchscript"])
     if change == "weights":
@@ -264,7 +262,7 @@ def test_artifacts_of_another_checkpoint_are_kept_unless_forced(
 ) -> None:
     other = changed_checkpoint(CHECKPOINT, tmp_path / "other")
     before = (own_exports / "manifest.json").read_bytes()
-    with pytest.raises(ArtifactError, match="holds artifacts of checkpoint"):
+    with pytest.raises(ArtifactError, match="contains artifacts of checkpoint"):
         export(other, out=own_exports, formats=["pt2"])
     assert (own_exports / "manifest.json").read_bytes() == before
     done = export(other, out=own_exports, formats=["pt2"], force=True)
@@ -309,7 +307,7 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
     assert refused.exit_code == 2
     assert "add --model branches:Branches" in refused.stderr
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of the branch, rightly
+        warnings.simplefilter("ignore")  # the tracer rightly warns about the branch
         result = cli("export", "own", "--model", "branches:Branches", "--json")
     record = json.loads(result.stdout)
     assert result.exit_code == 3
@@ -320,7 +318,7 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte: enough for the folder, not for an artifact."""
+    """A file system of one megabyte: enough for the folder, but not for an artifact."""
     folder = tmp_path / "full"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]

@@ -1,4 +1,5 @@
-"""Calibration images come from the training set, by seed; a test set that has them is refused."""
+"""Calibration images are drawn from the training set by seed; a test set with the same images is
+refused."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from toolkit.sessions.candidates import Subject
 RECORD = read_checkpoint(CHECKPOINT)
 
 
-def test_images_are_of_the_training_set_each_once_and_the_record_says_which() -> None:
+def test_calibration_images_are_distinct_training_images_and_recorded() -> None:
     inputs, record = draw(CalibrationSettings(images=50, seed=3), RECORD)
     training = load_dataset("train")
     assert inputs.shape == (50, 1, 28, 28)
@@ -46,8 +47,8 @@ def test_no_images_is_a_setting_out_of_range(images: int) -> None:
         CalibrationSettings(images=images)
 
 
-def test_more_images_than_there_are() -> None:
-    with pytest.raises(DatasetError, match=r"60001: the training set mnist has 60000 images"):
+def test_more_images_than_available_is_an_error() -> None:
+    with pytest.raises(DatasetError, match=r"60001: the training set mnist has only 60000 images"):
         draw(CalibrationSettings(images=60_001), RECORD)
 
 
@@ -60,5 +61,5 @@ def test_a_test_set_of_the_images_it_was_calibrated_on_is_refused(
     _, record = draw(CalibrationSettings(images=50), RECORD)
     artifact = replace(subject.artifacts[0].record, precision="int8", calibration=record)
     refuse_overlap([artifact], load_dataset("test"))
-    with pytest.raises(DatasetError, match=r"was calibrated on 50 images of the files that it"):
+    with pytest.raises(DatasetError, match=r"was calibrated on 50 images of the same files"):
         refuse_overlap([artifact], load_dataset("test", tmp_path))

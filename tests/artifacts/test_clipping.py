@@ -1,4 +1,5 @@
-"""Which ranges cut on purpose: as each kind of calibration makes them, and with a fault planted."""
+"""Detection of ranges that clip on purpose: for each kind of calibration, and with planted
+faults."""
 
 from __future__ import annotations
 
@@ -13,19 +14,19 @@ RANDOM = np.random.default_rng(0)
 
 
 def extremes(spread: float, *, channels: int = 1, images: int = 200) -> NDArray[np.floating]:
-    """How far images reach: around 5, the farthest by a share of `spread` further."""
+    """How far images reach: around 5; the farthest reaches further by a share of `spread`."""
     return 5 * (1 + spread * RANDOM.uniform(-1, 1, (images, channels)))
 
 
 def after_relu(spread: float = 0.4, *, channels: int = 1, mean: bool = False) -> Reach:
-    """An activation from 0 on, whose range other images gave, as a maximum or as a mean."""
+    """An activation of 0 and above, whose range comes from other images, as a maximum or a mean."""
     seen, highest = extremes(spread, channels=channels), extremes(spread, channels=channels)
     high = seen.mean(0) if mean else seen.max(0)
     return Reach(low=0 * high, high=high, lowest=-highest, highest=highest)
 
 
 def symmetric(*, mean: bool) -> Reach:
-    """As far below zero as above, in turn the one or the other further."""
+    """As far below zero as above; the two sides take turns in reaching further."""
     seen, now = ((extremes(0.4), extremes(0.4)) for _ in range(2))
     largest = np.maximum(*seen)
     high = largest.mean(0) if mean else largest.max(0)
@@ -41,13 +42,13 @@ def opened(*reaches: Reach) -> list[list[list[bool]]] | None:
     return None if found is None else [[side.tolist() for side in sides] for sides in found]
 
 
-def test_ranges_of_all_images_cut_nothing_that_counts() -> None:
+def test_ranges_of_all_images_clip_nothing_on_purpose() -> None:
     reaches = [after_relu() for _ in range(4)]
     wide = [replace(each, high=each.high * 1.1) for each in reaches]
     assert limits_on_purpose(wide) is None
 
 
-def test_the_few_images_beyond_are_part_of_any_calibration() -> None:
+def test_few_images_beyond_a_range_are_normal() -> None:
     reach = after_relu()
     few = replace(reach, high=np.sort(reach.highest, axis=0)[-5])
     assert opened(few, few) == [[[False], [True]]] * 2
@@ -55,7 +56,7 @@ def test_the_few_images_beyond_are_part_of_any_calibration() -> None:
     assert opened(many, replace(many, high=many.high * 1.3)) is None
 
 
-def test_ranges_that_are_means_throughout_are_on_purpose() -> None:
+def test_ranges_that_are_all_means_clip_on_purpose() -> None:
     reaches = [after_relu(mean=True), after_relu(0.3, mean=True), symmetric(mean=True)]
     assert opened(*reaches) == [[[False], [True]], [[False], [True]], [[True], [True]]]
 
@@ -65,14 +66,14 @@ def test_symmetric_ranges_are_means_of_the_farther_side() -> None:
     assert opened(*reaches) == [[[True], [True]]] * 3
 
 
-def test_a_relu_that_is_made_by_the_range_stays() -> None:
+def test_relu_implied_by_the_range_is_kept() -> None:
     found = opened(after_relu(mean=True), after_relu(mean=True))
     assert found is not None
     assert all(low == [False] for low, _ in found)
 
 
 def test_one_range_that_is_too_small_is_not_on_purpose() -> None:
-    """Half of it is close to a mean of extremes, but those of the others are not."""
+    """Half of them are close to a mean of extremes, but the others are not."""
     small = halved(replace(after_relu(), high=np.array([9.6])))
     others = [replace(after_relu(), high=np.array([7.5])), symmetric(mean=False)]
     assert opened(small, *others) is None
@@ -82,21 +83,21 @@ def test_ranges_that_are_all_too_small_are_not_on_purpose() -> None:
     assert opened(*[halved(after_relu(mean=True), 4) for _ in range(4)]) is None
 
 
-def test_one_mean_alone_proves_nothing() -> None:
+def test_single_mean_range_is_not_on_purpose() -> None:
     assert opened(after_relu(mean=True)) is None
     same = after_relu(mean=True)
-    assert opened(same, same) is None  # one range that two pairs have
+    assert opened(same, same) is None  # one range shared by two pairs
 
 
-def test_in_a_file_of_means_one_that_is_much_smaller_stays() -> None:
+def test_much_smaller_range_in_a_file_of_means_is_not_on_purpose() -> None:
     reaches = [after_relu(mean=True) for _ in range(4)]
     found = opened(*reaches, halved(after_relu(mean=True), 1.6))
     assert found is not None
     assert [high for _, high in found] == [[True]] * 4 + [[False]]
 
 
-def test_pixels_that_all_images_reach_tell_nothing() -> None:
-    """Each image has a white pixel: a mean of maxima is the maximum."""
+def test_constant_extremes_are_inconclusive() -> None:
+    """Each image has a white pixel, so the mean of the maxima is the maximum."""
     white = Reach(
         low=np.zeros(1), high=np.ones(1), lowest=np.zeros((200, 1)), highest=np.ones((200, 1))
     )

@@ -1,4 +1,4 @@
-"""Converters in processes of their own: their crashes are rows, and they leave nothing behind."""
+"""Converters run in separate processes: a crash becomes a row, and no files are left behind."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ Converter = Callable[[str], Format]
 
 @pytest.fixture
 def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
-    """Makes a format whose converter does what it is told: its module is found by the child, too,
-    by way of `sitecustomize`."""
+    """Create a format whose converter follows the given orders; the child finds its module through
+    `sitecustomize`."""
 
     def make(body: str) -> Format:
         (tmp_path / "odd_format.py").write_text(CONVERTER.format(body=body))
@@ -68,7 +68,7 @@ def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
     )
 
 
-def test_it_writes_and_says_what(converter: Converter, tmp_path: Path) -> None:
+def test_child_writes_the_file_and_returns_its_record(converter: Converter, tmp_path: Path) -> None:
     row = converter(
         "request.path.write_text(f'{request.precision} {len(request.example)}'); "
         "return Written(opset=7, batch_sizes=(100, 1), isas=('vnni',))"
@@ -86,10 +86,10 @@ def test_it_writes_and_says_what(converter: Converter, tmp_path: Path) -> None:
         ("os._exit(0)", Crashed, "its converter ended: exit code 0"),
         ("raise ValueError('no such operator')", Crashed, "ValueError: no such operator"),
         ("raise MemoryError('too large')", FailedRun, "too large"),
-        ("time.sleep(3600)", TimedOut, "after 8 s"),
+        ("time.sleep(3600)", TimedOut, "within 8 s"),
     ],
 )
-def test_how_it_ends_is_told(
+def test_outcome_of_the_converter_is_reported(
     converter: Converter, tmp_path: Path, body: str, kind: type[FailedRun], reason: str
 ) -> None:
     with pytest.raises(kind, match=reason) as caught:
@@ -98,7 +98,7 @@ def test_how_it_ends_is_told(
         assert "converter at work" in caught.value.stderr_tail
 
 
-def test_what_it_puts_into_the_home_or_the_temporary_folder_is_gone(
+def test_files_in_home_and_temporary_folder_are_deleted(
     converter: Converter, tmp_path: Path
 ) -> None:
     row = converter(

@@ -1,4 +1,4 @@
-"""AOTInductor: code for any batch size and any number of threads, refused where it cannot run."""
+"""AOTInductor: code for any batch size and number of threads; refused if it cannot run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_any_batch_size_and_either_number_of_threads(package: Path) -> None:
                 np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
 
 
-def test_the_code_holds_no_number_of_threads(package: Path) -> None:
+def test_compiled_code_does_not_fix_the_number_of_threads(package: Path) -> None:
     with zipfile.ZipFile(package) as archive:
         (kernels,) = (name for name in archive.namelist() if name.endswith("kernel.cpp"))
         code = archive.read(kernels).decode()
@@ -49,7 +49,7 @@ def test_the_code_holds_no_number_of_threads(package: Path) -> None:
 def test_nothing_is_left_in_the_temporary_folder(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the worker, which unpacks; it ends without tidying up."""
+    """For the worker, which unpacks the package and ends without cleaning up."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     candidate = candidate_for(package, runtime="aotinductor")

@@ -1,4 +1,4 @@
-"""Core ML: what the package says of itself, and a session on a stand-in for Apple's own."""
+"""Core ML: the specification of the package, and a session on a replacement for Apple's own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_package_has_the_names_the_batch_and_the_precision(
 
 
 class StandIn:
-    """An `MLModel` that answers the mean of each image, and refuses what Core ML would."""
+    """An `MLModel` that returns the mean of each image, and refuses what Core ML would refuse."""
 
     compute_unit = SimpleNamespace(name="CPU_ONLY")
 
@@ -69,7 +69,7 @@ class StandIn:
         return {"logits": np.repeat(means[:, None], CLASSES, axis=1)}
 
 
-def test_session_cuts_what_is_larger_than_the_largest_batch(
+def test_session_splits_batches_above_the_limit(
     exported: tuple[Path, Precision],
 ) -> None:
     session = CoremlSession(StandIn(spec_of(exported[0])), "9.0")
@@ -83,10 +83,10 @@ def test_session_cuts_what_is_larger_than_the_largest_batch(
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS can")
-def test_elsewhere_than_on_macos_it_is_unsupported(exported: tuple[Path, Precision]) -> None:
+def test_systems_other_than_macos_are_unsupported(exported: tuple[Path, Precision]) -> None:
     candidate = candidate_for(exported[0], runtime="coreml", precision=exported[1])
     with (
         RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
-        pytest.raises(Unsupported, match="coreml runs on darwin only, this is linux"),
+        pytest.raises(Unsupported, match="coreml runs only on darwin, but this is linux"),
     ):
         session.load()

@@ -1,4 +1,4 @@
-"""What is particular to ExecuTorch's programs: their precision, their delegate, their batches."""
+"""ExecuTorch programs: their precision, their delegate, their batches."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_program_takes_256_images_though_it_was_traced_with_two(
         assert tuple(method.metadata.input_tensor_meta(0).sizes()) == (256, *SHAPE)
 
 
-def test_outputs_are_the_callers_own(files: dict[Precision, Path]) -> None:
+def test_caller_owns_the_outputs(files: dict[Precision, Path]) -> None:
     session = open_session(files["fp32"], settings=Settings(threads=1))
     first = session.run(IMAGES[:10])
     kept = first.copy()
@@ -114,8 +114,8 @@ class Gelu(nn.Module):
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu_is_the_one_that_the_model_has(tmp_path: Path, approximate: str) -> None:
-    """XNNPACK's delegate computes the exact one for both; they are 5e-4 apart."""
+def test_gelu_variant_matches_the_model(tmp_path: Path, approximate: str) -> None:
+    """XNNPACK's delegate computes the exact GELU for both variants; they differ by 5e-4."""
     path = tmp_path / "gelu.pte"
     model = Gelu(approximate)
     load_exporter(FORMATS["executorch"]).export(request_for(path, model=model))
@@ -137,7 +137,7 @@ def test_truncated_file_is_an_error(
         open_session(path, settings=Settings(threads=1))
 
 
-def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(tmp_path: Path) -> None:
     path = tmp_path / "model.pte"
     written = load_exporter(FORMATS["executorch"]).export(
         request_for(path, "int8", measured=IMAGES)

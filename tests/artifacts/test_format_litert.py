@@ -1,4 +1,4 @@
-"""LiteRT: what its files hold, and what its sessions say of them."""
+"""LiteRT: the content of its files, and the attestation of its sessions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MANY = np.random.default_rng(1).standard_normal((103, *SHAPE), np.float32)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
-    """The model in each precision. Not to be written to."""
+    """The model in each precision. Read-only."""
     from toolkit.artifacts.formats.litert import export
 
     folders: dict[Precision, Path] = {}
@@ -49,7 +49,7 @@ def opened(folder: Path, *, threads: int = 1) -> Session:
 
 
 def operations_of(file: Path) -> list[tuple[str, set[str]]]:
-    """Operations in order, and the types of their inputs, as the file has them."""
+    """Return the operations in order, with the types of their inputs, as stored in the file."""
     from ai_edge_litert.interpreter import Interpreter
 
     graph = Interpreter(str(file))
@@ -60,18 +60,18 @@ def operations_of(file: Path) -> list[tuple[str, set[str]]]:
 
 
 def kinds_of(file: Path) -> dict[str, set[str]]:
-    """Operation → the types of the inputs of the last one of that name."""
+    """Return operation → input types of the last operation with that name."""
     return dict(operations_of(file))
 
 
 @pytest.mark.parametrize(
     ("precision", "largest"), [("fp32", 1e-5), ("fp16", 5e-3), ("int8", 0.1), ("int8-dynamic", 0.1)]
 )
-def test_every_precision_is_the_same_model_and_says_what_it_is(
+def test_every_precision_matches_the_model_and_attests_itself(
     folders: dict[Precision, Path], precision: Precision, largest: float
 ) -> None:
     session = opened(folders[precision], threads=2)
-    found = session.run(MANY)  # a hundred, and three by one
+    found = session.run(MANY)  # a hundred, and three single images
     assert np.abs(found - logits_of(MANY)).max() < largest
     singles = [session.run(MANY[at : at + 1]) for at in range(len(MANY))]
     np.testing.assert_allclose(found, np.concatenate(singles), atol=1e-4, rtol=0)
@@ -112,7 +112,7 @@ def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) 
 
 
 def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> None:
-    """But for the first call, which a worker makes with noise."""
+    """Except in the first call, which a worker makes with noise."""
     session = opened(folders["fp32"])
     session.run(MANY)
     assert not session.attestation.files
@@ -122,10 +122,8 @@ def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> N
     assert list(session.attestation.files) == ["batch-1.tflite", "batch-100.tflite"]
 
 
-def test_mark_that_lets_xnnpack_halve_is_seen(
-    folders: dict[Precision, Path], tmp_path: Path
-) -> None:
-    """A name in the file's metadata; here it lies behind the model, where LiteRT ignores it."""
+def test_reduced_precision_mark_is_detected(folders: dict[Precision, Path], tmp_path: Path) -> None:
+    """A name in the file's metadata; here it is after the model, where LiteRT ignores it."""
     content = (folders["fp32"] / "batch-1.tflite").read_bytes()
     (tmp_path / "batch-1.tflite").write_bytes(content + b"reduced_precision_support")
     session = opened(tmp_path)
@@ -134,7 +132,7 @@ def test_mark_that_lets_xnnpack_halve_is_seen(
     assert (found.precision, found.arithmetic) == ("fp16", "unknown")
 
 
-def test_logits_are_the_callers_own(folders: dict[Precision, Path]) -> None:
+def test_caller_owns_the_logits(folders: dict[Precision, Path]) -> None:
     session = opened(folders["fp32"])
     first = session.run(IMAGES[:1])
     kept = first.copy()
@@ -170,7 +168,7 @@ def test_file_of_another_shape_is_an_error(folders: dict[Precision, Path]) -> No
 
 
 class OnePixel(nn.Module):
-    """litert-torch folds its grouped layer on a 1x1 map in one way for one image, in another for a
+    """litert-torch folds its grouped layer on a 1x1 map differently for one image and for a
     hundred."""
 
     def __init__(self) -> None:
@@ -186,7 +184,7 @@ class OnePixel(nn.Module):
         return logits
 
 
-def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
+def test_int8_with_different_graphs_exports_one_file(tmp_path: Path) -> None:
     from toolkit.artifacts.formats.litert import export
 
     torch.manual_seed(0)
@@ -199,7 +197,7 @@ def test_int8_of_graphs_that_differ_is_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(precision: Precision, tmp_path: Path) -> None:
     path = tmp_path / "model.litert"
     written = load_exporter(FORMATS["litert"]).export(request_for(path, precision, measured=IMAGES))
     logits = opened(path).run(IMAGES)

@@ -1,4 +1,4 @@
-"""MNN: the weights' storage, the arrays that are the session's own memory, and damage."""
+"""MNN: storage of the weights, arrays in the session's own memory, and damaged files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toolkit.sessions.runtimes.mnn import load
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small classifier in float32. Not to be written to."""
+    """A small classifier in float32. Read-only."""
     path = tmp_path_factory.mktemp("mnn") / "model.mnn"
     export(request_for(path))
     return path
@@ -31,7 +31,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("precision", "tolerance", "smaller"),
     [("fp32", 1e-5, 1.01), ("fp16", 1e-2, 0.6), ("int8-weights", 1e-1, 0.5)],
 )
-def test_a_users_model_is_the_same_model(
+def test_exported_user_model_gives_the_same_logits(
     file: Path, tmp_path: Path, precision: Precision, tolerance: float, smaller: float
 ) -> None:
     path = tmp_path / "model.mnn"
@@ -43,7 +43,7 @@ def test_a_users_model_is_the_same_model(
 
 
 class OneByOne(nn.Module):
-    """No kernel that Winograd's method is for."""
+    """No kernel that the Winograd method applies to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
 def test_nothing_is_left_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the path is relative to it."""
+    """Even if the path is relative to it."""
     monkeypatch.chdir(tmp_path)
     export(request_for(Path("model.mnn"), "fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]
 
 
-def test_logits_are_the_callers_own(file: Path) -> None:
+def test_caller_owns_the_logits(file: Path) -> None:
     session = load(source_of(file, "mnn"), Settings(threads=1))
     first = session.run(IMAGES[:2])
     kept = first.copy()
@@ -91,7 +91,7 @@ def test_batch_sizes_may_change_from_call_to_call(file: Path) -> None:
         np.testing.assert_allclose(session.run(IMAGES[:size]), wanted[:size], atol=1e-5, rtol=0)
 
 
-def test_float64_in_any_order_of_axes_is_no_crash(file: Path) -> None:
+def test_float64_in_any_memory_order_does_not_crash(file: Path) -> None:
     session = load(source_of(file, "mnn"), Settings(threads=1))
     images = IMAGES[:2]
     turned = np.asfortranarray(images.astype(np.float64))
@@ -118,7 +118,7 @@ def test_a_truncated_file_is_refused(file: Path, tmp_path: Path, kept: float) ->
         load(source_of(cut, "mnn"), Settings(threads=1))
 
 
-def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(tmp_path: Path) -> None:
     path = tmp_path / "model.mnn"
     written = export(request_for(path, "int8-weights", measured=IMAGES))
     logits = load(source_of(path, "mnn", "int8-weights"), Settings(threads=1)).run(IMAGES)

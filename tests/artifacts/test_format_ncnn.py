@@ -1,4 +1,4 @@
-"""ncnn: the weights' storage, one image at a time, and damage that its return codes tell."""
+"""ncnn: storage of the weights, one image at a time, and damage shown by its return codes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from toolkit.sessions.runtimes.ncnn import load, may_use_winograd
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small classifier in float32. Not to be written to."""
+    """A small classifier in float32. Read-only."""
     path = tmp_path_factory.mktemp("ncnn") / "model.ncnn"
     export(request_for(path))
     return path
 
 
-def test_only_the_two_files_are_left(folder: Path) -> None:
+def test_export_leaves_only_the_two_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.bin", "model.param"]
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-2)])
-def test_a_users_model_is_the_same_model(
+def test_exported_user_model_gives_the_same_logits(
     tmp_path: Path, precision: Precision, tolerance: float
 ) -> None:
-    """Channels of 31 x 29 pixels, which ncnn keeps with gaps between them."""
+    """Channels of 31 x 29 pixels, between which ncnn leaves gaps."""
     path = tmp_path / "model.ncnn"
     export(request_for(path, precision))
     session = load(source_of(path, "ncnn", precision), Settings(threads=1))
@@ -59,7 +59,7 @@ def test_a_users_model_is_the_same_model(
         ("0=8 1=3 2=2", False),
     ],
 )
-def test_convolutions_that_may_be_winograds_are_known(layer: str, winograd: bool) -> None:
+def test_possible_winograd_convolutions_are_detected(layer: str, winograd: bool) -> None:
     graph = f"7767517\n2 2\nInput in0 0 1 in0\nConvolution conv_0 1 1 in0 1 {layer}\n"
     assert may_use_winograd(graph) is winograd
 
@@ -86,7 +86,7 @@ def test_an_operator_that_ncnn_does_not_have_fails_the_export(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_weights_take_half_the_space(folder: Path, tmp_path: Path) -> None:
+def test_fp16_weights_take_half_the_space(folder: Path, tmp_path: Path) -> None:
     export(request_for(tmp_path / "half", "fp16"))
     sizes = [(path / "model.bin").stat().st_size for path in (folder, tmp_path / "half")]
     assert sizes[1] < 0.6 * sizes[0]
@@ -116,7 +116,9 @@ def test_a_truncated_file_is_refused(folder: Path, tmp_path: Path, name: str, ke
 
 def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
     copy = damaged(folder, tmp_path, "model.bin", lambda data: data + bytes(400))
-    with pytest.raises(ArtifactError, match=r"model.bin does not hold the weights of model.param"):
+    with pytest.raises(
+        ArtifactError, match=r"model.bin does not contain the weights of model.param"
+    ):
         load(source_of(copy, "ncnn"), Settings(threads=1))
 
 

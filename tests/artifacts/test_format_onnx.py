@@ -1,4 +1,4 @@
-"""ONNX and `.ort`: a file holds what its precision says, for any model, and its runtime sees it."""
+"""ONNX and `.ort`: a file matches its precision, for any model, and its runtime attests it."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def test_fp16_refuses_weights_that_float16_cannot_hold(tmp_path: Path) -> None:
     model = colour.ColourNet()
     with torch.no_grad():
         model.head.weight[0, 0] = 1e5
-    with pytest.raises(ValueError, match="has a value of 100000, float16 ends at 65504"):
+    with pytest.raises(ValueError, match="has a value of 100000, but the largest float16 is 65504"):
         export(colour.request_for(tmp_path / "m.onnx", "fp16", model=model))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-def test_layer_of_the_logits_alone_stays_in_float32(
+def test_only_the_logits_layer_stays_in_float32(
     files: dict[Precision, Path], precision: Precision
 ) -> None:
     graph = onnx.load(files[precision]).graph
@@ -98,10 +98,10 @@ def test_layer_of_the_logits_alone_stays_in_float32(
     assert weights[last.input[1]].dtype == np.float32
     matrices = [w for w in weights.values() if w.ndim >= 2 and w.dtype != np.int8]
     dynamic = precision == "int8-dynamic"
-    assert len(matrices) == (4 if dynamic else 1)  # three convolutions stay, in dynamic
+    assert len(matrices) == (4 if dynamic else 1)  # three convolutions stay for int8-dynamic
 
 
-def test_int8_weights_have_a_scale_a_channel_and_seven_bits(
+def test_int8_weights_have_one_scale_per_channel_and_seven_bits(
     files: dict[Precision, Path],
 ) -> None:
     weights = weights_of(files["int8"])
@@ -136,7 +136,7 @@ def test_int8_is_computed_in_int8(files: dict[Precision, Path], tmp_path: Path) 
     assert not {"Conv", "FusedConv"} & set(executed)
 
 
-def test_a_model_of_one_layer_has_no_int8_but_a_dynamic_one(tmp_path: Path) -> None:
+def test_one_layer_model_has_no_int8_but_int8_dynamic(tmp_path: Path) -> None:
     model = colour.OneLayer()
     with pytest.raises(ValueError, match="nothing in this model could be written in int8"):
         export(colour.request_for(tmp_path / "static.onnx", "int8", model=model))
@@ -146,9 +146,7 @@ def test_a_model_of_one_layer_has_no_int8_but_a_dynamic_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("precision", MOVED)
-def test_contents_are_those_that_onnx_reads(
-    files: dict[Precision, Path], precision: Precision
-) -> None:
+def test_parsed_contents_match_onnx(files: dict[Precision, Path], precision: Precision) -> None:
     graph = onnx.load(files[precision]).graph
     contents = read_onnx(files[precision])
     assert contents.operators == {node.op_type for node in graph.node}
@@ -182,7 +180,7 @@ def test_ort_is_optimised_for_any_cpu_and_loads(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("module", [cuda_runtime, tensorrt], ids=["onnxruntime", "tensorrt"])
-def test_a_provider_that_is_not_there_is_said(files: dict[Precision, Path], module: Loader) -> None:
+def test_missing_provider_is_reported(files: dict[Precision, Path], module: Loader) -> None:
     with pytest.raises(Unsupported, match=r"onnxruntime \S+ has no (CUDA|Tensorrt)Execution"):
         module.load(colour.source_of(files["fp32"], "onnx"), Settings(threads=1, device="cuda"))
 
@@ -191,7 +189,7 @@ def test_a_provider_that_is_not_there_is_said(files: dict[Precision, Path], modu
 def test_operators_left_to_another_provider_and_tf32_are_attested(
     tf32: str, arithmetic: str
 ) -> None:
-    """On a stand-in for a session on a GPU."""
+    """On a replacement for a session on a GPU."""
     parts = [("CUDAExecutionProvider", 7), ("CPUExecutionProvider", 2)]
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -215,7 +213,7 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
     found = session.attestation
     assert (found.provider, found.device) == ("CUDAExecutionProvider (7 of 9 operators)", "cuda")
     assert found.arithmetic == arithmetic
-    assert found.evidence["threads"] == "as asked"  # a GPU's driver starts threads of its own
+    assert found.evidence["threads"] == "as asked"  # a GPU's driver starts its own threads
 
 
 @pytest.mark.parametrize(
@@ -244,7 +242,7 @@ def test_int8_on_cuda_is_called_what_its_products_are(operator: str, arithmetic:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-def test_a_session_has_the_error_that_was_expected(precision: Precision, tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(precision: Precision, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     written = export(colour.request_for(path, precision, measured=colour.IMAGES))
     logits = load(colour.source_of(path, "onnx", precision), Settings(threads=1)).run(colour.IMAGES)

@@ -1,4 +1,4 @@
-"""The IR folder holds what its precision says, for any model, and OpenVINO sees it."""
+"""The IR folder matches its precision, for any model, and OpenVINO attests it."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_fp16_holds_its_matrices_in_float16(folders: dict[Precision, Path]) -> N
 
 
 def matrices_of(path: Path) -> list[np.ndarray]:
-    """The int8 weights."""
+    """Return the int8 weights."""
     constants = [node for node in nodes_of(path) if node.get_type_name() == "Constant"]
     return [node.data for node in constants if node.data.dtype == np.int8 and node.data.ndim >= 2]
 
 
-def test_int8_spares_the_layer_of_the_logits(folders: dict[Precision, Path]) -> None:
+def test_int8_keeps_the_logits_layer_in_float(folders: dict[Precision, Path]) -> None:
     products = [node for node in nodes_of(folders["int8"]) if node.get_type_name() == "MatMul"]
     assert len(products) == 2
     feeds = [product.input_value(0).get_node() for product in products]
@@ -87,7 +87,7 @@ def test_int8_spares_the_layer_of_the_logits(folders: dict[Precision, Path]) -> 
     assert len(matrices_of(folders["int8"])) == 3  # the depthwise kernel is rounded, not packed
 
 
-def test_int8_weights_are_narrow_only_where_avx2_counts(
+def test_int8_weights_use_seven_bits_only_for_avx2(
     folders: dict[Precision, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "full.openvino"
@@ -103,7 +103,9 @@ def test_int8_weights_are_narrow_only_where_avx2_counts(
 
 def test_a_model_of_one_layer_has_no_int8(tmp_path: Path) -> None:
     request = colour.request_for(tmp_path / "m.openvino", "int8", model=colour.OneLayer())
-    with pytest.raises(ValueError, match="no layer but the one that gives the logits"):
+    with pytest.raises(
+        ValueError, match="no layer could be quantised, except the one that produces the logits"
+    ):
         export(request)
 
 
@@ -136,7 +138,7 @@ def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(
 def test_shortened_arithmetic_is_read_from_the_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: str
 ) -> None:
-    """Where the CPU has it; else OpenVINO computes in float32, and says so."""
+    """If the CPU supports it; otherwise OpenVINO computes in float32 and reports that."""
     path = tmp_path / "m.openvino"
     export(colour.request_for(path, "fp32"))
     usual = openvino_runtime._properties(1)
@@ -171,7 +173,7 @@ def test_input_may_have_any_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["model.xml", "model.bin"])
-def test_half_a_file_is_an_error(tmp_path: Path, part: str) -> None:
+def test_truncated_files_are_errors(tmp_path: Path, part: str) -> None:
     path = tmp_path / "m.openvino"
     export(colour.request_for(path, "fp32"))
     data = (path / part).read_bytes()
@@ -195,8 +197,8 @@ export(request)
 """
 
 
-def test_export_opens_no_connection_and_leaves_the_home_alone(tmp_path: Path) -> None:
-    """As a user runs it: not in CI, where telemetry may hold back."""
+def test_export_uses_no_network_and_does_not_write_to_home(tmp_path: Path) -> None:
+    """As a user runs it, not as in CI, where telemetry may be inactive."""
     home = tmp_path / "home"
     home.mkdir()
     dropped = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME")
@@ -215,17 +217,17 @@ def test_export_opens_no_connection_and_leaves_the_home_alone(tmp_path: Path) ->
     assert list(home.rglob("*")) == []
 
 
-def test_a_session_has_the_error_that_was_expected(tmp_path: Path) -> None:
+def test_session_error_matches_the_expected_error(tmp_path: Path) -> None:
     path = tmp_path / "model.openvino"
     written = export(colour.request_for(path, "int8", measured=colour.IMAGES))
     logits = session_of(path, "int8").run(colour.IMAGES)
     assert 0.5 < colour.error_ratio(written, logits) < 1.5
 
 
-def test_the_file_tells_the_error_that_it_should_have_wherever_it_comes_from(
+def test_expected_error_is_measured_from_the_file_of_any_origin(
     folders: dict[Precision, Path], tmp_path: Path
 ) -> None:
-    """NNCF's defaults: the layer of the logits is quantised too, and ranges cut."""
+    """NNCF's defaults: the layer of the logits is quantised too, and ranges clip."""
     import nncf
     import openvino
 
@@ -235,7 +237,7 @@ def test_the_file_tells_the_error_that_it_should_have_wherever_it_comes_from(
     openvino.save_model(nncf.quantize(plain, images, subset_size=60), path, compress_to_fp16=False)
     expected = measure(path, colour.IMAGES)
     assert expected is not None
-    assert "cut on purpose" in expected.method
+    assert "clip on purpose" in expected.method
     request = openvino.Core().compile_model(path, "CPU").create_infer_request()
     error = request.infer({0: colour.IMAGES})[0] - colour.logits_of(colour.IMAGES)
     assert 0.5 < np.sqrt(np.mean(np.square(error))) / expected.rms < 2

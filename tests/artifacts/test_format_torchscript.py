@@ -1,4 +1,4 @@
-"""A TorchScript file fixes no shortened arithmetic, and its runtimes see one that does."""
+"""Exported TorchScript files do not allow TF32, and runtimes detect files that do."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CONVOLUTIONS = CUDNN.conv
 
 @pytest.fixture(autouse=True)
 def flags_come_back() -> Iterator[None]:
-    """This flag sets all of cuDNN's: torch refuses to answer where they differ from it."""
+    """This flag sets all of cuDNN's flags: torch raises on reading if they differ."""
     before = CUDNN.allow_tf32
     yield
     CUDNN.allow_tf32 = before
 
 
 class Casting(ColourNet):
-    """Activations go through a narrower type."""
+    """Activations are cast to a narrower type."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def test_flag_of_the_trace_is_read_back(tmp_path: Path, tf32: bool) -> None:
     module = traced(ColourNet(), tf32=tf32)
     path = tmp_path / "model.torchscript"
     torch.jit.save(module, path)
-    CONVOLUTIONS.fp32_precision = "ieee"  # what a session does: the file does not mind
+    CONVOLUTIONS.fp32_precision = "ieee"  # as a session does; it does not affect the file
     loaded = torch.jit.load(path)
     assert allows_tf32(module) is allows_tf32(loaded) is tf32
     assert allows_tf32(torch.jit.freeze(loaded.eval())) is tf32
@@ -88,11 +88,11 @@ def test_flag_is_found_in_a_branch() -> None:
             return x
 
     assert allows_tf32(torch.jit.script(Outer()))
-    assert not allows_tf32(torch.jit.script(Branch()))  # scripted: the process's flags count
+    assert not allows_tf32(torch.jit.script(Branch()))  # scripted: the flags of the process apply
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_export_allows_no_tf32_and_gives_the_flag_back(tmp_path: Path, tf32: bool) -> None:
+def test_export_disables_tf32_and_restores_the_flag(tmp_path: Path, tf32: bool) -> None:
     CONVOLUTIONS.fp32_precision = "tf32" if tf32 else "ieee"
     export(request_for(tmp_path / "model.torchscript"))
     assert CONVOLUTIONS.fp32_precision == ("tf32" if tf32 else "ieee")
@@ -163,8 +163,8 @@ def test_frozen_graph_is_asked_as_it_was_rewritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", [torchscript, torchscript_frozen])
-def test_input_stays_its_callers(tmp_path: Path, runtime: Any) -> None:
-    """Both in a file that copies and in one that works in place."""
+def test_input_of_the_caller_is_unchanged(tmp_path: Path, runtime: Any) -> None:
+    """For a file that copies its input and for one that works in place."""
     ours, theirs = tmp_path / "ours.torchscript", tmp_path / "theirs.torchscript"
     export(request_for(ours, model=InPlace()))
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Finding artifacts: what the manifest records is what lies there, to the bit."""
+"""Finding artifacts: files must match their manifest to the bit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def record_of(
 
 
 def write_exports(folder: Path, *, checkpoint: str = "c" * 64, spec: str = "5" * 64) -> Path:
-    """A folder of two artifacts with their manifest."""
+    """Write a folder of two artifacts with their manifest."""
     folder.mkdir()
     for name, content in CONTENT.items():
         (folder / name).write_bytes(content)
@@ -76,14 +76,14 @@ def found(*paths: Path) -> list[Path]:
     return [stored.path for stored in find_artifacts(paths)]
 
 
-def test_a_folder_stands_for_all_its_artifacts(exports: Path) -> None:
+def test_folder_selects_all_its_artifacts(exports: Path) -> None:
     stored = find_artifacts([exports])
     assert [item.path for item in stored] == [exports / "model.onnx", exports / "model.pt2"]
     assert [item.record.format for item in stored] == ["onnx", "pt2"]
     assert {item.checkpoint for item in stored} == {exports / "../checkpoint"}
 
 
-def test_a_file_stands_for_itself(exports: Path) -> None:
+def test_file_selects_itself(exports: Path) -> None:
     assert found(exports / "model.pt2") == [exports / "model.pt2"]
 
 
@@ -92,8 +92,8 @@ def test_a_named_artifact_is_found_though_another_one_is_damaged(exports: Path) 
     assert found(exports / "model.pt2") == [exports / "model.pt2"]
 
 
-def test_nothing_is_found_twice(exports: Path, tmp_path: Path) -> None:
-    """A folder, its file, and the same by another way."""
+def test_duplicate_paths_are_found_once(exports: Path, tmp_path: Path) -> None:
+    """A folder, its file, and the same file through another path."""
     (tmp_path / "link").symlink_to(exports)
     paths = [exports / "model.onnx", exports, exports / ".." / "exports", tmp_path / "link"]
     assert found(*paths) == [exports / "model.onnx", exports / "model.pt2"]
@@ -124,29 +124,29 @@ def test_artifacts_of_two_checkpoints_do_not_mix(
 
 
 @pytest.mark.parametrize("name", ["no", "no/model.onnx"])
-def test_a_path_that_is_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match=r"no .*; write it first with toolkit export"):
+def test_missing_path_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match=r"no .*; create it first with toolkit export"):
         find_artifacts([tmp_path / name])
 
 
-def test_no_paths_at_all() -> None:
+def test_no_paths_are_refused() -> None:
     with pytest.raises(ArtifactError):
         find_artifacts([])
 
 
-def test_a_folder_without_manifest(tmp_path: Path) -> None:
+def test_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no .*manifest\.json; expected a folder"):
         find_artifacts([tmp_path])
 
 
-def test_a_manifest_without_artifacts(exports: Path) -> None:
+def test_manifest_without_artifacts_is_refused(exports: Path) -> None:
     write_manifest(exports, replace(read_manifest(exports), artifacts=()))
-    with pytest.raises(ArtifactError, match="records no artifact; run toolkit export"):
+    with pytest.raises(ArtifactError, match="lists no artifact; run toolkit export"):
         find_artifacts([exports])
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_file_that_is_not_recorded(exports: Path, exists: bool) -> None:
+def test_unrecorded_file_is_refused(exports: Path, exists: bool) -> None:
     if exists:
         (exports / "other.onnx").write_bytes(CONTENT["model.onnx"])
     with pytest.raises(ArtifactError, match=r"not recorded in .*model\.onnx, model\.pt2"):
@@ -166,7 +166,7 @@ def test_a_file_that_is_not_recorded(exports: Path, exists: bool) -> None:
         (b'{"schema_version": 1}', "schema_version 1, expected 2; export again .* --force"),
     ],
 )
-def test_a_broken_manifest(exports: Path, content: bytes, message: str) -> None:
+def test_broken_manifest_is_refused(exports: Path, content: bytes, message: str) -> None:
     (exports / MANIFEST).write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
         find_artifacts([exports])
@@ -182,16 +182,16 @@ def test_a_field_of_the_wrong_type_is_named(exports: Path) -> None:
         find_artifacts([exports])
 
 
-def test_a_manifest_that_is_a_folder(tmp_path: Path) -> None:
+def test_manifest_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).mkdir()
     with pytest.raises(ArtifactError, match=r"cannot read .*Is a directory"):
         find_artifacts([tmp_path])
 
 
-def test_a_recorded_file_that_is_gone(exports: Path) -> None:
+def test_missing_recorded_file_is_refused(exports: Path) -> None:
     (exports / "model.onnx").unlink()
     for path in (exports, exports / "model.onnx"):
-        with pytest.raises(ArtifactError, match="which its manifest records; write it again"):
+        with pytest.raises(ArtifactError, match="although its manifest lists it; export it again"):
             find_artifacts([path])
 
 
@@ -204,18 +204,18 @@ def test_a_recorded_file_that_is_gone(exports: Path) -> None:
         (b"onnx bytez", "the file was damaged"),
     ],
 )
-def test_a_damaged_file_says_how_to_write_it_again(
+def test_damaged_file_error_says_how_to_export_again(
     exports: Path, content: bytes, message: str
 ) -> None:
     (exports / "model.onnx").write_bytes(content)
     with pytest.raises(ArtifactError, match=message) as caught:
         find_artifacts([exports])
-    assert "write it again with toolkit export --format onnx --force" in str(caught.value)
+    assert "export it again with toolkit export --format onnx --force" in str(caught.value)
 
 
 @settings(deadline=None)
 @given(st.binary(min_size=1, max_size=64), st.data())
-def test_any_flipped_bit_is_damage(
+def test_any_flipped_bit_is_detected(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped.onnx"
@@ -246,13 +246,13 @@ def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
     manifest["artifacts"][0]["path"] = "../secret.onnx"
     (exports / MANIFEST).write_text(json.dumps(manifest))
     for read in (read_manifest, lambda folder: find_artifacts([folder])):
-        with pytest.raises(ArtifactError, match="expected the name of a file beside it"):
+        with pytest.raises(ArtifactError, match="expected the name of a file in the same folder"):
             read(exports)
 
 
 @contextmanager
 def nobody() -> Iterator[None]:
-    """Run as a user who may read nothing of the test's."""
+    """Run as a user without read access to the test's files."""
     if os.geteuid() != 0:
         pytest.skip("becoming somebody else needs root")
     os.seteuid(65534)
@@ -281,7 +281,7 @@ def test_a_file_whose_reading_fails_is_an_artifact_error() -> None:
 
 
 def write_folder_artifact(folder: Path) -> Path:
-    """An export folder with one artifact, a folder of two files."""
+    """Write an export folder with one artifact, a folder of two files."""
     artifact = folder / "model.ncnn"
     artifact.mkdir(parents=True)
     (artifact / "model.param").write_bytes(b"graph")
@@ -312,7 +312,7 @@ def test_an_artifact_that_is_a_folder_is_found_by_its_export_folder_and_by_itsel
 
 
 @pytest.mark.parametrize("damage", ["change", "add", "remove", "empty"])
-def test_a_damaged_folder(tmp_path: Path, damage: str) -> None:
+def test_damaged_artifact_folder_is_refused(tmp_path: Path, damage: str) -> None:
     artifact = write_folder_artifact(tmp_path / "exports")
     if damage == "change":
         (artifact / "model.bin").write_bytes(b"WEIGHTS")
@@ -326,7 +326,7 @@ def test_a_damaged_folder(tmp_path: Path, damage: str) -> None:
         find_artifacts([artifact.parent])
 
 
-def test_a_folder_that_no_manifest_knows(tmp_path: Path) -> None:
+def test_unrecorded_artifact_folder_is_refused(tmp_path: Path) -> None:
     artifact = write_folder_artifact(tmp_path / "exports")
     other = artifact.parent / "other"
     other.mkdir()

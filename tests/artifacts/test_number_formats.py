@@ -1,4 +1,4 @@
-"""Rounding to narrower formats: numpy against torch, and each variant against its own formula."""
+"""Rounding to narrower formats: numpy compared with torch, and each variant with its formula."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_torch(values: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_values_are_those_of_torch(kind: Kind, dtype: type[np.floating]) -> None:
+def test_rounded_values_match_torch(kind: Kind, dtype: type[np.floating]) -> None:
     values = SPREAD.astype(np.float32)
     rounded = round_to(values.astype(dtype), kind)
     assert rounded.dtype == dtype
@@ -68,7 +68,7 @@ def test_ties_go_to_the_even_value() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "tf32"])
-def test_special_values_stay(kind: Kind) -> None:
+def test_special_values_are_unchanged(kind: Kind) -> None:
     special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], np.float32)
     np.testing.assert_array_equal(round_to(special, kind), special)
     np.testing.assert_array_equal(round_tensor(torch.from_numpy(special), kind), special)
@@ -81,7 +81,7 @@ def test_large_values_overflow_in_fp16_only() -> None:
     assert np.isfinite(round_to(large, "bf16")).all()
 
 
-def test_int8_has_a_step_per_channel_and_leaves_a_dead_one() -> None:
+def test_int8_has_one_step_per_channel_and_keeps_zero_channels() -> None:
     weights = np.array([[1.27, 0.004], [0.0, 0.0], [127.0, 0.6]])
     expected = np.array([[1.27, 0.0], [0.0, 0.0], [127.0, 1.0]])
     np.testing.assert_allclose(round_to(weights, "int8"), expected)
@@ -117,7 +117,7 @@ def small(dtype: torch.dtype) -> tuple[Small, Tensor]:
 def by_hand(
     model: Small, inputs: Tensor, weight: Callable[..., Tensor], value: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The model's formula with roundings put in by hand."""
+    """The model's formula with explicit rounding."""
     x = F.conv2d(value(inputs), weight(model.conv.weight), model.conv.bias)
     x = F.conv_transpose2d(value(x), weight(model.wide.weight, axis=1), model.wide.bias)
     x = (value(x) @ weight(model.matrix)).relu().flatten(1)
@@ -126,7 +126,7 @@ def by_hand(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_is_its_formula(variant: str, dtype: torch.dtype) -> None:
+def test_variant_matches_its_formula(variant: str, dtype: torch.dtype) -> None:
     part, kind = VARIANTS[variant]
     plain, inputs = small(dtype)
 

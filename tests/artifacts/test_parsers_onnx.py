@@ -1,4 +1,4 @@
-"""Whatever narrow types an ONNX file hides, and wherever, its precision says so."""
+"""The precision of an ONNX file reflects narrow types anywhere in it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def changed(plain: Path, tmp_path: Path) -> Callable[[Change], Path]:
 
 
 def constant_nodes(model: ModelProto, kind: int) -> None:
-    """Each weight a Constant node of type `kind`, cast to float32; no initializer is left."""
+    """Store each weight as a Constant node of type `kind`, cast to float32; no initializer is
+    left."""
     nodes = []
     for item in model.graph.initializer:
         if item.data_type != TensorProto.FLOAT:
@@ -63,7 +64,7 @@ def constant_nodes(model: ModelProto, kind: int) -> None:
 
 
 def cast_activations(model: ModelProto, kind: int) -> None:
-    """The first operator's output goes through type `kind`."""
+    """Cast the first operator's output to type `kind`."""
     first, old = model.graph.node[0], model.graph.node[0].output[0]
     first.output[0] = "long"
     rest = list(model.graph.node)[1:]
@@ -92,7 +93,8 @@ def bfloat16_activations(model: ModelProto) -> None:
 
 
 def int8_weights_by_hand(model: ModelProto) -> None:
-    """A matrix in int8, cast to float32 and multiplied by its scale: no quantised operator."""
+    """A matrix in int8, cast to float32 and multiplied by its scale, without a quantised
+    operator."""
     item = next(each for each in model.graph.initializer if len(each.dims) == 2)
     values = numpy_helper.to_array(item)
     scale = np.float32(np.abs(values).max() / 127)
@@ -133,7 +135,7 @@ def test_plain_file_is_fp32(plain: Path) -> None:
 
 @pytest.mark.parametrize("runtime", [onnxruntime, openvino])
 @pytest.mark.parametrize("change", [half_constants, half_activations, int8_weights_by_hand])
-def test_runtime_attests_them(
+def test_runtime_attests_narrow_types(
     changed: Callable[[Change], Path], runtime: Any, change: Change
 ) -> None:
     pytest.importorskip(runtime.__name__.rpartition(".")[2])
@@ -206,7 +208,7 @@ def model_with_function(kind: int) -> ModelProto:
     ],
     ids=["sparse initializer", "sparse constant", "branch", "function", "filled"],
 )
-def test_float16_is_seen_wherever_it_stands(tmp_path: Path, model: ModelProto) -> None:
+def test_float16_is_detected_anywhere_in_the_file(tmp_path: Path, model: ModelProto) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     assert read_onnx(path).precision == "fp16"
@@ -230,8 +232,8 @@ def test_tensors_in_another_file_are_refused(plain: Path, tmp_path: Path, missin
         check_artifact(path, record)
 
 
-def test_what_is_no_onnx_is_left_to_the_runtime(tmp_path: Path) -> None:
-    """Its row says what is wrong."""
+def test_files_that_are_not_onnx_are_left_to_the_runtime(tmp_path: Path) -> None:
+    """The row of the runtime says what is wrong."""
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x3a\xff")
     check_artifact(path, colour.source_of(path, "onnx").artifact)

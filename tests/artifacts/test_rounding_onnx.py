@@ -1,4 +1,5 @@
-"""The error that an int8 ONNX file should have, told from the file: by formula, and on faults."""
+"""The expected error of an int8 ONNX file, measured from the file: compared with formulas and
+faults."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ def measured(model: ModelProto, folder: Path) -> ExpectedError:
     return found
 
 
-def test_activations_rounded_to_a_step_move_logits_as_uniform_noise_does(tmp_path: Path) -> None:
+def test_rounded_activations_move_logits_like_uniform_noise(tmp_path: Path) -> None:
     nodes = [
         node("QuantizeLinear", "x step zero", "x_int"),
         node("DequantizeLinear", "x_int step zero", "x_float"),
@@ -76,10 +77,8 @@ def test_activations_rounded_to_a_step_move_logits_as_uniform_noise_does(tmp_pat
 
 
 @pytest.mark.parametrize("kept_as", ["integers", "floats"])
-def test_weights_rounded_to_steps_move_logits_as_uniform_noise_does(
-    kept_as: str, tmp_path: Path
-) -> None:
-    """One step per output; floats behind a QuantizeLinear count as the integers that it makes."""
+def test_rounded_weights_move_logits_like_uniform_noise(kept_as: str, tmp_path: Path) -> None:
+    """One step per output; floats after a QuantizeLinear count as its integers."""
     steps = np.abs(MATRIX).max(0) / np.float32(127)
     steps[0] *= 20
     nodes = [node("DequantizeLinear", "w steps zeros", "w_float", axis=1)]
@@ -112,7 +111,7 @@ def test_weights_in_blocks_have_a_step_each(tmp_path: Path) -> None:
 
 
 def test_a_relu_inside_a_pair_is_kept() -> None:
-    """Quantised from 0 on, negative values become 0, and the file has no ReLU any more."""
+    """Values quantised from 0 on: negative values become 0, and the file no longer has a ReLU."""
     nodes = [
         node("MatMul", "x matrix", "y"),
         node("QuantizeLinear", "y step zero", "y_int"),
@@ -129,7 +128,7 @@ def test_a_relu_inside_a_pair_is_kept() -> None:
     assert np.abs(rounded - plain).max() <= 0.2501
 
 
-def test_a_frozen_batch_is_filled(tmp_path: Path) -> None:
+def test_fixed_batch_is_padded(tmp_path: Path) -> None:
     nodes = [
         node("DequantizeLinear", "w step", "w_float"),
         node("MatMul", "x w_float", "logits"),
@@ -158,7 +157,9 @@ def test_a_frozen_batch_is_filled(tmp_path: Path) -> None:
     ],
     ids=["nothing", "integers", "something between"],
 )
-def test_what_is_no_pair_is_not_guessed_at(nodes: list[NodeProto], tmp_path: Path) -> None:
+def test_quantised_operators_without_pairs_give_no_expected_error(
+    nodes: list[NodeProto], tmp_path: Path
+) -> None:
     square = np.ones((2, 2), np.uint8)
     model = model_of(nodes, matrix=MATRIX, w=square, step=np.float32(0.1), zero=np.uint8(9))
     onnx.save(model, tmp_path / "model.onnx")
@@ -182,7 +183,7 @@ class Int8Export:
             self.logits = model(torch.from_numpy(self.inputs)).numpy()
 
     def ratio(self, model: ModelProto, path: Path) -> float:
-        """The actual error of the file over the expected one."""
+        """The actual error of the file divided by the expected one."""
         onnx.save(model, path)
         expected = measure(path, self.inputs)
         assert expected is not None
@@ -195,21 +196,21 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8Export:
     return Int8Export(tmp_path_factory.mktemp("int8"))
 
 
-def test_a_healthy_export_has_the_error_that_it_should_have(
-    int8: Int8Export, tmp_path: Path
-) -> None:
+def test_healthy_export_has_the_expected_error(int8: Int8Export, tmp_path: Path) -> None:
     assert 0.5 < int8.ratio(onnx.load(int8.path), tmp_path / "healthy.onnx") < RATIO / 1.5
 
 
 @pytest.mark.parametrize("name", INT8_FAULTS)
-def test_a_fault_has_an_error_far_beyond(name: str, int8: Int8Export, tmp_path: Path) -> None:
+def test_fault_has_an_error_far_beyond_the_expected_one(
+    name: str, int8: Int8Export, tmp_path: Path
+) -> None:
     model = onnx.load(int8.path)
     INT8_FAULTS[name](model)
     ratio = int8.ratio(model, tmp_path / "faulty.onnx")
     assert (ratio > 1.5 * RATIO) is (name not in NEED_NOT_BE_CAUGHT)
 
 
-def test_a_record_is_believed_of_its_own_bytes_only(int8: Int8Export, tmp_path: Path) -> None:
+def test_recorded_error_applies_only_to_its_own_bytes(int8: Int8Export, tmp_path: Path) -> None:
     recorded = ExpectedError(
         rms=7.0, largest=8.0, images=9, method="so", sha256=int8.artifact.sha256
     )
@@ -224,7 +225,7 @@ def test_a_record_is_believed_of_its_own_bytes_only(int8: Int8Export, tmp_path: 
     assert found == replace(fresh, sha256=other.sha256)
 
 
-def test_a_format_that_does_not_tell_has_no_expected_error(int8: Int8Export) -> None:
+def test_other_formats_have_no_expected_error_without_a_record(int8: Int8Export) -> None:
     for artifact in (
         replace(int8.artifact, format="litert", expected_error=None),
         replace(int8.artifact, precision="fp32", expected_error=None),
@@ -232,9 +233,9 @@ def test_a_format_that_does_not_tell_has_no_expected_error(int8: Int8Export) -> 
         assert find_expected_error(int8.path, artifact, int8.inputs) is None
 
 
-def test_a_damaged_file_is_told_by_name(int8: Int8Export, tmp_path: Path) -> None:
+def test_damaged_file_is_named(int8: Int8Export, tmp_path: Path) -> None:
     path = tmp_path / "cut.onnx"
     path.write_bytes(int8.path.read_bytes()[:1000])
     artifact: Artifact = replace(int8.artifact, expected_error=None)
-    with pytest.raises(Crashed, match=r"cannot tell the expected error of cut\.onnx: "):
+    with pytest.raises(Crashed, match=r"cannot measure the expected error of cut\.onnx: "):
         find_expected_error(path, artifact, int8.inputs)

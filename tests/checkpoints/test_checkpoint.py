@@ -1,4 +1,4 @@
-"""Checkpoints: data that is checked, never code that runs."""
+"""Checkpoints: checked data, never code that runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REFERENCE = ModelSpec(factory=REFERENCE_FACTORY)
 
 
 class RunsCode:
-    """A pickle of this makes a file when it is loaded."""
+    """A pickle of this creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,14 +40,14 @@ class RunsCode:
 
 
 def put_weights(folder: Path, state: dict[str, torch.Tensor]) -> None:
-    """Replace the weights, and record their checksum as if they had been trained so."""
+    """Replace the weights, and record their checksum as if they had been trained that way."""
     save_file(state, folder / "weights.safetensors")
     record = json.loads((folder / "checkpoint.json").read_text())
     record["sha256"] = sha256_of(folder / "weights.safetensors")
     (folder / "checkpoint.json").write_text(json.dumps(record))
 
 
-def test_reference_checkpoint_is_whole_and_as_good_as_it_says() -> None:
+def test_reference_checkpoint_is_complete_and_reaches_its_accuracy() -> None:
     model, record = load_model(CHECKPOINT)
     assert sum(value.numel() for value in model.parameters()) == 1_199_882
     assert not model.training
@@ -57,7 +57,7 @@ def test_reference_checkpoint_is_whole_and_as_good_as_it_says() -> None:
     assert len(record.training.epochs) == 3
 
 
-def test_model_card_tells_the_recorded_accuracy() -> None:
+def test_model_card_has_the_recorded_accuracy() -> None:
     record = read_checkpoint(CHECKPOINT)
     assert record.training is not None
     card = (CHECKPOINT / "README.md").read_text()
@@ -87,7 +87,7 @@ def test_truncated_weights_with_a_matching_record_are_refused(own_checkpoint: Pa
     record = json.loads((own_checkpoint / "checkpoint.json").read_text())
     record["sha256"] = sha256_of(path)
     (own_checkpoint / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="incomplete safetensors file"):
         load_model(own_checkpoint)
 
 
@@ -186,12 +186,12 @@ def test_pickle_in_place_of_weights_does_not_run(own_checkpoint: Path, tmp_path:
     record = json.loads((own_checkpoint / "checkpoint.json").read_text())
     record["sha256"] = sha256_of(path)
     (own_checkpoint / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="incomplete safetensors file"):
         load_model(own_checkpoint)
     assert not marker.exists()
 
 
-def test_whole_model_pickle_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_pickled_model_is_refused_with_advice(tmp_path: Path) -> None:
     torch.save(ReferenceCNN(), tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"torch\.save\(model\.state_dict\(\)"):
         import_weights(
@@ -209,7 +209,7 @@ def tiny_model() -> nn.Module:
 
 
 def damaged(content: bytes, random: Random) -> bytes:
-    """One bit flipped, one byte set, or the end cut off."""
+    """Flip one bit, set one byte, or truncate."""
     data, place = bytearray(content), random.randrange(len(content))
     change = random.choice(["flip", "set", "cut"])
     if change == "cut":
@@ -224,7 +224,8 @@ def damaged(content: bytes, random: Random) -> bytes:
 def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
     tmp_path: Path, layout: str
 ) -> None:
-    """torch's reader raises whatever the damaged byte leads to, AssertionError to struct.error."""
+    """torch's reader raises various exceptions for damaged bytes, from AssertionError to
+    struct.error."""
     path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
     if layout == "safetensors":
         save_file(tiny_model().state_dict(), path)
@@ -250,7 +251,7 @@ def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_weights_file_whose_reading_fails_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
+def test_unreadable_weights_file_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.symlink_to("/proc/self/mem")
     if not path.is_file():
@@ -260,7 +261,7 @@ def test_a_weights_file_whose_reading_fails_is_one_clear_error(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_import_makes_a_checkpoint_of_a_state_dict(tmp_path: Path, suffix: str) -> None:
+def test_import_creates_a_checkpoint_from_a_state_dict(tmp_path: Path, suffix: str) -> None:
     model = ReferenceCNN()
     path = tmp_path / f"weights{suffix}"
     state = OrderedDict(model.state_dict())
@@ -307,10 +308,10 @@ def test_existing_checkpoint_is_not_replaced_unless_forced(
     assert (own_checkpoint / "weights.safetensors").read_bytes() != before
 
 
-def test_a_checkpoint_that_is_half_replaced_is_refused_with_the_way_out(
+def test_half_replaced_checkpoint_is_refused_with_advice(
     own_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights have their new name and the record has not: a kill between the two renames."""
+    """The weights have their new name but the record does not: killed between the two renames."""
     model, record = load_model(own_checkpoint)
     with torch.no_grad():
         model.get_parameter("fc2.bias")[0] += 1
@@ -343,7 +344,7 @@ def change_spec(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_weights, change_spec])
-def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
+def test_checkpoint_replaced_during_the_run_is_not_used(
     own_checkpoint: Path, change: Callable[[Path], None]
 ) -> None:
     subject = Subject(
@@ -356,7 +357,9 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
     change(own_checkpoint)
     with (
         RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session,
-        pytest.raises(Crashed, match=r"ArtifactError: .* was replaced meanwhile: start again"),
+        pytest.raises(
+            Crashed, match=r"ArtifactError: .* was replaced while this command ran: start again"
+        ),
     ):
         session.load()
 
@@ -370,7 +373,7 @@ def test_a_checkpoint_that_is_replaced_meanwhile_is_not_run(
         "builtins:dict",
     ],
 )
-def test_factory_that_is_none_is_refused(tmp_path: Path, factory: str) -> None:
+def test_invalid_factory_is_refused(tmp_path: Path, factory: str) -> None:
     torch.save(ReferenceCNN().state_dict(), tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match=r"cannot build|expected a torch\.nn\.Module"):
         import_weights(
@@ -383,7 +386,7 @@ def test_factory_that_is_none_is_refused(tmp_path: Path, factory: str) -> None:
 
 
 class Picky(nn.Linear):
-    """A user's model that takes no image."""
+    """A user's model that accepts no image."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         assert input.ndim == 2
@@ -406,7 +409,7 @@ def failing_factory() -> nn.Module:
         ("broken:model", r"cannot build .*: SyntaxError: "),
     ],
 )
-def test_whatever_the_users_code_raises_is_one_clear_error(
+def test_any_exception_of_user_code_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, says: str
 ) -> None:
     (tmp_path / "broken.py").write_text("def model(:")

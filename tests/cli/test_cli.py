@@ -1,4 +1,4 @@
-"""The command line's contract: JSON on stdout, exit codes, one clear line for bad input."""
+"""The contract of the command line: JSON on stdout, exit codes, one clear line for bad input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_schema(record: object) -> None:
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
 
 
-def test_verify_prints_its_record_alone_and_it_fits_the_schema(
+def test_verify_json_is_the_only_output_and_fits_the_schema(
     cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
     result = cli("verify", own_exports, "--data", small_data, "--json")
@@ -95,7 +95,7 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
 def test_a_limit_that_a_candidate_beats_is_measured_again(
     exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first measurement was disturbed, as it may be on a machine that stalls: anything beats
+    """The first measurement was disturbed, as on a machine that stalls, so that any candidate beats
     it."""
     limits_of(tmp_path, monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
     results = toolkit.bench(
@@ -113,7 +113,7 @@ def test_a_limit_that_a_candidate_beats_is_measured_again(
 
 
 def limits_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float32_flops_per_s: str) -> None:
-    """Plant limits in place of measured ones; `first(flag)` is true in the first measurement."""
+    """Use planted limits, not measured ones. `first(flag)` is true in the first measurement."""
     (tmp_path / "planted_child.py").write_text(
         f"""
 from pathlib import Path
@@ -156,7 +156,7 @@ def test_a_sweep_gives_a_row_for_each_of_its_settings(
     assert record["limits"] is None
 
 
-def test_more_threads_than_cores_are_warned_of_and_measured(
+def test_more_threads_than_cores_gives_a_warning_and_is_measured(
     exports: Path, small_data: Path
 ) -> None:
     threads = usable_cores() + 1
@@ -174,7 +174,7 @@ def test_more_threads_than_cores_are_warned_of_and_measured(
     assert row.passes[0].rounds
 
 
-def test_results_of_another_call_are_not_overwritten(
+def test_results_of_another_run_are_not_overwritten(
     cli: Cli, own_exports: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "results.json").write_text("mine")
@@ -203,7 +203,7 @@ def test_a_lenient_gate_passes_the_same_candidate(
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Leave these runtimes alone in the table: no others are verified by default."""
+    """Keep only these runtimes in the table: no others are verified by default."""
     for name in RUNTIMES.keys() - set(names):
         monkeypatch.delitem(RUNTIMES, name)
 
@@ -215,7 +215,7 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     monkeypatch.setitem(RUNTIMES, "faulty", FAULTY)
     result = cli(
         *("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json"),
-        *("--model", "segfault"),  # which the faulty runtime takes as its order
+        *("--model", "segfault"),  # the faulty runtime reads this as its fault
     )
     record = json.loads(result.stdout)
     check_schema(record)
@@ -255,7 +255,7 @@ def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
 def test_artifact_whose_only_runtime_is_missing_is_exit_code_3(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It must not pass because nothing compared it."""
+    """It must not pass without a comparison."""
     row = RUNTIMES["onnxruntime"]
     for name in [name for name, each in RUNTIMES.items() if "onnx" in each.formats]:
         monkeypatch.delitem(RUNTIMES, name)
@@ -269,7 +269,7 @@ def test_artifact_whose_only_runtime_is_missing_is_exit_code_3(
     ]
 
 
-def test_two_copies_of_an_artifact_are_one_row_and_it_is_said(
+def test_two_copies_of_an_artifact_are_reported_as_one_row(
     cli: Cli, own_exports: Path, small_data: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(own_exports, tmp_path / "copy"))
@@ -279,13 +279,13 @@ def test_two_copies_of_an_artifact_are_one_row_and_it_is_said(
     )
     assert result.exit_code == 0
     assert sum(line.startswith("onnxruntime") for line in result.stdout.splitlines()) == 1
-    assert "Artifacts given twice, as the same bytes, share one row: 1." in result.stdout
+    assert "Artifacts given twice with the same bytes share one row: 1." in result.stdout
 
 
-def test_training_tells_a_plain_reader_its_true_speed(
+def test_training_reports_its_true_speed_without_a_terminal(
     cli: Cli, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that moves by a tenth of a second whenever it is read."""
+    """With a clock that moves by a tenth of a second at each reading."""
     readings = itertools.count(0, 100_000_000)
     monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: next(readings))
     result = cli(
@@ -294,12 +294,12 @@ def test_training_tells_a_plain_reader_its_true_speed(
     line = r"^epoch 1: 6/6 loss \S+, ([\d,]+) images/s$"
     (shown,) = re.findall(line, result.stderr, re.MULTILINE)
     recorded = json.loads(result.stdout)["training"]["epochs"][0]["images_per_s"]
-    # The line is written just before the record is made: a little faster, to a whole number.
+    # The line is written just before the record: slightly faster, rounded to a whole number.
     assert recorded - 1 <= float(shown.replace(",", "")) < 3 * recorded
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_device_that_is_missing_is_a_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
+def test_missing_device_is_a_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
     result = cli("verify", own_exports, "--data", small_data, "--device", "cuda", "--json")
     record = json.loads(result.stdout)
     assert result.exit_code == 3
@@ -448,10 +448,10 @@ def test_a_sweep_without_numbers_is_wrong_usage(cli: Cli, own_exports: Path, val
     assert "Traceback" not in result.stderr
 
 
-def test_a_setting_that_is_swept_twice_is_wrong_usage(cli: Cli, own_exports: Path) -> None:
+def test_setting_swept_twice_is_a_usage_error(cli: Cli, own_exports: Path) -> None:
     result = cli("bench", own_exports, "--sweep", "threads=1", "threads=2")
     assert result.exit_code == 2
-    assert "threads is given twice, expected once, as threads=1,2" in result.stderr
+    assert "threads is given twice; give all values at once, such as threads=1,2" in result.stderr
 
 
 def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_exports: Path) -> None:
@@ -459,7 +459,7 @@ def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_expo
     assert_one_line(result, 2, "runtime pt2 loads pt2", "toolkit export --format pt2")
 
 
-def test_error_is_a_record_too_where_json_is_asked_for(cli: Cli) -> None:
+def test_json_output_has_a_record_for_errors(cli: Cli) -> None:
     result = cli("verify", "nowhere", "--json")
     error = json.loads(result.stdout)["error"]
     assert (error["type"], error["exit_code"], result.exit_code) == ("ArtifactError", 2, 2)
@@ -511,7 +511,7 @@ def test_every_command_takes_json_and_debug_and_every_option_has_help() -> None:
                 assert item.help, (name, item.name)
 
 
-def test_module_is_the_command() -> None:
+def test_python_m_toolkit_runs_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "toolkit", "--version"], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,5 @@
-"""Two runs compared: verdicts and their mirror, what is no comparison, the command, a real run."""
+"""Comparison of two runs: verdicts and their mirror, invalid comparisons, the command, a real
+run."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ Speeds = Sequence[Sequence[float]]
 
 
 def passes_of(speeds: Speeds, batch_size: int) -> tuple[Pass, ...]:
-    """A call a round, as long as the speed says."""
+    """One call per round, with the duration given by the speed."""
     rounds = [[Round(samples_s=((batch_size / speed,),)) for speed in each] for each in speeds]
     return tuple(
         Pass(import_s=0.1, load_s=0.1, first_inference_s=0.01, rounds=tuple(each))
@@ -146,7 +147,7 @@ CONTROLS = tuple(measured(runtime=f"control {letter}") for letter in "abc")
 
 
 def of_speeds(old: Speeds, new: Speeds, **options: Any) -> ComparedRow:
-    """One row among three that did not change."""
+    """One row next to three unchanged rows."""
     runs = (results_of(measured(speeds), *CONTROLS) for speeds in (old, new))
     return compare(*runs, **options).rows[0]
 
@@ -166,7 +167,7 @@ CALM = st.lists(  # rounds within 1 % of each other, in 4 passes or more
 
 @st.composite
 def runs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Results:
-    """Some candidates, some of them failed, some of them of other bytes."""
+    """Some candidates, some of them failed, some with other bytes."""
     rows = []
     for runtime in draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=4)):
         sha256 = draw(st.sampled_from(("d" * 64, "e" * 64)))
@@ -178,7 +179,7 @@ def runs(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Results:
 
 
 def kinds(comparison: Comparison) -> list[str]:
-    """The names without the number that tells several of a kind apart: it follows the old run."""
+    """The names without the number that distinguishes several of a kind: it follows the old run."""
     return [row.name.partition(" #")[0] for row in comparison.rows]
 
 
@@ -188,8 +189,8 @@ def outlines(comparison: Comparison) -> list[str]:
 
 @given(runs(), runs())
 @settings(deadline=None)
-def test_the_other_way_round_the_verdicts_are_mirrored(old: Results, new: Results) -> None:
-    common = results_of(measured(runtime="common"))  # so that something pairs
+def test_swapping_the_runs_mirrors_the_verdicts(old: Results, new: Results) -> None:
+    common = results_of(measured(runtime="common"))  # so that at least one row pairs
     old = replace(old, measurements=(*old.measurements, *common.measurements))
     new = replace(new, measurements=(*new.measurements, *common.measurements))
     there, back = compare(old, new), compare(new, old)
@@ -204,7 +205,7 @@ def test_the_other_way_round_the_verdicts_are_mirrored(old: Results, new: Result
 
 @given(runs())
 @settings(deadline=None)
-def test_a_run_is_no_regression_of_itself(run: Results) -> None:
+def test_run_compared_with_itself_has_no_regression(run: Results) -> None:
     found = compare(run, run)
     assert not found.regressions
     assert {row.verdict for row in found.rows} <= {
@@ -217,8 +218,8 @@ def test_a_run_is_no_regression_of_itself(run: Results) -> None:
 
 @given(CALM, st.floats(0.5, 0.9))
 @settings(deadline=None)
-def test_what_slows_all_rounds_alike_is_found(speeds: Speeds, factor: float) -> None:
-    """The other way round it is no regression."""
+def test_uniform_slowdown_of_one_row_is_found(speeds: Speeds, factor: float) -> None:
+    """In the other direction it is no regression."""
     slower = of_speeds(speeds, scaled(speeds, factor), fail_below=-0.03)
     assert (slower.verdict, slower.regression) == ("slower", True)
     assert slower.ratio is not None
@@ -265,18 +266,18 @@ def test_a_loss_counts_beyond_the_limit(
     assert (row.verdict, row.regression) == (verdict, regression)
 
 
-def test_a_large_loss_that_is_not_significant_is_no_regression() -> None:
+def test_insignificant_loss_is_not_a_regression() -> None:
     row = of_speeds([[1000], [1300], [900]], [[900], [1200], [800]])
     assert (row.verdict, row.regression) == ("too close to call", False)
     assert row.ratio is not None
     assert row.ratio.value < 0.95
 
 
-# What all rows share
+# Changes that all rows share
 
 
 def run_at(*factors: float, **changes: Any) -> Results:
-    """A run with a row for each factor."""
+    """A run with one row per factor."""
     rows = [
         measured(scaled(STEADY, factor), f"runtime {number}")
         for number, factor in enumerate(factors)
@@ -287,19 +288,21 @@ def run_at(*factors: float, **changes: Any) -> Results:
 SAME = (1.0,) * 5
 
 
-def test_what_slows_all_rows_is_undecided_and_no_regression() -> None:
+def test_slowdown_of_all_rows_is_undecided() -> None:
     found = compare(run_at(*SAME), run_at(*[0.94] * 5))
     assert {row.verdict for row in found.rows} == {"undecided"}
     assert (found.regressions, found.exit_code) == ((), 4)
     assert found.rows[0].reason == (
-        "slower than it was, not than the other rows; all rows are 6.0% slower"
+        "slower relative to its past, but not relative to the other rows; all rows are 6.0% slower"
     )
     text = render_comparison(found)
-    assert "All rows are 6.0% slower (new/old 0.940 [0.938-0.942]): that is the machine" in text
+    assert (
+        "All rows are 6.0% slower (new/old 0.940 [0.938-0.942]). The cause is the machine" in text
+    )
     assert text.splitlines()[-1] == "no regression beyond -3%; 5 of 5 undecided"
 
 
-def test_a_loss_of_one_row_is_told_from_what_slows_all() -> None:
+def test_loss_of_one_row_is_separated_from_a_common_slowdown() -> None:
     found = compare(run_at(*SAME), run_at(0.94 * 0.9, *[0.94] * 4))
     assert [row.verdict for row in found.rows] == ["slower", *["undecided"] * 4]
     assert found.exit_code == 1
@@ -309,17 +312,19 @@ def test_a_loss_of_one_row_is_told_from_what_slows_all() -> None:
     assert found.common.value == pytest.approx(0.94)
 
 
-def test_what_speeds_all_rows_up_a_little_is_no_matter() -> None:
+def test_small_common_speedup_does_not_matter() -> None:
     found = compare(run_at(*SAME), run_at(*[1.05] * 5))
     assert {row.verdict for row in found.rows} == {"too close to call"}
     assert found.exit_code == 0
     assert "All rows are 5.0% faster" in render_comparison(found)
 
 
-def test_a_loss_behind_a_faster_machine_is_undecided() -> None:
+def test_loss_hidden_by_a_faster_machine_is_undecided() -> None:
     found = compare(run_at(*SAME), run_at(1.0, *[1.08] * 4))
     assert [row.verdict for row in found.rows] == ["undecided", *["too close to call"] * 4]
-    assert "slower than the other rows, not than it was" in str(found.rows[0].reason)
+    assert "slower relative to the other rows, but not relative to its past" in str(
+        found.rows[0].reason
+    )
     assert found.exit_code == 4
 
 
@@ -337,9 +342,9 @@ def test_another_state_of_the_machine_decides_nothing(factor: float) -> None:
         *(
             ({"warnings": (MachineWarning(code=code, message="", action=""),)}, text)
             for code, text in (
-                ("others", "the new run was measured beside other load"),
-                ("steal", "the new run was measured beside other load"),
-                ("heat", "the new run was measured beside other load"),
+                ("others", "the new run was measured next to other load"),
+                ("steal", "the new run was measured next to other load"),
+                ("heat", "the new run was measured next to other load"),
                 ("stopped", "the new run stopped early"),
             )
         ),
@@ -357,7 +362,7 @@ def test_runs_that_are_not_fit_decide_nothing(changes: dict[str, Any], reason: s
 
 
 @pytest.mark.parametrize("code", ["wide", "turbo", "siblings", "page_faults", "swap"])
-def test_other_warnings_leave_it_decided(code: str) -> None:
+def test_other_warnings_do_not_prevent_a_decision(code: str) -> None:
     warned = run_at(*SAME, warnings=(MachineWarning(code=code, message="", action=""),))
     assert compare(run_at(*SAME), warned).exit_code == 0
 
@@ -370,7 +375,7 @@ def test_another_limit_of_the_machine_decides_nothing(flops_per_s: float, exit_c
     found = compare(old, new)
     assert found.exit_code == exit_code
     assert found.limit_share == pytest.approx(flops_per_s / 100e9)
-    change = f"the machine's own limit {'fell' if flops_per_s < 1e11 else 'rose'} by "
+    change = f"the limit of the machine {'fell' if flops_per_s < 1e11 else 'rose'} by "
     assert any(change in reason for reason in found.unfit) == (exit_code == 4)
 
 
@@ -383,7 +388,7 @@ def test_another_limit_of_the_machine_decides_nothing(flops_per_s: float, exit_c
         ({"on_battery": True}, "battery power changed"),
     ],
 )
-def test_a_machine_set_otherwise_decides_nothing(facts: dict[str, Any], reason: str) -> None:
+def test_changed_machine_settings_decide_nothing(facts: dict[str, Any], reason: str) -> None:
     known = {"governor": "powersave", "turbo": False, "cpu_quota": 2.0, "on_battery": False}
     old = elsewhere(run_at(*SAME), **known)
     assert compare(old, elsewhere(old, **facts)).unfit == (reason,)
@@ -411,7 +416,7 @@ def test_a_failure_is_a_regression_whatever_the_load() -> None:
         ((0.85, 0.85, 0.85), ["undecided"] * 3, 4),
     ],
 )
-def test_so_few_rows_do_not_tell_the_machine_from_a_row(
+def test_few_rows_cannot_separate_machine_and_row(
     factors: tuple[float, ...], verdicts: list[str], exit_code: int
 ) -> None:
     found = compare(run_at(*[1.0] * len(factors)), run_at(*factors))
@@ -427,7 +432,7 @@ def test_one_pass_has_no_interval_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("call_s", [0.0, float("nan"), -1.0, 1e-320])
-def test_times_that_cannot_be_have_no_interval(call_s: float) -> None:
+def test_impossible_times_have_no_interval(call_s: float) -> None:
     row = measured()
     bad = replace(row.passes[1], rounds=(Round(samples_s=((call_s,),)),))
     damaged = replace(row, passes=(row.passes[0], bad, *row.passes[2:]))
@@ -436,7 +441,7 @@ def test_times_that_cannot_be_have_no_interval(call_s: float) -> None:
     assert found.reason
 
 
-def test_failing_is_a_regression_of_what_was_measured() -> None:
+def test_new_failure_of_a_measured_candidate_is_a_regression() -> None:
     old = results_of(measured(), crashed("b"), crashed("c"), measured(runtime="d"))
     new = results_of(crashed(), measured(runtime="b"), crashed("c"), measured(runtime="d"))
     found = compare(old, new)
@@ -448,7 +453,7 @@ def test_failing_is_a_regression_of_what_was_measured() -> None:
     assert found.exit_code == 1
 
 
-def test_what_only_one_run_has_is_told_and_no_regression() -> None:
+def test_candidate_in_only_one_run_is_reported_but_not_a_regression() -> None:
     old = results_of(measured(), measured(runtime="gone"))
     new = results_of(measured(runtime="fresh"), measured())
     found = compare(old, new)
@@ -460,7 +465,7 @@ def test_what_only_one_run_has_is_told_and_no_regression() -> None:
     assert found.exit_code == 0
 
 
-def test_null_takes_no_part() -> None:
+def test_null_runtime_is_not_compared() -> None:
     slow = measured(scaled(STEADY, 0.1), "null", format="checkpoint")
     fast = measured(runtime="null", format="checkpoint")
     assert only(compare(results_of(measured(), fast), results_of(measured(), slow))).runtime == (
@@ -480,7 +485,7 @@ def test_null_takes_no_part() -> None:
         ({"settings": Settings(threads=1, device="cuda")}, "onnxruntime fp32, cuda"),
     ],
 )
-def test_only_the_same_is_paired(changes: dict[str, Any], name: str) -> None:
+def test_only_equal_candidates_are_paired(changes: dict[str, Any], name: str) -> None:
     other = replace(measured(), **changes)
     found = compare(results_of(measured()), results_of(other, measured()))
     assert [row.verdict for row in found.rows] == ["too close to call", "only in new"]
@@ -491,8 +496,8 @@ def test_only_the_same_is_paired(changes: dict[str, Any], name: str) -> None:
         compare(results_of(measured()), results_of(other))
 
 
-def test_other_bytes_are_paired_and_told() -> None:
-    """The same bytes find each other first, whatever the order; what is left follows it."""
+def test_changed_artifact_bytes_are_paired_and_reported() -> None:
+    """Equal bytes are matched first, in any order; the rest keeps its order."""
     rows = [measured(artifact_sha256=letter * 64) for letter in "abc"]
     found = compare(results_of(rows[0], rows[1]), results_of(rows[2], rows[0]))
     assert [row.same_artifact for row in found.rows] == [True, False]
@@ -500,7 +505,7 @@ def test_other_bytes_are_paired_and_told() -> None:
     assert "too close to call; other artifact (sha256)" in render_comparison(found)
 
 
-# What is compared with what
+# Pairing of candidates
 
 
 @pytest.mark.parametrize(
@@ -523,16 +528,19 @@ def test_two_machines_are_refused_unless_anyway(facts: dict[str, Any], named: st
     assert f"({named})" in str(refused.value)
     found = compare(old, new, anyway=True)
     assert found.machine == (named,)
-    assert f"Warning: two machines, compared all the same: {named}." in render_comparison(found)
+    assert (
+        f"Warning: the runs come from two machines and were compared anyway: {named}."
+        in render_comparison(found)
+    )
 
 
-def test_a_little_memory_less_and_another_order_are_the_same_machine() -> None:
+def test_small_memory_difference_and_order_are_the_same_machine() -> None:
     old = results_of(measured())
     new = elsewhere(old, memory_bytes=7_700_000_000, isa=("fma", "avx2"), load_average=9.0)
     assert compare(old, new).machine == ()
 
 
-def test_what_else_changed_is_told() -> None:
+def test_other_changes_are_reported() -> None:
     old = results_of(measured(), limits=limits(100e9))
     new = replace(
         elsewhere(
@@ -552,12 +560,12 @@ def test_what_else_changed_is_told() -> None:
         "governor unknown → powersave",
         "images 10000 → 500",
         "weights cccccccccccc → dddddddddddd",
-        "the data's files are other bytes",
+        "the bytes of the data's files changed",
         "numpy 2.0.0 → absent",
         "onnxruntime 1.31.0 → 1.32.0",
         "openvino absent → 2025.0",
-        "the machine's own float32 limit 100 → 80 GFLOP/s",
-        "the new run was measured under warnings (busy)",
+        "the machine's float32 limit 100 → 80 GFLOP/s",
+        "the new run was measured with warnings (busy)",
         "the new run was interrupted",
     )
     assert compare(old, old).changes == ()
@@ -579,30 +587,32 @@ def test_a_limit_out_of_range_is_refused(limit: float) -> None:
 @pytest.mark.parametrize("rows", [(), (measured(runtime="null"),)])
 def test_results_without_measurements_are_refused(rows: tuple[Measurement, ...]) -> None:
     full, empty = results_of(measured()), results_of(*rows)
-    with pytest.raises(ToolkitError, match="the new results hold no measurements"):
+    with pytest.raises(ToolkitError, match="the new results contain no measurements"):
         compare(full, empty)
     with pytest.raises(ToolkitError, match=r"the old results .* toolkit bench --out DIR"):
         compare(empty, full)
 
 
-def test_what_is_there_in_place_of_measurements_is_told() -> None:
+def test_results_without_measurements_say_what_they_contain() -> None:
     parity = ParityReport(**unset(*(field.name for field in fields(ParityReport))))
     scenario = ScenarioReport(**unset(*(field.name for field in fields(ScenarioReport))))
     full = results_of(measured())
-    with pytest.raises(ToolkitError, match="old results hold no measurements, parity reports only"):
+    with pytest.raises(
+        ToolkitError, match="old results contain no measurements, parity reports only"
+    ):
         compare(results_of(parity=(parity,)), full)
-    with pytest.raises(ToolkitError, match="no measurements, MLPerf's scenarios only"):
+    with pytest.raises(ToolkitError, match="no measurements, MLPerf scenarios only"):
         compare(full, results_of(scenarios=(scenario,)))
 
 
-def test_where_nothing_can_be_judged_nothing_passes() -> None:
+def test_nothing_judged_does_not_pass() -> None:
     run = results_of(measured([[1000.0] * 8]))
     found = compare(run, run)
     assert found.exit_code == 2
     assert render_comparison(found).splitlines()[-1].startswith("nothing could be judged")
 
 
-# As text
+# Text output
 
 
 def test_the_table_the_notes_and_the_last_line() -> None:
@@ -634,7 +644,7 @@ def test_the_last_line_without_a_regression() -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """OLD, and a NEW of which one row of four is 2 % slower."""
+    """OLD, and a NEW in which one row of four is 2 % slower."""
     paths = tmp_path / "old.json", tmp_path / "new.json"
     write_results(paths[0], results_of(measured(), *CONTROLS))
     write_results(paths[1], results_of(measured(scaled(STEADY, 0.98)), *CONTROLS))
@@ -660,7 +670,7 @@ def test_the_exit_code_follows_the_limit(
     assert cli("compare", *files, *options).exit_code == code
 
 
-def test_the_other_way_round_passes(cli: Cli, files: tuple[Path, Path]) -> None:
+def test_improvement_exits_with_0(cli: Cli, files: tuple[Path, Path]) -> None:
     done = cli("compare", *reversed(files))
     assert done.exit_code == 0
     assert "faster" in done.stdout
@@ -684,13 +694,13 @@ def test_undecided_rows_exit_with_4_unless_they_are_allowed(
     assert cli("compare", *files, "--allow-undecided").exit_code == 0
 
 
-def test_a_folder_stands_for_its_results(cli: Cli, files: tuple[Path, Path]) -> None:
+def test_folder_is_accepted_for_its_results_file(cli: Cli, files: tuple[Path, Path]) -> None:
     folder = files[0].parent / "folder"
     write_results(folder / "results.json", read_results(files[0]))
     assert cli("compare", folder, files[0]).exit_code == 0
 
 
-def test_two_machines_are_an_error_of_one_line(cli: Cli, files: tuple[Path, Path]) -> None:
+def test_two_machines_are_one_error_line(cli: Cli, files: tuple[Path, Path]) -> None:
     write_results(files[1], elsewhere(read_results(files[1]), cores=8))
     done = cli("compare", *files)
     assert done.exit_code == 2
@@ -709,8 +719,11 @@ LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (LONG.replace(b"[[0.1]]", b'[["x"]]'), "rounds[0].samples_s[0][0]`; measure again"),
-        (of_version(1), "schema_version 1, expected 2; measure again: toolkit bench --out DIR"),
+        (LONG.replace(b"[[0.1]]", b'[["x"]]'), "rounds[0].samples_s[0][0]`; create it again"),
+        (
+            of_version(1),
+            "schema_version 1, expected 2; create it again with: toolkit bench --out DIR",
+        ),
         (of_version(2)[:-100], "not a results file of this version: "),
         (b"\xff\xfe{}", "not a results file of this version: "),
         (b"[]", "not a results file of this version: "),
@@ -722,7 +735,7 @@ LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
         (None, "cannot read "),
     ],
 )
-def test_a_file_that_is_none_is_an_error_of_one_line(
+def test_invalid_results_file_is_one_error_line(
     cli: Cli, files: tuple[Path, Path], content: bytes | None, named: str
 ) -> None:
     files[1].unlink() if content is None else files[1].write_bytes(content)
@@ -734,13 +747,13 @@ def test_a_file_that_is_none_is_an_error_of_one_line(
     assert len(done.stderr) < 600
 
 
-# For real
+# Real runs
 
 
 def test_two_real_runs_are_compared(
     exports: Path, small_data: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    """No speed is asserted, but that the exit code is the verdict's."""
+    """It asserts no speed, only that the exit code matches the verdict."""
     for name in ("old", "new"):
         toolkit.bench(
             [exports],
@@ -762,4 +775,4 @@ def test_two_real_runs_are_compared(
     assert done.exit_code == found.exit_code == wanted
     assert row.verdict in done.stdout
     itself = cli("compare", tmp_path / "old", tmp_path / "old")
-    assert itself.exit_code in (0, 4)  # undecided where something else ran meanwhile
+    assert itself.exit_code in (0, 4)  # undecided if something else ran at the same time

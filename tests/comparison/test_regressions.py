@@ -1,4 +1,4 @@
-"""Rows of two runs: what is a row's own, what all share, and how often equals are called worse."""
+"""Regression tests: changes of one row, changes of all rows, and error rates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = 0.97
 
 @st.composite
 def rows(draw: Callable[[st.SearchStrategy[object]], object]) -> list[Pair]:
-    """One to six rows of two to five passes; some of them miss a pass."""
+    """One to six rows of two to five passes; some of them lack a pass."""
     log = st.floats(4, 9)
     found = []
     for _ in range(int(str(draw(st.integers(1, 6))))):
@@ -37,7 +37,7 @@ def swapped(pairs: Sequence[Pair]) -> list[Pair]:
 
 @given(rows())
 @settings(deadline=None)
-def test_the_other_way_round_is_mirrored(pairs: list[Pair]) -> None:
+def test_swapping_the_runs_mirrors_the_findings(pairs: list[Pair]) -> None:
     there, common = find_regressions(pairs, limit=LIMIT)
     back, mirrored = find_regressions(swapped(pairs), limit=LIMIT)
     assert (common is None) == (mirrored is None)
@@ -55,7 +55,7 @@ def test_the_other_way_round_is_mirrored(pairs: list[Pair]) -> None:
 
 @given(rows(), st.floats(-3, 3))
 @settings(deadline=None)
-def test_how_fast_a_row_is_does_not_matter(pairs: list[Pair], shift: float) -> None:
+def test_absolute_speed_of_a_row_does_not_matter(pairs: list[Pair], shift: float) -> None:
     first = pairs[0]
     faster = Pair(
         **{
@@ -71,7 +71,7 @@ def test_how_fast_a_row_is_does_not_matter(pairs: list[Pair], shift: float) -> N
 
 
 def test_the_p_value_is_welchs_against_the_median_row_times_the_rows() -> None:
-    """Others without noise of their own: the machine's part is known exactly."""
+    """The others have no noise, so the machine's speed is known exactly."""
     random = np.random.default_rng(1)
     machine = {side: random.normal(0, 0.02, 8) for side in ("old", "new")}
     own = {side: random.normal(0, 0.02, 8) for side in ("old", "new")}
@@ -95,7 +95,7 @@ def test_the_p_value_is_welchs_against_the_median_row_times_the_rows() -> None:
     assert (common.low, common.high) == pytest.approx((math.exp(bounds.low), math.exp(bounds.high)))
 
 
-def test_the_machine_is_told_by_rows_of_the_same_table_where_they_are_enough() -> None:
+def test_machine_speed_comes_from_rows_of_the_same_table_if_enough() -> None:
     """Four rows of two threads that all lost a tenth, and four of one thread that did not."""
     steady = (7.0, 7.001, 6.999, 7.0)
     slow = tuple(log + math.log(0.93) for log in steady)
@@ -107,7 +107,7 @@ def test_the_machine_is_told_by_rows_of_the_same_table_where_they_are_enough() -
 
 
 def test_rows_that_scatter_between_runs_widen_each_other() -> None:
-    """Each row is 4 % off in its own way, far more than its passes tell."""
+    """Each row is 4 % off individually, far more than its passes explain."""
     steady = np.array([7.0, 7.001, 6.999, 7.0])
     shifts = np.log([0.94, 1.03, 0.97, 1.0, 1.05, 0.96, 1.02])
     pairs = [Pair(old=steady.tolist(), new=(steady + shift).tolist(), table=0) for shift in shifts]
@@ -118,14 +118,15 @@ def test_rows_that_scatter_between_runs_widen_each_other() -> None:
     assert [each.regression for each in findings] == [True] + [False] * 6
 
 
-# Simulations; the script benchmarks/compare_aa.py has longer ones
+# Simulations; benchmarks/compare_aa.py has longer ones
 
 
 def simulated(
     random: np.random.Generator, *, loss: float = 0.0, own: float = 0.0, limit: float = LIMIT
 ) -> list[Finding]:
     """13 rows of 8 passes, three of them of 2 to 4, in two runs on a machine that is 3 % faster or
-    slower in each; passes differ by 2 %, rows by `own` between the runs. The first loses `loss`."""
+    slower in each. Passes differ by 2 %, rows by `own` between the runs. The first row loses
+    `loss`."""
     counts = [8] * 10 + [2, 3, 4]
     sides = []
     for lost in (0.0, loss):
@@ -146,8 +147,8 @@ def simulated(
 
 
 @pytest.mark.parametrize(("limit", "own"), [(0.97, 0.0), (0.97, 0.02), (1.0, 0.0)])
-def test_at_most_5_of_100_runs_without_a_change_have_a_regression(limit: float, own: float) -> None:
-    """With 99.9 % of luck: 5 % are the most that is allowed, with no limit at all too."""
+def test_unchanged_runs_have_a_regression_in_at_most_5_percent(limit: float, own: float) -> None:
+    """Except for 0.1 % bad luck: at most 5 % is allowed, also without any limit."""
     random, trials = np.random.default_rng(2), 150
     found = sum(
         any(each.regression for each in simulated(random, own=own, limit=limit))
@@ -156,7 +157,7 @@ def test_at_most_5_of_100_runs_without_a_change_have_a_regression(limit: float, 
     assert found <= scipy_stats.binom.ppf(0.999, trials, 0.05)
 
 
-def test_a_loss_of_a_tenth_is_mostly_found() -> None:
+def test_loss_of_10_percent_is_usually_found() -> None:
     random, trials = np.random.default_rng(3), 60
     found = [simulated(random, loss=0.1) for _ in range(trials)]
     assert sum(run[0].regression for run in found) > 0.6 * trials

@@ -1,4 +1,4 @@
-"""The bundled MNIST, IDX files good and bad, and pixels that become what torchvision makes."""
+"""The bundled MNIST, valid and damaged IDX files, and pixels that equal torchvision's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Pixels = NDArray[np.uint8]
 
 
 def idx_bytes(values: Pixels, *, kind: int = 0x08, shape: tuple[int, ...] | None = None) -> bytes:
-    """The IDX file of `values`; `kind` and `shape` are what its header claims."""
+    """The IDX file of `values`; `kind` and `shape` go into its header."""
     shape = values.shape if shape is None else shape
     return (
         bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values.tobytes()
@@ -53,7 +53,7 @@ def no_socket(*arguments: object, **options: object) -> None:
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
-def test_the_bundled_mnist_is_whole_and_needs_no_network(
+def test_bundled_mnist_is_complete_and_needs_no_network(
     split: Split, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "socket", no_socket)
@@ -69,7 +69,7 @@ def test_the_bundled_mnist_is_whole_and_needs_no_network(
 
 
 def test_the_record_names_the_uncompressed_bytes() -> None:
-    """The checksums of the files that MNIST's authors published, unpacked."""
+    """The checksums of the uncompressed files that MNIST's authors published."""
     dataset = load_dataset("test")
     images, labels = dataset.images[:, 0], dataset.labels.astype(np.uint8)
     assert dataset.record.sha256 == {
@@ -95,7 +95,7 @@ def test_chunks_are_the_images_in_order(size: int) -> None:
     assert 0 < len(chunks[-1]) <= size
 
 
-def test_a_head_says_that_it_is_a_part() -> None:
+def test_head_is_recorded_as_a_part() -> None:
     whole = load_dataset("test")
     head = whole.head(250)
     assert (len(head), head.record.images, head.record.name) == (250, 250, "mnist[:250]")
@@ -168,10 +168,10 @@ def test_dimensions_whose_product_overflows_are_refused(tmp_path: Path, name: st
         gzip.compress(GOOD, mtime=0) + b"more",
     ],
 )
-def test_a_file_that_is_no_whole_gzip_is_refused(tmp_path: Path, content: bytes) -> None:
-    """An empty file holds no gzip member, so it is empty rather than cut."""
+def test_incomplete_gzip_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty file contains no gzip member, so it is empty rather than truncated."""
     (tmp_path / "images.gz").write_bytes(content)
-    with pytest.raises(DatasetError, match="not a whole gzip file" if content else "not an IDX"):
+    with pytest.raises(DatasetError, match="incomplete gzip file" if content else "not an IDX"):
         read_idx(tmp_path / "images.gz", dimensions=(3,))
 
 
@@ -181,8 +181,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
-def test_a_folder_of_one_s_own_is_read_in_all_its_layouts(tmp_path: Path, place: str) -> None:
-    """As it is, and as torchvision lays it out, seen from its root and from its `<Name>`."""
+def test_all_folder_layouts_are_read(tmp_path: Path, place: str) -> None:
+    """Directly, and in torchvision's layout, given by its root or its `<Name>`."""
     write_pair(tmp_path / "mine" / place, GOOD, idx_bytes(LABELS))
     dataset = load_dataset("test", tmp_path / "mine")
     assert np.array_equal(dataset.images[:], IMAGES[:, None])
@@ -205,13 +205,13 @@ def test_colour_images_keep_their_channels(tmp_path: Path) -> None:
     assert np.array_equal(load_dataset("test", tmp_path).images[:], colour)
 
 
-def test_a_packed_and_an_unpacked_copy_are_one_file(tmp_path: Path) -> None:
+def test_compressed_and_plain_copies_count_as_one_file(tmp_path: Path) -> None:
     write_pair(tmp_path, GOOD, idx_bytes(LABELS))
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(b"never looked at")
     assert len(load_dataset("test", tmp_path)) == 3
 
 
-def test_two_files_that_could_be_meant_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_files_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, GOOD, idx_bytes(LABELS), prefix="t10k")
     write_pair(tmp_path, GOOD, idx_bytes(LABELS), prefix="test")
     with pytest.raises(DatasetError, match="found t10k-images-idx3-ubyte, test-images-idx3-ubyte"):
@@ -230,7 +230,7 @@ def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
         load_dataset("train", tmp_path)
 
 
-def test_as_many_labels_as_images(tmp_path: Path) -> None:
+def test_number_of_labels_must_match_images(tmp_path: Path) -> None:
     write_pair(tmp_path, GOOD, idx_bytes(LABELS[:2]))
     with pytest.raises(DatasetError, match=r"holds 3 images but .* holds 2 labels"):
         load_dataset("test", tmp_path)
@@ -248,7 +248,7 @@ def checkpoint_of(shape: tuple[int, int, int], classes: int) -> Checkpoint:
     )
 
 
-def test_a_data_set_fits_its_checkpoint_or_says_why_not() -> None:
+def test_data_set_that_does_not_fit_the_checkpoint_is_refused() -> None:
     dataset = dataset_of(IMAGES[:, None], [2, 0, 1])
     check_fits(dataset, checkpoint_of((1, 4, 5), 3))
     check_fits(dataset, checkpoint_of((1, 4, 5), 10))
@@ -266,7 +266,7 @@ def torchvision_of(images: Pixels, spec: InputSpec) -> NDArray[np.float32]:
     return np.stack([np.asarray(transform(np.moveaxis(image, 0, -1))) for image in images])
 
 
-def test_pixels_become_what_torchvision_makes_of_them_to_the_bit() -> None:
+def test_normalised_pixels_equal_torchvision_bit_for_bit() -> None:
     """Real digits in grey, and as three channels with ImageNet's numbers."""
     images = load_dataset("test").images[:200].copy()
     grey = InputSpec(shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,))

@@ -1,4 +1,4 @@
-"""Images that are read when they are asked for: mapped files, and folders of image files."""
+"""Images that are read on access: mapped files, and folders of image files."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_the_record_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
     assert load_dataset("train", folder).record.sha256 != before
 
 
-def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
+def test_faults_of_an_image_folder_are_reported(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "a", np.zeros((2, 1, 8, 8), np.uint8), [0, 1])
     (folder / "train" / "class 0" / "notes.txt").write_text("not an image")
     assert len(load_dataset("train", folder)) == 2
     odd = folder / "test" / "class 0" / "odd.png"
     write_images(tmp_path / "b", np.zeros((1, 1, 5, 4), np.uint8), [0])
     odd.write_bytes((tmp_path / "b" / "test" / "class 0" / "0000.png").read_bytes())
-    with pytest.raises(DatasetError, match=r"odd.png: is 4x5 pixels, the first .* 8x8; bring"):
+    with pytest.raises(DatasetError, match=r"odd.png: is 4x5 pixels, but the first .* 8x8; resize"):
         load_dataset("test", folder).images[:]
     odd.write_bytes(b"nonsense")
     with pytest.raises(DatasetError, match=r"odd.png: not an image file"):
@@ -71,7 +71,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
         load_dataset("test", folder)
 
 
-def test_a_mapped_file_goes_to_another_process_by_its_name(tmp_path: Path) -> None:
+def test_mapped_file_is_pickled_by_its_path(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 28, 28), dtype=np.uint8)
     write_idx(tmp_path / "train-images-idx3-ubyte", pixels)
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(300, np.uint8))

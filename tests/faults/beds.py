@@ -1,7 +1,8 @@
 """Beds: healthy checkpoints with images, into which faults are planted.
 
 In: a scratch folder. Out: a checkpoint folder, a folder of IDX files, and healthy exports made on
-demand. The reference checkpoint is judged on the test images of smallest margin and some others.
+demand. The reference checkpoint is judged on the test images with the smallest margins and some
+others.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bed:
-    """A healthy checkpoint, the images that it is judged on, and a folder to plant cases in.
+    """A healthy checkpoint, the images to judge it on, and a folder for planted cases.
 
     `trusted` is the model factory to trust; None for the reference CNN.
     """
@@ -61,7 +62,7 @@ class Bed:
     _exports: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def model(self) -> nn.Module:
-        """A fresh copy of the healthy model, in eval mode."""
+        """Return a new copy of the healthy model, in eval mode."""
         return load_model(self.checkpoint, trusted=self.trusted)[0]
 
     @property
@@ -70,7 +71,7 @@ class Bed:
         return load_model(self.checkpoint, trusted=self.trusted)[1]
 
     def healthy(self, format: str, precision: Precision = "fp32") -> Path:
-        """The toolkit's own export of the checkpoint. Copy it before changing it."""
+        """Return the toolkit's own export of the checkpoint. Copy it before changing it."""
         key = (format, precision)
         if key not in self._exports:
             path = self.folder / "healthy" / f"{precision}{find_format(format).suffix}"
@@ -82,7 +83,7 @@ class Bed:
     def export(
         self, model: nn.Module, path: Path, format: str, precision: Precision = "fp32"
     ) -> None:
-        """Write any model to `path` by the toolkit's own exporter."""
+        """Write any model to `path` with the toolkit's own exporter."""
         shape = self.record.input.shape
         load_exporter(find_format(format)).export(
             Request(
@@ -101,9 +102,9 @@ class Bed:
         return normalise(images, self.record.input)
 
     def plant(self, cases: list[Case], folder: Path) -> dict[str, str]:
-        """Build the cases in `folder` with a manifest that agrees with them.
+        """Build the cases in `folder` with a matching manifest.
 
-        Returns what could not be built: name → why.
+        Returns cases that could not be built: name → reason.
         """
         folder.mkdir(parents=True)
         records, lost = [], {}
@@ -147,7 +148,7 @@ class Bed:
 
 
 def copy_of(source: Path, path: Path) -> None:
-    """Write a copy of an artifact, be it a file or a folder."""
+    """Copy an artifact, file or folder."""
     if source.is_dir():
         shutil.copytree(source, path)
     else:
@@ -177,7 +178,8 @@ def put_data(
 
 @cache
 def hardest_first() -> NDArray[np.intp]:
-    """The numbers of MNIST's test images, smallest margin of the reference checkpoint first."""
+    """Return the numbers of MNIST's test images, smallest margin of the reference checkpoint
+    first."""
     model, record = load_model(REFERENCE)
     images = load_dataset("test").images
     margins = []
@@ -190,7 +192,7 @@ def hardest_first() -> NDArray[np.intp]:
 
 
 def mnist_images(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`count` test images in a mixed order: three quarters have the smallest margins."""
+    """Return `count` test images in a mixed order: three quarters have the smallest margins."""
     dataset, order = load_dataset("test"), hardest_first()
     hard = order[: count * 3 // 4]
     generator = np.random.default_rng(0)
@@ -206,7 +208,7 @@ def mnist_bed(
     name: str = "mnist",
     relabel: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda labels: labels,
 ) -> Bed:
-    """The reference checkpoint on `images` test images, or on all of them."""
+    """Return the reference checkpoint on `images` test images, or on all of them."""
     test, train = load_dataset("test"), load_dataset("train")
     pixels, labels = (
         (np.asarray(test.images), test.labels) if images is None else mnist_images(images)
@@ -229,7 +231,7 @@ def own_bed(
     train: tuple[NDArray[np.uint8], NDArray[np.int64]],
     classes: int,
 ) -> Bed:
-    """A bed of another model; `spec` builds it again, and is trusted."""
+    """Return a bed of another model; `spec` builds it again, and is trusted."""
     shape = images[0].shape[1:]
     record = Checkpoint(
         schema_version=CHECKPOINT_SCHEMA_VERSION,

@@ -1,6 +1,7 @@
 """Cases of single files: faults of the ONNX export, and of every other format.
 
-Most are the toolkit's own export of a changed network, recorded as one of the healthy checkpoint.
+Most are the toolkit's own export of a changed network, recorded as an export of the healthy
+checkpoint.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _edit(
 
 
 def _as(recorded: Precision, written: Precision, format: str = "onnx") -> Case:
-    """A healthy file of one precision, recorded as one of another."""
+    """Return a healthy file of one precision, recorded with another precision."""
     return Case(
         name=f"{'' if format == 'onnx' else f'{format}: '}{written} recorded as {recorded}",
         level="file",
@@ -98,7 +99,7 @@ def _as(recorded: Precision, written: Precision, format: str = "onnx") -> Case:
     )
 
 
-_NO_EFFECT = {  # ONNX Runtime takes Dropout out; no activation of this checkpoint reaches 6
+_NO_EFFECT = {  # ONNX Runtime removes Dropout; no activation of this checkpoint reaches 6
     *("relu6 for relu", "dropout active p=0.5", "dropout active p=0.01"),
     "Dropout node in training mode p=0.5",
 }
@@ -137,7 +138,7 @@ ONNX = tuple(
 
 
 def patched(format: str, layer: str, factor: float, *, only: str = "*") -> Build:
-    """The healthy artifact with the bytes of one layer's weights multiplied, wherever they lie."""
+    """Multiply the bytes of one layer's weights in the healthy artifact, wherever they are."""
 
     def build(bed: Bed, path: Path) -> None:
         copy_of(bed.healthy(format), path)
@@ -151,7 +152,7 @@ def patched(format: str, layer: str, factor: float, *, only: str = "*") -> Build
 
 
 def _multiply(path: Path, values: NDArray[np.float32], factor: float) -> int:
-    """Multiply a run of float32 values in a file; returns how often it was there."""
+    """Multiply a run of float32 values in a file; return how often it occurred."""
     content, old = path.read_bytes(), values.tobytes()
     path.write_bytes(content.replace(old, (values * np.float32(factor)).tobytes()))
     return content.count(old)
@@ -169,7 +170,7 @@ def _average_pool_in_ncnn(bed: Bed, path: Path) -> None:
 
 
 def _scaled_for_one_size(bed: Bed, path: Path, size: int) -> None:
-    """One of the files of a LiteRT artifact is of another model."""
+    """Replace one of the files of a LiteRT artifact by that of another model."""
     copy_of(bed.healthy("litert"), path)
     net = bed.model()
     assert isinstance(net, ReferenceCNN)
@@ -200,7 +201,7 @@ def _patch(format: str, layer: str, factor: float, *, only: str = "*") -> Case:
         build=patched(format, layer, factor, only=only),
         format=format,
         runtime=_PLAIN[format],
-        # All of them belong to the first class; a format whose weights are not read shows that.
+        # All of them belong to the first class, which exposes a format whose weights are not read.
         cause=frozenset({"few weights changed", "weights changed", "one class"}),
     )
 
@@ -249,7 +250,8 @@ OTHER_FORMATS = (
 
 
 def other_checkpoint(bed: Bed, path: Path) -> None:
-    """The export of another training of the same network, recorded as one of this."""
+    """Return the export of another training of the same network, recorded as one of this
+    checkpoint."""
     import torch
 
     with torch.random.fork_rng():

@@ -1,7 +1,7 @@
-"""Runs cases through `toolkit.verify`, and reads what it says.
+"""Runs cases through `toolkit.verify`, and reads its verdicts.
 
-In: cases. Out: outcomes. Cases on the same bed and in the same runtime share one call, so the
-reference is computed once for all of them; each artifact has a worker of its own, as always.
+In: cases. Out: outcomes. Cases on the same bed and in the same runtime share one run, so the
+reference is computed only once; each artifact has its own worker, as always.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Row = ParityReport | str
 
 @contextmanager
 def misbehaving_runtime() -> Iterator[None]:
-    """The table of runtimes with one more row: ONNX Runtime that does what its file's name says."""
+    """Add a row to the table of runtimes: ONNX Runtime that behaves as its file's name says."""
     before = dict(RUNTIMES)
     RUNTIMES[MISBEHAVING] = Runtime(
         name=MISBEHAVING,
@@ -74,7 +74,8 @@ class Harness:
     def judge(
         self, cases: Iterable[Case], *, done: Callable[[list[Outcome]], None] = lambda found: None
     ) -> list[Outcome]:
-        """The outcome of each case, in the same order; `done` is told about each call of verify."""
+        """Return the outcome of each case, in the same order; `done` is called after each run of
+        verify."""
         given = list(cases)
         found: dict[int, Outcome] = {}
         for group in _groups(given):
@@ -84,9 +85,9 @@ class Harness:
         return [found[id(case)] for case in given]
 
     def bed(self, name: str) -> Bed:
-        """The bed of that name, made when it is first asked for."""
+        """Return the bed of that name, created on first use."""
         if self.images < _WHOLE and name in _BY_SIZE:
-            name = "mnist"  # one bed is enough where all have few images
+            name = "mnist"  # one bed is enough if all have few images
         if name not in self._beds:
             folder = self.scratch / f"bed-{name.replace(' ', '-')}"
             folder.mkdir(parents=True)
@@ -106,7 +107,7 @@ class Harness:
         try:
             rows = self._verify(bed, built, folder)
         except ToolkitError as error:
-            if len(built) > 1:  # one of them: ask for each
+            if len(built) > 1:  # one of them failed: judge each separately
                 return [one for case in cases for one in self._judge_together([case])]
             text = str(error).replace(f"{folder}/../", "").replace(f"{self.scratch}/", "")
             rows = {case.name: text for case in built}
@@ -116,7 +117,7 @@ class Harness:
         return [_outcome(case, rows[case.name], built=case.name not in lost) for case in cases]
 
     def _verify(self, bed: Bed, cases: list[Case], folder: Path) -> dict[str, Row]:
-        """The row of each case, or why there is none."""
+        """Return the row of each case, or the reason why there is none."""
         if not cases:
             return {}
         first = cases[0]
@@ -140,7 +141,7 @@ class Harness:
         for row in results.parity:
             if row.format == "checkpoint":
                 rows[first.name] = row
-            for each in results.artifacts:  # files of the same bytes are judged once
+            for each in results.artifacts:  # files with the same bytes are judged once
                 if each.sha256 == row.artifact_sha256:
                     rows[names[each.path]] = row
         return rows
@@ -153,7 +154,7 @@ def runs_on(case: Case, device: Device) -> bool:
 
 
 def _groups(cases: list[Case]) -> list[list[Case]]:
-    """Cases that one call of verify judges: not too many, so that little is lost."""
+    """Return groups of cases for one run of verify: small enough that little is lost."""
     groups: dict[tuple[object, ...], list[Case]] = {}
     for case in cases:
         key = (case.bed, case.runtime, case.batch_size, case.threads, *case.options.items())
@@ -186,7 +187,7 @@ def _outcome(case: Case, row: Row, *, built: bool) -> Outcome:
 def _mnist(
     name: str, images: int | None, relabel: Callable[[Labels], Labels] = lambda labels: labels
 ) -> Callable[[Path, int], Bed]:
-    """A bed on so many images, or on all of them."""
+    """Return a bed with this number of images, or with all of them."""
     return lambda folder, most: mnist_bed(folder, images, name=name, relabel=relabel)
 
 
@@ -210,5 +211,5 @@ _MNIST_BEDS: dict[str, Callable[[Path, int], Bed]] = {
 
 
 def scratch_cache(folder: Path) -> None:
-    """Keep references in a folder of this run's own, not in the user's."""
+    """Keep references in a folder of this run, not in the user's."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

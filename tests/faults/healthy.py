@@ -37,7 +37,7 @@ _NARROW: tuple[tuple[str, Precision, str], ...] = (
 
 
 def plain(format: str, precision: Precision = "fp32") -> Build:
-    """The toolkit's own export."""
+    """Return the toolkit's own export."""
     return lambda bed, path: copy_of(bed.healthy(format, precision), path)
 
 
@@ -53,7 +53,7 @@ def variant(
     threads: int = 1,
     short: bool = False,
 ) -> Case:
-    """A case that must pass."""
+    """Return a case that must pass."""
     return Case(
         name=name,
         level="healthy",
@@ -71,11 +71,11 @@ def variant(
 
 
 def _opset(version: int) -> Build:
-    """The healthy graph in another opset: its operators mean the same in all of them."""
+    """Convert the healthy graph to another opset; its operators mean the same in all of them."""
 
     def edit(model: onnx.ModelProto) -> None:
         model.opset_import[0].version = version
-        if version < 14:  # when Reshape had no such attribute yet
+        if version < 14:  # Reshape had no such attribute then
             for node in model.graph.node:
                 kept = [each for each in node.attribute if each.name != "allowzero"]
                 del node.attribute[:]
@@ -86,7 +86,7 @@ def _opset(version: int) -> Build:
 
 
 def _optimised(level: str) -> Build:
-    """What ONNX Runtime saves after its own optimisation."""
+    """Return the file that ONNX Runtime saves after its own optimisation."""
 
     def build(bed: Bed, path: Path) -> None:
         import onnxruntime
@@ -146,7 +146,7 @@ def _by_nncf(bed: Bed, path: Path) -> None:
 
 
 def _batchnorm_folded(bed: Bed, path: Path) -> None:
-    """BatchNorm folded into the convolution before it, by torch."""
+    """Fold BatchNorm into the preceding convolution, with torch."""
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -221,7 +221,7 @@ SETTINGS = (
 
 
 def _own(name: str, *, formats: tuple[str, ...] = ("onnx",), short: bool = False) -> list[Case]:
-    """The toolkit's exports of a model of the user's own."""
+    """Return the toolkit's exports of a user's own model."""
     return [
         variant(f"{name}: {format}", plain(format), bed=name, format=format, short=short)
         for format in formats

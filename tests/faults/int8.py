@@ -1,7 +1,7 @@
 """Planted faults of int8 ONNX files: one tensor of the reference CNN's int8 export is changed.
 
-Each builder changes the model that it is given. The checksum in the manifest is then made to agree,
-as after somebody post-processed the file.
+Each builder changes the given model. The checksum in the manifest is then updated to match, as if
+somebody had post-processed the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ACTIVATIONS = ("input", "relu", "relu_1", "relu_2")
 
 
 def _changed(change: Change, *names: str) -> Builder:
-    """A builder that replaces these initializers; their types stay."""
+    """Return a builder that replaces these initializers; their types stay."""
 
     def build(model: onnx.ModelProto) -> None:
         found = {each.name: each for each in model.graph.initializer}

@@ -1,7 +1,7 @@
-"""Logits that no file is needed for: scales, offsets, near ties, masks, and faults among them.
+"""Logits that need no file: scales, offsets, near ties, masks, and faults among them.
 
 In: a seed. Out: a reference with float32 noise around it, and candidate logits that are another
-float32 evaluation of the same model, or not. What is judged is the pure verdict.
+float32 evaluation of the same model, or not. Only the pure verdict is tested.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Logits = NDArray[np.float64]
 def judge_logits(
     reference: Logits, runs: list[NDArray[np.float32]], candidate: NDArray[np.float32]
 ) -> ParityReport:
-    """The pure verdict on fp32 logits `[N,K]`; `runs` are torch's own float32 results.
+    """Return the pure verdict on fp32 logits `[N,K]`; `runs` are torch's own float32 results.
 
-    The one place that calls it.
+    This is the only place that calls it.
     """
     given = Reference(
         logits=reference,
@@ -72,7 +72,7 @@ class Model:
 
 
 def model(seed: int, *, tie: float | None = None, offset: float = 0.0, scale: float = 1.0) -> Model:
-    """A model whose first two classes differ by weights of size `tie`, where that is given."""
+    """Return a model whose first two classes differ by weights of size `tie`, if given."""
     random = np.random.default_rng(seed)
     features = np.maximum(random.standard_normal((IMAGES, FEATURES)), 0).astype(np.float32)
     weights = random.standard_normal((FEATURES, CLASSES)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""ONNX Runtime that misbehaves in the way its file's name says; loaded only inside workers."""
+"""ONNX Runtime that misbehaves as its file's name says; loaded only inside workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class Misbehaving:
-    """An honest session, and a behaviour around its `run`; it attests what the session does."""
+    """A normal session with a behaviour around its `run`; it attests what the session does."""
 
     def __init__(self, session: Session, behaviour: Behaviour) -> None:
         self._session = session
@@ -30,17 +30,17 @@ class Misbehaving:
 
     @property
     def attestation(self) -> Attestation:
-        """That of the session inside."""
+        """The attestation of the wrapped session."""
         return self._session.attestation
 
     def run(self, inputs: NDArray[np.float32]) -> Array:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`, honest or not."""
+        """Float32 `[N,C,H,W]` → logits `[N,K]`, correct or not."""
         self._behaviour.calls += 1
         return self._behaviour.run(inputs, self._session.run)
 
 
 class Behaviour:
-    """Honest; `calls` counts from 1."""
+    """Correct behaviour; `calls` counts from 1."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -54,7 +54,7 @@ class Behaviour:
 
 
 def after(change: Callable[[Behaviour, NDArray[np.float32], Array], Array]) -> type[Behaviour]:
-    """A behaviour that changes the honest logits."""
+    """Return a behaviour that changes the correct logits."""
 
     class Changing(Behaviour):
         def run(self, inputs: NDArray[np.float32], inner: Inner) -> Array:
@@ -66,7 +66,7 @@ def after(change: Callable[[Behaviour, NDArray[np.float32], Array], Array]) -> t
 
 
 def around(function: Callable[[Behaviour, NDArray[np.float32], Inner], Array]) -> type[Behaviour]:
-    """A behaviour that decides itself what it computes."""
+    """Return a behaviour that decides itself what it computes."""
 
     class Around(Behaviour):
         def run(self, inputs: NDArray[np.float32], inner: Inner) -> Array:
@@ -76,10 +76,10 @@ def around(function: Callable[[Behaviour, NDArray[np.float32], Inner], Array]) -
 
 
 def _one(value: float, column: int | None, image: int) -> type[Behaviour]:
-    """The logits of one image, or its smallest one, set or moved."""
+    """Set or move the logits of one image, or its smallest one."""
 
     def change(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array:
-        at = image + 100 - self.seen  # the first call of a process is fed with noise
+        at = image + 100 - self.seen  # the first call of a process gets noise
         if 0 <= at < len(logits):
             where = slice(None) if column is None else logits[at].argmin()
             logits[at, where] = logits[at, where] + value if np.isfinite(value) else value
@@ -111,7 +111,7 @@ def _cached(size: int | None) -> type[Behaviour]:
 
 
 def _chunks(size: int, *, repeat_rest: bool) -> type[Behaviour]:
-    """Computes `size` at a time; what does not fill a chunk gets answers of the one before."""
+    """Compute `size` at a time; an incomplete chunk gets answers of the previous one."""
 
     def run(self: Behaviour, inputs: NDArray[np.float32], inner: Inner) -> Array:
         full = len(inputs) // size * size
@@ -125,7 +125,7 @@ def _chunks(size: int, *, repeat_rest: bool) -> type[Behaviour]:
 
 
 def _padded(self: Behaviour, inputs: NDArray[np.float32], inner: Inner) -> Array:
-    """A fixed buffer of 100 images: a smaller batch leaves what was in it, and reads from its
+    """Use a fixed buffer of 100 images: a smaller batch leaves its old content, and reads from its
     end."""
     if len(inputs) == 100 or len(inputs) > 100:
         self.kept = inner(inputs)
@@ -158,7 +158,7 @@ def _bf16(self: Behaviour, inputs: NDArray[np.float32], inner: Inner) -> Array:
 def _where(
     condition: Callable[[NDArray[np.float32]], NDArray[np.bool_]], amount: float = 0.5
 ) -> type[Behaviour]:
-    """Wrong where the image itself is unusual."""
+    """Be wrong if the image itself is unusual."""
 
     def change(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array:
         logits[condition(inputs.reshape(len(inputs), -1))] *= amount
@@ -168,7 +168,7 @@ def _where(
 
 
 def _at(condition: Callable[[Behaviour, int], bool], amount: float = 0.5) -> type[Behaviour]:
-    """Wrong in some calls, by their number or their batch size."""
+    """Be wrong in some calls, by their number or their batch size."""
 
     def change(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array:
         return logits * np.float32(amount) if condition(self, len(inputs)) else logits
@@ -209,7 +209,7 @@ def _hangs(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array
 
 
 def _carries(self: Behaviour, inputs: NDArray[np.float32], logits: Array) -> Array:
-    """A state of the call before leaks in."""
+    """Let a state of the previous call leak in."""
     carried = 0.0 if self.kept is None else 0.01 * self.kept
     self.kept = logits.mean(0)
     return (logits + carried).astype(np.float32)
@@ -240,7 +240,7 @@ BEHAVIOURS: dict[str, type[Behaviour]] = {}
 
 
 def named(name: str, behaviour: type[Behaviour]) -> str:
-    """Enter a behaviour under the name of its file."""
+    """Register a behaviour under the name of its file."""
     BEHAVIOURS["".join(each if each.isalnum() else "-" for each in name.lower())] = behaviour
     return name
 

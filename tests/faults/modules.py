@@ -1,7 +1,7 @@
-"""The reference CNN with one thing changed: a fault for every format that it is exported to.
+"""The reference CNN with one change: a fault for every format that it is exported to.
 
-In: the healthy network. Out: a module with the fault, and the kinds of cause that name it. What is
-changed are weights, a layer, what the network is fed, or what it answers.
+In: the healthy network. Out: a module with the fault, and the kinds of cause that name it. The
+change affects weights, a layer, the inputs or the outputs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from torch import Tensor, nn
 
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
@@ -31,7 +31,7 @@ def pool(x: Tensor) -> Tensor:
 
 
 class Altered(nn.Module):
-    """The reference CNN, with functions in place of its healthy ones."""
+    """The reference CNN with replaced functions."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ def one_weight(layer: str, factor: float) -> Change:
 
 
 def scaled_layer(layer: str, factor: float) -> Change:
-    """All that a layer gives, multiplied."""
+    """Multiply the whole output of a layer."""
 
     def change(net: ReferenceCNN) -> None:
         for value in net.get_submodule(layer).parameters():
@@ -161,7 +161,7 @@ def rounded(dtype: torch.dtype) -> Change:
 
 
 def to_steps(bits: int) -> Change:
-    """Matrices rounded to so many bits, with one scale a tensor."""
+    """Round matrices to a number of bits, with one scale per tensor."""
 
     def function(value: Tensor) -> Tensor:
         scale = value.abs().max() / (2 ** (bits - 1) - 1)
@@ -172,7 +172,7 @@ def to_steps(bits: int) -> Change:
 
 
 def noisy(share: float) -> Change:
-    """All weights off by up to a share."""
+    """Change all weights by up to a share."""
 
     def function(value: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(value.numel())
@@ -192,7 +192,7 @@ def pruned(share: float) -> Change:
 
 
 def relus(number: int, function: Function) -> Change:
-    """Another function in place of one of the three."""
+    """Replace one of the three ReLUs by another function."""
 
     def change(net: ReferenceCNN) -> nn.Module:
         functions: list[Function] = [F.relu, F.relu, F.relu]
@@ -219,19 +219,19 @@ def exchanged(x: Tensor) -> Tensor:
 
 
 def of_the_image_before(x: Tensor) -> Tensor:
-    """The first image's answer goes to the second one."""
+    """Give the first image's answer to the second one."""
     return torch.cat([x[-1:], x[:-1]])
 
 
 def blank_is_wrong(input: Tensor) -> Tensor:
-    """Another image where all pixels are equal."""
+    """Return another image if all pixels are equal."""
     flat = input.flatten(1)
     blank = (flat.amax(1) == flat.amin(1)).view(-1, 1, 1, 1)
     return torch.where(blank, input + 1.0, input)
 
 
 def on(class_number: int, amount: float) -> Function:
-    """Something added to one class."""
+    """Add something to one class."""
     one = torch.zeros(10)
     one[class_number] = amount
     return lambda x: x + one

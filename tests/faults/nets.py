@@ -1,6 +1,6 @@
-"""Small classifiers of many kinds, trained for a second on seeded images, and beds of them.
+"""Small classifiers of many kinds, trained for a second on seeded images, and their beds.
 
-A user's own models: what they have in common is only that they map `[N,3,16,16]` to logits.
+They represent users' own models: they only share that they map `[N,3,16,16]` to logits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -39,7 +39,8 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with one head over `[N,T,D]`; `scale` and `axis` are there to be spoiled."""
+    """Self-attention with one head over `[N,T,D]`; `scale` and `axis` can be changed to plant
+    faults."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class InPlace(nn.Module):
 
 
 class Upsampled(nn.Module):
-    """Twice as large, bilinear; `corners` is there to be spoiled."""
+    """Twice as large, bilinear; `corners` can be changed to plant faults."""
 
     corners = False
 
@@ -108,7 +109,7 @@ class Upsampled(nn.Module):
 
 
 def _body(kind: str) -> list[nn.Module]:
-    """Layers up to the head, which gives `[N,64]`."""
+    """Return the layers up to the head, which give `[N,64]`."""
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     stem = [nn.Conv2d(3, 16, 3, 2, padding=1), nn.ReLU()]
     wide = [nn.Conv2d(16, 64, 3, 2, padding=1), nn.ReLU()]
@@ -145,7 +146,7 @@ def _body(kind: str) -> list[nn.Module]:
 class Net(nn.Module):
     """A body of some kind and a linear head, whose logits may be scaled, moved and masked.
 
-    Scale, offset and mask take effect in eval mode only, so that the training is the same.
+    Scale, offset and mask apply in eval mode only, so that the training is the same.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Net(nn.Module):
         logits: Tensor = self.head(self.body(x))
         if self.training:
             return logits
-        if self.tie >= 0:  # the last class repeats the first one, but for this difference
+        if self.tie >= 0:  # the last class repeats the first one, except for this difference
             logits = torch.cat([logits[:, :-1], logits[:, :1] + self.tie], 1)
         if self.scale != 1:
             logits = logits * self.scale
@@ -182,7 +183,7 @@ class Net(nn.Module):
 
 
 class Constant(Net):
-    """Decides for class 0 on every image."""
+    """Predicts class 0 for every image."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Float32 `[N,3,16,16]` → logits `[N,K]`."""
@@ -200,7 +201,7 @@ class AlwaysDropout(Net):
 
 
 class BatchStatistics(Net):
-    """Normalised by the batch that an image happens to be in."""
+    """Normalises by the statistics of the current batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits that depend on the batch."""
@@ -218,7 +219,7 @@ class MinusMean(Net):
 
 
 class Noisy(Net):
-    """A little noise on the logits."""
+    """Adds a little noise to the logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Random logits."""
@@ -227,7 +228,7 @@ class Noisy(Net):
 
 
 class Ordered(Net):
-    """Each image gets some of the one before."""
+    """Each image gets a part of the previous one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits that depend on the order."""
@@ -247,7 +248,7 @@ class NotFinite(Net):
 
 
 def images(count: int, classes: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Seeded images `[N,3,16,16]` of some classes, and labels; some are hard."""
+    """Return seeded images `[N,3,16,16]` of some classes, and labels; some are hard."""
     random = np.random.default_rng(seed)
     patterns = np.random.default_rng(7).integers(0, 256, (classes, 3, SIDE, SIDE))
     labels = np.arange(count) % classes
@@ -257,7 +258,7 @@ def images(count: int, classes: int, seed: int) -> tuple[NDArray[np.uint8], NDAr
 
 
 def fit(model: nn.Module, classes: int, seed: int) -> nn.Module:
-    """A short training, so that decisions are real ones."""
+    """Train briefly, so that predictions are meaningful."""
     pixels, labels = images(_TRAIN_IMAGES, classes, 1)
     x, y = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.25, torch.from_numpy(labels)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -280,7 +281,8 @@ def net_bed(
     dark: bool = False,
     **arguments: int | float | str | bool,
 ) -> Callable[[Path], Bed]:
-    """A bed of one of the factories here; `dark` makes two test images all black, or nearly."""
+    """Return a bed of one of the factories here; `dark` makes two test images all black, or
+    nearly."""
 
     def make(folder: Path) -> Bed:
         threads = torch.get_num_threads()
@@ -331,7 +333,7 @@ NO_REFERENCES = {
 
 @cache
 def own_beds() -> dict[str, Callable[[Path], Bed]]:
-    """All beds but those of the reference checkpoint."""
+    """Return all beds except those of the reference checkpoint."""
     beds = {kind: net_bed(kind, kind=kind) for kind in KINDS}
     beds |= {f"seed {each}": net_bed(f"seed {each}", seed=each) for each in SEEDS}
     beds |= {f"{each} classes": net_bed(f"{each} classes", classes=each) for each in CLASSES}

@@ -35,7 +35,7 @@ def edited(edit: Edit, precision: Precision = "fp32") -> Build:
 
 
 def marked(name: str, precision: Precision = "fp32") -> Build:
-    """The healthy file, whose bytes differ by a comment only."""
+    """Return the healthy file, whose bytes differ only by a comment."""
 
     def edit(model: ModelProto) -> None:
         model.doc_string = name
@@ -46,7 +46,7 @@ def marked(name: str, precision: Precision = "fp32") -> Build:
 def add(
     model: ModelProto, nodes: list[NodeProto], constants: dict[str, NDArray[np.generic]]
 ) -> None:
-    """Append nodes that make `logits` from `honest`, which is what the healthy graph gives."""
+    """Append nodes that compute `logits` from `honest`, the output of the healthy graph."""
     rename(model, "logits", "honest")
     constant(model, constants)
     model.graph.node.extend(nodes)
@@ -55,7 +55,7 @@ def add(
 def prepend(
     model: ModelProto, nodes: list[NodeProto], constants: dict[str, NDArray[np.generic]]
 ) -> None:
-    """Put nodes that make `fed` from `input` in front of the healthy graph."""
+    """Put nodes that compute `fed` from `input` in front of the healthy graph."""
     for node in model.graph.node:
         for at, name in enumerate(node.input):
             if name == "input":
@@ -93,12 +93,12 @@ def _batch_size(model: ModelProto, shown: int | str) -> None:
 
 
 def frozen(size: int) -> Edit:
-    """The batch is a number in the file."""
+    """Make the batch a number in the file."""
     return lambda model: _batch_size(model, size)
 
 
 def frozen_by_reshape(size: int) -> Edit:
-    """The batch looks free, but a Reshape inside holds a number."""
+    """Make the batch look dynamic, although a Reshape inside contains a number."""
 
     def edit(model: ModelProto) -> None:
         shape = np.array([size, 10], np.int64)
@@ -151,7 +151,7 @@ def _copy(message: Message) -> Message:
 
 
 def wrong_where(condition: str) -> Edit:
-    """Logits are halved where a condition on the batch size holds: `one`, `odd`."""
+    """Halve the logits if a condition on the batch size holds: `one`, `odd`."""
 
     def edit(model: ModelProto) -> None:
         nodes = [
@@ -174,7 +174,7 @@ def wrong_where(condition: str) -> Edit:
 
 
 def noise(sigma: float) -> Edit:
-    """The graph adds random numbers."""
+    """Add random numbers in the graph."""
 
     def edit(model: ModelProto) -> None:
         nodes = [
@@ -187,7 +187,7 @@ def noise(sigma: float) -> Edit:
 
 
 def flipped_bit(model: ModelProto) -> None:
-    """One bit in the exponent of one weight is another."""
+    """Flip one bit in the exponent of one weight."""
     tensor = next(each for each in model.graph.initializer if each.name == "model.fc2.weight")
     values = numpy_helper.to_array(tensor).copy()
     bits = values.view(np.uint32).reshape(-1)
@@ -218,7 +218,7 @@ def dropout(*, training: bool, ratio: float = 0.5) -> Edit:
 
 
 def other_output_name(model: ModelProto) -> None:
-    """The output has another name than the session asks for."""
+    """Give the output another name than the session requests."""
     rename(model, "logits", "output")
     model.graph.output[0].name = "output"
 
@@ -245,7 +245,7 @@ def through_half(model: ModelProto) -> None:
 
 
 def hidden_in_function(model: ModelProto) -> None:
-    """The last layer's input is rounded to float16 inside a function of the file's own."""
+    """Round the last layer's input to float16 inside a function of the file."""
     function = helper.make_function(
         "own",
         "Own",
@@ -266,7 +266,7 @@ def hidden_in_function(model: ModelProto) -> None:
 
 
 def ceil_pool(model: ModelProto) -> None:
-    """The pool rounds its size up, which on even sides changes nothing."""
+    """Round the pool's size up, which changes nothing for even sides."""
     node = next(each for each in model.graph.node if each.op_type == "MaxPool")
     kept = [each for each in node.attribute if each.name != "ceil_mode"]
     del node.attribute[:]
@@ -345,7 +345,7 @@ def shuffled_layout(model: ModelProto) -> None:
 
 
 def external(*, spoiled: bool) -> Build:
-    """Weights in a file beside the model, which the manifest's checksum does not cover."""
+    """Store weights in a second file, which the manifest's checksum does not cover."""
 
     def build(bed: Bed, path: Path) -> None:
         model = onnx.load(bed.healthy("onnx"))
@@ -358,6 +358,6 @@ def external(*, spoiled: bool) -> Build:
 
 
 def truncated(bed: Bed, path: Path) -> None:
-    """The second half is missing, and the checksum agrees."""
+    """Remove the second half; the checksum matches."""
     content = bed.healthy("onnx").read_bytes()
     path.write_bytes(content[: len(content) // 2])

@@ -1,4 +1,4 @@
-"""Cases of runtimes that misbehave, of checkpoints that are no reference, and of wrong labels."""
+"""Cases of misbehaving runtimes, of unusable reference checkpoints, and of wrong labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _runtime(name: str, *causes: str, short: bool = False, **options: float) -> 
         level="runtime",
         build=marked(name),
         runtime=MISBEHAVING,
-        # That the file is as it was exported is true as well, and points at the runtime.
+        # It is also true that the file is as it was exported, which points at the runtime.
         cause=frozenset({*causes, "file as exported"} if causes else ()),
         short=short,
         options=options,
@@ -74,7 +74,7 @@ HONEST_RUNTIMES = tuple(
     for name in (m.ALL_BYTES, m.HONEST)
 )
 
-_WORDS = {  # of the message that refuses it
+_WORDS = {  # words in the message that refuses it
     "dropout with training=True": "random",
     "noise on the logits": "random",
     "statistics of the batch": "in its batch",

@@ -1,6 +1,6 @@
 """Outcomes → the page docs/faults.md.
 
-In: outcomes, a note on what ran. Out: Markdown, with the counts on top.
+In: outcomes and a note on the run. Out: Markdown, with the counts at the top.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NOT_RUN = "not run"
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """How many faults were caught and named, and how many healthy variants failed."""
+    """Count the faults that were caught and named, and the healthy variants that failed."""
     built = [each for each in outcomes if each.status not in ("not built", _NOT_RUN)]
     faults = [each for each in built if not each.case.healthy]
     healthy = [each for each in built if each.case.healthy]
@@ -53,23 +53,23 @@ def page(outcomes: Sequence[Outcome], note: str) -> str:
     lines = [
         "# Planted faults and healthy variants",
         "",
-        f"Written by `python -m tests.faults` {note}.",
-        "Each case is built by code in `tests/faults/` and judged by `toolkit.verify` with its",
-        "default gates. Distances are in noise floors: torch's own float32 distance from the",
-        "float64 reference on the same image.",
+        f"`python -m tests.faults` wrote this page {note}. Code in `tests/faults/`",
+        "builds each case, and `toolkit.verify` judges it with its default gates. Distances are in",
+        "noise floors: the distance of PyTorch's own float32 results from the float64 reference on",
+        "the same image.",
         "",
-        "| | of | |",
+        "| | cases | count |",
         "| --- | --- | --- |",
         f"| faults caught | {number['faults']} | {number['caught']} |",
-        f"| … cause named | {number['with a cause to name']} | {number['named']} |",
-        f"| … named wrongly | {number['caught']} | {number['named wrongly']} |",
+        f"| faults whose cause is named | {number['with a cause to name']} | {number['named']} |",
+        f"| faults with a wrong cause | {number['caught']} | {number['named wrongly']} |",
         f"| healthy variants failed | {number['healthy']} | {number['false alarms']} |",
-        f"| … undecided | {number['healthy']} | {number['undecided']} |",
+        f"| healthy variants undecided | {number['healthy']} | {number['undecided']} |",
         f"| not built or not run | {len(outcomes)} | {number['not built or run']} |",
         "",
         "## Faults",
         "",
-        "| fault | level | format | verdict | flips | floors | cause that it names |",
+        "| fault | level | format | verdict | flips | floors | named cause |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_fault_row(each) for each in faults),
         "",
@@ -116,13 +116,13 @@ def _cut(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Outcomes in a file of JSON lines, so that a run that was stopped goes on."""
+    """Outcomes in a file of JSON lines, so that an interrupted run can continue."""
 
     path: Path | None
-    only: bool = False  # judge nothing now
+    only: bool = False  # do not judge anything
 
     def read(self) -> dict[tuple[str, str], Outcome]:
-        """What is there already, by bed and name."""
+        """Return the recorded outcomes by bed and name."""
         if self.path is None or not self.path.exists():
             return {}
         cases = {(case.bed, case.name): case for case in ALL}
@@ -135,7 +135,7 @@ class Record:
         }
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Append what was found."""
+        """Append outcomes to the file."""
         if self.path is None:
             return
         with self.path.open("a") as file:
@@ -149,7 +149,7 @@ class Record:
 def judge_all(
     chosen: Sequence[Case], record: Record, *, images: int, scratch: Path, device: Device = "cpu"
 ) -> list[Outcome]:
-    """The outcomes of the cases: those recorded, and the others, judged now."""
+    """Return the outcome of each case: the recorded one, or one judged now."""
     known = record.read()
     if record.only:
         return [
@@ -166,21 +166,25 @@ def judge_all(
 @click.command()
 @click.option("--short", is_flag=True, help="Run the cases of the short version only.")
 @click.option(
-    "--match", "matching", default="", help="Run the cases that this regular expression finds."
+    "--match", "matching", default="", help="Run the cases that match this regular expression."
 )
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="Where sessions run; cases whose runtime does not run there are left out.",
+    help="Device of the sessions; skip cases whose runtime does not support it.",
 )
-@click.option("--images", default=2000, show_default=True, help="Test images for fp32 files.")
 @click.option(
-    "--record", type=click.Path(path_type=Path), help="Outcomes as JSON lines; continued if there."
+    "--images", default=2000, show_default=True, help="Number of test images for fp32 files."
 )
-@click.option("--recorded", is_flag=True, help="Judge nothing: take what --record has.")
-@click.option("--out", type=click.Path(path_type=Path), help="The page to write.  [default: none]")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    help="File of outcomes (JSON lines); an existing one is continued.",
+)
+@click.option("--recorded", is_flag=True, help="Judge nothing; use the outcomes in --record.")
+@click.option("--out", type=click.Path(path_type=Path), help="Page to write.  [default: none]")
 def main(
     short: bool,
     matching: str,

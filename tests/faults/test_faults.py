@@ -34,7 +34,7 @@ def wrong(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def test_there_are_120_faults_and_120_healthy_variants_and_each_has_a_name_of_its_own() -> None:
+def test_there_are_120_faults_and_120_healthy_variants_with_unique_names() -> None:
     assert len(FAULTS) >= 120
     assert len(HEALTHY) >= 120
     names = [(case.bed, case.slug) for case in ALL]

@@ -12,7 +12,7 @@ SCALES = (1e-30, 1e-10, 1.0, 1e10, 1e30)
 OFFSETS = (0.0, 1e3, 1e5, -1e5)
 
 
-def test_no_false_alarm_in_500_near_ties() -> None:
+def test_500_near_ties_raise_no_false_alarm() -> None:
     """Two classes that float32 cannot tell apart on most images, in 500 models."""
     flips = 0
     for seed in range(500):
@@ -41,7 +41,7 @@ def test_weights_off_by_1_percent_fail_at_any_scale_and_offset(scale: float, off
     assert judge_model(given, other.float32(5)).status == "failed"
 
 
-def test_the_first_two_classes_exchanged_fail_where_they_are_no_tie() -> None:
+def test_swapped_first_two_classes_fail_unless_tied() -> None:
     given = model(2, tie=1e-3)
     logits = given.float32(5)
     logits[:, [0, 1]] = logits[:, [1, 0]]
@@ -49,7 +49,7 @@ def test_the_first_two_classes_exchanged_fail_where_they_are_no_tie() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_one_logit_that_is_not_finite_fails(value: float) -> None:
+def test_single_non_finite_logit_fails(value: float) -> None:
     given = model(3)
     logits = given.float32(5)
     logits[77, 3] = value

@@ -1,4 +1,4 @@
-"""Kept memory: real blocks of the C library's own, counted by the system, in processes apart."""
+"""Kept memory: real blocks of the C library, counted by the system, in separate processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.machine.allocator import can_keep_memory
 
 pytestmark = pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 
-# Writes to a block of 32 MiB, frees it, twenty times; prints how many pages that took.
+# Writes to a block of 32 MiB and frees it, twenty times; prints how many pages that took.
 PROGRAM = """
 import ctypes, resource
 from toolkit.machine import allocator
@@ -40,8 +40,8 @@ def run(program: str) -> list[int]:
     return [int(word) for word in output.split()]
 
 
-def test_kept_memory_is_given_once() -> None:
-    """Whether pages are small or large ones: those that were given serve the next twenty blocks."""
+def test_kept_memory_is_allocated_once() -> None:
+    """With small or large pages: the given pages serve the next twenty blocks."""
     held, given_again = run(
         "assert allocator.keep_memory(); before = resident(); pages()\n"
         "print(resident() - before); print(pages())"
@@ -50,7 +50,7 @@ def test_kept_memory_is_given_once() -> None:
     assert given_again < BLOCK_PAGES / 4
 
 
-def test_afterwards_it_goes_back_to_the_system() -> None:
+def test_memory_returns_to_the_system_afterwards() -> None:
     before, within, after = run(
         "print(resident())\nwith allocator.kept_memory(): pages(); print(resident())\n"
         "print(resident())"
@@ -59,7 +59,7 @@ def test_afterwards_it_goes_back_to_the_system() -> None:
     assert after - before < BLOCK_PAGES / 4
 
 
-def test_an_error_goes_through_and_memory_back() -> None:
+def test_error_passes_through_and_memory_is_returned() -> None:
     before, after = run(
         "print(resident())\n"
         "try:\n"

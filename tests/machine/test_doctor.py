@@ -27,8 +27,8 @@ LIMITS = Limits(
 HEALTHY = Diagnosis(environment=QUIET, interference=ALONE, limits=LIMITS, failure=None, warnings=())
 
 
-def test_doctor_as_a_user_runs_it(tmp_path: Path) -> None:
-    """The record alone on stdout; nothing is written into the user's home, whatever is loaded."""
+def test_doctor_command_runs(tmp_path: Path) -> None:
+    """stdout holds only the record; nothing is written to the user's home, whatever is loaded."""
     held = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
     variables = {name: value for name, value in os.environ.items() if name not in held}
     done = subprocess.run(
@@ -50,7 +50,7 @@ def test_doctor_as_a_user_runs_it(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_limits_that_cannot_be_measured_are_no_failure(
+def test_unmeasurable_limits_do_not_fail_the_doctor(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -67,15 +67,15 @@ def test_limits_that_cannot_be_measured_are_no_failure(
     assert doctor().failure == "the measurement ended: exit code 9"
     code.write_text("import time; time.sleep(3600)")
     monkeypatch.setattr(capacity, "_TIMEOUT_S", 0.5)
-    assert doctor().failure == "the measurement was ended after 0.5 s"
+    assert doctor().failure == "the measurement did not finish within 0.5 s and was stopped"
 
 
-def test_more_threads_than_cores_are_warned_of() -> None:
+def test_more_threads_than_cores_gives_a_warning() -> None:
     found = doctor(threads=usable_cores() + 1)
     assert "threads" in {warning.code for warning in found.warnings}
 
 
-def test_bad_threads_are_one_line(cli: Cli) -> None:
+def test_bad_threads_give_one_error_line(cli: Cli) -> None:
     outcome = cli("doctor", "--threads", 0)
     assert outcome.exit_code == 2
     assert "--threads 0: expected 1 or more" in outcome.stderr
@@ -94,23 +94,23 @@ def test_text_of_a_healthy_machine() -> None:
         "float32      215 GFLOP/s (matrix product)",
         "int8         883 GOP/s (matrix product)",
         "copy         34.3 GB/s (read and written)",
-        "Fit to measure on: nothing speaks against it.",
+        "No problem found: this machine is fit for benchmarks.",
     ):
         assert line in text.splitlines(), line
 
 
-def test_text_of_warnings_names_each_with_its_action_and_keeps_to_the_width() -> None:
+def test_warnings_are_printed_with_actions_within_the_width() -> None:
     warnings = judge(WORST, threads=9, interference=replace(ALONE, others_cores=2.0))
     text = render_diagnosis(replace(HEALTHY, environment=WORST, warnings=warnings))
     assert f"Warnings: {len(warnings)}" in text
-    assert "Fit to measure on" not in text
+    assert "No problem found" not in text
     words = " ".join(text.split())
     for warning in warnings:
         assert f"{warning.code} {warning.message} → {warning.action}" in words
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_text_says_what_is_unknown() -> None:
+def test_unknown_values_are_printed_as_unknown() -> None:
     facts = replace(QUIET, load_average=None, physical_cores=None, temperature_c=None, isa=())
     found = machine_facts(facts)
     assert found["vectors"] == found["load"] == "unknown"

@@ -1,4 +1,5 @@
-"""Facts of recorded machines are read right, missing ones are None, and this machine's are true."""
+"""Facts of recorded machines are read correctly, missing ones are None, and this machine's are
+true."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ CGROUP = "sys/fs/cgroup"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Write files below a root of its own: `tree({"proc/cpuinfo": "…"})`."""
+    """Write files below a temporary root: `tree({"proc/cpuinfo": "…"})`."""
 
     def write(files: dict[str, str]) -> Path:
         for name, text in files.items():
@@ -82,7 +83,9 @@ def v1(folder: str, quota: int) -> dict[str, str]:
         ("", {}, None),
     ],
 )
-def test_quota(tree: Tree, membership: str, files: dict[str, str], cores: float | None) -> None:
+def test_cpu_quota_is_read_from_cgroups(
+    tree: Tree, membership: str, files: dict[str, str], cores: float | None
+) -> None:
     assert cpu_quota(tree({"proc/self/cgroup": membership, **files})) == cores
 
 
@@ -104,7 +107,7 @@ def test_quota_bounds_the_usable_cores(
         ([], None),
     ],
 )
-def test_governor(tree: Tree, names: list[str], found: str | None) -> None:
+def test_governor_is_read(tree: Tree, names: list[str], found: str | None) -> None:
     files = {f"{CPUS}/cpufreq/policy{n}/scaling_governor": name for n, name in enumerate(names)}
     assert governor(tree(files)) == found
 
@@ -119,7 +122,7 @@ def test_governor(tree: Tree, names: list[str], found: str | None) -> None:
         ({}, None),
     ],
 )
-def test_turbo(tree: Tree, files: dict[str, str], on: bool | None) -> None:
+def test_turbo_is_read(tree: Tree, files: dict[str, str], on: bool | None) -> None:
     assert turbo(tree(files)) is on
 
 
@@ -136,13 +139,13 @@ INTEL = "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu sse2 avx2 fma a
 BOARD = "processor\t: 0\nFeatures\t: fp asimd crc32 asimddp\nCPU part\t: 0xd0b\n"
 
 
-def test_processor(tree: Tree) -> None:
+def test_processor_name_and_instruction_sets_are_read(tree: Tree) -> None:
     root = tree({"proc/cpuinfo": INTEL})
     assert cpu_name(root) == "Some Xeon"
     assert instruction_sets(root) == ("avx2", "fma", "avx512f", "amx_tile")
 
 
-def test_arm_board(tree: Tree) -> None:
+def test_arm_board_name_is_read(tree: Tree) -> None:
     root = tree({"proc/cpuinfo": BOARD, "proc/device-tree/model": "Raspberry Pi 5 Rev 1.0\0"})
     assert cpu_name(root) == "Raspberry Pi 5 Rev 1.0"
     assert instruction_sets(root) == ("asimd", "asimddp")
@@ -162,7 +165,7 @@ def test_last_level_caches_add_up(tree: Tree) -> None:
     assert last_level_cache_bytes(tree(files)) == 2 * 16384 * 1024
 
 
-def test_what_is_not_there_is_none(tmp_path: Path) -> None:
+def test_missing_files_give_none(tmp_path: Path) -> None:
     for read in (cpu_quota, governor, turbo, physical_cores, last_level_cache_bytes):
         assert read(tmp_path) is None, read
     assert cpu_name(tmp_path)
@@ -171,7 +174,7 @@ def test_what_is_not_there_is_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a shell script in the place of `nvidia-smi`, which this machine need not have."""
+    """Put a shell script in place of `nvidia-smi`, which this machine may lack."""
 
     def install(script: str) -> None:
         program = tmp_path / "nvidia-smi"
@@ -212,7 +215,7 @@ def test_gpus_as_nvidia_smi_writes_them(nvidia_smi: Callable[[str], None]) -> No
         f"exec {sys.executable} -c 'import time; time.sleep(3600); print(\"H200,1,1,1,1,1,\")'",
     ],
 )
-def test_nvidia_smi_that_fails_or_hangs_is_no_gpu(
+def test_failing_or_hanging_nvidia_smi_means_no_gpu(
     nvidia_smi: Callable[[str], None], script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "_PROGRAM_TIMEOUT_S", 1)
@@ -220,13 +223,13 @@ def test_nvidia_smi_that_fails_or_hangs_is_no_gpu(
     assert gpus() == ()
 
 
-def test_no_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nvidia_smi_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpus() == ()
 
 
 def test_the_hottest_sensor_of_the_processor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few machines that run tests have sensors, so these are recorded."""
+    """Recorded sensors, because few machines that run tests have any."""
 
     def sensor(current: float, critical: float | None) -> SimpleNamespace:
         return SimpleNamespace(current=current, critical=critical)
@@ -237,7 +240,7 @@ def test_the_hottest_sensor_of_the_processor_counts(monkeypatch: pytest.MonkeyPa
     assert (here.temperature_c, here.critical_temperature_c) == (61.0, 105.0)
 
 
-def test_battery(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_battery_state_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     for plugged, on_battery in ((True, False), (False, True), (None, None)):
         state = SimpleNamespace(power_plugged=plugged)
         monkeypatch.setattr(psutil, "sensors_battery", lambda state=state: state, raising=False)
@@ -245,7 +248,7 @@ def test_battery(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares with Linux's own files")
-def test_this_machine() -> None:
+def test_description_of_this_machine_is_plausible() -> None:
     here = describe_environment()
     lines = Path("/proc/meminfo").read_text().splitlines()
     memory = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
@@ -259,7 +262,7 @@ def test_this_machine() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has affinity")
-def test_affinity_counts() -> None:
+def test_affinity_limits_the_usable_cores() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))});"
         "from toolkit.machine.environment import describe_environment as d;"
@@ -269,22 +272,22 @@ def test_affinity_counts() -> None:
     assert answer.split() == ["1", "True", "True"]
 
 
-def test_another_system_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_do_not_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     here = describe_environment()
     assert here.cores == os.cpu_count() or here.cpu_quota
     assert here.temperature_c is None
 
 
-def test_versions_are_those_of_all_that_the_toolkit_needs() -> None:
+def test_versions_cover_all_dependencies() -> None:
     found = dependency_versions("toolkit")
     assert {"toolkit", "torch", "onnxruntime", "numpy", "psutil"} <= set(found)
     assert not {"pytest", "ruff", "mypy"} & set(found)
     assert dependency_versions("no-such-distribution") == {}
 
 
-def test_new_threads_are_counted_though_old_ones_end() -> None:
-    """As a thread pool of a session before does, some time after that session is gone."""
+def test_new_threads_are_counted_when_old_ones_end() -> None:
+    """Like a thread pool of an earlier session, some time after that session has ended."""
     ends, goes_on = threading.Event(), threading.Event()
     old = [threading.Thread(target=ends.wait) for _ in range(3)]
     new = [threading.Thread(target=goes_on.wait) for _ in range(2)]
@@ -303,7 +306,7 @@ def test_new_threads_are_counted_though_old_ones_end() -> None:
         thread.join()
 
 
-def test_new_threads_are_unknown_where_the_system_does_not_list_them(
+def test_new_threads_are_unknown_if_the_system_does_not_list_them(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "_ROOT", tree({}))

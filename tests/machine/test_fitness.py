@@ -1,4 +1,4 @@
-"""Each fact that speaks against measuring gives its warning, with a flag or command that exists."""
+"""Each fact that makes a machine unfit gives its warning, with an existing flag or command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_quiet_machine_gets_no_warning() -> None:
     assert judge(QUIET, threads=4, interference=ALONE) == ()
 
 
-def test_what_is_unknown_gives_no_warning() -> None:
+def test_unknown_facts_give_no_warning() -> None:
     assert judge(UNKNOWN, threads=8) == ()
     assert judged(steal=None) == []
 
@@ -69,7 +69,9 @@ def test_what_is_unknown_gives_no_warning() -> None:
         ({"turbo": True}, "turbo", "no_turbo"),
     ],
 )
-def test_one_fact_one_warning(changes: dict[str, Any], code: str, action: str) -> None:
+def test_each_bad_fact_gives_exactly_its_warning(
+    changes: dict[str, Any], code: str, action: str
+) -> None:
     ((found, hint),) = judged(**changes)
     assert found == code
     assert action in hint
@@ -90,7 +92,7 @@ def test_one_fact_one_warning(changes: dict[str, Any], code: str, action: str) -
         {"swap_used_bytes": 200_000_000},
     ],
 )
-def test_little_is_not_too_much(changes: dict[str, Any]) -> None:
+def test_values_below_the_limits_give_no_warning(changes: dict[str, Any]) -> None:
     assert judged(**changes) == []
 
 
@@ -102,7 +104,7 @@ def everything() -> tuple[MachineWarning, ...]:
     )
 
 
-def test_the_worst_machine_gets_every_warning_and_the_gravest_first() -> None:
+def test_worst_machine_gets_every_warning_most_serious_first() -> None:
     codes = list(dict.fromkeys(warning.code for warning in everything()))
     assert codes[:2] == ["others", "steal"]
     assert set(codes) == {
@@ -124,7 +126,7 @@ def warmed(*steady: bool) -> tuple[Pass, ...]:
 
 
 def repeated(*ratios: float) -> tuple[Pass, ...]:
-    """Passes whose repeated round was so many times as fast as the other."""
+    """Passes whose repeated round was `ratio` times as fast as the others."""
     return tuple(
         replace(
             one,
@@ -181,7 +183,7 @@ def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None
         {**WIDE, **CACHED, "status": "crashed"},
     ],
 )
-def test_a_speed_like_this_is_not_suspicious(changes: dict[str, Any]) -> None:
+def test_plausible_speeds_give_no_warning(changes: dict[str, Any]) -> None:
     assert judge_speeds([row(**changes)]) == ()
 
 
@@ -190,8 +192,8 @@ def warned_of_cache(rows: Sequence[Measurement]) -> bool:
     return any(warning.code == "cached" for warning in judge_speeds(rows))
 
 
-def test_the_cache_warning_is_a_t_test_times_the_number_of_rows() -> None:
-    """Of the times' ratio against 1/1.25, as scipy has it; the row is one of four."""
+def test_cache_warning_is_a_t_test_corrected_for_the_number_of_rows() -> None:
+    """The t test of the times' ratio against 1/1.25, as in scipy; the row is one of four."""
     quiet = [row(passes=repeated(1.0, 1.01, 0.99))] * 3
     random = np.random.default_rng(4)
     seen = set()
@@ -204,9 +206,9 @@ def test_the_cache_warning_is_a_t_test_times_the_number_of_rows() -> None:
     assert seen == {True, False}
 
 
-def test_thirteen_rows_under_load_are_seldom_taken_for_caches() -> None:
-    """Single rounds that scatter by 30 %: at most 5 % of runs, with luck of 1 in 1000. The rule
-    before, a ratio of 1.1 whose own interval leaves 1 out, fires in far more of them."""
+def test_thirteen_rows_under_load_rarely_give_a_cache_warning() -> None:
+    """Single rounds that vary by 30 %: at most 5 % of runs, except with a probability of 1 in 1000.
+    The previous rule, a ratio of 1.1 whose own interval excludes 1, fires in far more of them."""
     random, trials = np.random.default_rng(5), 100
     alarms = before = 0
     for _ in range(trials):
@@ -218,13 +220,13 @@ def test_thirteen_rows_under_load_are_seldom_taken_for_caches() -> None:
     assert before > alarms
 
 
-def test_a_cache_is_seen_however_its_few_microseconds_scatter() -> None:
+def test_cache_is_detected_despite_noisy_microseconds() -> None:
     cached = row(passes=repeated(2000.0, 8.0, 300.0))
     assert warned_of_cache([cached, *[row(passes=repeated(1.0, 1.1, 0.9))] * 12])
 
 
 def on_gpu(*rounds: tuple[GpuState, ...]) -> Measurement:
-    """A row with these rounds, each with the states of the GPU before, during and after it."""
+    """Return a row with these rounds; each has the GPU states before, during and after it."""
     (one, *_) = MEASURED.passes
     kept = tuple(replace(one.rounds[0], gpu=states) for states in rounds)
     return replace(MEASURED, name="a", passes=(replace(one, rounds=kept, repeated=None),))
@@ -239,30 +241,30 @@ def gpu_warnings(row: Measurement) -> dict[str, MachineWarning]:
     return {each.code: each for each in judge_speeds([row]) if each.code.startswith("gpu")}
 
 
-def test_a_gpu_whose_clock_is_low_when_rounds_begin_is_warned_of() -> None:
+def test_low_gpu_clock_at_the_start_of_rounds_gives_a_warning() -> None:
     low, high = (at(0.345), at(1.98), at(1.98)), (at(1.98), at(1.97), at(1.98))
     (warning,) = gpu_warnings(on_gpu(low, high, high, low)).values()
     assert warning.code == "gpu_clock"
     assert "a 2 of 4 rounds, from 0.34 of 1.98 GHz" in warning.message
-    assert gpu_warnings(on_gpu(*[high] * 10, low)) == {}  # one in eleven may be
+    assert gpu_warnings(on_gpu(*[high] * 10, low)) == {}  # one in eleven is allowed
     assert gpu_warnings(on_gpu((at(None), at(None), at(None)))) == {}
     assert gpu_warnings(on_gpu(())) == {}
 
 
-def test_a_gpu_that_is_slowed_down_in_the_rounds_is_warned_of() -> None:
+def test_gpu_that_slows_down_during_rounds_gives_a_warning() -> None:
     cool = (at(1.98), at(1.98), at(1.98))
     hot = (at(1.98), at(1.7, "power limit"), at(1.5, "heat", "power limit"))
     (warning,) = gpu_warnings(on_gpu(hot, cool)).values()
     assert warning.code == "gpu_slowed"
     assert "a 1 of 2 rounds (heat, power limit)" in warning.message
     before = (at(1.9, "heat"), at(1.98), at(1.98))
-    assert gpu_warnings(on_gpu(before)) == {}  # what was before a round did not slow it
+    assert gpu_warnings(on_gpu(before)) == {}  # a state before the round does not count
     unknown = GpuState(clock_hz=1.98e9)
     assert gpu_warnings(on_gpu((unknown, unknown, unknown))) == {}
 
 
-def test_every_flag_that_a_warning_names_is_an_option() -> None:
-    """A bare flag must be an option of each command that prints warnings."""
+def test_every_flag_in_a_warning_is_an_option() -> None:
+    """A flag without a command must be an option of each command that prints warnings."""
     options = {
         name: {flag for option in command.params for flag in option.opts}
         for name, command in commands.commands.items()
@@ -306,12 +308,12 @@ def made_for(*isas: Isa) -> Artifact:
     )
 
 
-def test_int8_of_another_processor_is_warned_of() -> None:
+def test_int8_for_another_processor_gives_a_warning() -> None:
     (warning,) = judge_artifacts(QUIET, [made_for("vnni", "arm"), made_for()])
     assert warning.code == "isa"
-    assert warning.message.endswith("which has avx2: m.int8.onnx is exact on vnni, arm")
+    assert warning.message.endswith("this one has avx2: m.int8.onnx is exact on vnni, arm")
 
 
 @pytest.mark.parametrize("isas", [(), ("avx2",), ("arm", "avx2")])
-def test_int8_that_is_exact_here_is_not(isas: tuple[Isa, ...]) -> None:
+def test_int8_that_is_exact_here_gives_no_warning(isas: tuple[Isa, ...]) -> None:
     assert judge_artifacts(QUIET, [made_for(*isas)]) == ()

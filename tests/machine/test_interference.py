@@ -1,4 +1,5 @@
-"""What others take is the machine's busy time without our own; one busy process shows as one."""
+"""The load from others is the machine's busy time without our own; one busy process counts as
+one."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def after(*, busy: float, own: float, steal: float = 0.0, idle: float = 0.0) -> 
         (replace(after(busy=2, own=1, idle=2), steal_s=None), 2.0, 0.5, None),
     ],
 )
-def test_arithmetic(
+def test_load_of_others_is_computed_from_cpu_times(
     end: CpuTimes, wall_s: float, others_cores: float, steal_share: float | None
 ) -> None:
     found = interference(START, end, wall_s=wall_s)
@@ -51,13 +52,13 @@ def test_arithmetic(
     assert found == expected
 
 
-def test_no_time_at_all_has_no_steal() -> None:
+def test_zero_elapsed_time_has_no_steal() -> None:
     assert interference(START, START, wall_s=1e-9).steal_share is None
 
 
 @pytest.fixture
 def stranger() -> Iterator[int]:
-    """A process that keeps one core busy and is no descendant of ours: its parent is gone."""
+    """A process that keeps one core busy and is not a descendant of ours: its parent has ended."""
     loop = f"{sys.executable} -c 'while True: pass' >/dev/null 2>&1 & echo $!"
     pid = int(subprocess.check_output(["sh", "-c", loop], text=True))
     try:
@@ -67,11 +68,11 @@ def stranger() -> Iterator[int]:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_busy_stranger_shows_and_a_process_that_is_told_to_be_ours_does_not(
+def test_other_processes_count_and_listed_ones_do_not(
     stranger: int,
 ) -> None:
-    """Two watches over the same time, so that whatever else runs here cancels out; but for what
-    passes between the one's reading and the other's, where this process may be kept waiting."""
+    """Two watches over the same time, so that other load cancels out, except for the time between
+    their readings, in which this process may be kept waiting."""
     process = psutil.Process(stranger)
     apart = Stopwatch()
     unaware, aware = LoadWatch(), LoadWatch(pids=[stranger])
@@ -89,11 +90,11 @@ def test_a_busy_stranger_shows_and_a_process_that_is_told_to_be_ours_does_not(
 
 
 def used_s(process: psutil.Process) -> float:
-    """CPU seconds."""
+    """CPU seconds used so far."""
     return float(sum(process.cpu_times()[:2]))
 
 
-def test_work_of_our_own_and_of_children_that_have_ended_is_our_own() -> None:
+def test_own_work_and_that_of_ended_children_is_not_counted() -> None:
     code = "import os\nwhile sum(os.times()[:2]) < 0.5: pass"
     before, before_s = read_cpu_times(), sum(os.times()[:4])
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -102,7 +103,7 @@ def test_work_of_our_own_and_of_children_that_have_ended_is_our_own() -> None:
     assert own_s == pytest.approx(sum(os.times()[:4]) - before_s, abs=0.1)
 
 
-def test_pids_that_are_gone_are_no_error() -> None:
+def test_ended_pids_are_not_an_error() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert LoadWatch(pids=[gone.pid]).interference().others_cores >= 0

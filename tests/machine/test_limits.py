@@ -1,4 +1,4 @@
-"""Limits are rates of what really ran; FLOPs are those of the formula."""
+"""Limits are rates of operations that really ran; FLOPs match the formula."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(json.dumps(to_json(measure_limits(1, time_s=0.08))))
 
 
 def measured(before: str = "") -> Limits:
-    """In a process of its own, as always: torch's threads stay what they are here."""
+    """In a separate process, as always, so that torch's threads do not change here."""
     code = MEASURE.format(before=before)
     answer = subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True)
     return from_json(Limits, json.loads(answer))
@@ -34,13 +34,13 @@ def measured(before: str = "") -> Limits:
 def test_limits_of_this_machine_are_of_a_possible_size() -> None:
     found = measured()
     assert found.threads == 1
-    assert 1e8 < found.float32_flops_per_s < 1e12  # one core of today reaches 2e11
+    assert 1e8 < found.float32_flops_per_s < 1e12  # one core reaches 2e11 today
     assert found.int8_ops_per_s is not None
     assert 1e8 < found.int8_ops_per_s < 1e13
     assert 1e8 < found.copy_bytes_per_s < 1e12
 
 
-def test_without_an_int8_product_that_limit_is_none_and_the_others_stand() -> None:
+def test_missing_int8_product_leaves_only_that_limit_unknown() -> None:
     found = measured(
         "import torch\n"
         "def refuse(*operands): raise RuntimeError('_int_mm: not on this processor')\n"
@@ -52,7 +52,7 @@ def test_without_an_int8_product_that_limit_is_none_and_the_others_stand() -> No
 
 
 class Work:
-    """Calls that take as long as they are told, by a clock that nothing else moves."""
+    """Calls that take exactly the given time, by a clock that nothing else moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0
@@ -67,7 +67,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return Work(monkeypatch)
 
 
-def test_a_rate_is_two_operations_a_multiplication_over_the_fastest_call(work: Work) -> None:
+def test_rate_counts_two_operations_per_multiplication_in_the_fastest_call(work: Work) -> None:
     waits = iter([0.0, 0.2, 0.02] + [0.2] * 1000)
 
     def product(size: int, threads: int) -> limits.Run | None:
@@ -84,12 +84,12 @@ def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
         sizes.append(size)
         return lambda: work.take(0.004 * (size / 256) ** 3)
 
-    rates = list(limits.rates(product, 1, time_s=0.4))  # 0.05 s a size; 1024 would take 0.26 s
+    rates = list(limits.rates(product, 1, time_s=0.4))  # 0.05 s per size; 1024 would take 0.26 s
     assert sizes == [256, 512]
     assert len(rates) == 2
 
 
-def test_the_fastest_call_is_found_even_where_one_outlasts_the_time(work: Work) -> None:
+def test_fastest_call_is_found_even_if_one_call_exceeds_the_time(work: Work) -> None:
     calls = 0
 
     def call() -> None:
@@ -121,16 +121,16 @@ def test_flops_of_the_reference_cnn(training: bool) -> None:
 
 
 def test_flops_are_counted_in_eval_mode_at_batch_1() -> None:
-    """Batch normalisation refuses one value a channel in training mode."""
+    """Batch normalisation refuses one value per channel in training mode."""
     norm = nn.BatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Flatten())
     assert count_flops(model, (3, 1, 1)) == 2 * 3 * 4
     assert model.training
     assert norm.running_mean is not None
-    assert torch.equal(norm.running_mean, torch.zeros(4))  # nothing was learned meanwhile
+    assert torch.equal(norm.running_mean, torch.zeros(4))  # nothing was learned
 
 
-def test_threads_are_those_that_were_asked_for() -> None:
+def test_limits_use_the_requested_threads() -> None:
     code = (
         "import torch; from toolkit.machine.limits import measure_limits;"
         "print(measure_limits(3, time_s=0.01).threads, torch.get_num_threads())"

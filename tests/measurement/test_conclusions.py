@@ -1,4 +1,4 @@
-"""Tallies made by hand → rows: names, baselines, ranks, shares of the limit, what failed."""
+"""Handmade tallies → rows: names, baselines, ranks, shares of the limit, failures."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ def ratios(results: Results) -> dict[str, float | None]:
     }
 
 
-def test_eager_is_the_baseline_where_it_takes_part() -> None:
+def test_eager_is_the_default_baseline() -> None:
     results = concluded(tally("a", *HALF), tally("eager", *SAME), tally("null", *SAME))
     assert results.baseline == "eager"
     assert ratios(results) == {"a fp32": 2.0, "eager fp32": 1.0, "null fp32": None}
 
 
-def test_else_the_first_is_and_one_that_is_named_goes_before() -> None:
+def test_baseline_is_the_named_one_or_else_the_first() -> None:
     both = tally("a", *HALF), tally("b", *SAME)
     assert concluded(*both).baseline == "a"
     assert ratios(concluded(*both)) == {"a fp32": 1.0, "b fp32": 0.5}
     assert ratios(concluded(*both, baseline="b")) == {"a fp32": 2.0, "b fp32": 1.0}
 
 
-def test_one_alone_has_no_baseline() -> None:
+def test_single_candidate_has_no_baseline() -> None:
     assert concluded(tally("a", *SAME), tally("null", *SAME)).baseline is None
 
 
-def test_each_is_compared_with_the_baseline_of_its_own_settings_and_batch_size() -> None:
+def test_baseline_has_the_same_settings_and_batch_size() -> None:
     results = concluded(
         tally("eager", *SAME),
         tally("eager", *HALF, batch_size=1),
@@ -90,7 +90,7 @@ def test_a_baseline_that_failed_is_compared_with_nothing() -> None:
         (WrongOutput("other logits"), "failed"),
     ],
 )
-def test_a_failed_row_keeps_its_passes_and_claims_nothing(failure: FailedRun, status: str) -> None:
+def test_failed_row_keeps_its_passes_without_a_speed(failure: FailedRun, status: str) -> None:
     failure.stderr_tail = "boom"
     results = concluded(tally("a", *SAME, failure=failure), tally("b", *HALF))
     row = results.measurements[0]
@@ -104,8 +104,8 @@ def test_a_failed_row_keeps_its_passes_and_claims_nothing(failure: FailedRun, st
 def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
     (row,) = concluded(tally("a", 0.1)).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
-    assert (
-        row.reason == "4 rounds carry no interval; allow more time with `toolkit bench --max-time`"
+    assert row.reason == (
+        "4 rounds are too few for an interval; allow more time with `toolkit bench --max-time`"
     )
 
 
@@ -114,7 +114,7 @@ def test_a_runtime_alone_at_its_settings_is_compared_with_nothing() -> None:
     assert [row.to_baseline for row in results.measurements] == [None, None]
 
 
-def test_the_share_of_the_processors_limit_is_not_said_of_another_device() -> None:
+def test_limit_share_is_not_reported_for_other_devices() -> None:
     limits = Limits(threads=1, float32_flops_per_s=1e10, int8_ops_per_s=None, copy_bytes_per_s=1e9)
     known = replace(results_of(), limits=limits, flops_per_image=1_000_000)
     one = tally("a", *SAME)
@@ -133,7 +133,7 @@ def test_the_share_of_the_processors_limit_is_not_said_of_another_device() -> No
         *(("float16", 6e14), ("int8", None), ("unknown", None), ("", None)),
     ],
 )
-def test_the_share_of_a_gpus_limit_is_that_of_the_arithmetic_that_runs(
+def test_limit_share_on_a_gpu_uses_the_limit_of_the_attested_arithmetic(
     arithmetic: str, flops_per_s: float | None
 ) -> None:
     gpu = GpuLimits(
@@ -170,7 +170,7 @@ def test_the_share_of_a_gpus_limit_is_that_of_the_arithmetic_that_runs(
     assert row.limit_share == (None if expected is None else pytest.approx(expected))
 
 
-def test_an_end_by_max_time_is_told() -> None:
+def test_stop_by_max_time_is_reported() -> None:
     passes = Passes(
         tallies=[tally("a", *SAME)],
         images=np.zeros((1, 1, 28, 28), np.uint8),
@@ -202,7 +202,7 @@ def test_the_share_of_the_limit_is_flops_done_over_flops_possible() -> None:
         assert concluded(tally("a", *SAME), results=unknown).measurements[0].limit_share is None
 
 
-def test_ranks_are_among_those_that_were_measured_alike() -> None:
+def test_ranks_are_within_equal_settings() -> None:
     results = concluded(
         tally("a", *SAME),
         tally("a", *SAME, batch_size=1),
@@ -216,7 +216,7 @@ def test_ranks_are_among_those_that_were_measured_alike() -> None:
     ]
 
 
-def test_null_claims_no_ratio_and_is_not_warned_of() -> None:
+def test_null_runtime_has_no_ratio_and_no_warning() -> None:
     results = concluded(tally("null", *SAME, repeated_s=0.01), tally("a", *SAME, repeated_s=0.01))
     null, real = results.measurements
     assert null.repeat_ratio is None
@@ -226,8 +226,8 @@ def test_null_claims_no_ratio_and_is_not_warned_of() -> None:
     assert "null" not in warning.message
 
 
-def test_streams_count_as_threads_where_cores_are_few() -> None:
-    """The environment made by hand has 2 cores."""
+def test_streams_count_as_threads_when_cores_are_few() -> None:
+    """The handmade environment has 2 cores."""
     few, many = (concluded(tally("a", *SAME, streams=count)) for count in (2, 3))
     assert "threads" not in {each.code for each in few.warnings}
     assert "threads" in {each.code for each in many.warnings}
@@ -237,7 +237,7 @@ def named(*tallies: Tally) -> list[str]:
     return distinct_names(tallies)
 
 
-def test_a_name_says_no_more_than_it_must() -> None:
+def test_names_are_as_short_as_possible() -> None:
     assert named(tally("a"), tally("b")) == ["a fp32", "b fp32"]
     assert named(tally("a"), tally("a", format="ort"), tally("b")) == [
         *("a fp32, onnx", "a fp32, ort", "b fp32"),
@@ -262,7 +262,7 @@ def test_a_name_says_no_more_than_it_must() -> None:
         max_size=12,
     )
 )
-def test_names_are_distinct_whatever_takes_part(tallies: list[Tally]) -> None:
+def test_names_are_always_distinct(tallies: list[Tally]) -> None:
     names = distinct_names(tallies)
     assert len(set(names)) == len(names) == len(tallies)
     assert all(

@@ -1,4 +1,4 @@
-"""Passes with planted faults in real workers: what is kept, what is said, who goes on."""
+"""Passes with planted faults in real workers: what is kept, what is reported, who continues."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_every_pass_has_fresh_processes_and_the_same_rounds(subject: Subject) ->
 
 
 class ClockThatRises:
-    """The state of a GPU whose clock needs twenty looks to reach 2 GHz."""
+    """Simulate a GPU whose clock needs twenty readings to reach 2 GHz."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -97,12 +97,12 @@ class ClockThatRises:
         return GpuState(clock_hz=1e8 * min(self.looks, 20))
 
 
-def test_on_a_gpu_its_clock_is_waited_for_and_kept_with_each_round(
+def test_gpu_clock_is_awaited_and_recorded_with_each_round(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = ClockThatRises()
     monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
-    one = faulty(subject, "other device")  # its session says that it runs on CUDA
+    one = faulty(subject, "other device")  # its session attests CUDA
     on_cuda = replace(
         one,
         runtime=replace(one.runtime, devices=("cpu", "cuda")),
@@ -120,7 +120,7 @@ def test_on_a_gpu_its_clock_is_waited_for_and_kept_with_each_round(
         assert {state.clock_hz for state in each.gpu} == {2e9}
 
 
-def test_on_the_cpu_nothing_asks_the_gpu(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_is_not_read_for_the_cpu(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = ClockThatRises()
     monkeypatch.setattr(passes_module, "open_reader", lambda: reader)
     passes = passes_of([null(subject)])
@@ -129,7 +129,7 @@ def test_on_the_cpu_nothing_asks_the_gpu(subject: Subject, monkeypatch: pytest.M
     assert {each.gpu for one in passes.tallies[0].passes for each in one.rounds} == {()}
 
 
-def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) -> None:
+def test_open_sessions_are_used_only_in_the_first_pass(subject: Subject) -> None:
     seen: list[str] = []
     candidates = [faulty(subject, "")]
     passes = passes_of(candidates)
@@ -143,7 +143,7 @@ def test_sessions_that_are_open_serve_in_the_first_pass_alone(subject: Subject) 
     assert len(set(seen)) == len(seen) == 2
 
 
-def test_a_candidate_that_crashes_in_a_round_keeps_its_rounds_and_the_others_go_on(
+def test_crashed_candidate_keeps_its_rounds_and_others_continue(
     subject: Subject,
 ) -> None:
     plan = replace(SHORT, min_rounds=24)
@@ -180,17 +180,17 @@ def test_a_worker_killed_between_rounds_keeps_its_rounds(subject: Subject) -> No
 @pytest.mark.parametrize(
     ("fault", "status", "reason"),
     [
-        ("nan later", "failed", "timed calls gave logits up to nan"),
-        ("other logits later", "failed", "timed calls gave logits up to 1"),
+        ("nan later", "failed", "timed calls gave logits that differ by up to nan"),
+        ("other logits later", "failed", "timed calls gave logits that differ by up to 1"),
         ("wrong shape later", "crashed", "returned float32 [50, 9], expected float32 logits"),
         ("clock goes backwards", "crashed", "ClockError: the clock went backwards"),
         ("raise at load", "crashed", "RuntimeError: cannot load this"),
     ],
 )
-def test_what_goes_wrong_while_it_is_timed_is_a_row(
+def test_failure_during_timing_is_a_row(
     subject: Subject, fault: str, status: str, reason: str
 ) -> None:
-    """Right while it is looked at, wrong while it is timed."""
+    """Right when it is checked, wrong when it is timed."""
     passes = passes_of([faulty(subject, fault), null(subject)])
     passes.run()
     results = concluded(subject, passes)
@@ -202,16 +202,16 @@ def test_what_goes_wrong_while_it_is_timed_is_a_row(
     assert results.ranking == ()
 
 
-def test_a_later_process_that_computes_something_else_fails(subject: Subject) -> None:
+def test_later_process_with_other_outputs_fails(subject: Subject) -> None:
     passes = passes_of([faulty(subject, "other logits in each process"), null(subject)])
     passes.run()
     failure = passes.tallies[0].failure
     assert isinstance(failure, WrongOutput)
-    assert "this worker gave logits up to" in failure.reason
+    assert "this worker gave logits that differ by up to" in failure.reason
     assert [len(each.rounds) for each in passes.tallies[0].passes] == [3, 0]
 
 
-def test_a_runtime_that_answers_from_a_cache_is_warned_of(subject: Subject) -> None:
+def test_caching_runtime_gives_a_warning(subject: Subject) -> None:
     plan = replace(SHORT, passes=3, min_rounds=9, round_s=0.01)
     passes = passes_of(
         [faulty(subject, "cache"), faulty(subject, "slow", name="honest")], plan=plan
@@ -229,7 +229,7 @@ def test_a_runtime_that_answers_from_a_cache_is_warned_of(subject: Subject) -> N
 
 
 def interrupt_at(number: int) -> Progress:
-    """Ctrl-C in the round of this number, counted over all passes."""
+    """Raise Ctrl-C in the round with this number, counted over all passes."""
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
         if (label, done) == ("rounds", number):
@@ -238,7 +238,7 @@ def interrupt_at(number: int) -> Progress:
     return progress
 
 
-def test_ctrl_c_in_a_later_pass_keeps_what_was_measured(subject: Subject, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_later_pass_keeps_the_measurements(subject: Subject, tmp_path: Path) -> None:
     work = Bench(plan=SHORT, timeout_s=PATIENCE_S, progress=interrupt_at(5))
     tallies = [Tally(candidate=each, batch_size=BATCH) for each in (faulty(subject, ""),)]
     with pytest.raises(Interrupted) as caught:
@@ -259,20 +259,20 @@ def test_ctrl_c_before_the_first_round_has_nothing_to_keep(subject: Subject) -> 
     assert not isinstance(caught.value, Interrupted)
 
 
-def test_no_time_left_is_said(subject: Subject) -> None:
+def test_no_time_left_is_reported(subject: Subject) -> None:
     passes = passes_of([null(subject)], plan=replace(SHORT, max_time_s=0.001))
     passes.run()
     assert passes.stopped
     (row,) = concluded(subject, passes).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
-    assert "0 rounds carry no interval; allow more time with `toolkit bench --max-time`" in str(
-        row.reason
-    )
+    assert (
+        "0 rounds are too few for an interval; allow more time with `toolkit bench --max-time`"
+    ) in str(row.reason)
 
 
 class Clock:
-    """Moves by a hundredth of a second whenever it is read, and otherwise when it is told to. What
-    it times, therefore, is the work that is done, on however busy a machine."""
+    """Moves by a hundredth of a second at each reading, and otherwise only when told to. It
+    therefore times the work that is done, on however busy a machine."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -286,7 +286,7 @@ class Clock:
 
 
 class ReadWatch:
-    """In place of `Stopwatch`."""
+    """A replacement for `Stopwatch`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -298,16 +298,16 @@ class ReadWatch:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that passes go by."""
+    """The clock that passes use."""
     found = Clock()
     monkeypatch.setattr(passes_module, "Stopwatch", found.stopwatch)
     return found
 
 
-def test_one_that_hangs_does_not_take_the_others_time(
+def test_hanging_candidate_does_not_use_up_the_time_of_others(
     subject: Subject, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is killed after as long as all of them may take."""
+    """It is killed after the time that all of them may take."""
 
     class Hanging(RemoteSession):
         def measure(self, *, calls: int, repeat: bool = False) -> Round:
@@ -328,7 +328,7 @@ def test_one_that_hangs_does_not_take_the_others_time(
     assert not passes.stopped
 
 
-def test_one_batch_size_that_fails_leaves_the_others_be(subject: Subject) -> None:
+def test_failing_batch_size_does_not_affect_others(subject: Subject) -> None:
     candidate = faulty(subject, "exit at 20 images")
     passes = passes_of([candidate])
     passes.tallies = [Tally(candidate=candidate, batch_size=size) for size in (10, 20, 30)]
@@ -338,7 +338,7 @@ def test_one_batch_size_that_fails_leaves_the_others_be(subject: Subject) -> Non
 
 
 class Recorded(RemoteSession):
-    """A session that writes down who is timed."""
+    """A session that records who is timed."""
 
     log: list[str]
 
@@ -348,7 +348,7 @@ class Recorded(RemoteSession):
 
 
 def order_of(subject: Subject, seed: int, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Who was timed in which order, in each round of two passes."""
+    """Return the order in which candidates were timed, for each round of two passes."""
     log: list[str] = []
     monkeypatch.setattr(Recorded, "log", log, raising=False)
     monkeypatch.setattr(passes_module, "RemoteSession", Recorded)
@@ -360,10 +360,10 @@ def order_of(subject: Subject, seed: int, monkeypatch: pytest.MonkeyPatch) -> li
     passes_of(candidates, seed=seed, progress=mark).run()
     pieces = [piece.split() for piece in " ".join(log).split("|")]
     timed = [piece for piece in pieces if len(set(piece)) == len(piece) == 3]
-    return timed[:-1]  # the round on a repeated input comes last and is not told
+    return timed[:-1]  # the last round, on a repeated input, is left out
 
 
-def test_the_order_changes_from_round_to_round_and_is_the_seeds(
+def test_order_changes_between_rounds_and_depends_on_the_seed(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, again, other = (order_of(subject, seed, monkeypatch) for seed in (1, 1, 2))
@@ -372,7 +372,7 @@ def test_the_order_changes_from_round_to_round_and_is_the_seeds(
     assert any(one != next_one for one, next_one in pairwise(first))
 
 
-def test_streams_are_timed_each_for_itself_and_attested(subject: Subject) -> None:
+def test_each_stream_is_timed_separately_and_attested(subject: Subject) -> None:
     passes = passes_of([faulty(subject, "", streams=2)])
     passes.run()
     (row,) = concluded(subject, passes).measurements
@@ -388,11 +388,11 @@ def test_streams_that_differ_are_an_unsupported_row(subject: Subject) -> None:
     passes.run()
     unlike, other = concluded(subject, passes).measurements
     assert (unlike.status, other.status) == ("unsupported", "measured")
-    assert "do not run alike" in str(unlike.reason)
+    assert "run differently" in str(unlike.reason)
     assert unlike.passes == ()
 
 
-def test_more_threads_than_cores_warn_and_go_on(subject: Subject) -> None:
+def test_more_threads_than_cores_warns_and_continues(subject: Subject) -> None:
     from toolkit.machine.environment import usable_cores
 
     passes = passes_of([faulty(subject, "", threads=usable_cores() + 1)])
@@ -403,7 +403,7 @@ def test_more_threads_than_cores_warn_and_go_on(subject: Subject) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_precision_that_is_not_reached_goes_on_until_the_time_is_over(subject: Subject) -> None:
+def test_unreached_target_width_continues_until_max_time(subject: Subject) -> None:
     plan = replace(SHORT, target_width=1e-9, max_time_s=1.0)
     passes = passes_of([null(subject), faulty(subject, "")], plan=plan)
     passes.run()
@@ -412,7 +412,7 @@ def test_precision_that_is_not_reached_goes_on_until_the_time_is_over(subject: S
     assert {row.status for row in concluded(subject, passes).measurements} == {"measured"}
 
 
-def test_it_ends_when_all_have_failed(subject: Subject) -> None:
+def test_measurement_ends_when_all_candidates_have_failed(subject: Subject) -> None:
     plan = replace(SHORT, passes=50)
     passes = passes_of([faulty(subject, "raise at load"), faulty(subject, "nan later")], plan=plan)
     passes.run()

@@ -1,4 +1,4 @@
-"""How long to measure: bad input is named with its flag; rounds, passes and calls follow."""
+"""The plan: errors name their flag; rounds, passes and calls are computed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_bad_input_is_named_with_its_flag(options: dict[str, Any], says: str) ->
     assert says in str(caught.value)
 
 
-def test_what_is_just_allowed() -> None:
+def test_limits_of_the_plan_are_allowed() -> None:
     Plan(min_rounds=6, target_width=0.999, min_time_s=10, max_time_s=10)
 
 
@@ -61,7 +61,7 @@ def test_what_is_just_allowed() -> None:
     [
         ({}, PASSES, 4),  # 3 s of 0.1 s are 30 rounds, 32 are the least
         ({"min_time_s": 6.4}, PASSES, 8),
-        ({"min_time_s": 20}, 10, 20),  # 200 rounds: more than 20 a pass make more passes
+        ({"min_time_s": 20}, 10, 20),  # 200 rounds: more than 20 per pass need more passes
         ({"min_rounds": 6}, PASSES, 4),
         ({"min_rounds": 6, "min_time_s": 0.1}, PASSES, 1),
         ({"min_time_s": 0.9, "min_rounds": 9, "passes": 3}, 3, 3),
@@ -73,7 +73,7 @@ def test_passes_and_rounds_of_a_plan(options: dict[str, Any], passes: int, round
 
 
 @given(plans)
-def test_a_plan_fulfils_what_it_was_asked_for(plan: Plan) -> None:
+def test_plan_reaches_its_minimum_time_and_rounds(plan: Plan) -> None:
     rounds = plan.least_passes * plan.rounds_per_pass
     assert rounds >= plan.min_rounds
     assert rounds * plan.round_s >= plan.min_time_s * (1 - 1e-9)
@@ -97,12 +97,12 @@ def half_width(share: float) -> Interval:
 
 
 @pytest.mark.parametrize("speeds", [[], [half_width(0.5)]])
-def test_without_a_target_width_the_least_passes_are_enough(speeds: list[Interval]) -> None:
+def test_minimum_passes_are_enough_without_a_target_width(speeds: list[Interval]) -> None:
     plan = Plan(passes=3, min_rounds=6, min_time_s=0.1)
     assert [plan.enough(passes, speeds) for passes in (1, 2, 3, 4)] == [False, False, True, True]
 
 
-def test_with_a_target_width_every_interval_must_be_as_narrow() -> None:
+def test_every_interval_must_reach_the_target_width() -> None:
     plan = Plan(target_width=0.01)
     narrow, wide = half_width(0.009), half_width(0.011)
     assert not plan.enough(PASSES - 1, [narrow])

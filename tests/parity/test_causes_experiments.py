@@ -1,4 +1,4 @@
-"""The checkpoint is changed until it answers as the candidate does, and the change is named."""
+"""Experiments: changing the checkpoint until it gives the candidate's logits names the change."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def search(
     spec: InputSpec = SPEC,
     noise: float = 0.0,
 ) -> Cause | None:
-    """The cause that is found for a candidate; with `noise`, for one of int8."""
+    """Return the cause found for a candidate; with `noise`, for an int8 candidate."""
     healthy, images = Net(spec.shape[0]).eval(), pixels(spec)
     usual = normalise(images, spec)
     reference = answers(healthy, usual).astype(np.float64)
@@ -130,7 +130,7 @@ def test_any_other_mean_and_std_are_found(spec: InputSpec) -> None:
     assert f"mean {', '.join(f'{each:.4g}' for each in other.mean)} and" in cause.text
 
 
-def test_fitted_factor_and_offset_are_told_as_mean_and_std() -> None:
+def test_fitted_factor_and_offset_are_reported_as_mean_and_std() -> None:
     mean, std = spec_of(SPEC, np.array([1.0]), np.array([0.0]))
     assert np.allclose((*mean, *std), (*SPEC.mean, *SPEC.std))
 
@@ -194,13 +194,13 @@ def test_products_in_bfloat16_are_found_by_size_and_shape() -> None:
     assert cause.kind == "activations rounded to bf16"
 
 
-def test_the_model_is_as_before_and_a_healthy_candidate_has_no_cause() -> None:
+def test_search_leaves_the_model_unchanged_and_finds_no_cause_for_a_healthy_one() -> None:
     assert search(Net().eval()) is None
     assert search(Net().eval(), noise=0.03) is None
 
 
-def test_changes_that_no_hypothesis_holds_have_no_cause() -> None:
-    """One weight, two channels, another training: only the file can tell."""
+def test_unknown_changes_have_no_cause() -> None:
+    """One weight, two channels, another training: only the file can show it."""
 
     def one(net: Net) -> None:
         net.conv2.weight[3, 2, 1, 1] *= -1

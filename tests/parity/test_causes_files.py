@@ -1,4 +1,4 @@
-"""What differs between a file and its checkpoint is named: weights, graph, quantisation."""
+"""Differences between a file and its checkpoint are named: weights, graph, quantisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHTS = {"conv.weight": CONV, "fc.weight": MATRIX, "fc.bias": BIAS}
 
 
 def among_first(weights: NDArray[np.float32], count: int = 64) -> NDArray[np.bool_]:
-    """Which values are among the first `count`."""
+    """Return which values are among the first `count`."""
     return (np.arange(weights.size) < count).reshape(weights.shape)
 
 
@@ -111,7 +111,7 @@ def test_all_tensors_rounded_alike_are_one_cause() -> None:
     assert cause.kind == "weights rounded to fp16"
 
 
-def test_float16_and_tf32_are_told_apart_by_tiny_weights() -> None:
+def test_tiny_weights_distinguish_float16_from_tf32() -> None:
     tiny = {name: each * np.float32(1e-5) for name, each in WEIGHTS.items()}
     for kind, change in (
         ("fp16", lambda w: w.astype(np.float16).astype(np.float32)),
@@ -217,7 +217,7 @@ def test_healthy_quantisation_has_no_cause() -> None:
     [
         (quantised(MATRIX, wrong=1.02), "scaled weights", "scales that are +2 % off"),
         (quantised(MATRIX, shift=1), "scaled weights", "the scale of the channel before it"),
-        (quantised(MATRIX, bits=4), "weights rounded to 4 bits", "15 distinct levels only"),
+        (quantised(MATRIX, bits=4), "weights rounded to 4 bits", "only 15 distinct levels"),
     ],
 )
 def test_wrong_quantisation_of_weights_is_named(
@@ -229,7 +229,7 @@ def test_wrong_quantisation_of_weights_is_named(
     assert evidence in cause.text
 
 
-def test_range_that_cuts_activations_off_is_named() -> None:
+def test_range_that_clips_activations_is_named() -> None:
     seen = np.linspace(0, 10, 1000)
     cause = compare_quantised(WEIGHTS, {}, {"relu": Range(low=0, high=5, seen=seen)})
     assert cause is not None

@@ -27,7 +27,8 @@ Fault = Callable[[Logits], Logits]
 
 
 def logits(*, images: int = IMAGES, classes: int = CLASSES, seed: int = 0) -> Logits:
-    """Like a trained classifier's: one class stands out, the others depend on the image."""
+    """Logits like those of a trained classifier: one class stands out, the others depend on the
+    image."""
     random = np.random.default_rng(seed)
     features = random.standard_normal((images, 16))
     values = features @ random.standard_normal((16, classes))
@@ -41,7 +42,7 @@ def floors_of(reference: Logits) -> Logits:
 
 
 def symptoms_of(fault: Fault, reference: Logits | None = None, *, seed: int = 1) -> Symptoms:
-    """A float32 candidate that computes the logits well and then spoils them by `fault`."""
+    """A float32 candidate with correct logits that `fault` then spoils."""
     reference = logits() if reference is None else reference
     floors = floors_of(reference)
     noise = np.random.default_rng(seed).uniform(-2, 2, reference.shape) * floors[:, None]
@@ -58,7 +59,7 @@ def symptoms_of(fault: Fault, reference: Logits | None = None, *, seed: int = 1)
 
 
 def quantised(fault: Fault, *, error: float = 0.05, expected: float | None = 0.05) -> Symptoms:
-    """An int8 candidate with errors of `error` that is spoilt by `fault`."""
+    """An int8 candidate with errors of size `error`, spoiled by `fault`."""
     reference = logits()
     random = np.random.default_rng(2)
     candidate = fault(reference + error * random.standard_normal(reference.shape))
@@ -97,7 +98,7 @@ def mean_leaks_in(given: Logits) -> Logits:
 
 
 def buffer_used_again(given: Logits) -> Logits:
-    """Ten calls share one buffer: all show the last one's answers."""
+    """Ten calls share one buffer, so all show the answers of the last one."""
     chunks = given.reshape(-1, 10, BATCH, CLASSES)
     return np.repeat(chunks[:, -1:], 10, axis=1).reshape(given.shape)
 
@@ -169,7 +170,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "tanh": (np.tanh, "tanh", "tangent"),
     "relu": (lambda given: np.maximum(given, 0), "cut off", "below 0 ("),
     "negative": (np.negative, "scale", "-1 times"),
-    "one-hot": (one_hot, "one-hot", "decision alone"),
+    "one-hot": (one_hot, "one-hot", "prediction only"),
     "temperature": (lambda given: given / 10, "scale", "0.1 times"),
     "scale": (lambda given: given * 1.02, "scale", "1.02 times"),
     "offset": (lambda given: given + 3, "offset", "plus 3"),
@@ -191,7 +192,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "reversed in the batch": (in_batches(list(range(99, -1, -1))),
                               "answers shifted", "reversed"),
     "buffer": (buffer_used_again, "answers shifted", "later calls"),
-    "remainder": (remainder_repeated, "answers repeated", "Places 64 to 99"),
+    "remainder": (remainder_repeated, "answers repeated", "Positions 64 to 99"),
     "other image": (other_image, "answers of other images", "image 1,234 got that of 77"),
     "first call": (replaced(slice(0, 100), logits(images=100, seed=3)), "one batch", "first call"),
     "place": (changed((slice(5, None, BATCH),), 1), "one batch position", "place 5 of"),
@@ -202,8 +203,8 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "all NaN": (lambda given: given * np.nan, "not finite", "in all images"),
     "batch mean": (minus_batch_mean, "depends on the batch", "-0.1 times their mean"),
     "noise": (with_noise, "random", "Noise of"),
-    "mean of the call before": (mean_leaks_in, "depends on the batch",
-                                "0.01 times the mean of the call before"),
+    "mean of the previous call": (mean_leaks_in, "depends on the batch",
+                                "0.01 times the mean of the previous call"),
     "cut off": (lambda given: given.clip(-4, 5), "cut off", "below -4 ("),
     "whole numbers": (np.round, "output in steps", "steps of 1"),
     "one bias": (lambda given: given + 0.5 * np.eye(10)[7], "one class", "class 7 differ, by +0.5"),
@@ -228,7 +229,7 @@ def test_fault_is_named_with_its_evidence(name: str) -> None:
 @pytest.mark.parametrize(
     "hypothesis", [*SPECIFIC, *GENERAL], ids=lambda hypothesis: hypothesis.__name__
 )
-def test_hypothesis_is_silent_on_healthy_noise_and_on_garbage(
+def test_no_hypothesis_explains_healthy_noise_or_random_logits(
     hypothesis: Callable[[Symptoms], object],
 ) -> None:
     assert hypothesis(symptoms_of(lambda given: given)) is None
@@ -237,7 +238,7 @@ def test_hypothesis_is_silent_on_healthy_noise_and_on_garbage(
         assert hypothesis(symptoms_of(lambda _, other=other: other)) is None  # type: ignore[misc]
 
 
-def test_an_error_from_inside_the_model_is_not_named_from_logits() -> None:
+def test_logits_alone_do_not_name_errors_inside_the_model() -> None:
     """A changed weight in an inner layer: an error of low rank that depends on the image."""
     for seed in range(10):
         random = np.random.default_rng(seed)
@@ -262,13 +263,13 @@ def test_fault_of_an_int8_file_is_named(name: str, expected: float | None) -> No
     fault, kind, _ = FAULTS[name]
     cause = name_cause(quantised(fault, expected=expected))
     if name == "bias of two" and expected is None:
-        assert cause is None  # too small to tell from what 8 bits cost
+        assert cause is None  # too small to distinguish from the cost of 8 bits
         return
     assert cause is not None
     assert cause.kind == ("bias of classes" if name == "bias of two" else kind), cause
 
 
-def test_an_int8_error_twice_as_large_as_expected_is_not_explained_away() -> None:
+def test_int8_error_twice_the_expected_size_has_no_cause() -> None:
     assert name_cause(quantised(lambda given: given, error=0.1)) is None
 
 
@@ -285,7 +286,7 @@ def test_softmax_is_named_beside_masked_classes() -> None:
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 @pytest.mark.parametrize("name", ["swapped", "temperature", "call before", "bias", "one image"])
-def test_logits_of_any_scale_are_understood(name: str, scale: float) -> None:
+def test_causes_are_found_at_any_scale_of_logits(name: str, scale: float) -> None:
     fault, kind, _ = FAULTS[name]
     usual = symptoms_of(fault)
     symptoms = replace(
@@ -329,12 +330,16 @@ def check(name: str, batch_size: int, *, wrong: bool, special: bool = False) -> 
     [
         (("one image at a time",), "one batch size", "at batch size 1 they"),
         (("batches of 7", "batches of 33"), "one batch size", "at batch size 7 they"),
-        ((SPECIAL,), "some inputs only", "wrong are “images that no test set has”"),
+        ((SPECIAL,), "some inputs only", "“images that no test set has” are wrong"),
         (("batches of 33", "the first batches again"), "after many calls", "“batches of 33” and"),
-        (("one image at a time", "the first batches again"), "after many calls", "later"),
+        (
+            ("one image at a time", "the first batches again"),
+            "after many calls",
+            "right; after many calls",
+        ),
     ],
 )
-def test_the_second_look_tells_sizes_from_images_and_state(
+def test_second_look_distinguishes_batch_sizes_images_and_state(
     wrong: tuple[str, ...], kind: str, evidence: str
 ) -> None:
     sizes = {
@@ -354,7 +359,7 @@ def test_the_second_look_tells_sizes_from_images_and_state(
     assert evidence in cause.text
 
 
-def test_what_is_not_repeatable_is_said_so_only_where_nothing_else_explains_it() -> None:
+def test_not_repeatable_is_reported_only_without_another_cause() -> None:
     random = np.random.default_rng(0)
     inner = random.standard_normal((IMAGES, 3)) @ random.standard_normal((3, 10))
     unsteady = replace(symptoms_of(lambda given: given + inner), repeatable=False)
@@ -370,7 +375,7 @@ def test_logits_that_cannot_be_compared_have_no_cause() -> None:
     assert name_cause(replace(usual, candidate=usual.candidate[:, :-1])) is None
 
 
-def test_numbers_read_well() -> None:
+def test_numbers_are_formatted() -> None:
     assert number(3.14e-7) == "3.1e-07"
     assert number(0.1234) == "0.12"
     assert numbers([3, 4, 5]) == "3 to 5"

@@ -31,7 +31,7 @@ MEAN, STD = 0.1307, 0.3081
 
 
 class Altered(nn.Module):
-    """The reference CNN with functions in place of its own."""
+    """The reference CNN with replaced functions."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 @pytest.mark.slow
 def test_table_of_faults_and_their_causes(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is named rightly; the table is printed."""
+    """Each cause is named correctly; the table is printed."""
     lines, wrong = [], []
     for name, (build, kind) in FAULTS.items():
         cause = bench.cause(build())

@@ -1,4 +1,4 @@
-"""The reference: kept where it may be, computed again where anything it stands on has changed."""
+"""The reference: reused if possible, computed again if anything that it depends on has changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(
     subject: Subject, dataset: Dataset = DATASET, *, threads: int = 1
 ) -> tuple[References, bool]:
-    """The references, and whether they were kept ones."""
+    """Return the references, and whether they were reused."""
     notes: list[str] = []
     reference = ReferenceMaker(
         subject=subject,
@@ -53,7 +53,7 @@ def make(
     return reference, notes == ["images, kept"]
 
 
-def test_the_second_time_the_reference_is_the_kept_one(subject: Subject) -> None:
+def test_reference_is_reused_the_second_time(subject: Subject) -> None:
     first, kept_first = make(subject)
     second, kept_second = make(subject)
     assert (kept_first, kept_second) == (False, True)
@@ -67,7 +67,7 @@ def test_the_second_time_the_reference_is_the_kept_one(subject: Subject) -> None
     np.testing.assert_array_equal(second.data.labels, DATASET.labels)
 
 
-def test_other_data_other_threads_and_another_spec_are_other_references(subject: Subject) -> None:
+def test_reference_depends_on_data_threads_and_spec(subject: Subject) -> None:
     """None of them may find what is kept for another."""
     maker = ReferenceMaker(
         subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=PATIENCE_S
@@ -119,7 +119,7 @@ def test_references_of_other_special_images_are_not_used(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "flipped", "other count"])
-def test_a_damaged_file_is_no_reference(tmp_path: Path, damage: str) -> None:
+def test_damaged_cache_file_is_not_used(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "kept.npz"
     keep_references(path, KEPT)
     content = path.read_bytes()
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_no_reference(tmp_path: Path, damage: str) -> None:
     assert read_references(path, DATASET, SPECIAL) is None
 
 
-def test_old_references_go_when_there_is_no_room(
+def test_old_references_are_deleted_when_the_cache_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_references(tmp_path / "0.npz", KEPT)
@@ -148,10 +148,8 @@ def test_old_references_go_when_there_is_no_room(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3.npz", "4.npz"]
 
 
-def test_kept_logits_that_the_checkpoint_no_longer_gives_are_not_used(
-    subject: Subject, empty_cache: Path
-) -> None:
-    """As after a change in the code of the model factory, under the same name."""
+def test_outdated_cached_logits_are_not_used(subject: Subject, empty_cache: Path) -> None:
+    """As after a change of the factory's code under the same name."""
     references, _ = make(subject)
     (path,) = empty_cache.rglob("*.npz")
     data = replace(references.data, logits=references.data.logits + 1e-6)
@@ -161,7 +159,7 @@ def test_kept_logits_that_the_checkpoint_no_longer_gives_are_not_used(
     np.testing.assert_allclose(again.data.logits, references.data.logits, atol=1e-12)
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(
+def test_unwritable_cache_is_ignored(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -183,7 +181,7 @@ class Net(nn.Module):
 
 
 def own_subject(folder: Path, name: str, code: str) -> Subject:
-    """The subject of a model of one's own: `code` defines `Net`."""
+    """The subject of a custom model: `code` defines `Net`."""
     (folder / f"{name}.py").write_text(code)
     model = ModelSpec(factory=f"{name}:Net")
     torch = pytest.importorskip("torch")
@@ -227,28 +225,28 @@ NO_REFERENCE = {
     "is random": "x = F.dropout(x, 0.01, training=True)",
     "other images are in its batch": "x = self.norm(x)",
     "NaN or infinite": "x = x / (x.sum(1, keepdim=True) - x.sum(1, keepdim=True))",
-    "drown in torch's own float32": "return self.fc(x) + 1e9",
+    "smaller than PyTorch's own float32": "return self.fc(x) + 1e9",
 }
 
 
 @pytest.mark.parametrize("words", NO_REFERENCE)
-def test_a_checkpoint_that_is_no_reference_is_refused(module_folder: Path, words: str) -> None:
+def test_unusable_checkpoint_is_refused_as_reference(module_folder: Path, words: str) -> None:
     own = own_subject(module_folder, "unfit", NET.format(line=NO_REFERENCE[words]))
     with pytest.raises(CheckpointError, match=words):
         make(own)
 
 
-def test_a_batch_mean_of_a_hundredth_is_found(module_folder: Path) -> None:
+def test_batch_dependence_of_one_percent_is_detected(module_folder: Path) -> None:
     line = "x = x - 0.01 * x.mean(0, keepdim=True)"
     own = own_subject(module_folder, "leaky", NET.format(line=line))
     with pytest.raises(CheckpointError, match="other images are in its batch"):
         make(own)
 
 
-def test_an_image_on_which_the_model_is_ill_conditioned_excuses_no_other(
+def test_ill_conditioned_image_does_not_excuse_others(
     module_folder: Path,
 ) -> None:
-    """The model standardises each image; one test image is all but blank."""
+    """The model standardises each image; one test image is almost blank."""
     line = "x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)"
     own = own_subject(module_folder, "standardised", NET.format(line=line))
     images = np.asarray(DATASET.images[:]).copy()
@@ -262,7 +260,7 @@ def test_an_image_on_which_the_model_is_ill_conditioned_excuses_no_other(
     assert len(references.special_images) < len(SPECIAL)  # a blank one has no answer there
 
 
-def test_other_kernels_are_another_reference(
+def test_reference_depends_on_the_kernels(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = ReferenceMaker(

@@ -1,4 +1,4 @@
-"""Noise floors: each image's own, never below float32's spacing, blind to what masks classes."""
+"""Noise floors: per image, never below float32's spacing, not affected by masked classes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def logits_of(seed: int, *, scale: float = 1.0, offset: float = 0.0) -> np.ndarr
 
 
 def rounded(logits: np.ndarray, seed: int, noise: float) -> np.ndarray:
-    """As float32 sums in some order would give them."""
+    """Round as float32 sums in some order would."""
     random = np.random.default_rng(seed)
     return (logits + noise * random.normal(size=logits.shape)).astype(np.float32)
 
 
-def test_a_floor_is_the_images_own_distance() -> None:
+def test_noise_floor_is_the_distance_of_that_image() -> None:
     reference = logits_of(0)
     run = reference.copy()
     run[:, 2] += 1e-3
@@ -38,7 +38,7 @@ def test_a_floor_is_the_images_own_distance() -> None:
     np.testing.assert_allclose(np.delete(floors, 7), 1e-3)
 
 
-def test_one_image_does_not_raise_the_others_floors() -> None:
+def test_noise_floor_is_independent_of_other_images() -> None:
     reference = logits_of(0)
     runs = [rounded(reference, seed, 1e-6) for seed in range(4)]
     before = noise_floors(reference, runs)
@@ -48,7 +48,7 @@ def test_one_image_does_not_raise_the_others_floors() -> None:
     np.testing.assert_allclose(np.delete(after, 3), np.delete(before, 3), rtol=0.05)
 
 
-def test_a_lucky_image_has_the_typical_floor() -> None:
+def test_image_with_chance_agreement_gets_the_typical_floor() -> None:
     """A few float32 results may agree with float64 to the bit."""
     reference = logits_of(0)
     run = rounded(reference, 1, 1e-5)
@@ -73,8 +73,8 @@ def test_floors_follow_the_scale_of_the_logits(scale: float) -> None:
     np.testing.assert_allclose(scaled, plain * scale, rtol=0.5)
 
 
-def test_a_masked_class_excuses_no_other() -> None:
-    """x + the least float32: float64 keeps x, float32 does not."""
+def test_masked_class_does_not_excuse_others() -> None:
+    """x + the smallest float32: float64 keeps x, float32 does not."""
     reference = logits_of(0)
     reference[:, 9] += float(np.finfo(np.float32).min)
     run = rounded(reference, 1, 1e-6)
@@ -97,7 +97,7 @@ def test_nothing_to_compare_is_an_error() -> None:
         noise_floors(np.zeros((0, 3)), [np.zeros((0, 3))])
 
 
-def test_logits_that_drown_in_noise_are_unclear() -> None:
+def test_logits_smaller_than_the_noise_are_unclear() -> None:
     logits = np.array([[0.0, 1.0], [0.0, 1e-6]])
     reference = Reference(logits=logits, labels=np.ones(2, np.int64), floors=np.full(2, 1e-6))
     assert unclear(reference, 20).tolist() == [False, True]
@@ -145,8 +145,8 @@ def test_near_ties_of_healthy_float32_are_benign(seed: int) -> None:
     assert report.max_diff_in_floors <= BENIGN_FLOORS
 
 
-def test_near_ties_do_flip() -> None:
-    """The test before would prove nothing without flips."""
+def test_near_ties_can_flip() -> None:
+    """Without flips, the previous test would prove nothing."""
     flips = [
         int(np.sum(candidate.argmax(1) != reference.logits.argmax(1)))
         for reference, candidate in map(near_ties, range(20))

@@ -1,4 +1,4 @@
-"""The verifier, tried on planted faults: what must fail fails, and nothing passes vacuously."""
+"""The verdict on planted faults: faults fail, and nothing passes vacuously."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def artifact(precision: Precision = "fp32") -> Artifact:
 
 
 def trained(images: int = IMAGES) -> Reference:
-    """A model that is right on nine images of ten, and sure of itself: margins of about 10."""
+    """A model that is right on nine of ten images with margins of about 10."""
     random = np.random.default_rng(0)
     decided = random.integers(0, CLASSES, images)
     logits = random.normal(size=(images, CLASSES))
@@ -83,8 +83,8 @@ def judge(
 
 
 def spoiled(reference: Reference, images: int, *, labelled: bool = True) -> Logits:
-    """The reference's logits, with another decision on the first images that are right (or wrong)
-    in the reference; the new decision is wrong as well."""
+    """The reference's logits, with another prediction on the first images that are right (or wrong)
+    in the reference; the new prediction is wrong as well."""
     logits = reference.logits.copy()
     decided = logits.argmax(1)
     rows = np.flatnonzero((decided == reference.labels) == labelled)[:images]
@@ -146,14 +146,14 @@ def test_logits_of_another_shape_fail_without_numbers(shape: tuple[int, ...]) ->
     assert (report.max_abs_diff, report.mean_abs_diff, report.nan_count) == (None, None, None)
 
 
-def test_nothing_to_compare_is_no_pass() -> None:
-    """Zero images agree with zero images, and fail all the same."""
+def test_empty_comparison_does_not_pass() -> None:
+    """Zero images agree with zero images, but the comparison must fail."""
     empty = with_floor(np.zeros((0, 10)), np.zeros(0, np.int64))
     report = judge(empty, np.zeros((0, 10)), max_flips=10, max_accuracy_drop=1.0)
     assert (report.status, report.compared, report.expected) == ("failed", 0, 0)
 
 
-def test_a_reference_of_one_class_is_no_pass() -> None:
+def test_reference_with_one_class_does_not_pass() -> None:
     """With one class every argmax agrees, so agreement says nothing."""
     logits, labels = np.ones((20, 1)), np.zeros(20, np.int64)
     reference = with_floor(logits, labels)
@@ -162,21 +162,21 @@ def test_a_reference_of_one_class_is_no_pass() -> None:
     assert "two or more classes" in str(report.reason)
 
 
-def test_a_reference_of_nan_is_no_pass() -> None:
-    """A float64 reference of NaN decides nothing, so nothing can agree with it."""
+def test_reference_with_nan_does_not_pass() -> None:
+    """A float64 reference of NaN predicts nothing, so nothing can agree with it."""
     logits, labels = np.full((20, 10), np.nan), np.zeros(20, np.int64)
     reference = with_floor(logits, labels)
     assert judge(reference, np.zeros((20, 10))).status == "failed"
 
 
-def test_a_constant_decision_is_judged_by_its_logits_and_remarked() -> None:
-    """A healthy file must pass; a file that answers that class for anything must not."""
+def test_constant_prediction_is_judged_by_logits_with_a_remark() -> None:
+    """A healthy file must pass; a file that predicts that class for any image must not."""
     logits = np.zeros((40, 3))
     logits[:, 1] = np.linspace(1, 2, 40)
     reference = with_floor(logits, np.ones(40, np.int64))
     healthy = judge(reference, logits)
     assert healthy.status == "passed"
-    assert "class 1 on all 40 images" in healthy.remarks[0]
+    assert "class 1 for all 40 images" in healthy.remarks[0]
     constant = judge(reference, np.tile(logits[0], (40, 1)))
     assert (constant.status, constant.flips) == ("failed", 0)
     assert "noise floors" in str(constant.reason)
@@ -199,8 +199,8 @@ def flip_of(margin: float, *, away: float) -> ParityReport:
     ("away", "benign", "status"),
     [(0.0, 1, "passed"), (7.9, 1, "passed"), (8.1, 0, "failed"), (30.0, 0, "failed")],
 )
-def test_a_flip_is_benign_where_all_logits_are_near(away: float, benign: int, status: str) -> None:
-    """Where the reference is undecided, a candidate that computes something else flips too."""
+def test_flip_is_benign_if_all_logits_are_near(away: float, benign: int, status: str) -> None:
+    """If the reference is undecided, a candidate that computes something else flips too."""
     report = flip_of(0.125, away=away)
     assert (report.benign_flips, report.status) == (benign, status)
     (flip,) = report.flipped
@@ -208,19 +208,19 @@ def test_a_flip_is_benign_where_all_logits_are_near(away: float, benign: int, st
     assert (flip.margin, flip.benign) == (0.125, bool(benign))
 
 
-def test_two_logits_may_each_be_off_so_a_margin_of_two_distances_flips() -> None:
+def test_flip_within_twice_the_distance_is_benign() -> None:
     """Both logits lie 2 floors from the reference; the margin is 3 floors."""
     report = flip_of(0.75, away=0.0)
     assert (report.status, report.flips, report.benign_flips) == ("passed", 1, 1)
 
 
-def test_a_far_flip_fails_whatever_its_margin() -> None:
+def test_distant_flip_fails_at_any_margin() -> None:
     report = flip_of(5.0, away=0.0)
     assert (report.status, report.benign_flips) == ("failed", 0)
     assert report.reason == "1 flips, at most 0 allowed"
 
 
-def test_one_noisy_image_excuses_no_other() -> None:
+def test_noisy_image_does_not_excuse_others() -> None:
     reference = trained()
     floors = reference.floors.copy()
     floors[0] = 1e6
@@ -233,9 +233,7 @@ def test_one_noisy_image_excuses_no_other() -> None:
 
 
 @pytest.mark.parametrize(("floors", "status"), [(19.9, "passed"), (20.1, "failed")])
-def test_fp32_is_judged_by_its_distance_though_no_decision_moves(
-    floors: float, status: str
-) -> None:
+def test_fp32_fails_by_distance_even_without_flips(floors: float, status: str) -> None:
     reference = trained()
     candidate = reference.logits.copy()
     candidate[:, 3] += floors * FLOOR
@@ -245,7 +243,7 @@ def test_fp32_is_judged_by_its_distance_though_no_decision_moves(
     assert report.worst[0].floors == pytest.approx(floors)
 
 
-def test_a_given_distance_replaces_the_floors_and_is_repeated() -> None:
+def test_max_logit_diff_replaces_the_floors_and_is_reported() -> None:
     reference = trained()
     candidate = reference.logits + 0.5
     assert judge(reference, candidate).status == "failed"
@@ -255,7 +253,7 @@ def test_a_given_distance_replaces_the_floors_and_is_repeated() -> None:
     assert "--max-logit-diff" in str(report.reason)
 
 
-def test_masked_classes_are_healthy_where_both_sides_mask_them() -> None:
+def test_classes_masked_on_both_sides_are_healthy() -> None:
     reference = trained()
     for value in (-np.inf, float(np.finfo(np.float32).min)):
         logits = reference.logits.copy()
@@ -295,7 +293,7 @@ def test_max_flips_replaces_the_gate_of_fp32() -> None:
     assert judge(reference, candidate, max_flips=2, max_logit_diff=200).status == "failed"
 
 
-def test_max_flips_also_binds_int8_when_it_is_given() -> None:
+def test_max_flips_applies_to_int8_if_given() -> None:
     """Flips from wrong to wrong cost no accuracy."""
     reference = trained(20_000)
     candidate = spoiled(reference, 3, labelled=False)
@@ -320,9 +318,7 @@ def test_a_given_accuracy_gate_does_not_excuse_fp32_from_its_flips() -> None:
         (3, 0, "undecided"),
     ],
 )
-def test_int8_passes_or_fails_only_where_the_images_show_it(
-    images: int, lost: int, status: str
-) -> None:
+def test_int8_is_decided_only_with_enough_images(images: int, lost: int, status: str) -> None:
     reference = trained(images)
     report = judge(reference, spoiled(reference, lost), "int8")
     assert report.status == status
@@ -330,17 +326,17 @@ def test_int8_passes_or_fails_only_where_the_images_show_it(
     assert report.accuracy_drop is not None
     assert report.accuracy_drop.low <= lost / images <= report.accuracy_drop.high
     if status == "undecided":
-        assert "would tell" in str(report.reason)
+        assert str(report.reason).endswith(("images are needed", "images would be enough"))
 
 
-def test_undecided_says_how_many_images_would_tell() -> None:
+def test_undecided_says_how_many_images_are_needed() -> None:
     reference = trained(250)
     report = judge(reference, reference.logits, "int8")
     assert report.needed_images == pytest.approx(3700, rel=0.05)
-    assert "about 3,700 images would tell" in str(report.reason)
+    assert "about 3,700 images are needed" in str(report.reason)
 
 
-def test_a_drop_that_is_even_with_gains_is_no_pass() -> None:
+def test_equal_losses_and_gains_do_not_pass() -> None:
     """A thousand flips that cancel lose no accuracy."""
     reference = trained(10_000)
     candidate = spoiled(reference, 500)
@@ -360,7 +356,7 @@ def test_three_images_do_not_pass_in_fp32() -> None:
 
 
 @pytest.mark.parametrize(("factor", "status"), [(2.9, "passed"), (3.1, "failed")])
-def test_an_error_beyond_what_the_rounding_should_give_fails(factor: float, status: str) -> None:
+def test_error_beyond_the_expected_rounding_error_fails(factor: float, status: str) -> None:
     reference = trained(10_000)
     noise = np.random.default_rng(0).normal(size=reference.logits.shape)
     noise *= 0.01 * factor / np.sqrt(np.mean(noise**2))
@@ -370,7 +366,7 @@ def test_an_error_beyond_what_the_rounding_should_give_fails(factor: float, stat
     assert report.rms_error == pytest.approx(0.01 * factor)
 
 
-def test_all_flips_are_counted_though_few_are_listed() -> None:
+def test_all_flips_are_counted_but_few_are_listed() -> None:
     reference = trained()
     report = judge(reference, spoiled(reference, 25), max_flips=24)
     assert (report.status, report.flips, len(report.flipped)) == ("failed", 25, 20)
@@ -414,7 +410,7 @@ def test_a_gate_out_of_range_is_refused_with_its_option(gates: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("kind", [Crashed, TimedOut, OutOfMemory, NotInstalled, Unsupported])
-def test_what_could_not_be_run_has_its_status_and_no_numbers(kind: type[FailedRun]) -> None:
+def test_failed_run_has_a_status_and_no_numbers(kind: type[FailedRun]) -> None:
     failure, gates = kind("a reason", stderr_tail="boom"), GateSettings().of("fp32")
     names: dict[str, Any] = {"runtime": "r", "format": "f", "artifact_sha256": None}
     report = not_run(failure, precision="fp32", expected=7, gates=gates, **names)
@@ -432,7 +428,7 @@ VALUES = st.floats(-100, 100, width=32)
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Reference, Logits]:
     """A reference and a candidate of its shape; small integers make ties and flips common. The
-    reference does not decide the same for all images."""
+    reference does not predict the same class for all images."""
     shape = draw(SHAPES)
     values = draw(st.sampled_from([VALUES, st.integers(-2, 2).map(float)]))
     logits, candidate = (draw(hnp.arrays(np.float64, shape, elements=values)) for _ in range(2))
@@ -446,7 +442,7 @@ def pairs(draw: st.DrawFn) -> tuple[Reference, Logits]:
 def test_identical_logits_never_fail(pair: tuple[Reference, Logits], precision: Precision) -> None:
     reference, _ = pair
     report = judge(reference, reference.logits.copy(), precision)
-    assert report.status == "undecided"  # there are eight images at most
+    assert report.status == "undecided"  # there are at most eight images
     assert judge(reference, reference.logits.copy(), max_flip_rate=1.0).status == "passed"
     assert (report.flips, report.max_abs_diff, report.mean_abs_diff) == (0, 0.0, 0.0)
     assert report.argmax_agreement == 1.0
@@ -486,7 +482,7 @@ def test_numbers_equal_brute_force(pair: tuple[Reference, Logits]) -> None:
         lambda decided: st.tuples(st.just(decided), st.permutations(range(len(decided))))
     )
 )
-def test_a_permuted_batch_passes_only_where_no_decision_moves(
+def test_permuted_batch_passes_only_without_flips(
     case: tuple[list[int], list[int]],
 ) -> None:
     decided, order = case
@@ -499,7 +495,7 @@ def test_a_permuted_batch_passes_only_where_no_decision_moves(
 
 @settings(deadline=None)
 @given(pairs(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
-def test_one_logit_that_is_not_finite_fails_under_any_gates(
+def test_single_non_finite_logit_fails_with_any_gates(
     pair: tuple[Reference, Logits], value: float, data: st.DataObject
 ) -> None:
     reference, _ = pair

@@ -1,4 +1,4 @@
-"""No variable in the user's environment shortens float32 arithmetic in a worker or an export."""
+"""No variable in the user's environment reduces float32 arithmetic in a worker or an export."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load(source, settings):
 
 @pytest.fixture
 def reduced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment that reduces precision by every variable known."""
+    """An environment with every known variable that reduces precision."""
     for name in (*PINNED_ENVIRONMENT, *REMOVED_FROM_ENVIRONMENT):
         monkeypatch.setenv(name, "BF16" if name.endswith("FPMATH_MODE") else "1")
 
@@ -80,7 +80,7 @@ def test_kernel_environment_is_this_process_by_default(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("reduced")
-def test_worker_sees_only_what_is_pinned(
+def test_worker_environment_is_pinned(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tells_its_environment.py").write_text(TELLS_ITS_ENVIRONMENT)
@@ -96,7 +96,7 @@ def test_worker_sees_only_what_is_pinned(
 def test_logits_do_not_depend_on_the_users_environment(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a CPU with bfloat16 products eager's logits moved by 0.03 otherwise."""
+    """On a CPU with bfloat16 products, eager's logits would otherwise change by 0.03."""
     candidate = checkpoint_candidate(subject, "eager", Settings(threads=1))
 
     def logits() -> np.ndarray[tuple[int, ...], np.dtype[np.floating]]:

@@ -1,4 +1,4 @@
-"""Results made by hand, and what table, Markdown and CSV make of them."""
+"""Reports of handmade results: table, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from toolkit.schema import (
 
 
 def markdown_table(results: Results) -> list[list[str]]:
-    """Heading and rows of the page's table, as cells; the line of dashes left out."""
+    """Heading and rows of the page's table, as cells, without the line of dashes."""
     lines = [line for line in render_markdown(results).splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
     assert all(set(cell) <= {"-", ":"} for cell in cells[1])
@@ -85,7 +85,7 @@ def test_a_failed_row_says_why_its_cause_and_the_worst_images() -> None:
     assert "#340 (label 5): checkpoint 5 by 2.1, here 3, logits 0.88 away (900 floors)" in text
 
 
-def test_rows_that_only_their_file_tells_apart_name_it() -> None:
+def test_rows_that_differ_only_in_their_file_name_it() -> None:
     other = replace(FAILED, artifact_sha256="b" * 64, file="other.onnx")
     heading, *rows = markdown_table(results_of(PASSED, other))
     column = heading.index("file")
@@ -93,19 +93,19 @@ def test_rows_that_only_their_file_tells_apart_name_it() -> None:
     assert "file" not in markdown_table(results_of(PASSED))[0]
 
 
-def test_a_remark_of_all_rows_is_told_once() -> None:
+def test_remark_shared_by_all_rows_appears_once() -> None:
     remarked = replace(PASSED, remarks=("no image is labelled 7",))
     text = render_table(results_of(remarked, replace(remarked, runtime="openvino")))
     assert text.count("Note: no image is labelled 7.") == 1
 
 
-def test_a_float32_reference_is_told() -> None:
+def test_float32_reference_is_reported() -> None:
     assert "in float64." in " ".join(notes(results_of(PASSED)))
     fixed = replace(PASSED, reference_precision="fp32")
-    assert "there is no float64 form" in " ".join(notes(results_of(fixed)))
+    assert "it cannot run in float64" in " ".join(notes(results_of(fixed)))
 
 
-def test_a_candidate_is_one_row_parity_and_measurement_side_by_side() -> None:
+def test_parity_and_measurement_of_a_candidate_share_one_row() -> None:
     rows = summarise(ALL)
     assert [row.runtime for row in rows] == ["onnxruntime", "ncnn", "null"]
     assert [row.parity for row in rows] == [PASSED, CRASHED, None]
@@ -134,7 +134,7 @@ def test_a_status_reads_as_a_sentence(status: Status, reason: str | None, text: 
     assert text in render_table(results_of(replace(CRASHED, status=status, reason=reason)))
 
 
-def test_the_table_has_a_line_a_candidate() -> None:
+def test_table_has_one_line_per_candidate() -> None:
     lines = render_table(ALL).splitlines()
     for runtime in ("onnxruntime", "ncnn", "null"):
         assert sum(line.split()[:1] == [runtime] for line in lines) == 1
@@ -160,10 +160,12 @@ def test_the_table_prints_colons_as_they_are() -> None:
 
 @pytest.mark.parametrize("width", range(60, 300, 9))
 def test_a_narrow_table_leaves_out_columns_and_names_them(width: int) -> None:
-    """What decides stays at any width: the runtime, the verdict and the speed."""
+    """The important columns stay at any width: the runtime, the verdict and the speed."""
     shown = render_table(ALL, width=width)
     heading = shown.splitlines()[0]
-    named = shown.partition("Not shown for want of width: ")[2].removesuffix("; see --json.")
+    named = shown.partition("Not shown because the terminal is too narrow: ")[2].removesuffix(
+        "; see --json."
+    )
     dropped = named.split(", ") if named else []
     everything = markdown_table(ALL)[0]
     assert all((column in heading) != (column in dropped) for column in everything)
@@ -172,7 +174,7 @@ def test_a_narrow_table_leaves_out_columns_and_names_them(width: int) -> None:
         assert max(map(len, shown.splitlines()[:5])) <= width
 
 
-def test_a_table_that_fits_leaves_out_nothing() -> None:
+def test_table_that_fits_keeps_all_columns() -> None:
     assert render_table(ALL, width=300) == render_table(ALL)
     assert "Not shown" not in render_table(ALL)
 
@@ -199,7 +201,7 @@ def test_no_flips_and_zero_values_are_content() -> None:
     assert (row["flips"], row["max diff"]) == ("0 of 10,000: ≤ 0.037%", "0.0e+00")
 
 
-def test_markdown_has_a_line_a_candidate_and_says_what_was_measured_on_what() -> None:
+def test_markdown_has_one_line_per_candidate_and_the_context() -> None:
     heading, *rows = markdown_table(ALL)
     assert [row[0] for row in rows] == ["onnxruntime", "ncnn", "null"]
     passed = dict(zip(heading, rows[0], strict=True))
@@ -228,16 +230,14 @@ def test_the_null_runtime_shows_the_harness_and_claims_no_throughput() -> None:
     heading, *rows = markdown_table(ALL)
     assert dict(zip(heading, rows[2], strict=True))["images/s [95 %]"] == "—"
     for text in (render_table(ALL), render_markdown(ALL)):
-        assert "the null runtime takes 8.1 µs a call, 0.10% of the fastest real one" in text
-        assert (
-            "torch's own float32 is from it on an image: typically 1.5e-06, at most 2.0e-05" in text
-        )
+        assert "the null runtime takes 8.1 µs per call, 0.10% of the fastest real runtime" in text
+        assert "noise floor of an image: typically 1.5e-06, at most 2.0e-05" in text
     for text in (render_table(results_of(CRASHED)), render_markdown(results_of(MEASURED))):
         assert "null" not in text
         assert "float32" not in text
 
 
-def test_copies_of_an_artifact_are_said_to_share_a_row() -> None:
+def test_copies_of_an_artifact_are_reported_as_one_row() -> None:
     def record(format: str, path: str, sha256: str) -> Artifact:
         return Artifact(
             format=format,
@@ -255,12 +255,12 @@ def test_copies_of_an_artifact_are_said_to_share_a_row() -> None:
     twice = replace(results_of(PASSED), artifacts=(one, copy, other))
     once = replace(results_of(PASSED), artifacts=(one, other))
     for render in (render_table, render_markdown):
-        assert "the same bytes, share one row: 1." in render(twice)
+        assert "the same bytes share one row: 1." in render(twice)
         assert "same bytes" not in render(once)
 
 
 def test_csv_parses_back_to_the_raw_values() -> None:
-    """Nothing is rounded or scaled on the way; what is not known is empty."""
+    """Nothing is rounded or scaled; unknown values are empty."""
     passed, crashed, null = csv_rows(ALL)
     wanted = {
         "runtime": "onnxruntime",
@@ -307,7 +307,7 @@ def test_csv_keeps_any_reason_in_its_cell(reason: str) -> None:
     assert row["measurement_status"] == ""
 
 
-def test_csv_has_the_same_columns_whatever_the_rows() -> None:
+def test_csv_columns_do_not_depend_on_the_rows() -> None:
     headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NULL))}
     assert len(headings) == 1
     assert csv_rows(results_of()) == []
@@ -323,8 +323,8 @@ def measured(name: str, **changes: object) -> Measurement:
 
 
 def ranked(*places: tuple[str, bool]) -> tuple[Rank, ...]:
-    """Names, fastest first, and whether each is too close to the one before; each heads a table
-    of its own where its name starts anew with a `|`."""
+    """Names, fastest first, and whether each is too close to the one before; a name that starts
+    with a `|` begins a new table."""
     ranks = []
     for number, (name, close) in enumerate(places):
         first = number == 0 or name.startswith("|")
@@ -344,7 +344,7 @@ def column(results: Results, heading: str) -> list[str]:
     return [row[headings.index(heading)] for row in rows]
 
 
-def test_rows_come_fastest_first_and_a_mark_says_too_close_to_call() -> None:
+def test_rows_are_sorted_by_speed_and_ties_are_marked() -> None:
     rows = [measured(name) for name in ("a", "b", "c", "d")]
     ranking = ranked(("d", False), ("b", True), ("a", False), ("c", True))
     results = replace(results_of(*rows), ranking=ranking)
@@ -352,7 +352,7 @@ def test_rows_come_fastest_first_and_a_mark_says_too_close_to_call() -> None:
     assert column(results, "place") == ["1", "2=", "3", "4="]
 
 
-def test_places_start_anew_with_each_setting() -> None:
+def test_places_restart_for_each_setting() -> None:
     rows = [measured("a"), measured("b"), measured("a one", batch_size=1)]
     results = results_of(*rows, measured("b one", batch_size=1))
     ranking = ranked(("a", False), ("b", False), ("|b one", False), ("a one", False))
@@ -361,22 +361,22 @@ def test_places_start_anew_with_each_setting() -> None:
     assert column(results, "batch") == ["100", "100", "1", "1"]
 
 
-def test_what_was_not_measured_comes_last_and_has_no_place() -> None:
+def test_unmeasured_rows_come_last_without_a_place() -> None:
     rows = [replace(UNMEASURED, name="ncnn"), measured("a")]
     results = replace(results_of(*rows), ranking=ranked(("a", False)))
     assert column(results, "runtime") == ["a", "ncnn"]
     assert column(results, "place") == ["1", ""]
 
 
-def test_a_close_call_is_told_with_what_would_decide_it() -> None:
+def test_close_call_is_reported_with_what_would_decide_it() -> None:
     results = replace(results_of(MEASURED), ranking=ranked(("a", False), ("b", True)))
     wanted = (
         "Too close to call: b and a (0.990 times as fast [0.970-1.010]); "
-        "about 2.5 times as many rounds would tell."
+        "about 2.5 times as many rounds are needed to decide."
     )
     assert wanted in notes(results)
     hopeless = tuple(replace(each, longer=None) for each in results.ranking)
-    assert "even 100 times as many rounds might not tell" in " ".join(
+    assert "even 100 times as many rounds might not be enough to decide" in " ".join(
         notes(replace(results, ranking=hopeless))
     )
     few = tuple(replace(each, reason="needs six passes") for each in results.ranking)
@@ -394,7 +394,7 @@ def test_a_close_call_is_told_with_what_would_decide_it() -> None:
         ("streams", {"settings": Settings(threads=2, streams=4)}, ["1", "4"]),
     ],
 )
-def test_a_setting_is_a_column_only_where_it_varies(
+def test_setting_is_a_column_only_if_it_varies(
     heading: str, changes: dict[str, object], texts: list[str]
 ) -> None:
     one, other = measured("a"), measured("a again", **changes)
@@ -411,24 +411,24 @@ def test_one_candidate_at_two_batch_sizes_is_two_rows_with_one_verdict() -> None
     assert [row.measurement.batch_size for row in rows if row.measurement] == [100, 1]
 
 
-def test_the_baseline_reads_1_and_the_others_their_ratio() -> None:
+def test_baseline_shows_1_and_others_show_their_ratio() -> None:
     base = measured("eager", to_baseline=Interval(value=1.0, low=1.0, high=1.0, passes=2))
     results = replace(results_of(base, MEASURED, UNMEASURED, NULL), baseline="eager")
     assert column(results, "x baseline [95 %]") == ["1", "2.50 [2.38-2.62]", "", ""]
 
 
-def test_a_percentile_that_is_not_carried_says_what_it_needs() -> None:
+def test_percentile_without_enough_calls_says_how_many_it_needs() -> None:
     assert column(results_of(MEASURED), "p99 ms") == ["needs 299 calls"]
     assert column(results_of(MEASURED), "p90 ms") == ["9.30"]
 
 
-def test_the_share_of_the_limit_and_the_limit_are_told() -> None:
+def test_limit_and_share_of_the_limit_are_reported() -> None:
     limits = Limits(threads=2, float32_flops_per_s=2e11, int8_ops_per_s=None, copy_bytes_per_s=1e10)
     results = replace(results_of(MEASURED), limits=limits, flops_per_image=24_000_000)
     assert column(results, "% of limit") == ["44"]
     text = " ".join(notes(results))
     assert "Limit: 200 GFLOP/s in float32 matrix products with 2 threads" in text
-    assert "24.0 MFLOP an image" in text
+    assert "24.0 MFLOP per image" in text
     assert "Limit:" not in " ".join(notes(replace(results, flops_per_image=None)))
 
 
@@ -457,29 +457,31 @@ def test_the_limits_and_the_state_of_a_gpu_are_told() -> None:
     text = " ".join(notes(results))
     assert (
         "Limit: on a GPU 50.0 in float32, 700.0 in bfloat16, 600.0 in float16 TFLOP/s in matrix "
-        "products, for each row that of the arithmetic it attests, measured here"
+        "products (each row refers to the arithmetic that it attests), measured on this machine"
     ) in text
     assert "GPU in the rounds: 1.90 to 1.98 GHz, 300 to 300 W, 40 to 40 °C." in text
     assert "GPU in the rounds" not in " ".join(notes(results_of(MEASURED)))
 
 
 def test_outliers_are_counted_without_those_of_null() -> None:
-    assert "Outliers: 3 of 40 calls, counted and kept." in notes(results_of(MEASURED, NULL))
+    assert "Outliers: 3 of 40 calls. They are counted and kept." in notes(
+        results_of(MEASURED, NULL)
+    )
     assert "Outliers" not in " ".join(notes(results_of(PASSED)))
 
 
-def test_intervals_say_over_how_many_passes() -> None:
+def test_intervals_report_their_number_of_passes() -> None:
     assert "over 2 passes of interleaved rounds" in " ".join(notes(results_of(MEASURED, NULL)))
 
 
-def test_warnings_are_told_with_what_helps() -> None:
+def test_warnings_are_reported_with_their_action() -> None:
     warning = MachineWarning(code="wide", message="intervals are wide", action="measure longer")
     results = replace(results_of(MEASURED), warnings=(warning,))
     for text in (render_table(results), render_markdown(results)):
         assert "Warning: intervals are wide → measure longer." in text
 
 
-def test_an_interruption_is_told() -> None:
+def test_interruption_is_reported() -> None:
     for render in (render_table, render_markdown):
         assert "Interrupted" not in render(ALL)
-        assert "Interrupted: what is here holds" in render(replace(ALL, interrupted=True))
+        assert "Interrupted: these results are valid" in render(replace(ALL, interrupted=True))

@@ -1,4 +1,4 @@
-"""Records survive JSON unchanged, refuse what does not fit by name, and give the exit code."""
+"""Records survive JSON unchanged, refuse wrong values by name, and give the exit code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ unhurried = settings(deadline=None, max_examples=15, suppress_health_check=list(
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """Values of a field's type; floats are finite, since JSON knows no others."""
+    """Values of a field's type; floats are finite, because JSON has no others."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
@@ -70,7 +70,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def as_read(record: Any) -> dict[str, Any]:
-    """A record's JSON as a file gives it back."""
+    """A record's JSON as read from a file."""
     data: dict[str, Any] = json.loads(json.dumps(to_json(record), allow_nan=False))
     return data
 
@@ -95,7 +95,7 @@ def test_every_record_is_frozen_and_by_keyword() -> None:
 @pytest.mark.parametrize("kind", RECORDS)
 @unhurried
 @given(data=st.data())
-def test_a_record_comes_back_from_json_as_it_went(kind: Any, data: st.DataObject) -> None:
+def test_record_survives_a_json_round_trip(kind: Any, data: st.DataObject) -> None:
     record = data.draw(values(kind))
     assert from_json(kind, as_read(record)) == record
 
@@ -138,7 +138,7 @@ def test_a_missing_key_is_named_unless_it_has_a_default(kind: Any, data: st.Data
 @unhurried
 @given(data=st.data())
 def test_a_value_of_the_wrong_type_is_named(kind: Any, data: st.DataObject) -> None:
-    """Plain fields of each record; a bool is no number, and no number is a bool."""
+    """Plain fields of each record; a bool is not a number, and a number is not a bool."""
     name, wanted = data.draw(st.sampled_from(sorted(plain_fields(kind).items())))
     content = as_read(data.draw(values(kind)))
     content[name] = data.draw(st.sampled_from(WRONG[wanted]))
@@ -171,7 +171,7 @@ def test_nested_values_are_checked_and_named(kind: Any, content: Any, named: str
 
 
 @pytest.mark.parametrize("content", [None, 5, "text", [], [1]])
-def test_what_is_no_object_is_refused(content: Any) -> None:
+def test_json_that_is_not_an_object_is_refused(content: Any) -> None:
     with pytest.raises(ValueError, match="Expected `object`, got"):
         from_json(Manifest, content)
 
@@ -182,7 +182,7 @@ def test_arguments_of_a_model_are_plain_values(value: Any) -> None:
         from_json(ModelSpec, {"factory": "a:b", "arguments": {"x": value}})
 
 
-def test_a_whole_number_is_a_float_but_arguments_keep_their_type() -> None:
+def test_whole_numbers_become_floats_except_in_arguments() -> None:
     spec = from_json(InputSpec, {"shape": [1, 28, 28], "mean": [0], "std": [1]})
     assert [type(value) for value in (*spec.mean, *spec.std)] == [float, float]
     arguments = {"flag": True, "count": 1, "share": 1.0, "name": "1"}
@@ -251,15 +251,16 @@ NOT_RUN: tuple[Status, ...] = (
     ],
 )
 def test_exit_code(parity: list[Status], measured: list[Status], code: int) -> None:
-    """0 all passed, 1 a verdict failed, 3 something could not be run; a failure wins."""
+    """0 all passed, 1 a verdict failed, 3 something could not be run; a failed verdict takes
+    precedence."""
     assert exit_code(parity, measured) == code
 
 
-def test_undecided_rows_count_as_passed_only_where_that_is_allowed() -> None:
+def test_undecided_rows_pass_only_if_allowed() -> None:
     assert exit_code(["undecided"], []) == 1
     assert exit_code(["undecided"], [], allow=True) == 0
     assert exit_code(["undecided", "failed"], [], allow=True) == 1
 
 
-def test_the_table_of_exit_codes_knows_every_status() -> None:
+def test_every_status_has_an_exit_code() -> None:
     assert {*NOT_RUN, "passed", "failed", "undecided", "measured"} == set(typing.get_args(Status))

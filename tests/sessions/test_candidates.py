@@ -1,4 +1,4 @@
-"""Who is compared: every artifact once, by every runtime that could load it."""
+"""Candidates: every artifact once, in every runtime that could load it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pairs(candidates: list[Candidate]) -> list[tuple[str, str]]:
 
 
 def with_precision(subject: Subject, precision: Precision) -> Subject:
-    """As if all its artifacts had it."""
+    """As if all its artifacts had this precision."""
     artifacts = (
         replace(each, record=replace(each.record, precision=precision))
         for each in subject.artifacts
@@ -49,18 +49,18 @@ def not_installed(row: Runtime, name: str | None = None) -> Runtime:
 
 @pytest.fixture
 def only_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table without runtimes that some machines have and others lack."""
+    """The table without runtimes that only some machines have."""
     for name in RUNTIMES.keys() - {*dict(ALL), "null"}:
         monkeypatch.delitem(RUNTIMES, name)
 
 
 @pytest.mark.usefixtures("only_known")
-def test_no_names_are_all_installed_runtimes_with_what_each_loads(subject: Subject) -> None:
+def test_default_runtimes_are_the_installed_ones_with_their_artifacts(subject: Subject) -> None:
     assert pairs(find_candidates(subject, [], ONE_THREAD)) == ALL
 
 
-def test_all_are_those_that_load_something(subject: Subject) -> None:
-    """Also those that take part only where they are asked for, installed or not."""
+def test_all_selects_the_runtimes_that_load_an_artifact(subject: Subject) -> None:
+    """Including those that must be named, installed or not."""
     only = replace(subject, artifacts=subject.artifacts[:1])
     assert only.artifacts[0].record.format == "torchscript"
     assert pairs(find_candidates(only, ["all"], ONE_THREAD)) == [
@@ -71,10 +71,10 @@ def test_all_are_those_that_load_something(subject: Subject) -> None:
     ]
 
 
-def test_runtimes_of_the_other_device_take_part_only_where_they_are_named(
+def test_runtimes_of_another_device_must_be_named(
     subject: Subject,
 ) -> None:
-    """A row that says `unsupported` fails a run; so nobody gets one that they did not ask for."""
+    """A row that says `unsupported` fails a run, so it appears only if it was requested."""
     cuda = Settings(threads=1, device="cuda")
     for names in ([], ["all"]):
         for settings in (ONE_THREAD, cuda):
@@ -86,30 +86,30 @@ def test_runtimes_of_the_other_device_take_part_only_where_they_are_named(
     assert ("tensorrt", "onnx") in pairs(find_candidates(subject, ["all"], cuda))
 
 
-def test_an_artifact_that_no_runtime_of_the_device_loads_keeps_its_row() -> None:
-    """It says `unsupported`; without it the artifact would pass uncompared."""
+def test_artifact_without_a_runtime_on_the_device_keeps_its_row() -> None:
+    """It says `unsupported`; without it the artifact would pass without a comparison."""
     for names in ([], ["all"]):
         found = choose_runtimes(names, [("litert", "fp32"), ("onnx", "fp32")], "cuda")
         assert {"eager", "onnxruntime", "litert"} <= {row.name for row in found}
         assert "ncnn" not in {row.name for row in found}
 
 
-def test_a_precision_that_a_named_runtime_does_not_load_is_said(subject: Subject) -> None:
+def test_precision_unsupported_by_a_named_runtime_is_reported(subject: Subject) -> None:
     with pytest.raises(SettingError, match=r"tract loads onnx in fp32, fp16, .* given are .*int8"):
         find_candidates(with_precision(subject, "int8"), ["tract"], ONE_THREAD)
 
 
 @pytest.mark.usefixtures("only_known")
-def test_a_missing_runtime_stays_where_no_other_loads_the_artifact(
+def test_missing_runtime_is_kept_if_no_other_loads_the_artifact(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its row the artifact would pass uncompared."""
+    """Without its row the artifact would pass without a comparison."""
     monkeypatch.setitem(RUNTIMES, "onnxruntime", not_installed(RUNTIMES["onnxruntime"]))
     assert pairs(find_candidates(subject, [], ONE_THREAD)) == ALL
 
 
 @pytest.mark.usefixtures("only_known")
-def test_a_missing_runtime_goes_where_another_loads_the_artifact(
+def test_missing_runtime_is_dropped_if_another_loads_the_artifact(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "other", not_installed(RUNTIMES["onnxruntime"], "other"))
@@ -117,7 +117,7 @@ def test_a_missing_runtime_goes_where_another_loads_the_artifact(
     assert pairs(find_candidates(subject, ["other"], ONE_THREAD)) == [("other", "onnx")]
 
 
-def test_named_twice_is_lined_up_once(subject: Subject) -> None:
+def test_runtime_named_twice_is_used_once(subject: Subject) -> None:
     assert pairs(find_candidates(subject, ["pt2", "pt2"], ONE_THREAD)) == [("pt2", "pt2")]
 
 
@@ -132,7 +132,7 @@ def test_artifacts_of_the_same_bytes_are_one_candidate_and_all_recorded(
     assert len(both.artifacts) == 2 * len(once.artifacts)
 
 
-def test_artifacts_of_other_bytes_are_candidates_of_their_own(subject: Subject) -> None:
+def test_artifacts_with_different_bytes_are_separate_candidates(subject: Subject) -> None:
     onnx = next(item for item in subject.artifacts if item.record.format == "onnx")
     other = replace(onnx, record=replace(onnx.record, sha256="0" * 64))
     both = subject_of(CHECKPOINT, [onnx, other], model=None)
@@ -145,7 +145,7 @@ def test_a_checkpoint_without_artifacts_runs_by_itself() -> None:
     assert pairs(find_candidates(alone, [], ONE_THREAD)) == [("eager", "checkpoint")]
 
 
-def test_a_named_runtime_may_be_left_without_only_where_its_format_was_lost() -> None:
+def test_named_runtime_may_have_no_artifact_only_if_its_export_failed() -> None:
     alone = subject_of(CHECKPOINT, [], model=None)
     assert find_candidates(alone, ["pt2"], ONE_THREAD, lost=["pt2"]) == []
     with pytest.raises(SettingError, match="runtime pt2 loads pt2"):

@@ -1,4 +1,4 @@
-"""LoadGen itself, in real workers: no query is lost, its verdict is told, faults become rows."""
+"""LoadGen itself, in real workers: no query is lost, its verdict is quoted, faults become rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(no_child_is_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers and temporary files have a place of their own in each test."""
+    """Workers and temporary files have their own folder in each test."""
     (tmp_path / "here").mkdir()
     (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -58,7 +58,7 @@ def leaves_nothing(no_child_is_left: None, tmp_path: Path, monkeypatch: pytest.M
 def wanted(
     scenario: ScenarioName, *, seconds: float = 1.0, target_qps: float = 200, bound_s: float = 1.0
 ) -> ScenarioSettings:
-    """What LoadGen is asked, by a person in a hurry."""
+    """Short LoadGen settings for tests."""
     server = scenario == "server"
     return ScenarioSettings(
         scenario=scenario,
@@ -112,7 +112,7 @@ def test_loadgen_counts_every_answer_and_gives_a_verdict(
     assert row.session is not None
     assert row.session.runtime == runtime
     assert str(row.loadgen).startswith(str(installed_version("mlcommons-loadgen")))
-    assert list(tmp_path.glob("*/*")) == []  # here nothing, and no temporary file left
+    assert list(tmp_path.glob("*/*")) == []  # nothing here, and no temporary file left
 
 
 @pytest.mark.parametrize("scenario", ["offline", "server"])
@@ -123,7 +123,7 @@ def test_streams_share_the_load(subject: Subject, scenario: ScenarioName) -> Non
     assert row.session.streams == 2
 
 
-def test_a_bound_that_nobody_can_keep_is_invalid_and_says_why(subject: Subject) -> None:
+def test_impossible_latency_bound_is_invalid_with_a_reason(subject: Subject) -> None:
     row = report(candidate_of(subject, "onnxruntime"), wanted("server", bound_s=1e-6))
     assert (row.status, row.valid) == ("measured", False)
     assert "Performance constraints satisfied: no" in row.violations
@@ -131,7 +131,7 @@ def test_a_bound_that_nobody_can_keep_is_invalid_and_says_why(subject: Subject) 
     assert any(text.startswith("Run unsuccessful. Processed ") for text in row.violations)
 
 
-def test_a_bound_that_anybody_keeps_is_valid(subject: Subject) -> None:
+def test_loose_latency_bound_is_valid(subject: Subject) -> None:
     row = report(candidate_of(subject, "null"), wanted("server", seconds=4, bound_s=30))
     assert (row.valid, row.violations) == (True, ())
 
@@ -140,12 +140,12 @@ def test_a_bound_that_anybody_keeps_is_valid(subject: Subject) -> None:
     ("scenario", "fault"),
     [*((each, "other logits later") for each in SCENARIOS), ("server", "nan later")],
 )
-def test_what_loadgen_gets_must_be_what_the_session_gave_untimed(
+def test_loadgen_answers_must_match_untimed_answers(
     subject: Subject, scenario: ScenarioName, fault: str
 ) -> None:
     row = report(faulty(subject, fault), wanted(scenario), images=IMAGES[:6])
     assert row.status == "failed"
-    assert "LoadGen got logits up to" in str(row.reason)
+    assert "LoadGen got logits that differ by up to" in str(row.reason)
     assert (row.valid, row.samples_per_s) == (None, None)
 
 
@@ -160,7 +160,7 @@ def test_what_loadgen_gets_must_be_what_the_session_gave_untimed(
         ("server", "slow, hangs after 2 s", "timed_out", "after 10 s"),
     ],
 )
-def test_a_session_that_goes_wrong_under_load_is_a_row(
+def test_session_failure_under_load_is_a_row(
     subject: Subject,
     scenario: ScenarioName,
     fault: str,
@@ -178,7 +178,7 @@ def test_a_session_that_goes_wrong_under_load_is_a_row(
     assert list(tmp_path.glob("*/*")) == []
 
 
-def test_one_that_fails_does_not_end_the_others(subject: Subject, tmp_path: Path) -> None:
+def test_failing_candidate_does_not_stop_the_others(subject: Subject, tmp_path: Path) -> None:
     results = start_results(subject, load_dataset("test"))
     candidates = [faulty(subject, "raise"), candidate_of(subject, "null")]
     scenarios = Scenarios(wanted=wanted("server"), batch_size=50, timeout_s=PATIENCE_S)
@@ -190,7 +190,7 @@ def test_one_that_fails_does_not_end_the_others(subject: Subject, tmp_path: Path
     assert read_results(tmp_path / "out" / "results.json") == done
 
 
-def test_an_audit_config_that_lies_here_changes_nothing(subject: Subject) -> None:
+def test_audit_config_in_the_current_folder_is_ignored(subject: Subject) -> None:
     Path("audit.config").write_text("*.*.max_query_count = 7\n*.*.min_query_count = 7\n")
     row = report(candidate_of(subject, "null"), wanted("server"))
     assert row.queries is not None
@@ -238,8 +238,8 @@ def test_streams_answer_each_sample_once_in_batches(streams: int, at_once: int) 
             assert kept.logits[:, 0].tolist() == kept.indices  # the answers to those images
 
 
-def test_which_answers_are_kept_is_left_to_chance() -> None:
-    """All of a long run may be kept, not its beginning alone."""
+def test_kept_answers_are_chosen_at_random() -> None:
+    """Any part of a long run may be kept, not only its beginning."""
     library = np.zeros((4, 1, 1, 1), np.float32)
     numbers = iter(range(100_000))
     stream = Stream(lambda _: np.full((1, 1), next(numbers)), library, batch_size=1)
@@ -281,7 +281,7 @@ def test_violations_are_those_of_the_summary() -> None:
         (["--scenario", "single-stream", "--streams", "2"], "one query at a time"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
+def test_conflicting_options_are_refused(
     cli: Cli, exports: Path, arguments: list[str], said: str
 ) -> None:
     done = cli("loadgen", exports, *arguments)
@@ -300,7 +300,7 @@ def test_an_unknown_scenario_is_refused_in_python_too() -> None:
         )
 
 
-def test_without_loadgen_the_command_that_installs_it_is_named(exports: Path) -> None:
+def test_missing_loadgen_names_the_install_command(exports: Path) -> None:
     code = (
         "import sys; sys.modules['mlperf_loadgen'] = None\n"
         "from toolkit.cli import commands\n"
@@ -321,7 +321,7 @@ def test_without_loadgen_the_command_that_installs_it_is_named(exports: Path) ->
         ("single-stream", 10, 1_000_000, False),
     ],
 )
-def test_submission_length_is_what_the_rules_say(
+def test_submission_length_follows_the_rules(
     scenario: ScenarioName, seconds: float, samples: int, expected: bool
 ) -> None:
     found = LoadResult(
@@ -338,7 +338,7 @@ def test_submission_length_is_what_the_rules_say(
     assert is_submission_length(wanted(scenario, seconds=seconds), found) is expected
 
 
-def test_library_holds_few_enough_images() -> None:
+def test_library_size_is_limited() -> None:
     assert len(library_of(np.zeros((2000, 1, 28, 28), np.uint8))) == 1024
     assert len(library_of(np.zeros((7, 1, 28, 28), np.uint8))) == 7
     assert len(library_of(np.zeros((600, 3, 256, 256), np.uint8))) == 341
@@ -357,7 +357,7 @@ def test_command_writes_and_prints_the_rows(cli: Cli, exports: Path, tmp_path: P
     assert "| null | checkpoint | fp32 | server | INVALID | 100 |" in page
 
 
-def test_reports_say_what_loadgen_says_and_what_the_run_is_not(subject: Subject) -> None:
+def test_reports_quote_loadgen_and_mark_short_runs(subject: Subject) -> None:
     row = report(faulty(subject, "raise"), wanted("server"))
     measured = replace(
         row,
@@ -380,8 +380,8 @@ def test_reports_say_what_loadgen_says_and_what_the_run_is_not(subject: Subject)
             "mine is INVALID by LoadGen's rules: Min duration satisfied: no; Increase the target"
             in text
         )
-        assert "LoadGen 6.0: server, 1 s at least, 200 queries/s (Poisson), 99 % within" in text
+        assert "LoadGen 6.0: server, at least 1 s, 200 queries/s (Poisson), 99 % within" in text
         assert "128 of its 1,000 answers were compared" in text
-        assert "no submission-length runs" in text
+        assert "shorter than a submission" in text
     long = replace(measured, submission_length=True)
-    assert "no submission" not in render_table(replace(results, scenarios=(long,)))
+    assert "shorter than a submission" not in render_table(replace(results, scenarios=(long,)))

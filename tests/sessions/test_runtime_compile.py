@@ -1,4 +1,4 @@
-"""torch.compile: no compiler is a row that says so, and what was not compiled is not attested."""
+"""torch.compile: a missing compiler becomes a row, and uncompiled code is not attested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.sessions.remote import RemoteSession
 IMAGES = load_dataset("test").images[:40]
 
 
-def test_it_answers_as_eager_does_in_one_process(
+def test_compiled_logits_match_eager_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -28,11 +28,11 @@ def test_it_answers_as_eager_does_in_one_process(
         with RemoteSession(candidate, batch_size=40, timeout_s=PATIENCE_S) as session:
             logits += list(session.predict([IMAGES], batch_size=40))
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4, rtol=0)
-    assert not np.array_equal(logits[0], logits[1])  # other code, other rounding
+    assert not np.array_equal(logits[0], logits[1])  # other code rounds differently
     assert list(tmp_path.rglob("*.cpp"))
 
 
-def test_without_a_compiler_it_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     subject = subject_of(CHECKPOINT, [], model=None)
     candidate = checkpoint_candidate(subject, "compile", Settings(threads=1))

@@ -14,7 +14,7 @@ from toolkit.sessions.remote import RemoteSession
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_warm_up_calls_answer_as_later_ones_do(tmp_path: Path, threads: int) -> None:
+def test_warm_up_calls_give_the_same_logits_as_later_calls(tmp_path: Path, threads: int) -> None:
     path = tmp_path / "colour.torchscript"
     export(request_for(path))
     images = PIXELS

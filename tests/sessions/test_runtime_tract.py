@@ -1,4 +1,4 @@
-"""tract: another model, one thread, and no word of precisions that it does not compute in."""
+"""tract: another model, one thread, and no claim of precisions that it does not compute in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_any_batch_size(path: Path) -> None:
         assert session.load().attestation.threads == 1
 
 
-def test_it_runs_one_thread_whatever_is_asked_for_and_says_so(path: Path) -> None:
+def test_session_always_runs_and_attests_one_thread(path: Path) -> None:
     candidate = candidate_for(path, runtime="tract", threads=2)
     with RemoteSession(candidate, batch_size=1, timeout_s=PATIENCE_S) as session:
         assert session.load().attestation.threads == 1

@@ -1,4 +1,4 @@
-"""The table of runtimes: where each runs, and what it refuses before a worker starts."""
+"""The table of runtimes: where each runs, and what is refused before a worker starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYWHERE = [replace(row, systems=None) for row in RUNTIMES.values()]
 
 
 @pytest.mark.parametrize("row", EVERYWHERE, ids=list(RUNTIMES))
-def test_only_devices_in_the_table_are_taken(row: Runtime) -> None:
+def test_only_devices_in_the_table_are_accepted(row: Runtime) -> None:
     for device in get_args(Device):
         if device in row.devices:
             row.refuse(Settings(threads=1, device=device))
@@ -28,7 +28,7 @@ def test_only_devices_in_the_table_are_taken(row: Runtime) -> None:
 
 
 @pytest.mark.parametrize("row", EVERYWHERE, ids=list(RUNTIMES))
-def test_several_streams_are_taken_unless_it_has_one(row: Runtime) -> None:
+def test_several_streams_are_accepted_unless_limited_to_one(row: Runtime) -> None:
     several = Settings(threads=1, streams=2, device=row.devices[0])
     if not row.one_stream:
         row.refuse(several)
@@ -48,11 +48,11 @@ def test_format_that_only_the_cpu_loads_is_refused_elsewhere() -> None:
 def test_another_system_is_refused() -> None:
     row = replace(RUNTIMES[EAGER], systems=("plan9", "beos"))
     assert not row.runs_on("cpu")
-    with pytest.raises(Unsupported, match="eager runs on plan9, beos only, this is "):
+    with pytest.raises(Unsupported, match="eager runs only on plan9, beos, but this is "):
         row.refuse(Settings(threads=1))
 
 
-def test_what_cannot_be_is_a_failed_row_and_no_process(subject: Subject) -> None:
+def test_impossible_settings_give_a_failed_row_without_a_process(subject: Subject) -> None:
     row = replace(RUNTIMES[EAGER], devices=("cpu",))
     candidate = checkpoint_candidate(subject, EAGER, Settings(threads=1, device="cuda"))
     with RemoteSession(

@@ -1,4 +1,4 @@
-"""fp32 means fp32 in torch, whatever a model's code sets; what a CPU cannot hold is attested."""
+"""fp32 means fp32 in torch, whatever a model's code sets; exceptions are attested."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def flags() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_a_models_code_sets_is_pinned_again_when_the_session_stands(change: Any) -> None:
+def test_flags_set_by_model_code_are_pinned_again_after_loading(change: Any) -> None:
     pin_arithmetic()
     wanted = flags()
     model = ColourNet()
@@ -81,7 +81,7 @@ def test_what_a_models_code_sets_is_pinned_again_when_the_session_stands(change:
     assert session.attestation.arithmetic == "float32"
 
 
-def test_pinned_twice_is_pinned() -> None:
+def test_pinning_twice_is_idempotent() -> None:
     pin_arithmetic()
     pin_arithmetic()
     assert read_arithmetic(CPU) == "float32"
@@ -91,7 +91,7 @@ def test_pinned_twice_is_pinned() -> None:
 def test_shortened_factors_show_in_the_numbers(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, word: str
 ) -> None:
-    """As a processor would that shortens them; float16 has as many digits as TF32."""
+    """Shortened as a processor would do it; float16 has as many digits as TF32."""
     plain = torch.nn.functional.conv2d
 
     def shortened(images: Tensor, kernels: Tensor, *, padding: int) -> Tensor:
@@ -101,17 +101,17 @@ def test_shortened_factors_show_in_the_numbers(
     assert read_arithmetic(CPU) == word
 
 
-def test_slight_error_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_error_has_unknown_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "linear", lambda given, *_: given * (1 + 1e-5))
     assert read_arithmetic(CPU) == "unknown"
 
 
-def test_autocast_that_is_left_on_shows() -> None:
+def test_active_autocast_is_detected() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert read_arithmetic(CPU) == "bfloat16"
 
 
-def test_flag_of_a_gpu_is_believed_without_a_product() -> None:
+def test_gpu_flag_is_used_without_a_product() -> None:
     pin_arithmetic()
     BACKENDS.cudnn.conv.fp32_precision = "tf32"
     assert read_arithmetic(torch.device("cuda")) == "TF32"

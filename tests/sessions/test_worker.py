@@ -1,4 +1,4 @@
-"""Workers that die, hang or answer nonsense become rows that say so; no child is left behind."""
+"""Workers that die, hang or return nonsense become rows that say so; no child is left behind."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def null(subject: Subject) -> Candidate:
         ("other precision", "unsupported", "1 threads, fp16 on cpu"),
     ],
 )
-def test_fault_becomes_a_status_and_a_reason(
+def test_worker_fault_has_a_status_and_a_reason(
     subject: Subject, fault: str, status: str, reason: str
 ) -> None:
     with session_of(faulty(subject, fault)) as session:
@@ -98,8 +98,8 @@ def test_hang_is_killed_and_named(subject: Subject) -> None:
         assert not psutil.pid_exists(session.pid)
 
 
-def test_what_a_worker_started_goes_with_it(subject: Subject) -> None:
-    """A compiler at work, for one: it would take a core from the candidates that go on."""
+def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
+    """For example a running compiler, which would take a core from the other candidates."""
     with session_of(faulty(subject, "hang with a child"), timeout_s=2) as session:
         session.load()
         assert session.pid is not None
@@ -116,8 +116,8 @@ def test_what_a_worker_started_goes_with_it(subject: Subject) -> None:
         wait_until(gone, "what the worker started is gone")
 
 
-def test_pages_are_those_that_the_timed_calls_were_given() -> None:
-    """Not those of the call before them, which is not timed."""
+def test_page_faults_are_those_of_the_timed_calls() -> None:
+    """Without those of the preceding untimed call."""
     pages = 5000
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -133,7 +133,7 @@ def test_pages_are_those_that_the_timed_calls_were_given() -> None:
 
 
 def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:
-    chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than a pipe holds
+    chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than fits into a pipe
     with session_of(null(subject), timeout_s=2) as session:
         session.load()
         assert session.pid is not None
@@ -151,7 +151,7 @@ def test_a_session_that_is_closed_while_it_starts_leaves_no_worker(subject: Subj
         session.load()
 
 
-def test_signal_without_a_name_is_a_row(subject: Subject) -> None:
+def test_unnamed_signal_gives_a_failed_row(subject: Subject) -> None:
     with session_of(null(subject)) as session:
         session.load()
         assert session.pid is not None
@@ -167,14 +167,14 @@ def test_missing_package_names_the_command_that_installs_it(subject: Subject) ->
     assert caught.value.reason == "pip install 'toolkit[faulty]'"
 
 
-def test_chatter_on_stdout_does_not_disturb_the_channel(subject: Subject) -> None:
+def test_output_on_stdout_does_not_disturb_the_channel(subject: Subject) -> None:
     with session_of(faulty(subject, "noise")) as session:
         (logits,) = session.predict([IMAGES], batch_size=50)
     assert logits.shape == (250, 10)
 
 
 def zeros(subject: Subject, dataset: Dataset) -> Basis:
-    """What a runtime that answers zeros agrees with; no image is special."""
+    """A reference that agrees with a runtime that returns zeros; there are no special images."""
 
     def reference(images: int) -> Reference:
         return Reference(
@@ -199,7 +199,7 @@ def zeros(subject: Subject, dataset: Dataset) -> Basis:
     )
 
 
-def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subject) -> None:
+def test_other_workers_continue_when_one_is_killed(subject: Subject) -> None:
     dataset = load_dataset("test").head(250)
     candidates = [null(subject), faulty(subject, ""), null(subject)]
     basis = zeros(subject, dataset)
@@ -216,8 +216,8 @@ def test_the_others_go_on_when_one_worker_is_killed_from_outside(subject: Subjec
 
 @pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 def test_kept_memory_is_attested_and_set_in_the_worker(subject: Subject) -> None:
-    """Without it glibc maps a block of 40 MiB by itself, and gives it back when it is freed: no
-    threshold of its own grows beyond 32 MiB."""
+    """Otherwise glibc maps a block of 40 MiB separately and returns it when it is freed: its
+    threshold never grows beyond 32 MiB."""
 
     def mapped_blocks(keep_memory: bool) -> str:
         candidate = faulty(subject, "large block")
@@ -233,7 +233,7 @@ def test_kept_memory_is_attested_and_set_in_the_worker(subject: Subject) -> None
 
 @pytest.mark.skipif(not can_keep_memory(), reason="needs glibc")
 def test_with_kept_memory_later_calls_need_no_more_pages_than_without(subject: Subject) -> None:
-    """How many they need without it is the allocator's business: none at all where its threshold
+    """How many pages they need without it depends on the allocator: possibly none if its threshold
     has grown. The network allocates 2,000 pages for its first layer alone."""
 
     def faults_per_call(keep_memory: bool) -> float:
@@ -248,7 +248,7 @@ def test_with_kept_memory_later_calls_need_no_more_pages_than_without(subject: S
     assert faults_per_call(keep_memory=True) <= faults_per_call(keep_memory=False) + 256
 
 
-def test_where_memory_cannot_be_kept_the_row_says_so(
+def test_row_reports_that_memory_cannot_be_kept(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("toolkit.sessions.worker.keep_memory", lambda: False)
@@ -275,7 +275,7 @@ def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
 
 
 def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> None:
-    """Else a runtime that remembers its last answer would be timed while it does."""
+    """Otherwise a runtime that remembers its last answer would be timed doing that."""
     batches = [np.full((1, 1, 28, 28), number, np.float32) for number in range(5)]
     given: list[float] = []
 
@@ -287,26 +287,28 @@ def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> Non
     assert given == [1, 2, 3]
 
 
-def test_measure_before_prepare_is_said(subject: Subject) -> None:
+def test_measure_before_prepare_is_an_error(subject: Subject) -> None:
     with session_of(null(subject)) as session:
         session.load()
-        with pytest.raises(Crashed, match="measure before prepare: no input batches"):
+        with pytest.raises(
+            Crashed, match="measure was called before prepare: there are no input batches"
+        ):
             session.measure(calls=1)
 
 
-def test_logits_other_than_expected_are_a_failed_row(subject: Subject) -> None:
-    """As of a fresh worker that computes something else than the one that was verified."""
+def test_unexpected_logits_give_a_failed_row(subject: Subject) -> None:
+    """As from a fresh worker that computes something other than the verified one."""
     with session_of(null(subject)) as session:
-        with pytest.raises(WrongOutput, match="this worker gave logits up to 1"):
+        with pytest.raises(WrongOutput, match="this worker gave logits that differ by up to 1"):
             session.prepare(IMAGES, batch_size=50, expected=np.ones((250, 10), np.float32))
         with pytest.raises(WrongOutput):
             session.measure(calls=1)
 
 
-def test_streams_that_run_otherwise_than_the_first_are_refused(subject: Subject) -> None:
+def test_streams_that_differ_from_the_first_are_refused(subject: Subject) -> None:
     with (
         session_of(faulty(subject, "other streams", streams=2)) as session,
-        pytest.raises(Unsupported, match="its 2 streams do not run alike") as caught,
+        pytest.raises(Unsupported, match="its 2 streams run differently") as caught,
     ):
         session.load()
     assert "use --streams 1" in caught.value.reason
@@ -324,7 +326,7 @@ def test_nan_fails_the_verdict_and_is_counted(subject: Subject) -> None:
 
 
 def test_runtime_that_writes_into_its_input_fails(subject: Subject) -> None:
-    """Its later calls would get other images than the ones that were given."""
+    """Its later calls would get other images than the given ones."""
     with (
         session_of(faulty(subject, "writes into its input")) as session,
         pytest.raises(WrongOutput, match=r"changed 78,400 of 78,400 values of its input"),
@@ -335,10 +337,10 @@ def test_runtime_that_writes_into_its_input_fails(subject: Subject) -> None:
 def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
     candidate = faulty(subject, "", threads=2)
     with session_of(candidate) as session:
-        assert session.load().attestation.version == "2"  # what its module saw when imported
+        assert session.load().attestation.version == "2"  # what its module saw when it was imported
 
 
-def test_worker_goes_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:
+def test_worker_ends_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(
         "import sys, time, pickle\n"

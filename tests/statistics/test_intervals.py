@@ -1,4 +1,5 @@
-"""Intervals of speeds and ratios: properties, closed forms, and whether 95 % is about 95 %."""
+"""Intervals of speeds and ratios: properties, closed forms, and whether the coverage is about 95
+%."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ def simulated(
 
 
 def independent(new: Passes, old: Passes) -> Difference:
-    """Two runs measured apart from each other, as compare takes them."""
+    """Two separately measured runs, as compare takes them."""
     return of_two(*([log for log in pass_logs(run) if log is not None] for run in (new, old)))
 
 
@@ -75,7 +76,7 @@ def around(interval: Interval) -> tuple[float, float, float]:
 
 
 def binomial_bounds(trials: int, share: float) -> tuple[float, float]:
-    """Where the share of hits lies with 99.9 %, were `share` the true one."""
+    """The range of the share of hits with 99.9 % probability if `share` is the true one."""
     low, high = scipy_stats.binom.interval(0.999, trials, share)
     return low / trials, high / trials
 
@@ -84,7 +85,7 @@ def binomial_bounds(trials: int, share: float) -> tuple[float, float]:
 
 
 def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
-    """Medians 100, 110, 95 and, of two rounds, the geometric middle; one slow round each."""
+    """Medians 100, 110, 95 and, for two rounds, the geometric middle; one slow round each."""
     passes: list[list[float]] = [[100, 100, 20], [110, 50, 111], [95, 95], [99, 101]]
     logs = np.log([100, 110, 95, math.sqrt(99 * 101)])
     expected = scipy_stats.ttest_1samp(logs, 0).confidence_interval(0.95)
@@ -95,7 +96,7 @@ def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
 
 
 def test_the_ratio_of_few_passes_is_students_interval_over_pairs() -> None:
-    """With one round a pass, the paired t interval of scipy on logarithms."""
+    """With one round per pass, it equals scipy's paired t interval on logarithms."""
     random = np.random.default_rng(3)
     new, old = random.uniform(90, 110, 5), random.uniform(90, 110, 5)
     found = ratio_interval(new[:, None].tolist(), old[:, None].tolist())
@@ -105,10 +106,10 @@ def test_the_ratio_of_few_passes_is_students_interval_over_pairs() -> None:
 
 @given(st.lists(st.integers(-9999, 9999).filter(bool), min_size=6, max_size=20, unique_by=abs))
 @settings(deadline=None)
-def test_the_ratio_of_six_passes_leaves_1_out_where_the_signed_rank_test_does(
+def test_ratio_of_six_passes_excludes_1_when_the_signed_rank_test_rejects(
     parts: list[int],
 ) -> None:
-    """scipy's exact test at 5 %, two-sided, says the same of the same passes."""
+    """It matches scipy's exact two-sided test at 5 % on the same passes."""
     logs = [(part + 0.1 * number / len(parts)) / 5e4 for number, part in enumerate(parts)]
     found = ratio_interval([[math.exp(log)] for log in logs], [[1.0]] * len(logs))
     pvalue = scipy_stats.wilcoxon(logs, method="exact").pvalue
@@ -119,7 +120,7 @@ def test_the_ratio_of_six_passes_leaves_1_out_where_the_signed_rank_test_does(
 
 @pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
 def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> None:
-    """With one round a pass, the Welch interval of scipy on logarithms."""
+    """With one round per pass, it equals scipy's Welch interval on logarithms."""
     random = np.random.default_rng(4)
     new, old = random.normal(100, 1, counts[0]), random.normal(103, 5, counts[1])
     found = independent_ratio_interval(new[:, None].tolist(), old[:, None].tolist())
@@ -134,7 +135,7 @@ def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> No
 def test_the_p_value_of_a_loss_between_runs_is_welchs(
     counts: tuple[int, int], limit: float
 ) -> None:
-    """The one-sided value of scipy, of logarithms shifted by the limit's."""
+    """It equals scipy's one-sided value for logarithms shifted by that of the limit."""
     random = np.random.default_rng(12)
     new, old = random.normal(98, 2, counts[0]), random.normal(100, 3, counts[1])
     found = independent(new[:, None].tolist(), old[:, None].tolist())
@@ -158,7 +159,7 @@ def test_the_p_value_of_a_pair_is_that_of_the_paired_t_test(passes: int) -> None
 
 @given(paired(), FACTORS)
 @settings(deadline=None)
-def test_a_p_value_is_2_5_percent_where_the_interval_ends(
+def test_p_value_is_2_5_percent_at_the_end_of_the_interval(
     pair: tuple[Passes, Passes], ratio: float
 ) -> None:
     found = independent(*pair)
@@ -167,14 +168,14 @@ def test_a_p_value_is_2_5_percent_where_the_interval_ends(
     assert (found.p_above(ratio) <= 0.025) == (bounds.low > ratio)
 
 
-def test_values_without_spread_are_shown_to_differ_or_not() -> None:
+def test_values_without_spread_give_certain_verdicts() -> None:
     found = independent([[90.0], [90.0]], [[100.0], [100.0]])
     assert (found.p_below(1), found.p_above(1), found.p_below(0.8)) == (0, 1, 1)
 
 
 def test_holm_as_published() -> None:
-    """The 15 p-values of Benjamini and Hochberg 1995, section 4, of which corrections for the
-    family reject three; times 15, 14, 13 ... by hand, and never below the one before."""
+    """The 15 p-values of Benjamini and Hochberg 1995, section 4, of which family-wise corrections
+    reject three; times 15, 14, 13 ... by hand, and never below the previous one."""
     published = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
     published += [0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
     by_hand = [0.0015, 0.0056, 0.0247, 0.114, 0.2211, 0.278, 0.278, 0.278, 0.3213, *[1.0] * 6]
@@ -187,7 +188,7 @@ def test_holm_as_published() -> None:
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=15))
 @settings(deadline=None)
 def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float]) -> None:
-    """And it rejects what the definition does: the k-th smallest while p <= 5 % / (n - k + 1)."""
+    """It also rejects as defined: the k-th smallest while p <= 5 % / (n - k + 1)."""
     found = holm(p_values)
     for single, corrected in zip(p_values, found, strict=True):
         assert single <= corrected <= min(1, single * len(p_values)) + 1e-12
@@ -202,8 +203,8 @@ def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float
 @pytest.mark.parametrize("passes", [6, 10, 20])
 def test_a_bootstrap_over_passes_scaled_for_few_of_them_agrees(passes: int) -> None:
     """Hesterberg 2015: the percentile bootstrap of a mean is too narrow by sqrt((n - 1) / n), and
-    by the normal quantile in place of Student's. Mended, it is the closed form, but for the
-    skewness that it sees: a tenth of the width here."""
+    by the normal quantile instead of Student's. With these corrections it equals the closed form,
+    except for skewness: a tenth of the width here."""
     random = np.random.default_rng(5)
     values = simulated(random, passes, 5)
     found = speed_interval(values)
@@ -237,7 +238,7 @@ def test_one_pass_lies_between_two_of_its_rounds(rounds: int, low: int, high: in
 
 @given(PASSES)
 @settings(deadline=None)
-def test_the_interval_holds_its_value(passes: Passes) -> None:
+def test_interval_contains_its_value(passes: Passes) -> None:
     found = speed_interval(passes)
     assert found.low <= found.value <= found.high
     assert found == speed_interval([list(rounds) for rounds in passes])
@@ -284,7 +285,7 @@ def test_a_ratio_scales_with_both(pair: tuple[Passes, Passes], above: float, bel
 def test_the_order_of_passes_and_rounds_does_not_matter(
     pair: tuple[Passes, Passes], random: object
 ) -> None:
-    """As long as both change it together: to the bit."""
+    """Bit-identical, as long as both change it together."""
     new, old = pair
     pairs = [list(zip(*rounds, strict=True)) for rounds in zip(new, old, strict=True)]
     for rounds in pairs:
@@ -317,14 +318,14 @@ def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> N
 
 @given(PASSES)
 @settings(deadline=None)
-def test_what_slows_both_in_the_same_rounds_is_not_in_their_ratio(passes: Passes) -> None:
-    """A run whose every round is a quarter slower than its twin, whatever the machine did."""
+def test_common_slowdown_cancels_in_the_ratio(passes: Passes) -> None:
+    """Every round of a run is a quarter slower than its pair, whatever the machine did."""
     slower = [[value * 0.75 for value in rounds] for rounds in passes]
     assert around(ratio_interval(slower, passes)) == pytest.approx((0.75, 0.75, 0.75))
 
 
 @pytest.mark.parametrize("slow", [0.1, 0.5, 0.99])
-def test_one_slow_round_a_pass_does_not_move_the_speed(slow: float) -> None:
+def test_one_slow_round_per_pass_does_not_change_the_speed(slow: float) -> None:
     passes = [[100.0, 100.0, 100.0, 100.0, 100.0 * (1 - slow)]] * 4
     found = speed_interval(passes)
     assert found.low == found.value == found.high == pytest.approx(100)
@@ -339,7 +340,7 @@ def test_precision_is_the_longer_side_relative_to_the_value() -> None:
     )
 
 
-# What is missing, and what is wrong
+# Missing and invalid values
 
 
 def test_only_rounds_that_both_have_are_compared() -> None:
@@ -356,7 +357,7 @@ def test_an_empty_pass_is_left_out_of_the_speed() -> None:
 
 
 @pytest.mark.parametrize("passes", [[], [[]], [[], []]])
-def test_no_round_has_no_speed(passes: Passes) -> None:
+def test_no_rounds_is_an_error(passes: Passes) -> None:
     with pytest.raises(ValueError, match="no round was measured"):
         speed_interval(passes)
 
@@ -374,12 +375,12 @@ def test_a_speed_must_be_a_finite_positive_number(bad: float) -> None:
             call()
 
 
-def test_one_short_pass_carries_no_interval() -> None:
-    with pytest.raises(ValueError, match="one pass of 5 rounds carries no interval, expected 6"):
+def test_one_short_pass_gives_no_interval() -> None:
+    with pytest.raises(ValueError, match="one pass of 5 rounds gives no interval, expected 6"):
         speed_interval([[1, 2, 3, 4, 5]])
 
 
-def test_nothing_in_common_has_no_ratio() -> None:
+def test_no_common_rounds_give_no_ratio() -> None:
     with pytest.raises(ValueError, match="no round of the same pass and number in common"):
         ratio_interval([[1.0], []], [[], [1.0]])
 
@@ -393,8 +394,10 @@ def test_one_pass_cannot_be_compared_with_another_run() -> None:
 
 
 @pytest.mark.parametrize(("passes", "rounds"), COUNTS)
-def test_equals_are_called_different_in_about_5_of_100_runs(passes: int, rounds: int) -> None:
-    """From six passes on the rate is that of the signed-rank test, exactly, and at most 5 %."""
+def test_equal_candidates_are_called_different_in_about_5_percent_of_runs(
+    passes: int, rounds: int
+) -> None:
+    """From six passes on, the rate is exactly that of the signed-rank test, at most 5 %."""
     random, trials = np.random.default_rng(6), 1000
     low, high = binomial_bounds(trials, {6: 2 / 64, 10: 50 / 1024}.get(passes, 0.05))
     alarms = 0
@@ -404,9 +407,9 @@ def test_equals_are_called_different_in_about_5_of_100_runs(passes: int, rounds:
     assert low <= alarms / trials <= high
 
 
-def test_passes_in_which_something_else_ran_widen_the_ratio_little() -> None:
-    """One pass in six is off by some 6 %: the false alarms stay, 3 % are seen more often than by
-    Student's t over the same passes."""
+def test_disturbed_passes_widen_the_ratio_only_slightly() -> None:
+    """One pass in six is off by about 6 %: the false alarms stay the same, and 3 % is detected more
+    often than with Student's t over the same passes."""
     random, trials = np.random.default_rng(11), 400
     alarms = seen = seen_by_student = 0
     for _ in range(trials):
@@ -423,8 +426,8 @@ def test_passes_in_which_something_else_ran_widen_the_ratio_little() -> None:
 
 
 @pytest.mark.parametrize(("passes", "rounds"), [(2, 5), (4, 5), (10, 5)])
-def test_two_equal_runs_are_called_different_in_at_most_5_of_100(passes: int, rounds: int) -> None:
-    """Welch's interval is known to be too wide with 2 and 3 values each, never too narrow."""
+def test_equal_runs_are_called_different_in_at_most_5_percent(passes: int, rounds: int) -> None:
+    """Welch's interval is too wide with 2 and 3 values each, never too narrow."""
     random, trials = np.random.default_rng(7), 1000
     low, high = binomial_bounds(trials, 0.05)
     alarms = 0
@@ -437,7 +440,7 @@ def test_two_equal_runs_are_called_different_in_at_most_5_of_100(passes: int, ro
 
 @pytest.mark.parametrize(("passes", "rounds"), [(2, 5), (4, 5), (6, 3), (10, 10)])
 def test_about_95_of_100_intervals_hold_the_true_speed(passes: int, rounds: int) -> None:
-    """True is the speed of the median round of the median process, known from many."""
+    """The true speed is that of the median round of the median process, known from many."""
     random, trials = np.random.default_rng(8), 1000
     many = np.log(simulated(random, 100_000, rounds))
     true = math.exp(float(np.median(many, axis=1).mean()))
@@ -449,7 +452,7 @@ def test_about_95_of_100_intervals_hold_the_true_speed(passes: int, rounds: int)
 
 @pytest.mark.parametrize("rounds", [6, 10, 20])
 def test_one_pass_holds_the_true_median_in_at_least_95_of_100(rounds: int) -> None:
-    """The sign test's interval covers 95 % or a little more, by its steps."""
+    """The sign test's interval covers 95 % or slightly more, because of its steps."""
     random, trials = np.random.default_rng(9), 300
     intervals = (
         speed_interval(simulated(random, 1, rounds, between=0, slow_share=0)) for _ in range(trials)
@@ -458,7 +461,7 @@ def test_one_pass_holds_the_true_median_in_at_least_95_of_100(rounds: int) -> No
     assert held / trials >= binomial_bounds(trials, 0.95)[0]
 
 
-def test_a_slowdown_of_3_percent_is_mostly_seen_with_eight_passes() -> None:
+def test_slowdown_of_3_percent_is_usually_detected_with_eight_passes() -> None:
     random, trials = np.random.default_rng(10), 300
     seen = 0
     for _ in range(trials):
@@ -485,12 +488,12 @@ def test_quantile_interpolates_linearly_between_order_statistics(
 
 @given(SAMPLES)
 @settings(deadline=None)
-def test_quantiles_that_have_names(samples: list[float]) -> None:
+def test_median_and_extremes_match_their_quantiles(samples: list[float]) -> None:
     assert quantile(samples, 0.0) == min(samples)
     assert quantile(samples, 0.5) == pytest.approx(statistics.median(samples))
     assert quantile(samples, 1.0) == max(samples)
 
 
-def test_no_samples_have_no_quantile() -> None:
+def test_quantile_of_no_samples_is_an_error() -> None:
     with pytest.raises(ValueError, match="no samples"):
         quantile([], 0.9)

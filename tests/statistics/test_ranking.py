@@ -1,4 +1,4 @@
-"""Who is faster, where that is too close to call, and what it would take."""
+"""Ranking: order, ties, and the number of passes needed to decide."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_one_pass_of_many_rounds_asserts_no_order_either() -> None:
     assert (second.too_close, second.reason) == (True, "needs six passes")
 
 
-def test_nothing_to_rank_and_one_to_rank() -> None:
+def test_ranking_of_zero_and_one_candidates() -> None:
     assert rank({}) == []
     assert [each.to_faster for each in rank({"slow": SLOW})] == [None]
 
@@ -69,7 +69,7 @@ def test_the_order_they_come_in_does_not_matter(names: list[str]) -> None:
     ("low", "high", "expected"),
     [(0.9, 1.1, True), (0.9, 1.0, True), (1.0, 1.2, True), (0.9, 0.99, False), (1.01, 1.1, False)],
 )
-def test_too_close_is_an_interval_that_holds_1(low: float, high: float, expected: bool) -> None:
+def test_too_close_means_the_interval_contains_1(low: float, high: float, expected: bool) -> None:
     assert too_close(Interval(value=low, low=low, high=high, passes=4)) is expected
 
 
@@ -82,9 +82,7 @@ def ratio_of(difference: float, *, spread: float, passes: int) -> Interval:
 
 @pytest.mark.parametrize("passes", [2, 4, 6])
 @pytest.mark.parametrize("difference", [-0.01, 0.01, 0.02])
-def test_so_many_passes_tell_them_apart_and_one_fewer_do_not(
-    difference: float, passes: int
-) -> None:
+def test_predicted_number_of_passes_is_just_enough(difference: float, passes: int) -> None:
     factor = longer(ratio_of(difference, spread=0.03, passes=passes))
     assert factor is not None
     wanted = round(factor * passes)
@@ -102,20 +100,18 @@ def test_a_smaller_difference_takes_longer() -> None:
 @pytest.mark.parametrize(
     ("difference", "spread"), [(0.0009, 0.002), (0.002, 0.05), (0.0, 0.01), (0.5, 0.01)]
 )
-def test_what_cannot_be_told_apart_or_is_already_has_no_longer(
-    difference: float, spread: float
-) -> None:
-    """A difference below 0.1 %; more than 100 times; none; one that is seen as it is."""
+def test_no_prediction_if_undecidable_or_already_decided(difference: float, spread: float) -> None:
+    """A difference below 0.1 %; more than 100 times; none; one that is already decided."""
     assert longer(ratio_of(difference, spread=spread, passes=4)) is None
 
 
-def test_one_pass_does_not_tell_how_passes_spread() -> None:
+def test_one_pass_gives_no_prediction() -> None:
     ratio = ratio_of(0.02, spread=0.03, passes=4)
     assert longer(ratio) is not None
     assert longer(replace(ratio, passes=1)) is None
 
 
-def test_ten_equals_are_mostly_too_close_from_top_to_bottom() -> None:
+def test_ten_equal_candidates_are_usually_all_too_close() -> None:
     random, runs = np.random.default_rng(1), 200
     told_apart = 0
     for _ in range(runs):
@@ -125,11 +121,11 @@ def test_ten_equals_are_mostly_too_close_from_top_to_bottom() -> None:
     assert told_apart / runs <= 0.1
 
 
-# Many that may be the fastest
+# Several possible winners
 
 
 def test_every_pair_is_tested_and_all_pairs_share_one_rate() -> None:
-    """scipy's paired t tests and Holm's steps by hand decide the same for three."""
+    """scipy's paired t tests and Holm's steps by hand decide the same for three candidates."""
     random = np.random.default_rng(2)
     seen = set()
     for _ in range(40):
@@ -157,7 +153,7 @@ def test_contenders_are_those_close_to_the_fastest_and_always_two() -> None:
     assert contenders([slow, fast]) == [1, 0]
     assert contenders([fast]) == [0]
     assert fastest([slow, fast]) == [1]
-    assert fastest([[[100.0] * 8], [[50.0] * 8]]) == [0, 1]  # one pass tells nothing apart
+    assert fastest([[[100.0] * 8], [[50.0] * 8]]) == [0, 1]  # one pass distinguishes nothing
 
 
 def scaled_to(speed: float) -> list[list[float]]:
@@ -165,8 +161,9 @@ def scaled_to(speed: float) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_of_equals_at_most_5_of_100_are_left_out_and_the_speed_is_not_too_high(count: int) -> None:
-    """The two stages of tune. The speeds that chose the winner are too high, the fresh ones not."""
+def test_equal_candidates_are_rarely_excluded_and_the_speed_is_unbiased(count: int) -> None:
+    """The two stages of tune. The speeds that selected the winner are overestimates, the new ones
+    are not."""
     random, trials = np.random.default_rng(3), 200
     left_out, chosen, published = 0, [], []
     for _ in range(trials):

@@ -1,4 +1,4 @@
-"""Percentiles only where the samples carry them; outliers counted; warm-up seen to end."""
+"""Percentiles only with enough samples; counted outliers; the detected end of the warm-up."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_samples_needed_is_where_scipy_finds_the_first_bound(share: float) -> No
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
-def test_a_percentile_is_claimed_from_enough_samples_on(share: float) -> None:
+def test_percentile_is_reported_from_the_needed_number_of_samples(share: float) -> None:
     needed = samples_needed(share)
     samples = [float(value) for value in range(needed)]
     assert percentile(samples, share).value == pytest.approx(share * (needed - 1))
@@ -76,7 +76,7 @@ def test_outliers_are_counted_alike_in_every_unit(samples: list[float], factor: 
 
 @given(SAMPLES)
 @settings(deadline=None)
-def test_outliers_mirror(samples: list[float]) -> None:
+def test_outliers_are_symmetric(samples: list[float]) -> None:
     """On a grid of whole numbers, where mirrored quartiles are exact."""
     whole = [float(4 * round(value)) for value in samples]
     there, back = outliers(whole), outliers([-value for value in whole])
@@ -85,7 +85,7 @@ def test_outliers_mirror(samples: list[float]) -> None:
 
 
 def test_few_normal_samples_are_outliers() -> None:
-    """0.7 % of normal ones, 4.8 % of exponential ones, all of those at the long end."""
+    """0.7 % of normal samples, 4.8 % of exponential ones, all of those at the long end."""
     random = np.random.default_rng(0)
     normal = outliers(random.standard_normal(20_000).tolist())
     assert (normal.low + normal.high) / 20_000 == pytest.approx(0.007, abs=0.002)
@@ -101,7 +101,7 @@ def test_samples_must_be_finite(bad: float) -> None:
             call()
 
 
-def test_no_samples_say_nothing() -> None:
+def test_no_samples_is_an_error() -> None:
     for call in (lambda: percentile([], 0.5), lambda: outliers([])):
         with pytest.raises(ValueError, match="no samples"):
             call()
@@ -113,7 +113,7 @@ def test_no_samples_say_nothing() -> None:
         ([], False),
         ([100] * 5, False),
         ([100] * 6, True),
-        ([50, 70, 90, *[100] * 6], True),  # what lies further back is forgotten
+        ([50, 70, 90, *[100] * 6], True),  # older values are ignored
         ([100, 100, 100, 104, 104, 104], False),
         ([104, 104, 104, 100, 100, 100], False),
         ([100, 100, 100, 102, 102, 102], True),
@@ -123,13 +123,13 @@ def test_no_samples_say_nothing() -> None:
         ([100, 110, 90, 110, 90, 100], True),  # noise, no trend
     ],
 )
-def test_steady(values: list[float], expected: bool) -> None:
+def test_steady_verdict_for_known_series(values: list[float], expected: bool) -> None:
     assert steady(values) is expected
 
 
 @given(st.lists(st.floats(min_value=90, max_value=110), max_size=12), st.sampled_from([0.5, 8.0]))
 @settings(deadline=None)
-def test_steady_knows_no_unit(values: list[float], factor: float) -> None:
+def test_steady_does_not_depend_on_the_unit(values: list[float], factor: float) -> None:
     assert steady(values) == steady([value * factor for value in values])
 
 
@@ -140,8 +140,8 @@ def test_steady_takes_positive_numbers(bad: float) -> None:
 
 
 def test_a_warm_up_is_over_when_little_of_it_is_left() -> None:
-    """30 % slow at first, by a third less each round, 1 % noise: rounds until it is called steady,
-    and how far from warm they are."""
+    """30 % slow at first, a third less each round, 1 % noise: the number of rounds until it is
+    called steady, and how far from warm they are."""
     random = np.random.default_rng(1)
     rounds, missing = [], []
     for _ in range(300):

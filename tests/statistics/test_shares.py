@@ -1,4 +1,4 @@
-"""Bounds of shares, held against scipy; the paired bound is held against a simulation."""
+"""Bounds of shares, compared with scipy; the paired bound is compared with a simulation."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_the_rate_has_scipys_exact_bounds(
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
 
-def test_no_flip_of_ten_thousand() -> None:
+def test_bound_for_no_flip_in_ten_thousand() -> None:
     """1 - 0.025 ** (1 / 10,000), as by hand."""
     assert rate(0, 10_000, 0.975).high == pytest.approx(3.688e-4, abs=1e-7)
     assert rate(0, 3, 0.975).high == pytest.approx(0.7076, abs=1e-4)
 
 
 @pytest.mark.parametrize(("count", "images"), [(0, 0), (2, 1), (-1, 5)])
-def test_what_is_no_share_is_an_error(count: int, images: int) -> None:
-    with pytest.raises(ValueError, match="is no share"):
+def test_invalid_share_is_an_error(count: int, images: int) -> None:
+    with pytest.raises(ValueError, match="is not a valid share"):
         rate(count, images, 0.975)
 
 
@@ -57,7 +57,9 @@ def test_the_drop_excludes_zero_only_where_mcnemars_exact_test_does(lost: int, w
     p_value = binomtest(lost, lost + won).pvalue
     if found.low > 0 or found.high < 0:
         assert p_value < 0.05
-    if p_value < 0.02:  # the bounds are a little wider: they also hold the share that differs
+    if (
+        p_value < 0.02
+    ):  # the bounds are slightly wider, because they also cover the share that differs
         assert found.low > 0 or found.high < 0
 
 
@@ -73,7 +75,7 @@ def test_the_bounds_of_the_drop_hold_as_often_as_they_say(lost: float, won: floa
     assert missed <= 0.05 * len(bounds) + 3 * np.sqrt(0.05 * len(bounds))
 
 
-def test_how_many_images_would_tell() -> None:
+def test_needed_number_of_images() -> None:
     def bounds(factor: float) -> object:
         return rate(0, round(3 * factor), 0.975)
 
@@ -83,7 +85,7 @@ def test_how_many_images_would_tell() -> None:
     assert rate(0, round(needed / 1.05), 0.975).high > 0.001
 
 
-def test_no_number_of_images_tells_a_share_from_itself() -> None:
+def test_no_number_of_images_is_enough_at_the_gate_itself() -> None:
     found = needed_images(
         lambda factor: rate(round(10 * factor), round(10_000 * factor), 0.975),
         0.001,
@@ -92,7 +94,7 @@ def test_no_number_of_images_tells_a_share_from_itself() -> None:
     assert found is None
 
 
-def test_shares_have_two_digits_and_more_where_they_would_read_the_same() -> None:
+def test_shares_have_two_digits_or_more_if_ambiguous() -> None:
     assert percent(0.000368) == "0.037%"
     assert percent(0.00104, beside=0.001) == "0.104%"
     assert percent(0.0011, beside=0.001) == "0.11%"

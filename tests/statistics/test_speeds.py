@@ -1,4 +1,4 @@
-"""Passes → speeds, ratios, percentiles: by property."""
+"""Speeds, ratios and percentiles derived from passes: properties."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_streams_add_up_to_the_throughput_of_a_round() -> None:
 
 
 @given(some_passes)
-def test_the_ratio_of_a_thing_with_itself_is_exactly_1(passes: list[Pass]) -> None:
+def test_ratio_of_a_candidate_to_itself_is_exactly_1(passes: list[Pass]) -> None:
     count = len(passes)
     assert speed_ratio(passes, passes) == Interval(value=1.0, low=1.0, high=1.0, passes=count)
 
@@ -83,7 +83,7 @@ def test_a_ratio_and_its_inverse_mirror_each_other(a: list[Pass], b: list[Pass])
 
 
 @given(some_passes, st.floats(0.01, 100))
-def test_calls_so_many_times_as_long_are_so_much_slower(passes: list[Pass], factor: float) -> None:
+def test_speed_is_inverse_to_call_time(passes: list[Pass], factor: float) -> None:
     slow = scaled(passes, factor)
     close(speed_ratio(slow, passes), (1 / factor,) * 3)
     before, after = throughput(passes, 10), throughput(slow, 10)
@@ -93,7 +93,7 @@ def test_calls_so_many_times_as_long_are_so_much_slower(passes: list[Pass], fact
 
 
 @given(some_passes, st.integers(1, 1000))
-def test_throughput_grows_with_the_images_a_call(passes: list[Pass], batch_size: int) -> None:
+def test_throughput_grows_with_images_per_call(passes: list[Pass], batch_size: int) -> None:
     one, many = throughput(passes, 1), throughput(passes, batch_size)
     assert one is not None
     assume(one.low > 1e-100 and one.high < 1e100)
@@ -105,20 +105,20 @@ def test_throughput_grows_with_the_images_a_call(passes: list[Pass], batch_size:
     [[], [a_pass()], [a_pass(*[a_round([0.1])] * 5)]],
     ids=["none", "no round", "one pass of five rounds"],
 )
-def test_too_few_rounds_carry_nothing(passes: list[Pass]) -> None:
+def test_too_few_rounds_give_no_interval(passes: list[Pass]) -> None:
     assert throughput(passes, 1) is None
     assert speed_ratio(passes, passes) is None
     assert repeat_ratio(passes) is None
 
 
-def test_one_pass_of_six_rounds_carries_an_interval() -> None:
+def test_one_pass_of_six_rounds_gives_an_interval() -> None:
     found = throughput([a_pass(*[a_round([0.1])] * 6)], 1)
     assert found is not None
     assert found.value == pytest.approx(10)
     assert found.passes == 1
 
 
-def test_a_pass_that_one_of_the_two_has_not_is_left_out_of_the_ratio() -> None:
+def test_pass_missing_on_one_side_is_left_out_of_the_ratio() -> None:
     fast, slow = a_pass(*[a_round([0.1])] * 3), a_pass(*[a_round([0.2])] * 3)
     found = speed_ratio([fast, fast, a_pass()], [slow, slow, fast])
     assert found is not None
@@ -154,7 +154,7 @@ def test_repeat_ratio_needs_two_passes_with_both() -> None:
 
 
 def calls(count: int) -> list[Pass]:
-    """So many calls, half of them in each of two streams; 1 ms, 2 ms, ..."""
+    """The given number of calls, half of them in each of two streams; 1 ms, 2 ms, ..."""
     found = [number / 1e3 for number in range(1, count + 1)]
     return [a_pass(a_round(found[::2], found[1::2]))]
 
@@ -170,9 +170,7 @@ def calls(count: int) -> list[Pass]:
         (299, [0.5, 0.9, 0.99]),
     ],
 )
-def test_a_percentile_has_a_value_only_where_the_calls_carry_it(
-    count: int, carried: list[float]
-) -> None:
+def test_percentile_has_a_value_only_with_enough_calls(count: int, carried: list[float]) -> None:
     found = latencies(calls(count))
     assert [each.share for each in found] == [0.5, 0.9, 0.99]
     assert [each.share for each in found if each.value is not None] == carried
@@ -181,7 +179,7 @@ def test_a_percentile_has_a_value_only_where_the_calls_carry_it(
         assert found[0].value == pytest.approx((count + 1) / 2e3)
 
 
-def test_without_calls_there_is_nothing_to_say() -> None:
+def test_no_calls_give_no_statistics() -> None:
     assert latencies([a_pass()]) == ()
     assert call_outliers([]) is None
 

@@ -1,4 +1,4 @@
-"""Augmentation: small moves, of each image its own, that keep what an image is."""
+"""Augmentation: small transformations, different for each image, that keep its content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def moved(images: Tensor, *, black: float = 0.0, seed: int = 0) -> Tensor:
     return move_a_little(images, torch.full((1, images.shape[1], 1, 1), black))
 
 
-def test_each_image_moves_in_its_own_way_and_channels_together() -> None:
+def test_each_image_is_transformed_independently_with_equal_channels() -> None:
     digits = torch.from_numpy(load_dataset("test").images[:1] / 255).float()
     found = moved(digits.expand(50, 3, 28, 28))
     assert found.shape == (50, 3, 28, 28)
@@ -23,7 +23,7 @@ def test_each_image_moves_in_its_own_way_and_channels_together() -> None:
     assert torch.equal(found[:, 0], found[:, 2])
 
 
-def test_what_comes_in_is_black_and_the_ink_stays() -> None:
+def test_empty_areas_are_black_and_ink_is_preserved() -> None:
     digits = torch.from_numpy(load_dataset("test").images[:200] / 255).float()
     black = -0.42
     normalised = digits / 0.3 + black
@@ -35,8 +35,8 @@ def test_what_comes_in_is_black_and_the_ink_stays() -> None:
 
 
 @pytest.mark.parametrize("size", [(28, 28), (24, 48)])
-def test_a_move_is_small_whatever_the_shape_of_the_image(size: tuple[int, int]) -> None:
-    """A dot stays within what 10 degrees, a tenth of shift and a tenth of zoom can do."""
+def test_transformations_are_small_for_any_image_shape(size: tuple[int, int]) -> None:
+    """A dot stays within the reach of 10 degrees, a tenth of shift and a tenth of zoom."""
     height, width = size
     dots = torch.zeros(500, 1, height, width)
     row, column = height // 4, width // 4

@@ -1,4 +1,4 @@
-"""Dropout by bytes: the same distribution, gradient and eval mode as PyTorch's own."""
+"""Byte dropout: the same distribution, gradient and eval mode as PyTorch's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.training.dropout import ByteDropout, with_cheap_dropout
 
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.9])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_share_scale_and_independence(p: float, memory_format: torch.memory_format) -> None:
+def test_dropped_share_scale_and_independence(p: float, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
     ones = torch.ones(50, 64, 12, 12).to(memory_format=memory_format)
     found = ByteDropout(p)(ones)
@@ -28,7 +28,7 @@ def test_share_scale_and_independence(p: float, memory_format: torch.memory_form
         assert abs(neighbours) < 5 / found.numel() ** 0.5
 
 
-def test_gradient_goes_where_values_went() -> None:
+def test_gradient_follows_the_kept_values() -> None:
     values = torch.rand(7, 13, requires_grad=True)
     found = ByteDropout(0.5)(values)
     found.sum().backward()

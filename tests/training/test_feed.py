@@ -1,4 +1,4 @@
-"""Feeds: all three bring the same images, normalised, with their labels."""
+"""Feeds: all three deliver the same normalised images with their labels."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def mapped(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     return load_dataset("train", tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 on forks
+@pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded:DeprecationWarning"
+)  # Python 3.12 warns on forks
 @pytest.mark.parametrize(
     "feed",
     [Resident, Streamed, OneByOne, partial(OneByOne, workers=2)],
     ids=["resident", "streamed", "one by one", "by workers"],
 )
-def test_batches_are_the_rows_normalised(mapped: Dataset, feed: type[Resident]) -> None:
+def test_batches_contain_the_normalised_rows(mapped: Dataset, feed: type[Resident]) -> None:
     channels = mapped.images.shape[1]
     spec = InputSpec(
         shape=(channels, 9, 7),
@@ -51,9 +53,7 @@ def test_batches_are_the_rows_normalised(mapped: Dataset, feed: type[Resident]) 
         assert labels.dtype == torch.int64
 
 
-def test_data_that_fits_lies_on_the_device_and_files_are_streamed(
-    mapped: Dataset, tmp_path: Path
-) -> None:
+def test_small_data_is_resident_and_files_are_streamed(mapped: Dataset, tmp_path: Path) -> None:
     spec = InputSpec(shape=(1, 28, 28), mean=(0.1,), std=(0.3,))
     assert isinstance(mapped.images, MappedImages)
     assert isinstance(make_feed(mapped, spec, "cpu"), Resident)

@@ -1,4 +1,4 @@
-"""The order of images: every image once an epoch, shuffled, the same wherever one begins."""
+"""The order of images: every image once per epoch, shuffled, independent of the starting point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZES = {
 
 
 @given(**SIZES, processes=some.integers(1, 4))
-def test_each_epoch_has_every_image_once_whoever_shares_it(
+def test_each_epoch_has_every_image_once_for_any_number_of_processes(
     images: int, batch_size: int, epochs: float, seed: int, processes: int
 ) -> None:
     images, batch_size = images + processes, batch_size * processes
@@ -43,7 +43,7 @@ def test_each_epoch_has_every_image_once_whoever_shares_it(
     assert done == order.steps
 
 
-def test_order_and_seeds_depend_on_the_place_alone() -> None:
+def test_order_and_seeds_depend_only_on_the_position() -> None:
     order = Order(images=50, batch_size=10, epochs=3, seed=5)
     again = Order(images=50, batch_size=10, epochs=3, seed=5)
     other = Order(images=50, batch_size=10, epochs=3, seed=6)
@@ -82,4 +82,6 @@ def test_the_hardest_images_come_in_random_order() -> None:
     batches = order.epoch(1, losses=losses)
     assert sorted(torch.cat(batches).tolist()) == list(range(500, 1000))
     assert torch.cat(batches).tolist() != list(range(500, 1000))
-    assert max(batch.float().std() for batch in batches) > 100  # hard and less hard in each
+    assert (
+        max(batch.float().std() for batch in batches) > 100
+    )  # each batch has hard and less hard ones

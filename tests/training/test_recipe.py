@@ -1,4 +1,4 @@
-"""Recipes: options come from where they should, and the learning rate follows its schedule."""
+"""Recipes: options come from the right source, and the learning rate follows its schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MACHINE = {"device": "cpu", "threads": 2, "processes": 1}
 NOTHING = dict.fromkeys(["recipe", "epochs", "batch_size", "lr", "seed", "augment", "limit"])
 
 
-def test_what_is_not_given_is_the_recipes_or_the_machines() -> None:
+def test_default_options_come_from_recipe_or_machine() -> None:
     fast = choose_options(NOTHING, MACHINE, None)
     assert (fast.recipe, fast.epochs, fast.seed, fast.threads) == (
         *("fast", RECIPES["fast"].epochs),
@@ -41,7 +41,7 @@ def test_an_interrupted_training_keeps_its_options_and_refuses_others() -> None:
         choose_options({**NOTHING, "limit": 50}, MACHINE, before.record())
 
 
-def test_options_that_are_not_known_are_not_guessed() -> None:
+def test_unknown_options_of_an_earlier_training_are_not_guessed() -> None:
     record = choose_options(NOTHING, MACHINE, None).record()
     del record["recipe"], record["processes"]
     with pytest.raises(OutputError, match="trained without --nproc-per-node, --recipe; choose"):
@@ -60,7 +60,7 @@ def test_values_out_of_range_name_their_flag(name: str, value: float) -> None:
         choose_options({**NOTHING, name: value}, MACHINE, None)
 
 
-def test_a_batch_that_cannot_be_shared_evenly_names_one_that_can() -> None:
+def test_uneven_batch_size_error_suggests_an_even_one() -> None:
     with pytest.raises(SettingError, match=r"3 processes cannot share it evenly; try .* 102"):
         choose_options(NOTHING, {**MACHINE, "processes": 3}, None)
 
@@ -79,6 +79,6 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_nearly_nothing(steps: int, lr:
         assert 0.15 < peak / steps < 0.25
 
 
-def test_the_plain_recipe_keeps_its_rate() -> None:
+def test_plain_recipe_has_a_constant_learning_rate() -> None:
     options: Any = choose_options({**NOTHING, "recipe": "plain"}, MACHINE, None)
     assert {learning_rate(step, 900, options) for step in range(900)} == {0.001}

@@ -1,4 +1,4 @@
-"""Training: the options do what they say, and the same seed gives the same weights."""
+"""Training: the options have their documented effect, and the same seed gives the same weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(
     assert len({sha256(3, "e"), sha256(4, "f"), sha256(3, "g", augment=True)}) == 3
 
 
-def test_training_leaves_the_callers_generator_alone(small_data: Path, tmp_path: Path) -> None:
+def test_training_does_not_change_the_callers_random_state(
+    small_data: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(5)
     wanted = torch.rand(1)
     torch.manual_seed(5)
@@ -51,7 +53,7 @@ def test_training_leaves_the_callers_generator_alone(small_data: Path, tmp_path:
     assert torch.equal(torch.rand(1), wanted)
 
 
-def test_progress_tells_loss_and_speed(small_data: Path, tmp_path: Path) -> None:
+def test_progress_reports_loss_and_speed(small_data: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int, str]] = []
     train(
         out=tmp_path / "ck",
@@ -100,7 +102,7 @@ def test_existing_checkpoint_is_refused_before_training(own_checkpoint: Path) ->
     assert (own_checkpoint / "weights.safetensors").read_bytes() == before
 
 
-def test_loss_that_explodes_stops_with_what_to_try(small_data: Path, tmp_path: Path) -> None:
+def test_infinite_loss_stops_training_with_advice(small_data: Path, tmp_path: Path) -> None:
     wanted = r"step \d+ of 6 of epoch \d+, at a learning rate of \S+; try --lr 1e\+29"
     with pytest.raises(SettingError, match=wanted):
         train(out=tmp_path / "ck", data=small_data, epochs=3, lr=1e30)
@@ -114,7 +116,7 @@ def test_a_fraction_of_an_epoch_ends_within_it(small_data: Path, tmp_path: Path)
     assert checkpoint.training.options["epochs"] == 1.5
 
 
-def test_a_folder_of_images_trains_as_well(tmp_path: Path) -> None:
+def test_training_on_a_folder_of_images(tmp_path: Path) -> None:
     digits = load_dataset("train").head(120)
     write_images(tmp_path / "pictures", digits.images[:], digits.labels.tolist())
     found = train(out=tmp_path / "ck", data=tmp_path / "pictures", epochs=2, batch_size=40)
@@ -124,26 +126,26 @@ def test_a_folder_of_images_trains_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_that_is_missing_is_said(tmp_path: Path) -> None:
+def test_missing_cuda_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="finds no CUDA device"):
         train(out=tmp_path / "ck", device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_trains_where_there_is_one(small_data: Path, tmp_path: Path) -> None:
+def test_training_on_cuda_if_available(small_data: Path, tmp_path: Path) -> None:
     checkpoint = train(out=tmp_path / "ck", data=small_data, epochs=1)
     assert checkpoint.training is not None
     assert checkpoint.training.options["device"] == "cuda"
 
 
-def test_other_data_brings_its_own_shape_classes_and_statistics(tmp_path: Path) -> None:
+def test_shape_classes_and_statistics_come_from_the_data(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     folder = tmp_path / "colours"
     folder.mkdir()
     for split in ("train", "test"):
         labels = np.arange(60, dtype=np.uint8) % 3
         images = random.integers(0, 40, (60, 3, 12, 16), dtype=np.uint8)
-        images[np.arange(60), labels] += 200  # the class is the channel that is bright
+        images[np.arange(60), labels] += 200  # the class is the bright channel
         write_idx(folder / f"{split}-images-idx4-ubyte", images)
         write_idx(folder / f"{split}-labels-idx1-ubyte.gz", labels)
     checkpoint = train(out=tmp_path / "ck", data=folder, epochs=8, batch_size=10)

@@ -1,4 +1,4 @@
-"""Memory that does not suffice: the error names what would do."""
+"""Out of memory: the error names a batch size that fits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.training.memory import explained
 
 
 class Held:
-    """What a step has computed so far."""
+    """The intermediate results of a step."""
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ class Held:
     [
         (300, "with 1000 images; --batch-size 250 fits"),
         (1, "--batch-size 1 fits"),
-        (0, "not even a single one fits"),
+        (0, "not even a single image fits"),
     ],
 )
-def test_half_a_quarter_and_so_on_are_tried(room: int, advice: str) -> None:
+def test_smaller_batch_sizes_are_tried_by_halving(room: int, advice: str) -> None:
     def step(images: int) -> None:
         if images > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
@@ -32,7 +32,7 @@ def test_half_a_quarter_and_so_on_are_tried(room: int, advice: str) -> None:
         step(1000)
 
 
-def test_what_failed_holds_no_memory_while_others_are_tried() -> None:
+def test_failed_step_frees_its_memory_before_retries() -> None:
     held: list[weakref.ref[Held]] = []
 
     def step(images: int) -> None:
@@ -47,12 +47,12 @@ def test_what_failed_holds_no_memory_while_others_are_tried() -> None:
     assert len(held) == 4
 
 
-def test_with_others_nothing_is_tried() -> None:
+def test_no_smaller_batch_is_tried_with_several_processes() -> None:
     with pytest.raises(SettingError, match="try a smaller --batch-size"), explained(8, None):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
 
-def test_enough_memory_and_other_errors_pass() -> None:
+def test_success_and_other_errors_pass_through() -> None:
     with explained(10, lambda images: pytest.fail("must not try")):
         pass
     with pytest.raises(ValueError, match="else"), explained(10, print):

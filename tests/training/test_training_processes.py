@@ -1,4 +1,4 @@
-"""Several processes train one model: they average their gradients, and one writes and speaks."""
+"""Several processes train one model: they average their gradients, and one writes and prints."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ with joined("cpu") as processes:
 
 
 def torchrun(*command: object) -> list[str]:
-    """Two processes on this machine, at a port that is free."""
+    """Start two processes on this machine, on a free port."""
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     start += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     return [*start, *map(str, command)]
 
 
 def test_processes_average_their_gradients(tmp_path: Path) -> None:
-    """So that all have the weights of one process that has the whole batch."""
+    """All processes get the weights of one process that has the whole batch."""
     script = tmp_path / "averaging.py"
     script.write_text(AVERAGING)
     for start in ([sys.executable, str(script)], torchrun(script)):
@@ -65,7 +65,7 @@ def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert together.returncode == 0, together.stderr
-    record = json.loads(together.stdout)  # of one process alone
+    record = json.loads(together.stdout)  # from one process only
     assert record["training"]["options"]["processes"] == 2
     assert together.stderr.count("epoch 1: 6/6") == 1
     alone = train(out=tmp_path / "one", data=small_data, epochs=3, threads=1)

@@ -1,4 +1,4 @@
-"""A training that was killed goes on as if it had not been, and nothing of it is lost or mixed."""
+"""An interrupted training continues exactly, and none of its state is lost or mixed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from toolkit.training.train import train
 
 
 class Killed(BaseException):
-    """Nothing in the training catches it: the next best thing to SIGKILL within a process."""
+    """Nothing in the training catches it: the closest equivalent of SIGKILL within a process."""
 
 
 def killed_after(steps: int) -> Progress:
-    """Progress that ends the training once so many steps were told, wherever that is."""
+    """Progress that ends the training after this many steps, wherever that is."""
     left = [steps]
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
@@ -34,7 +34,7 @@ def killed_after(steps: int) -> Progress:
 
 
 def written_to(told: list[tuple[str, int]]) -> Progress:
-    """Progress that keeps what it is told."""
+    """Progress that records its calls."""
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
         told.append((label, done))
@@ -44,14 +44,14 @@ def written_to(told: list[tuple[str, int]]) -> Progress:
 
 @pytest.fixture
 def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress after each step, so that a training may be ended in any."""
+    """Progress after each step, so that a training can be ended in any step."""
     monkeypatch.setattr("toolkit.training.log._EVERY_S", 0.0)
 
 
 @pytest.mark.usefixtures("every_step_told")
 @pytest.mark.parametrize("recipe", ["fast", "plain"])
 @pytest.mark.parametrize("every_s", [1e-9, 3600], ids=["kept-each-step", "kept-at-the-start"])
-def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
+def test_training_resumed_from_any_point_gives_the_same_weights(
     small_data: Path, tmp_path: Path, recipe: str, every_s: float
 ) -> None:
     options: dict[str, Any] = {"recipe": recipe, "data": small_data, "batch_size": 200,
@@ -68,7 +68,7 @@ def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
         found = train(out=out, data=small_data, resume=True, progress=written_to(told))
         label, done = next(each for each in told if each[0] != "epochs")
         first_step = 3 * (int(label.split()[1]) - 1) + done
-        assert first_step == kept.position.step + 1  # it did not start over
+        assert first_step == kept.position.step + 1  # it did not start again
         assert (kept.position.step > 0) == (every_s < 1 and steps > 2)
         assert found.sha256 == wanted.sha256, steps
         assert found.training is not None
@@ -79,7 +79,7 @@ def test_a_training_ended_anywhere_goes_on_to_the_same_weights(
 
 
 @pytest.mark.usefixtures("every_step_told")
-def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
+def test_interrupted_training_state_is_neither_lost_nor_mixed(
     small_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "ck"
@@ -89,7 +89,7 @@ def test_what_an_interrupted_training_left_is_neither_lost_nor_mixed(
         train(out=out, data=small_data, epochs=2, seed=4)
     with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
         train(out=out, data=small_data, seed=5, resume=True)
-    with pytest.raises(SettingError, match=r"--resume goes on, --force starts over"):
+    with pytest.raises(SettingError, match=r"--resume continues and --force starts again"):
         train(out=out, data=small_data, resume=True, force=True)
     with pytest.raises(DatasetError, match=r"--resume: the data is not what the training began"):
         train(out=out, resume=True)
@@ -117,14 +117,14 @@ def test_a_damaged_state_is_one_line_on_stderr(cli: Cli, small_data: Path, tmp_p
     assert json.loads(result.stdout)["sha256"] == train(out=tmp_path / "whole", **options).sha256
 
 
-def test_resume_where_nothing_was_begun_begins(small_data: Path, tmp_path: Path) -> None:
+def test_resume_without_a_state_starts_a_training(small_data: Path, tmp_path: Path) -> None:
     found = train(out=tmp_path / "new", data=small_data, epochs=1, resume=True)
     assert found.sha256 == train(out=tmp_path / "other", data=small_data, epochs=1).sha256
 
 
 @pytest.mark.usefixtures("no_child_is_left")
-def test_sigkill_at_random_moments(small_data: Path, tmp_path: Path) -> None:
-    """Real processes and a real signal; benchmarks/kills.py does it a hundred times."""
+def test_training_survives_sigkill_at_random_times(small_data: Path, tmp_path: Path) -> None:
+    """Real processes and a real signal; benchmarks/kills.py does this a hundred times."""
     options = ("--data", str(small_data), "--epochs", "4")
     wanted, found = killed_and_resumed(tmp_path, options, kills=2, seed=0)
     assert found == [wanted] * 2

@@ -1,4 +1,4 @@
-"""The state of a training on disk: whole, or known to be damaged; the last two are kept."""
+"""The training state on disk: complete, or known to be damaged; the last two are kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def state(step: int) -> State:
     return State(position=position, tensors={"losses": torch.arange(step + 1.0)})
 
 
-def test_what_is_written_is_read_and_two_are_kept(tmp_path: Path) -> None:
+def test_state_round_trips_and_the_last_two_are_kept(tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
     assert not has_state(tmp_path)
     for step in (0, 7, 1000):
@@ -51,14 +51,14 @@ def test_what_is_written_is_read_and_two_are_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(OutputError, match="interrupted after step 1000; go on with it"):
         refuse_to_forget(tmp_path)
-    (tmp_path / ".step-000000001.abc.safetensors.x.part").touch()  # of a killed process
+    (tmp_path / ".step-000000001.abc.safetensors.x.part").touch()  # left by a killed process
     forget_states(tmp_path)
     assert list(tmp_path.iterdir()) == []
     refuse_to_forget(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
-def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, damage: str) -> None:
+def test_damaged_state_is_reported_and_the_previous_one_used(tmp_path: Path, damage: str) -> None:
     write_state(tmp_path, state(5))
     write_state(tmp_path, state(9))
     last = max(tmp_path.iterdir())
@@ -73,7 +73,7 @@ def test_a_damaged_state_is_said_and_the_one_before_it_taken(tmp_path: Path, dam
     assert "\n" not in str(warned[0].message)
     write_state(tmp_path, state(6))
     assert [path.name[:14] for path in sorted(tmp_path.iterdir())] == [
-        *("step-000000005", "step-000000006")  # what is damaged is not one of the two
+        *("step-000000005", "step-000000006")  # damaged states do not count as one of the two
     ]
     for path in tmp_path.iterdir():
         path.write_bytes(b"x")
@@ -100,8 +100,8 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tuned", [True, False])
-def test_weights_and_optimizer_go_on_as_if_nothing_had_happened(tuned: bool) -> None:
-    """Also in channels_last, whose strides an optimizer's state must share."""
+def test_resumed_weights_and_optimizer_match_an_uninterrupted_run(tuned: bool) -> None:
+    """Also with channels_last, whose strides an optimizer's state must share."""
 
     def steps(count: int, model: ReferenceCNN, taken: dict[str, torch.Tensor]) -> None:
         step, optimizer = make_step(model, "cpu", 4, tuned=tuned, processes=Processes())

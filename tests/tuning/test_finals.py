@@ -1,4 +1,4 @@
-"""Finalists by hand: who is measured afresh, and who of those is recommended."""
+"""Handmade finalists: which are measured again, and which of them is recommended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPREAD = (1.0, 1.01, 0.99, 1.0, 1.02, 0.98)
 
 
 def entry(name: str, call_s: float, *, flips: int = 0) -> Entry:
-    """A finalist that passed, with six passes that differ in their own order."""
+    """A finalist that passed, with six passes in its own order."""
     shift = len(name)
     found = tally(name, *(call_s * factor for factor in (*SPREAD[shift:], *SPREAD[:shift])))
     report = replace(PASSED, flips=flips)
@@ -29,7 +29,7 @@ def measured_again(entries: Sequence[Entry], *calls_s: float) -> None:
         each.tally = entry(each.candidate.runtime.name, call_s).tally
 
 
-def test_those_that_may_be_the_fastest_lead_and_the_runner_up_in_any_case() -> None:
+def test_possible_winners_and_the_runner_up_lead() -> None:
     far, slow = entry("a", 0.4), entry("bc", 0.2)
     fast, close = entry("def", 0.1), entry("ghij", 0.1001)
     assert lead([far, slow, fast, close], ANY) == [fast, close]
@@ -37,13 +37,13 @@ def test_those_that_may_be_the_fastest_lead_and_the_runner_up_in_any_case() -> N
     assert lead([], ANY) == []
 
 
-def test_the_pareto_set_is_of_the_heat_side_by_side() -> None:
+def test_pareto_set_comes_from_the_interleaved_heat() -> None:
     slow, fast = entry("slow", 0.2), entry("fast", 0.1)
     lead([slow, fast], ANY)
     assert (slow.pareto, fast.pareto) == (False, True)
 
 
-def test_new_passes_decide_and_the_heat_before_orders_equals() -> None:
+def test_new_passes_decide_and_ties_keep_the_earlier_order() -> None:
     first, second = entry("a", 0.1), entry("bcd", 0.101)
     leading = lead([first, second], ANY)
     assert leading == [first, second]
@@ -52,17 +52,17 @@ def test_new_passes_decide_and_the_heat_before_orders_equals() -> None:
     measured_again(leading, 0.1, 0.05)
     best, close, why = choose(leading, [first, second], ANY)
     assert (best, close) == (second, [])
-    assert why.startswith("the fastest that is still the model")
+    assert why.startswith("the fastest configuration that passes verification")
 
 
-def test_of_equals_the_one_that_flips_least_is_taken() -> None:
+def test_tie_is_decided_by_fewest_flips() -> None:
     exact, fast = entry("abc", 0.101), entry("f", 0.1, flips=3)
     best, close, why = choose(lead([exact, fast], ANY), [exact, fast], ANY)
     assert (best, close) == (exact, [fast])
-    assert why.startswith("of the fastest, which are too close to call")
+    assert why.startswith("among the fastest, which are too close to call")
 
 
-def test_one_that_breaks_afresh_leaves_the_next() -> None:
+def test_failure_in_the_new_measurement_promotes_the_next() -> None:
     fast, second, third = entry("fast", 0.1), entry("second", 0.15), entry("third", 0.2)
     finalists = [fast, second, third]
     leading = lead(finalists, ANY)
@@ -75,7 +75,7 @@ def test_one_that_breaks_afresh_leaves_the_next() -> None:
     assert choose(leading, finalists, ANY) == (None, [], "nothing passed and kept the constraints")
 
 
-def test_constraints_hold_for_the_new_passes_too() -> None:
+def test_constraints_apply_to_the_new_passes() -> None:
     wanted = Constraints(max_latency_s=0.12)
     fast, second = entry("fast", 0.1), entry("second", 0.11)
     leading = lead([fast, second], wanted)

@@ -1,4 +1,4 @@
-"""The Pareto set and the recommendation, as properties and by example."""
+"""The Pareto set and the recommendation: properties and examples."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def better(one: Trial, other: Trial) -> bool:
 
 
 @given(TRIALS)
-def test_what_is_in_is_beaten_by_none_and_what_is_out_by_one_that_is_in(
+def test_pareto_set_is_undominated_and_dominates_the_rest(
     trials: list[Trial],
 ) -> None:
     found = pareto_set(trials)
@@ -87,7 +87,7 @@ def test_what_is_in_is_beaten_by_none_and_what_is_out_by_one_that_is_in(
             assert any(other.name in found for other in beaten_by)
 
 
-def test_equals_stay_both() -> None:
+def test_equal_trials_both_stay_in_the_pareto_set() -> None:
     assert pareto_set([trial("a"), trial("b"), trial("c", speed=99)]) == {"a", "b"}
 
 
@@ -104,17 +104,17 @@ def test_equals_stay_both() -> None:
         ({"size_bytes": 1000}, True),
     ],
 )
-def test_constraints(changes: dict[str, object], kept: bool) -> None:
+def test_constraints_filter_trials(changes: dict[str, object], kept: bool) -> None:
     wanted = Constraints(max_latency_s=0.010, max_size_bytes=1000)
     assert keeps(replace(trial("a"), **changes), wanted) is kept  # type: ignore[arg-type]
 
 
-def test_one_alone_is_preferred() -> None:
+def test_single_trial_is_preferred() -> None:
     best, close = preferred([trial("a", flips=3)])
     assert (best.name, close) == ("a", [])
 
 
-def test_of_those_too_close_the_one_that_flips_least_then_the_smallest_then_the_first() -> None:
+def test_tie_is_decided_by_flips_then_size_then_order() -> None:
     three, two, one = (
         trial("a", flips=3),
         trial("b", flips=1, size=20),
@@ -126,6 +126,6 @@ def test_of_those_too_close_the_one_that_flips_least_then_the_smallest_then_the_
     assert preferred([trial("a"), trial("b")])[0].name == "a"
 
 
-def test_nothing_to_prefer() -> None:
+def test_no_trials_is_an_error() -> None:
     with pytest.raises(ValueError, match="no trial"):
         preferred([])

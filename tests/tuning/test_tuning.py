@@ -1,4 +1,4 @@
-"""Tuning on real runtimes: what is recommended passed, was measured, and can be measured again."""
+"""Tuning on real runtimes: the recommendation passed, was measured, and can be measured again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNTIMES = ("torchscript", "onnxruntime")
 
 @pytest.fixture(scope="module", autouse=True)
 def short_heats() -> Iterator[None]:
-    """What is tested here is what follows from speeds, not how exact they are."""
+    """The tests check what follows from speeds, not how exact they are."""
     with pytest.MonkeyPatch.context() as patch:
         short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
         for name in ("_FIRST", "_SECOND"):
@@ -51,7 +51,7 @@ def tuned(artifacts: Path, small_data: Path) -> Tuning:
     )
 
 
-def test_what_is_recommended_passed_in_the_last_heat_and_is_in_the_pareto_set(
+def test_recommendation_passed_the_last_heat_and_is_in_the_pareto_set(
     tuned: Tuning,
 ) -> None:
     assert tuned.recommended is not None
@@ -68,7 +68,7 @@ def test_what_is_recommended_passed_in_the_last_heat_and_is_in_the_pareto_set(
     assert (baseline.status, baseline.stage, baseline.flips) == ("passed", 4, 0)
 
 
-def test_all_are_tried_in_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> None:
+def test_all_candidates_run_with_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> None:
     stages = [each.stage for each in tuned.trials]
     single = [each for each in tuned.trials if each.configuration.settings.all_threads == 1]
     kinds = {(each.configuration.runtime, each.configuration.precision) for each in single}
@@ -80,7 +80,7 @@ def test_all_are_tried_in_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> No
     assert all(each.accuracy is None for each in tuned.trials if each.stage == 1)
 
 
-def test_the_file_says_the_same_and_bench_takes_it(
+def test_tuning_file_matches_the_result_and_bench_reads_it(
     tuned: Tuning, artifacts: Path, small_data: Path, cli: Cli
 ) -> None:
     path = artifacts.parent / "tuning.json"
@@ -96,14 +96,16 @@ def test_the_file_says_the_same_and_bench_takes_it(
         assert row["settings"] == to_json(tuned.chosen.settings)
 
 
-def test_settings_exclude_what_they_decide(tuned: Tuning, artifacts: Path, cli: Cli) -> None:
+def test_settings_file_excludes_the_options_that_it_sets(
+    tuned: Tuning, artifacts: Path, cli: Cli
+) -> None:
     path = artifacts.parent / "tuning.json"
     result = cli("bench", "--settings", path, "--runtime", "eager")
     assert (result.exit_code, "--settings and --runtime" in result.stderr) == (2, True)
 
 
 @pytest.mark.slow
-def test_gates_find_the_exact_one_behind_a_faster_one_that_flips(artifacts: Path) -> None:
+def test_gates_select_an_exact_candidate_over_a_faster_one_with_flips(artifacts: Path) -> None:
     """8-bit activations flip at least one of 10,000 digits."""
     found = toolkit.tune(
         [artifacts], runtimes=["onnxruntime"], constraints=Constraints(max_flips=0)
@@ -113,10 +115,12 @@ def test_gates_find_the_exact_one_behind_a_faster_one_that_flips(artifacts: Path
     assert all((each.flips or 0) > 0 and not each.pareto for each in failed)
     assert found.chosen is not None
     assert (found.chosen.runtime, found.chosen.precision) == ("onnxruntime", "fp32")
-    assert found.recommended != found.baseline  # eager was not asked for
+    assert found.recommended != found.baseline  # eager was not requested
 
 
-def test_one_thread_tries_the_same_settings_in_each_heat(artifacts: Path, small_data: Path) -> None:
+def test_single_thread_uses_the_same_settings_in_each_heat(
+    artifacts: Path, small_data: Path
+) -> None:
     found = toolkit.tune(
         [artifacts], runtimes=["onnxruntime"], data=small_data, batch_size=20, threads=1
     )
@@ -142,14 +146,16 @@ def test_eager_can_be_recommended_and_measured_again(
         toolkit.bench([], data=small_data, tuned=other)
 
 
-def test_an_artifact_that_changed_since_is_refused(tuned: Tuning, artifacts: Path) -> None:
+def test_artifact_changed_since_tuning_is_refused(tuned: Tuning, artifacts: Path) -> None:
     assert tuned.chosen is not None
     other = replace(tuned.chosen, artifact_sha256="f" * 64)
     with pytest.raises(SettingError, match=r"is not what was tuned .*tune again"):
         toolkit.bench([artifacts], tuned=other)
 
 
-def test_nothing_keeps_the_constraints(artifacts: Path, small_data: Path, tmp_path: Path) -> None:
+def test_no_recommendation_if_nothing_keeps_the_constraints(
+    artifacts: Path, small_data: Path, tmp_path: Path
+) -> None:
     found = toolkit.tune(
         [artifacts],
         runtimes=["onnxruntime"],
@@ -179,7 +185,7 @@ def test_nothing_keeps_the_constraints(artifacts: Path, small_data: Path, tmp_pa
         ({"out": CHECKPOINT}, OutputError, "Is a directory"),
     ],
 )
-def test_bad_input(
+def test_bad_input_is_refused(
     artifacts: Path, options: dict[str, object], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -187,7 +193,7 @@ def test_bad_input(
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"schema_version": 99}'])
-def test_a_broken_file(tmp_path: Path, content: bytes, cli: Cli) -> None:
+def test_broken_tuning_file_is_refused(tmp_path: Path, content: bytes, cli: Cli) -> None:
     path = tmp_path / "tuning.json"
     path.write_bytes(content)
     result = cli("bench", "--settings", path)

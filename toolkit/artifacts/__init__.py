@@ -1,6 +1,6 @@
-"""Artifacts: a checkpoint as files that other runtimes load.
+"""Artifacts: the files exported from a checkpoint, which other runtimes load.
 
-`export.py` writes them, `manifest.py` records them, `conversion.py` runs converters in processes of
-their own, `calibration.py` picks the images for int8. `formats/` has one file per format,
-`parsers/` reads what a file holds, and `rounding/` tells how far its rounding should move logits.
+`export.py` writes them, `manifest.py` records them, `conversion.py` runs converters in separate
+processes, `calibration.py` selects the images for int8. `formats/` has one file per format,
+`parsers/` reads the content of files, and `rounding/` measures the expected rounding error.
 """

@@ -1,6 +1,6 @@
-"""Calibration: which training images the ranges of int8 artifacts are measured on.
+"""Calibration: the training images used to measure int8 ranges.
 
-In: the training set, a number, a seed. Out: model inputs, and the record that the manifest keeps.
+In: the training set, a number, a seed. Out: model inputs, and the record for the manifest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from toolkit.settings import check_positive, check_seed
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
-    """How many images of the training set in `data` (None: the bundled MNIST's), and which."""
+    """The number of images, and their selection, from the training set in `data` (None: bundled
+    MNIST)."""
 
     images: int = 500
     seed: int = 0
@@ -36,17 +37,17 @@ class CalibrationSettings:
 def draw(
     settings: CalibrationSettings, checkpoint: Checkpoint
 ) -> tuple[NDArray[np.float32], Calibration]:
-    """Inputs `[N,C,H,W]` of images drawn without replacement, and their record.
+    """Return inputs `[N,C,H,W]` of images drawn without replacement, and their record.
 
     Raises:
-        DatasetError: no training set there, it does not fit the model, or it has fewer images.
+        DatasetError: There is no training set, it does not fit the model, or it has fewer images.
     """
     dataset = load_dataset("train", settings.data)
     check_fits(dataset, checkpoint)
     if settings.images > len(dataset):
         raise DatasetError(
-            f"--calibration-images {settings.images}: the training set {dataset.record.name} has "
-            f"{len(dataset)} images"
+            f"--calibration-images {settings.images}: the training set {dataset.record.name} "
+            f"has only {len(dataset)} images"
         )
     random = np.random.default_rng(settings.seed)
     indices = np.sort(random.choice(len(dataset), settings.images, replace=False))
@@ -60,16 +61,17 @@ def draw(
 
 
 def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:
-    """Raise DatasetError where `dataset` has the images that an artifact was calibrated on: of
-    those its answers are better than they would be of others."""
+    """Raise DatasetError if `dataset` contains images that an artifact was calibrated on: the
+    artifact answers those better than other images."""
     own = _images_of(dataset.record.sha256)
     for artifact in artifacts:
         calibration = artifact.calibration
         if calibration is not None and own & _images_of(calibration.dataset.sha256):
             raise DatasetError(
-                f"{artifact.path} was calibrated on {calibration.images} images of the files that "
-                f"it shall now be verified on ({dataset.record.name}, {dataset.record.split}); "
-                "give other test images with --data, or export it again with other training images"
+                f"{artifact.path} was calibrated on {calibration.images} images of the same "
+                f"files that are now used to verify it ({dataset.record.name}, "
+                f"{dataset.record.split}); give other test images with --data, or export it "
+                "again with other training images"
             )
 
 

@@ -1,7 +1,7 @@
-"""Export in a process apart: a converter that crashes takes its own process with it.
+"""Export in a separate process, so that a converter that crashes ends only that process.
 
-The parent calls `export_apart`; the child runs this module. What converters put into the home or
-the temporary folder goes with the scratch folder.
+The parent calls `export_apart`; the child runs this module. Files that converters put into the home
+or the temporary folder are deleted with the scratch folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the child needs: names and paths only, it loads the checkpoint itself."""
+    """The input of the child: only names and paths; it loads the checkpoint itself."""
 
     format: str
     precision: Precision
@@ -49,10 +49,10 @@ def export_apart(
     measured: NDArray[np.float32] | None = None,
     timeout_s: float,
 ) -> Written:
-    """Write `path` in a child process; see `Request` for the rest.
+    """Write `path` in a child process; see `Request` for the arguments.
 
     Raises:
-        FailedRun: what the converter raised, or how its process ended, with what it printed last.
+        FailedRun: The exception of the converter, or how its process ended, with its last output.
     """
     with scratch_of("export") as scratch:
         np.save(scratch / "calibration.npy", calibration)
@@ -81,7 +81,7 @@ def export_apart(
 
 
 def main() -> None:
-    """The child's side."""
+    """Run in the child."""
     answer(_export, reason=lambda job, error: cannot_export(job["format"], error))
 
 
@@ -105,7 +105,7 @@ def _export(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def cannot_export(format: str, error: BaseException) -> str:
-    """The reason of a row."""
+    """Return the reason for a row."""
     return f"format {format} cannot export this model: {headline(error)}"
 
 

@@ -49,7 +49,7 @@ from toolkit.settings import check_positive
 
 @dataclass(frozen=True, kw_only=True)
 class FailedExport:
-    """A format that this model could not be written in, in this precision, and why."""
+    """A format and precision in which this model could not be written, and why."""
 
     format: str
     precision: Precision
@@ -58,8 +58,8 @@ class FailedExport:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What an export left behind: the manifest in `folder`, the paths there that were written now,
-    and what failed; the others were there already and matched."""
+    """The result of an export: the manifest in `folder`, the paths that were written now, and the
+    failures. Other artifacts already existed and matched."""
 
     folder: Path
     checkpoint: Path
@@ -74,7 +74,7 @@ class Export:
 
     @property
     def stored(self) -> tuple[StoredArtifact, ...]:
-        """The artifacts that were written now, whose bytes need no second check."""
+        """The artifacts written by this export; their bytes need no second check."""
         return tuple(
             StoredArtifact(record=each, path=self.folder / each.path, checkpoint=self.checkpoint)
             for each in self.artifacts
@@ -96,34 +96,34 @@ def export(
     timeout_s: float = 600.0,
     progress: Progress = silent,
 ) -> Export:
-    """Write the artifacts of a checkpoint, one a format and precision, and `manifest.json` beside
-    them.
+    """Write the artifacts of a checkpoint, one per format and precision, and their `manifest.json`.
 
     Args:
         checkpoint: Checkpoint folder.
         out: Folder for the artifacts.
-        formats: Names from `toolkit.artifacts.formats`, or `all`; none means the usual ones:
+        formats: Names from `toolkit.artifacts.formats`, or `all`; none means the default formats:
             TorchScript, ONNX and pt2.
-        precisions: Each format is written in those of them that it has.
-        calibration: Which training images int8 ranges are measured on; None is 500 of MNIST's.
-        isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
-        force: Export again what exists and matches, and replace another checkpoint's artifacts.
-        model: The model factory to trust, where it is not the toolkit's own.
-        record: The checkpoint's record, if this process has read and checked it before.
-        timeout_s: A converter that takes longer is ended.
-        progress: Told about each artifact.
+        precisions: Precisions to export; each format uses those that it supports.
+        calibration: Training images used to measure int8 ranges; None is 500 of MNIST's.
+        isas: Instruction sets on which int8 arithmetic must be exact; None is all.
+        force: Export again even if the artifact exists and matches, and replace the artifacts of
+            another checkpoint.
+        model: The model factory to trust, if it is not part of the toolkit.
+        record: The checkpoint's record, if this process has already read and checked it.
+        timeout_s: A converter that takes longer is stopped.
+        progress: Receives the progress of each artifact.
 
     Returns:
-        The manifest, and what was written. What fails does not stop the others; it stands in
-        `failures`.
+        The manifest, and what was written. A failure does not stop the other formats; it is listed
+        in `failures`.
 
     Raises:
-        UnknownNameError: an unknown format.
-        SettingError: a format that was named has none of the precisions.
-        DatasetError: int8 is asked for, and the training images are missing or do not fit.
-        CheckpointError: the checkpoint is missing or damaged, or its factory is not trusted.
-        ArtifactError: `out` holds the artifacts of another checkpoint.
-        OutputError: not writable or disk full; files that were there are untouched.
+        UnknownNameError: An unknown format.
+        SettingError: A named format supports none of the precisions.
+        DatasetError: int8 is requested, and the training images are missing or do not fit.
+        CheckpointError: The checkpoint is missing or damaged, or its factory is not trusted.
+        ArtifactError: `out` contains the artifacts of another checkpoint.
+        OutputError: Not writable, or the disk is full; existing files are unchanged.
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
@@ -139,7 +139,7 @@ def export(
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
     if (out / MANIFEST).exists() and manifest.artifacts:
-        write_manifest(out, manifest)  # the checkpoint's folder may be another now
+        write_manifest(out, manifest)  # the checkpoint's folder may have moved
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
@@ -178,11 +178,11 @@ def export(
 def choose_artifacts(
     formats: Sequence[str], precisions: Sequence[Precision]
 ) -> list[tuple[Format, Precision]]:
-    """Each chosen format with each of the precisions that it has.
+    """Return each chosen format with each of the precisions that it supports.
 
     Raises:
-        UnknownNameError: an unknown format or precision.
-        SettingError: a format that was named has none of the precisions.
+        UnknownNameError: An unknown format or precision.
+        SettingError: A named format supports none of the precisions.
     """
     for each in precisions:
         if each not in EXPORTED_PRECISIONS:
@@ -192,17 +192,18 @@ def choose_artifacts(
         own = [each for each in dict.fromkeys(precisions) if each in row.precisions]
         if not own and row.name in formats:
             raise SettingError(
-                f"--format {row.name} has the precisions {', '.join(row.precisions)}, but "
+                f"--format {row.name} supports the precisions {', '.join(row.precisions)}, but "
                 f"--precision names {', '.join(precisions)}; add --precision {row.precisions[0]}"
             )
         pairs += [(row, each) for each in own]
     if not pairs:
-        raise SettingError(f"no format named has the precision {', '.join(precisions)}")
+        raise SettingError(f"no named format supports the precision {', '.join(precisions)}")
     return pairs
 
 
 def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray[np.float32] | None:
-    """Training images to measure the expected error on, of formats that need none otherwise."""
+    """Return training images to measure the expected error on, for formats that need none
+    otherwise."""
     count = min(settings.images, MEASURED_IMAGES)
     try:
         return draw(replace(settings, images=count), record)[0]
@@ -211,10 +212,10 @@ def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:
-    """The manifest to add to: the one in `out`, or a new one.
+    """Return the manifest to extend: the one in `out`, or a new one.
 
-    Artifacts of what was in the same checkpoint folder before are stale and fall out of the
-    record; those of another checkpoint are kept unless `force`.
+    Artifacts of an earlier checkpoint in the same checkpoint folder are outdated and are removed
+    from the record. Those of another checkpoint are kept unless `force` is set.
     """
     source = relative_to(out, checkpoint)
     fresh = Manifest(
@@ -236,9 +237,9 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
         return replace(fresh, artifacts=old.artifacts)
     if old.checkpoint != source and not force:
         raise ArtifactError(
-            f"{out} holds artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not of "
-            f"{checkpoint}, {record.id}; choose another folder with --out, or replace them with "
-            "--force"
+            f"{out} contains artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not "
+            f"of {checkpoint}, {record.id}; choose another folder with --out, or replace them "
+            "with --force"
         )
     return fresh
 
@@ -254,7 +255,9 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
     artifacts = sorted(
         (*kept, artifact),
         key=lambda item: (
-            order.get(item.format, len(order)),  # last: those of a package that is gone
+            order.get(
+                item.format, len(order)
+            ),  # last: formats of a package that is no longer installed
             precisions.index(item.precision),
         ),
     )

@@ -1,4 +1,4 @@
-"""`manifest.json`: which artifacts lie in a folder, and proof that they are the recorded bytes.
+"""The manifest `manifest.json`: the artifacts of a folder, with checksums that are checked.
 
 In: folders or artifact files. Out: artifacts whose size and checksum were checked.
 """
@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredArtifact:
-    """An artifact's record, where its file is, and the checkpoint folder it names."""
+    """An artifact's record, the path of its file, and the checkpoint folder that it names."""
 
     record: Artifact
     path: Path
@@ -31,10 +31,10 @@ class StoredArtifact:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of `folder`; every artifact that it records is a file beside it.
+    """Return the manifest of `folder`; every artifact in it is a file in that folder.
 
     Raises:
-        ArtifactError: missing, not a manifest, or one that points out of its folder.
+        ArtifactError: Missing, not a manifest, or it names files outside its folder.
     """
     path = folder / MANIFEST
     try:
@@ -53,8 +53,8 @@ def read_manifest(folder: Path) -> Manifest:
     for record in manifest.artifacts:
         if Path(record.path).name != record.path:
             raise ArtifactError(
-                f"{path} records {record.path!r}, expected the name of a file beside it; "
-                "export again with toolkit export --force"
+                f"{path} records {record.path!r}, expected the name of a file in the same "
+                "folder; export again with toolkit export --force"
             )
     return manifest
 
@@ -65,15 +65,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def relative_to(folder: Path, target: Path) -> str:
-    """`target` as a manifest in `folder` names it: a relative path, so that both can move."""
+    """Return `target` as a manifest in `folder` names it: a relative path, so that both can be
+    moved."""
     return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
 
 
 def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
-    """All artifacts of the given folders and files, each checked, none twice.
+    """Return all artifacts of the given folders and files, each checked, without duplicates.
 
     Raises:
-        ArtifactError: nothing there, a file in no manifest, damaged, or of several checkpoints.
+        ArtifactError: Nothing there, a file in no manifest, damaged, or of several checkpoints.
     """
     if not paths:
         raise ArtifactError("no artifacts given; expected export folders or artifact files")
@@ -84,7 +85,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
         names = [record.path for record in manifest.artifacts]
         whole = folder == path
         if whole and not names:
-            raise ArtifactError(f"{folder / MANIFEST} records no artifact; run toolkit export")
+            raise ArtifactError(f"{folder / MANIFEST} lists no artifact; run toolkit export")
         if not whole and path.name not in names:
             raise ArtifactError(
                 f"{path} is not recorded in {folder / MANIFEST} (recorded: "
@@ -104,12 +105,12 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
 
 
 def check_artifact(path: Path, record: Artifact) -> None:
-    """Raise ArtifactError unless the file can be read, has the recorded size and checksum, and is
-    all that there is: weights in other files would not be checked."""
-    again = f"write it again with toolkit export --format {record.format} --force"
+    """Raise ArtifactError unless the file can be read, has the recorded size and checksum, and
+    refers to no other files: weights in other files would not be checked."""
+    again = f"export it again with toolkit export --format {record.format} --force"
     with _as_artifact_error(path):
         if not path.exists():
-            raise ArtifactError(f"no {path}, which its manifest records; {again}")
+            raise ArtifactError(f"no {path}, although its manifest lists it; {again}")
         size_bytes, found = size_of(path), sha256_of(path)
     if size_bytes != record.size_bytes:
         raise ArtifactError(
@@ -125,29 +126,30 @@ def check_artifact(path: Path, record: Artifact) -> None:
 
 
 def _refuse_external_data(path: Path) -> None:
-    """A file that is no ONNX is left to the runtime, which says so in its row."""
+    """Raise ArtifactError if an ONNX file has external data. If the file is not ONNX, the runtime
+    reports that in its row."""
     with _as_artifact_error(path), contextlib.suppress(ValueError):
         external = read_onnx(path).external
         if external:
             raise ArtifactError(
-                f"{path} keeps tensors in other files ({', '.join(external)}), which no checksum "
-                "in its manifest covers; expected one file: put them into it with "
-                f"onnx.save(onnx.load({str(path)!r}), {str(path)!r}), or write it again with "
+                f"{path} keeps tensors in other files ({', '.join(external)}), which no "
+                "checksum in its manifest covers; expected one file: merge them with "
+                f"onnx.save(onnx.load({str(path)!r}), {str(path)!r}), or export it again with "
                 "toolkit export --format onnx --force"
             )
 
 
 def _folder_of(path: Path) -> Path:
-    """The export folder that a path is, or lies in."""
+    """Return the export folder: the path itself, or the folder that contains it."""
     with _as_artifact_error(path):
         folder = path if path.is_dir() and not _is_artifact(path) else path.parent
         if not path.exists() and not (folder / MANIFEST).exists():
-            raise ArtifactError(f"no {path}; write it first with toolkit export --out {folder}")
+            raise ArtifactError(f"no {path}; create it first with toolkit export --out {folder}")
     return folder
 
 
 def _is_artifact(folder: Path) -> bool:
-    """Whether it is one of the artifacts that are folders, not an export folder."""
+    """Return whether the folder is an artifact, not an export folder."""
     try:
         beside = read_manifest(folder.parent)
     except ArtifactError:
@@ -164,8 +166,8 @@ def _as_artifact_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"cannot read {path}: {error.strerror or error}; expected a folder or file that "
-            "toolkit export wrote, readable from here"
+            f"cannot read {path}: {error.strerror or error}; expected a readable folder or file "
+            "that toolkit export wrote"
         ) from error
 
 
@@ -175,6 +177,6 @@ def _check_one_checkpoint(artifacts: list[StoredArtifact]) -> None:
         if stored.record.checkpoint_id != first.record.checkpoint_id:
             raise ArtifactError(
                 f"{stored.path} comes from checkpoint {stored.record.checkpoint_id}, but "
-                f"{first.path} from {first.record.checkpoint_id}; compare artifacts of "
-                "one checkpoint at a time, or write both again with toolkit export"
+                f"{first.path} from {first.record.checkpoint_id}; compare artifacts of one "
+                "checkpoint at a time, or export both again with toolkit export"
             )

@@ -1,4 +1,4 @@
-"""One artifact: calls the exporter of a format, and publishes the file with its record."""
+"""The writer of one artifact: calls the exporter of a format, and publishes the file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _LOW_DISK_BYTES = 64 << 20
 class ArtifactWriter:
     """Writes artifacts of one checkpoint into one folder.
 
-    `model` is the checkpoint's, `trusted` the factory that may be called in another process.
-    `images` are those that int8 ranges are measured on, as `drawn` records them; `measured` are
-    those that the expected error is measured on. All are float32 `[n,C,H,W]`, normalised.
+    `model` is the checkpoint's model, `trusted` the factory that may be called in another process.
+    int8 ranges are measured on `images`, which `drawn` records. The expected error is measured on
+    `measured`. Both are float32 `[n,C,H,W]`, normalised.
     """
 
     out: Path
@@ -43,7 +43,8 @@ class ArtifactWriter:
     timeout_s: float
 
     def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
-        """Whether the manifest records what would be written now, and it is there, undamaged."""
+        """Return whether the manifest records the same export, and the file exists and is
+        undamaged."""
         wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
         for old in manifest.artifacts:
             if (old.format, old.precision) != (row.name, precision):
@@ -60,12 +61,13 @@ class ArtifactWriter:
         return False
 
     def write(self, row: Format, precision: Precision) -> Artifact:
-        """Publish one artifact. Killed before its record is in the manifest, it is a file that the
-        manifest does not record, or records with another checksum: the next export writes it again.
+        """Publish one artifact. If the process is killed before the record is in the manifest, the
+        manifest does not record the file, or records another checksum; the next export then writes
+        it again.
 
         Raises:
-            FailedRun: it cannot be written.
-            OutputError: no place to write.
+            FailedRun: It cannot be written.
+            OutputError: The location is not writable, or the disk is full.
         """
         name = self.checkpoint.resolve().name
         path = self.out / f"{name}{'' if precision == 'fp32' else f'.{precision}'}{row.suffix}"
@@ -103,7 +105,7 @@ class ArtifactWriter:
     def _call_exporter(
         self, row: Format, precision: Precision, temporary: Path, path: Path
     ) -> Written:
-        """Write `temporary`, which is to become `path`."""
+        """Write `temporary`, which is later renamed to `path`."""
         exporter = load_exporter(row)
         shape = self.record.input.shape
         images = self.images if TRAITS[precision].calibrated else None
@@ -150,5 +152,5 @@ class ArtifactWriter:
 def _not_writable(path: Path, error: Exception) -> OutputError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(
-        f"cannot write {path}: {reason}; free space or choose another folder with --out"
+        f"cannot write {path}: {reason}; free disk space, or choose another folder with --out"
     )

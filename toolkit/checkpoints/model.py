@@ -1,4 +1,4 @@
-"""Builds a model from the factory that a checkpoint names.
+"""Builds a model from the factory named in a checkpoint.
 
 In: a model spec. Out: an `nn.Module` that maps float32 `[N,C,H,W]` to logits `[N,K]`.
 """
@@ -16,13 +16,13 @@ from toolkit.errors import CheckpointError, headline
 from toolkit.schema import ModelSpec
 
 REFERENCE_FACTORY = "toolkit.model:ReferenceCNN"
-"""What records call the reference CNN, wherever its code lies."""
+"""The name of the reference CNN in records, wherever its code is located."""
 
 
 class NamedClassifier(nn.Module):
-    """The user's model behind the names that every artifact has: `input` → `logits`.
+    """The user's model with the input and output names of every artifact: `input` → `logits`.
 
-    With `copy_input` the model gets a copy, and the caller's input stays as it is.
+    With `copy_input`, the model gets a copy, and the caller's input is not changed.
     """
 
     def __init__(self, model: nn.Module, *, copy_input: bool = False) -> None:
@@ -37,10 +37,11 @@ class NamedClassifier(nn.Module):
 
 
 def exportable(model: nn.Module, example: Tensor) -> NamedClassifier:
-    """The model as exporters get it, in eval mode; tried on a copy of `example`, `[N,C,H,W]`.
+    """Return the model for exporters, in eval mode; it is tried on a copy of `example`,
+    `[N,C,H,W]`.
 
-    A model that changes its input in place gets a copy in every artifact: some converters cannot
-    write such a model, and an artifact that spoils its caller's input surprises.
+    A model that changes its input in place gets a copy in every artifact. Some converters cannot
+    write such a model, and callers do not expect an artifact to change their input.
     """
     given = example.clone()
     with torch.no_grad():
@@ -52,11 +53,11 @@ def exportable(model: nn.Module, example: Tensor) -> NamedClassifier:
 def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     """Call the factory that `spec` names.
 
-    A checkpoint is data, and a factory is code: only the toolkit's own factory and the one that
-    the caller names as `trusted` are imported.
+    A checkpoint is data, and a factory is code: only the toolkit's own factory and the one that the
+    caller names as `trusted` are imported.
 
     Raises:
-        CheckpointError: the factory is not trusted, cannot be imported, or gives no module.
+        CheckpointError: The factory is not trusted, cannot be imported, or returns no module.
     """
     if spec.factory not in (REFERENCE_FACTORY, trusted):
         given = f" (--model names {trusted!r})" if trusted else ""
@@ -69,7 +70,8 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     except Exception as error:
         raise CheckpointError(
             f"cannot build the model with {spec.factory}({spec.arguments}): {headline(error)}; "
-            "expected package.module:function, importable from here, that takes these arguments"
+            "expected package.module:function that can be imported from here and takes these "
+            "arguments"
         ) from error
     if not isinstance(model, nn.Module):
         raise CheckpointError(
@@ -87,6 +89,6 @@ def _find_factory(name: str) -> Callable[..., object]:
 
 
 def example_input(shape: tuple[int, int, int], *, batch_size: int) -> Tensor:
-    """Float32 `[N,C,H,W]` noise from a fixed seed, for tracing."""
+    """Return float32 `[N,C,H,W]` noise from a fixed seed, for tracing."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch_size, *shape, generator=generator)

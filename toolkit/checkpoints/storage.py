@@ -1,9 +1,9 @@
 """Checkpoints on disk: a folder with `weights.safetensors` and `checkpoint.json`.
 
 In: a folder. Out: the record, and the model with its weights. A checkpoint is data: nothing is
-unpickled, and no code runs but the model factory that the user trusts; see
-`toolkit.checkpoints.model`.
-torch is imported only where weights are touched, so a driver can read the record without it.
+unpickled, and the only code that runs is the model factory that the user trusts; see
+`toolkit.checkpoints.model`. torch is imported only to access weights, so a driver can read the
+record without it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ RECORD = "checkpoint.json"
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and check `checkpoint.json`; the weights must have the checksum that it records.
+    """Read and check `checkpoint.json`; the weights must match the checksum in it.
 
     Raises:
-        CheckpointError: missing, not JSON, fields missing, weights that do not match.
+        CheckpointError: Missing, not JSON, fields missing, or weights that do not match.
     """
     record_path, weights_path = folder / RECORD, folder / WEIGHTS
     try:
@@ -54,9 +54,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     _check_input_spec(record.input, record_path)
     if found != record.sha256:
         raise CheckpointError(
-            f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; one of the two "
-            "was damaged, or replaced without the other: restore both, or make the checkpoint "
-            "again with toolkit train or toolkit import, and --force"
+            f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; one of the "
+            "two was damaged, or replaced without the other: restore both, or create the "
+            "checkpoint again with toolkit train or toolkit import, and --force"
         )
     return record
 
@@ -65,20 +65,22 @@ def _check_is_there(folder: Path) -> None:
     if folder.is_file():
         raise CheckpointError(
             f"{folder} is a file, expected a checkpoint folder with {WEIGHTS} and {RECORD}; "
-            "make one from a state_dict with: toolkit import FILE --model package.module:function"
+            "create one from a state_dict with: toolkit import FILE --model "
+            "package.module:function"
         )
     for path in (folder / RECORD, folder / WEIGHTS):
         if not path.is_file():
             raise CheckpointError(
-                f"no {path}; expected a checkpoint folder with {WEIGHTS} and {RECORD}: "
-                "make one with toolkit train or toolkit import"
+                f"no {path}; expected a checkpoint folder with {WEIGHTS} and {RECORD}: create "
+                "one with toolkit train or toolkit import"
             )
 
 
 def load_model(
     folder: Path, *, trusted: str | None = None, record: Checkpoint | None = None
 ) -> tuple[nn.Module, Checkpoint]:
-    """The model in eval mode on the CPU, its weights loaded and checked, and its record.
+    """Return the model in eval mode on the CPU, with its weights loaded and checked, and its
+    record.
 
     Args:
         folder: Checkpoint folder.
@@ -86,8 +88,8 @@ def load_model(
         record: The record, if this process has read and checked it before.
 
     Raises:
-        CheckpointError: as `read_checkpoint`; weights missing, unexpected, of another shape,
-            NaN or infinite; a model factory that is not trusted.
+        CheckpointError: As for `read_checkpoint`; weights that are missing, unexpected, of another
+            shape, NaN or infinite; a model factory that is not trusted.
     """
     from toolkit.checkpoints.model import build_model
 
@@ -99,27 +101,28 @@ def load_model(
 
 
 def load_same_model(folder: Path, expected: CheckpointId, *, trusted: str | None) -> nn.Module:
-    """The model of `load_model`, where the folder still holds the checkpoint that is expected.
+    """Return the model of `load_model` if the folder still holds the expected checkpoint.
 
     Raises:
-        CheckpointError: as `load_model`.
-        ArtifactError: it holds another one.
+        CheckpointError: As for `load_model`.
+        ArtifactError: The folder holds another checkpoint.
     """
     model, record = load_model(folder, trusted=trusted)
     if record.id != expected:
         raise ArtifactError(
-            f"{folder}: checkpoint {record.id}, expected {expected}; "
-            "it was replaced meanwhile: start again"
+            f"{folder}: checkpoint {record.id}, expected {expected}; it was replaced while this "
+            "command ran: start again"
         )
     return model
 
 
 def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Checkpoint:
-    """Write weights and record; returns the record with the weights' checksum and the versions.
+    """Write weights and record. Return the record with the checksum of the weights and the
+    versions.
 
     Raises:
-        OutputError: not writable or disk full.
-        CheckpointError: weights are NaN or infinite.
+        OutputError: Not writable, or the disk is full.
+        CheckpointError: Weights are NaN or infinite.
     """
     from safetensors.torch import save
 
@@ -137,7 +140,7 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
             versions=versions_of("toolkit", "torch", "torchvision", "safetensors"),
         )
         write_json(scratch / RECORD, to_json(record))
-        publish(weights, folder / WEIGHTS)  # both are written; only two renames are left
+        publish(weights, folder / WEIGHTS)  # both files are written; only two renames are left
         publish(scratch / RECORD, folder / RECORD)
     return record
 
@@ -160,14 +163,14 @@ def import_weights(
     classes: int,
     force: bool = False,
 ) -> Checkpoint:
-    """Make a checkpoint from a user's own `state_dict` file and the model factory it belongs to.
+    """Create a checkpoint from a user's `state_dict` file and the factory of its model.
 
-    `weights` is a `.safetensors` file or one that `torch.save(model.state_dict())` wrote; the
+    `weights` is a `.safetensors` file, or a file that `torch.save(model.state_dict())` wrote. The
     latter is read with `weights_only=True`, so nothing in it can run. The model is tried on one
     batch of two images: it must return `[2, classes]`.
 
     Raises:
-        CheckpointError: the file is refused or does not fit the model.
+        CheckpointError: The file is refused or does not fit the model.
     """
     from toolkit.checkpoints.model import build_model
 
@@ -197,7 +200,7 @@ def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str
     with torch.inference_mode():
         try:
             logits = module(example_input(spec.shape, batch_size=2))
-        except Exception as error:  # the user's code, which may raise anything
+        except Exception as error:  # the user's code may raise anything
             raise CheckpointError(
                 f"{factory} does not run on an input of shape {[2, *spec.shape]}: "
                 f"{headline(error)}; correct --input-shape"
@@ -215,7 +218,7 @@ def _check_input_spec(spec: InputSpec, where: Path) -> None:
     if min(spec.shape) < 1 or len(spec.mean) != channels or len(spec.std) != channels:
         raise CheckpointError(
             f"{where}: input spec has shape {list(spec.shape)}, mean {list(spec.mean)} and std "
-            f"{list(spec.std)}; expected positive sizes and one mean and std a channel"
+            f"{list(spec.std)}; expected positive sizes, and one mean and std per channel"
         )
     if not all(value > 0 for value in spec.std) or any(
         not abs(value) < float("inf") for value in (*spec.mean, *spec.std)
@@ -233,7 +236,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({headline(error)}); copy it again"
+            f"{path}: incomplete safetensors file ({headline(error)}); copy it again"
         ) from error
 
 
@@ -246,15 +249,20 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of other pickle protocols; refused below
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about other pickle protocols, which are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises whatever the damaged byte leads to
-        first_sentence = headline(error).split(". ")[0]  # torch's next one says how to trust it
+    except Exception as error:  # torch raises various exceptions for damaged bytes
+        first_sentence = headline(error).split(". ")[
+            0
+        ]  # the next sentence of torch says how to trust the file
         raise CheckpointError(
-            f"{path}: refused ({first_sentence}); only tensors are read, since anything else "
-            "in a pickle can run code: save with torch.save(model.state_dict(), ...) or safetensors"
+            f"{path}: refused ({first_sentence}); only tensors are read, because anything else "
+            "in a pickle can run code: save with torch.save(model.state_dict(), ...) or "
+            "safetensors"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()

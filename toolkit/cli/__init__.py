@@ -1,6 +1,6 @@
-"""The command line: gathers the commands. `toolkit.cli.outcome` prints what a command returns.
+"""The command line. It registers the commands; `toolkit.cli.outcome` prints their results.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0 done and passed; 1 a verdict
+Results go to stdout, progress and errors to stderr. Exit codes: 0 passed; 1 a verdict
 failed; 2 wrong usage or bad input; 3 something could not be run; 130 interrupted.
 """
 
@@ -28,11 +28,10 @@ from toolkit.cli.verify import verify
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def commands() -> None:
-    """Export a trained PyTorch classifier, prove that it is still the same model, and measure how
-    fast it really is.
+    """Export a trained PyTorch classifier, verify the exported files, and benchmark them.
 
-    Exit codes: 0 done and passed; 1 a verdict failed; 2 wrong usage or bad input; 3 something
-    could not be run; 130 interrupted.
+    Exit codes: 0 passed; 1 a verdict failed; 2 wrong usage or bad input; 3 something could not be
+    run; 4 'compare' is undecided; 130 interrupted.
     """
 
 
@@ -44,8 +43,9 @@ for command in (
 
 
 def main() -> None:
-    """Entry point. A polite kill (SIGTERM) ends like Ctrl-C: children reaped, no half file. Not
-    under torchrun, which ends its processes so while they wait for each other."""
+    """Run the command line. SIGTERM is handled like Ctrl-C: child processes end and no incomplete
+    file is left. Under torchrun it is not, because torchrun sends SIGTERM to processes that wait
+    for each other."""
     if not started_by_torchrun():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     commands()

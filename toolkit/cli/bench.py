@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 @click.option(
     "--baseline",
     metavar="RUNTIME",
-    help="Runtime that the others are compared with; default: eager, where it takes part.",
+    help="Runtime to compare the others with. Default: eager, if it is measured.",
 )
 @click.option(
     "--settings",
     "settings_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What toolkit tune recommended there, and eager beside it; in place of other settings.",
+    help="Measure the configuration that 'toolkit tune' wrote to FILE, and eager for comparison.",
 )
 @streams_option
 @sweep_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
+    "--out", type=click.Path(path_type=Path), help="Folder to write results.json, .md and .csv to."
 )
 @session_options
 @outcome_of
@@ -56,9 +56,9 @@ def bench(
     settings_file: Path | None,
     **options: Any,
 ) -> Outcome:
-    """Measure throughput, latency, load time and memory of artifacts, in interleaved rounds.
+    """Measure throughput, latency, load time and memory of artifacts.
 
-    Takes export folders or single artifacts; default: the reference CNN's exports.
+    Takes export folders or single artifacts. Default: the exports of the reference CNN.
     """
     import toolkit
     from toolkit.errors import Interrupted
@@ -86,9 +86,11 @@ def bench(
 
 
 def _refuse_beside(context: click.Context) -> None:
-    """Raise UsageError where something is given that the settings file decides."""
+    """Raise UsageError if an option is given whose value comes from the settings file."""
     decided = ("runtimes", "batch_size", "threads", "streams", "device", "keep_memory", "sweep")
     for name in decided:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = next(each.opts[0] for each in context.command.params if each.name == name)
-            raise click.UsageError(f"--settings and {flag} exclude each other; leave one out")
+            raise click.UsageError(
+                f"--settings and {flag} cannot be used together; remove one of them"
+            )

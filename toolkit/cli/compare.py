@@ -1,4 +1,4 @@
-"""`toolkit compare`: two runs → what is slower or faster."""
+"""`toolkit compare`: two results files → regressions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     type=Share(),
     default=-0.03,
     metavar="-3%",
-    help="Share that a loss must be shown to exceed to be a regression; 0: any; default: -3%.",
+    help="A row is a regression if its loss is shown to exceed this share. 0 reports any loss. "
+    "Default: -3%.",
 )
 @click.option(
-    "--allow-undecided", is_flag=True, help="Exit with 0 where rows are undecided, not with 4."
+    "--allow-undecided", is_flag=True, help="Exit with code 0 instead of 4 when rows are undecided."
 )
-@click.option("--anyway", is_flag=True, help="Compare although the machines differ.")
+@click.option("--anyway", is_flag=True, help="Compare even if the machines differ.")
 @outcome_of
 def compare(
     progress: Progress,
@@ -38,15 +39,16 @@ def compare(
     allow_undecided: bool,
     anyway: bool,
 ) -> Outcome:
-    """Compare the speeds in the results file NEW with those in OLD, of the same machine.
+    """Compare two results files of one machine and report regressions.
 
-    Takes files that bench or run wrote, or the folders that hold their results.json. Each row is
-    judged against the other rows and against its own past, with one error rate of 5 % for all.
+    OLD and NEW are files that bench or run wrote, or the folders that hold their results.json.
+    Each row is compared with the other rows and with its own earlier result. All rows share one
+    error rate of 5 %.
 
-    Exit code 0: no regression. 1: a regression, that is a loss of a row's own beyond --fail-below,
-    or a candidate that was measured then and fails now. 2: nothing could be judged. 4: undecided,
-    because all rows lost speed, a run had other load beside it or stopped early, or the machine
-    was not as fast; measure both runs again.
+    Exit code 0: no regression. 1: a regression, which means that a row alone lost more than
+    --fail-below, or that a candidate was measured before and fails now. 2: nothing could be
+    judged. 4: undecided, because all rows lost speed, other load was present, a run stopped early,
+    or the machine was slower; measure both runs again.
     """
     import toolkit
     from toolkit.report.comparison import render_comparison

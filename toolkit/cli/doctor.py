@@ -1,4 +1,4 @@
-"""`toolkit doctor`: is this machine fit to measure on?"""
+"""`toolkit doctor`: facts, load and limits of this machine → warnings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @threads_option
 @outcome_of
 def doctor(progress: Progress, *, threads: int | None) -> Outcome:
-    """Is this machine fit to measure on? Facts, load of others, measured limits, warnings.
+    """Check whether this machine is fit for benchmarks.
 
-    A warning names the flag or the action that helps; it is no failure.
+    Prints facts about the machine, the load from other processes, measured limits and warnings.
+    Each warning names the flag or action that helps. Warnings do not change the exit code.
     """
     import toolkit
     from toolkit.report.machine import render_diagnosis

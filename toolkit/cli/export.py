@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     "isas",
     multiple=True,
     type=click.Choice(["avx2", "vnni", "arm", "wasm"]),
-    help="Where int8 shall be exact; default: everywhere, which costs x86 a bit of each weight.",
+    help="Instruction set on which int8 results must be exact; repeatable. Default: all. With "
+    "avx2, weights in ONNX and OpenVINO files use 7 bits instead of 8.",
 )
 @data_option
 @click.option(
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
     type=float,
     default=600.0,
     show_default=True,
-    help="Seconds after which a converter is ended.",
+    help="Seconds to wait for a converter before it is stopped.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help=f"Folder for the artifacts; default: {EXPORTS}/<checkpoint>.",
+    help=f"Folder to write the artifacts to. Default: {EXPORTS}/<checkpoint>.",
 )
 @model_option
 @force_option
@@ -66,7 +67,10 @@ def export(
     model: str | None,
     force: bool,
 ) -> Outcome:
-    """Write the artifacts of CHECKPOINT (default: the reference CNN), in formats and precisions."""
+    """Export a checkpoint to one or more formats and precisions.
+
+    CHECKPOINT is a checkpoint folder. Default: the reference CNN.
+    """
     import toolkit
     from toolkit.artifacts.calibration import CalibrationSettings
     from toolkit.report.table import aligned

@@ -1,4 +1,4 @@
-"""`toolkit import`: a state_dict of your own → checkpoint."""
+"""`toolkit import`: your own state_dict → checkpoint."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     "factory",
     required=True,
     metavar="MODULE:FUNCTION",
-    help="Factory of the model; it is imported from the current folder too.",
+    help="Factory function of the model. The current folder is searched too.",
 )
 @click.option("--input-shape", required=True, metavar="C,H,W", help="Shape of one image.")
 @click.option("--classes", type=int, required=True, help="Number of classes.")
-@click.option("--mean", required=True, metavar="M,...", help="Mean a channel, pixels in 0..1.")
-@click.option("--std", required=True, metavar="S,...", help="Standard deviation a channel.")
+@click.option(
+    "--mean", required=True, metavar="M,...", help="Mean of each channel, for pixels in 0..1."
+)
+@click.option(
+    "--std",
+    required=True,
+    metavar="S,...",
+    help="Standard deviation of each channel, for pixels in 0..1.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Checkpoint folder to write."
 )
@@ -45,9 +52,9 @@ def import_weights(
     out: Path,
     force: bool,
 ) -> Outcome:
-    """Make a checkpoint from the state_dict file WEIGHTS of your own model.
+    """Create a checkpoint from the state_dict file of your model.
 
-    Nothing is unpickled but tensors.
+    WEIGHTS is a .safetensors file, or a file that torch.save wrote. Only tensors are read from it.
     """
     import toolkit
     from toolkit.schema import InputSpec, ModelSpec, to_json

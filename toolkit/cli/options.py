@@ -1,4 +1,4 @@
-"""Options that several commands share: one name, one meaning."""
+"""Options that several commands share; each name means the same in every command."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ import click
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator, shown in the order given."""
+    """Combine several options into one decorator. `--help` shows them in the order given."""
     return lambda command: functools.reduce(lambda done, one: one(done), reversed(options), command)
 
 
 data_option = click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of IDX files; default: bundled MNIST."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder with the data set: IDX files, or images in one folder per class. Default: the "
+    "bundled MNIST.",
 )
 model_option = click.option(
     "--model",
     metavar="MODULE:FUNCTION",
-    help="Trust this factory of your own model; it is imported from the current folder too.",
+    help="Factory function of your own model. Naming it here allows its code to run; the current "
+    "folder is searched too.",
 )
 keep_memory_option = click.option(
     "--keep-memory",
     is_flag=True,
-    help="Memory that a runtime frees stays with its process; torch is faster so.",
+    help="Keep freed memory in the process (glibc only). Usually speeds up PyTorch.",
 )
-threads_option = click.option("--threads", type=int, help="CPU threads; default: all usable cores.")
-force_option = click.option("--force", is_flag=True, help="Replace what is already there.")
+threads_option = click.option(
+    "--threads", type=int, help="Number of CPU threads. Default: all usable cores."
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite existing output.")
 formats_option = click.option(
     "--format",
     "formats",
     multiple=True,
     metavar="NAME",
-    help="Format to write, or all; default: torchscript, onnx and pt2.",
+    help="Format to export, or 'all'; repeatable. Default: torchscript, onnx and pt2.",
 )
 precisions_option = together(
     click.option(
@@ -45,21 +51,22 @@ precisions_option = together(
         default=["fp32"],
         show_default=True,
         metavar="NAME",
-        help="fp32, fp16, int8, int8-dynamic or int8-weights, for formats that have it.",
+        help="Precision to export: fp32, fp16, int8, int8-dynamic or int8-weights; repeatable. "
+        "Applies to the formats that support it.",
     ),
     click.option(
         "--calibration-images",
         type=int,
         default=500,
         show_default=True,
-        help="Training images that int8 ranges are measured on.",
+        help="Number of training images used to calibrate int8 ranges.",
     ),
     click.option(
         "--calibration-seed",
         type=int,
         default=0,
         show_default=True,
-        help="Which of the training images they are.",
+        help="Seed that selects the calibration images.",
     ),
 )
 runtimes_option = click.option(
@@ -67,10 +74,11 @@ runtimes_option = click.option(
     "runtimes",
     multiple=True,
     metavar="NAME",
-    help="Runtime to use, or all; default: those that load the artifacts and do not take long.",
+    help="Runtime to use, or 'all'; repeatable. Default: the installed runtimes that load the "
+    "artifacts, except slow and specialised ones.",
 )
 batch_size_option = click.option(
-    "--batch-size", type=int, default=100, show_default=True, help="Images a call."
+    "--batch-size", type=int, default=100, show_default=True, help="Images per call."
 )
 timeout_option = click.option(
     "--timeout",
@@ -78,18 +86,20 @@ timeout_option = click.option(
     type=float,
     default=300.0,
     show_default=True,
-    help="Seconds after which a silent worker is killed.",
+    help="Seconds without an answer after which a worker is killed.",
 )
 flips_option = click.option(
     "--max-flips",
     type=int,
-    help="Images that may be decided differently; default: 0 for fp32, else no limit.",
+    help="Maximum number of changed predictions, not counting benign ones. Default: 0 for fp32, no "
+    "limit for other precisions.",
 )
 accuracy_option = click.option(
     "--max-accuracy-drop",
     type=float,
     metavar="SHARE",
-    help="Accuracy that may be lost, as a fraction; default: no limit for fp32, else 0.001.",
+    help="Maximum loss of accuracy, as a fraction. Default: no limit for fp32, 0.001 for other "
+    "precisions.",
 )
 gates_options = together(
     flips_option,
@@ -98,15 +108,16 @@ gates_options = together(
         "--max-flip-rate",
         type=float,
         metavar="SHARE",
-        help="Share of images that may be decided differently. The bound of the rate must stay "
-        "below it, so it needs images enough; default: 0.001, for fp32 0.1.",
+        help="Maximum share of images whose prediction may change. The upper bound of the rate "
+        "must stay below it, which takes enough images. Default: 0.1 for fp32, 0.001 for other "
+        "precisions.",
     ),
     click.option(
         "--max-logit-diff",
         type=float,
         metavar="LOGITS",
-        help="Distance from the checkpoint's logits that is allowed, in logit units; default: 20 "
-        "noise floors for fp32, else 3 times the error that the rounding should give.",
+        help="Maximum distance from the checkpoint's logits, in logit units. Default: 20 noise "
+        "floors for fp32, 3 times the expected rounding error for other precisions.",
     ),
     click.option(
         "--confidence",
@@ -114,12 +125,12 @@ gates_options = together(
         default=0.975,
         show_default=True,
         metavar="SHARE",
-        help="Confidence of each bound, one-sided.",
+        help="One-sided confidence level of each bound.",
     ),
     click.option(
         "--allow-undecided",
         is_flag=True,
-        help="Exit with 0 where there are too few images to decide.",
+        help="Exit with code 0 when there are too few images to decide.",
     ),
 )
 session_options = together(
@@ -132,7 +143,7 @@ session_options = together(
         type=click.Choice(["cpu", "cuda"]),
         default="cpu",
         show_default=True,
-        help="Where sessions run.",
+        help="Device that runs the sessions.",
     ),
     timeout_option,
     data_option,
@@ -141,7 +152,7 @@ session_options = together(
 
 
 class Share(click.ParamType[float]):
-    """A share as `1%` or `0.01`, also below zero."""
+    """A share such as `1%` or `0.01`; may be negative."""
 
     name = "share"
 
@@ -150,11 +161,11 @@ class Share(click.ParamType[float]):
         try:
             return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except ValueError:
-            self.fail(f"{text!r}: expected a share, as 1% or 0.01", param, ctx)
+            self.fail(f"{text!r}: expected a share such as 1% or 0.01", param, ctx)
 
 
 class SweepCommand(click.Command):
-    """Takes `--sweep batch-size=1,10 threads=1,2` as two values of that option, as it reads."""
+    """Reads `--sweep batch-size=1,10 threads=1,2` as two values of `--sweep`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
@@ -175,20 +186,21 @@ plan_options = together(
         type=float,
         default=3.0,
         show_default=True,
-        help="Seconds that each candidate is timed at least.",
+        help="Minimum measuring time per candidate, in seconds.",
     ),
     click.option(
         "--min-rounds",
         type=int,
         default=32,
         show_default=True,
-        help="Rounds of 0.1 s or more that each candidate has at least.",
+        help="Minimum number of rounds per candidate. A round lasts 0.1 s or more.",
     ),
     click.option(
         "--target-width",
         type=Share(),
         metavar="1%",
-        help="Measure until each interval is at most ± this wide.  [default: stop at the minimum]",
+        help="Measure until every interval is within ± this value. By default, stop at the minimum "
+        "time and rounds.",
     ),
     click.option(
         "--max-time",
@@ -196,14 +208,15 @@ plan_options = together(
         type=float,
         default=300.0,
         show_default=True,
-        help="Seconds after which measuring ends, whatever is missing.",
+        help="Maximum total time, in seconds. Measuring stops then, even if a target is not met.",
     ),
 )
 sweep_option = click.option(
     "--sweep",
     multiple=True,
     metavar="NAME=N,N...",
-    help="Go through batch-size=1,10,100 threads=1,2 streams=1,2, each with each.",
+    help="Measure every combination of the given values, for example batch-size=1,10,100 "
+    "threads=1,2 streams=1,2.",
 )
 streams_option = click.option(
     "--streams", type=int, default=1, show_default=True, help="Calls that run at the same time."
@@ -213,7 +226,7 @@ scenario_options = together(
         "--scenario",
         type=click.Choice(["offline", "single-stream", "server"]),
         required=True,
-        help="How queries arrive, by the rules of MLPerf.",
+        help="How queries arrive. The rules are those of MLPerf.",
     ),
     click.option(
         "--min-time",
@@ -221,7 +234,7 @@ scenario_options = together(
         type=float,
         default=10.0,
         show_default=True,
-        help="Least duration of each run, in seconds; submissions to MLPerf take 600.",
+        help="Minimum duration of each run, in seconds. MLPerf submissions need 600.",
     ),
     click.option(
         "--max-time",
@@ -229,20 +242,20 @@ scenario_options = together(
         type=float,
         default=300.0,
         show_default=True,
-        help="Greatest duration of each run, in seconds.",
+        help="Maximum duration of each run, in seconds.",
     ),
     click.option(
         "--target-qps",
         type=float,
         metavar="N",
-        help="Queries a second that --scenario server sends, at random times.",
+        help="Queries per second that --scenario server sends, at random times.",
     ),
     click.option(
         "--latency-bound",
         "latency_bound_ms",
         type=float,
         metavar="MS",
-        help="Milliseconds that 99 % of the queries of --scenario server must keep.",
+        help="Latency limit for 99 % of the queries of --scenario server, in milliseconds.",
     ),
 )
 paths_argument = click.argument(
@@ -251,30 +264,32 @@ paths_argument = click.argument(
 checkpoint_option = click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Checkpoint of the artifacts; default: the one that their manifest names.",
+    help="Checkpoint that the artifacts were exported from. Default: the one named in their "
+    "manifest.",
 )
 
 
 def read_sweep(sweep: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """`("batch-size=1,10", "threads=1,2")` as names and values."""
+    """Parse `("batch-size=1,10", "threads=1,2")` into names and values."""
     pairs = [part.partition("=") for text in sweep for part in text.split() or [""]]
     grid: dict[str, tuple[int, ...]] = {}
     for name, _, values in pairs:
         if name in grid:
             raise click.BadParameter(
-                f"{name} is given twice, expected once, as {name}=1,2", param_hint="--sweep"
+                f"{name} is given twice; give all values at once, such as {name}=1,2",
+                param_hint="--sweep",
             )
         grid[name] = read_numbers(f"--sweep {name}".strip(), values, int)
     return grid
 
 
 def read_numbers(flag: str, text: str, kind: type, *, count: int | None = None) -> tuple[Any, ...]:
-    """`"3,32,32"` as numbers; `count` of them, where it is given."""
+    """Parse numbers such as `"3,32,32"`. If `count` is given, require exactly that many."""
     try:
         values = tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise click.BadParameter(
-            f"{text!r}: expected numbers with commas", param_hint=flag
+            f"{text!r}: expected numbers separated by commas", param_hint=flag
         ) from error
     if count is not None and len(values) != count:
         raise click.BadParameter(f"{text!r}: expected {count} numbers", param_hint=flag)

@@ -1,6 +1,7 @@
-"""What a command has to say, and how it is said: result on stdout, errors on stderr, exit code.
+"""Output of a command: the result on stdout, errors on stderr, and the exit code.
 
-In: a command function that returns an `Outcome` or raises. Out: output and the process's exit.
+In: a command function that returns an `Outcome` or raises. Out: printed text and the process's
+exit code.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a command has to say: its record for scripts, its text for people, its exit code."""
+    """Result of a command: a record for scripts, a text for people, and an exit code."""
 
     record: dict[str, Any]
     text: str
@@ -35,10 +36,10 @@ Command = Callable[..., Outcome]
 
 
 def outcome_of(command: Command) -> Callable[..., NoReturn]:
-    """Give a command `--json` and `--debug`, and turn its outcome or error into output."""
+    """Add `--json` and `--debug` to a command, and print its outcome or error."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON on stdout.")
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    @click.option("--debug", is_flag=True, help="Show the traceback if an error occurs.")
     @functools.wraps(command)
     def run(*, as_json: bool, debug: bool, **arguments: Any) -> NoReturn:
         try:
@@ -50,7 +51,7 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
             with _warnings_in_lines(), bars() as progress:
                 outcome = command(progress=progress, **arguments)
         except KeyboardInterrupt:
-            _fail("interrupted; nothing half-written is left behind", INTERRUPTED, as_json=as_json)
+            _fail("interrupted; no incomplete files were left behind", INTERRUPTED, as_json=as_json)
         except ToolkitError as error:
             if debug:
                 raise
@@ -72,18 +73,18 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
 
 
 def started_by_torchrun() -> bool:
-    """Whether this is one of several processes that work together."""
+    """Whether torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _is_one_of_others() -> bool:
-    """Whether another process, the first, speaks for all; errors are told by each."""
+    """Whether another process (rank 0) prints the result. Every process prints its own errors."""
     return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
 
 
 @contextmanager
 def _warnings_in_lines() -> Iterator[None]:
-    """Each warning of the toolkit's own as one line on stderr; those of libraries as they come."""
+    """Print each toolkit warning as one line on stderr; leave warnings of libraries unchanged."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""`toolkit run`: the whole way."""
+"""`toolkit run`: train, export, verify, bench → one table."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Use this checkpoint; default: train one."
+    "--checkpoint", type=click.Path(path_type=Path), help="Use this checkpoint. Default: train one."
 )
-@click.option("--quick", is_flag=True, help="Train on a slice and time short.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: runs/<time>.")
+@click.option("--quick", is_flag=True, help="Train on fewer images and measure for a shorter time.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write results to. Default: runs/<time>.",
+)
 @formats_option
 @precisions_option
 @gates_options
 @session_options
 @outcome_of
 def run(progress: Progress, **options: Any) -> Outcome:
-    """The whole way: train, export, verify, bench, and one table at the end."""
+    """Train, export, verify and benchmark, then print one table."""
     import toolkit
     from toolkit.errors import Interrupted
 

@@ -1,4 +1,4 @@
-"""`toolkit runtimes`: what is installed."""
+"""`toolkit runtimes`: list the runtimes and formats that are installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @outcome_of
 def runtimes(progress: Progress) -> Outcome:
-    """List runtimes and formats: the version installed, or the command that installs it."""
+    """List runtimes and formats with versions or install commands."""
     from toolkit.artifacts.formats import known_formats
     from toolkit.sessions.runtimes import known_runtimes
 

@@ -1,4 +1,4 @@
-"""What several commands need: default places, the user's own code, results as an outcome."""
+"""Shared parts of the commands: default paths, imports of user code, results as an outcome."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ EXPORTS = Path("models/exports")
 
 
 def or_default(paths: tuple[Path, ...]) -> list[Path]:
-    """Those given, or the reference CNN's exports."""
+    """Return the given paths, or else the exports of the reference CNN."""
     return list(paths) or [EXPORTS / REFERENCE.name]
 
 
 def make_importable(model: str | None) -> None:
-    """If a model factory is named, add the current folder to `sys.path` to import it from."""
+    """Allow imports from the current folder if a model factory is named."""
     if model is not None:
         import_from_current_folder()
 
 
 def import_from_current_folder() -> None:
-    """Add the current folder to `sys.path`, as `python -m` would."""
+    """Allow imports from the current folder, as `python -m` does."""
     sys.path.insert(0, str(Path.cwd()))
 
 
 def take(kind: type[Record], options: dict[str, Any]) -> Record:
-    """Make a record of those options of a command that are its fields, and take them out.
+    """Make a record of the options of a command that are its fields, and remove them from the
+    options.
 
     Raises:
-        SettingError: a value out of range.
+        SettingError: A value is out of range.
     """
     names = [each.name for each in fields(kind) if each.name in options]
     return kind(**{name: options.pop(name) for name in names})
 
 
 def results_outcome(results: Results) -> Outcome:
-    """A table for people, the record for scripts, and the exit code of the verdicts."""
+    """Return a table for people, a record for scripts, and the exit code of the verdicts."""
     from toolkit.report.table import render_table, terminal_width
     from toolkit.schema import to_json
 

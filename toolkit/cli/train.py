@@ -25,29 +25,34 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     type=click.Choice(["fast", "plain", "plain-workers"]),
-    help="How to train: fast (default), or plain: what the usual script does, to compare with; "
-    "plain-workers: the same, its images read by worker processes.",
+    help="Training recipe: fast (default), or plain, which trains like a typical script and serves "
+    "as a comparison, or plain-workers: plain with worker processes that read the images.",
 )
-@click.option("--epochs", type=float, help="Passes over the data, also 1.5; default: the recipe's.")
-@click.option("--batch-size", type=int, help="Images a step; default: the recipe's.")
-@click.option("--lr", type=float, help="Adam's (peak) learning rate; default: the recipe's.")
+@click.option(
+    "--epochs",
+    type=float,
+    help="Passes over the data; may be a fraction. Default: set by the recipe.",
+)
+@click.option("--batch-size", type=int, help="Images per step. Default: set by the recipe.")
+@click.option("--lr", type=float, help="Peak learning rate of Adam. Default: set by the recipe.")
 @click.option(
     "--seed",
     type=int,
-    help="Same seed, same machine, same threads: the same weights; default: 1.",
+    help="Random seed. The same seed, machine and number of threads give the same weights. "
+    "Default: 1.",
 )
 @click.option(
     "--augment",
     is_flag=True,
     default=None,
-    help="Rotate, shift and zoom the training images a little.",
+    help="Rotate, shift and zoom the training images slightly.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where to train.",
+    help="Device to train on.",
 )
 @click.option(
     "--save-every",
@@ -55,12 +60,12 @@ if TYPE_CHECKING:
     type=float,
     default=10.0,
     show_default=True,
-    help="Seconds after which the state is written, for --resume.",
+    help="Seconds between saves of the training state, which --resume needs.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the training that was interrupted in --out, with the options it had.",
+    help="Resume the interrupted training in --out with its original options.",
 )
 @threads_option
 @data_option

@@ -1,4 +1,4 @@
-"""`toolkit tune`: artifacts → the fastest configuration that is still the model."""
+"""`toolkit tune`: artifacts → the fastest configuration that passes verification."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "precisions",
     multiple=True,
     metavar="NAME",
-    help="Only artifacts of this precision; default: all.",
+    help="Use only artifacts of this precision; repeatable. Default: all.",
 )
 @flips_option
 @accuracy_option
@@ -45,10 +45,14 @@ if TYPE_CHECKING:
     "max_latency_ms",
     type=float,
     metavar="MS",
-    help="Milliseconds that the median call may take.",
+    help="Maximum median latency of a call, in milliseconds.",
 )
 @click.option(
-    "--max-size", "max_size_mb", type=float, metavar="MB", help="Megabytes of the artifact."
+    "--max-size",
+    "max_size_mb",
+    type=float,
+    metavar="MB",
+    help="Maximum size of the artifact, in megabytes.",
 )
 @batch_size_option
 @threads_option
@@ -60,7 +64,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=Path("tuning.json"),
     show_default=True,
-    help="File to write; toolkit bench --settings takes it.",
+    help="File to write. Pass it to 'toolkit bench --settings'.",
 )
 @outcome_of
 def tune(
@@ -81,10 +85,11 @@ def tune(
     model: str | None,
     out: Path,
 ) -> Outcome:
-    """Find the fastest runtime, precision, threads and streams that is still the model.
+    """Find the fastest configuration that passes verification.
 
-    Takes export folders or single artifacts; default: the reference CNN's exports. THREADS is how
-    many may work at the same time.
+    A configuration is a runtime, a precision, and numbers of threads and streams. Takes export
+    folders or single artifacts. Default: the exports of the reference CNN. --threads limits the
+    number of threads that work at the same time.
     """
     import toolkit
     from toolkit.report.tuning import render_tuning

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Outcome:
     """Compare artifacts with their checkpoint on all test images.
 
-    Takes export folders or single artifacts; default: the reference CNN's exports.
+    Takes export folders or single artifacts. Default: the exports of the reference CNN.
     """
     import toolkit
 

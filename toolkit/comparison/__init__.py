@@ -1,4 +1,5 @@
-"""Comparison: the results of two runs → what became slower or faster.
+"""Comparison: the results of two runs → rows that became slower or faster.
 
-`compare.py` compares, `changes.py` tells what else changed, `regressions.py` has the statistics.
+`compare.py` compares, `changes.py` reports what else changed, `regressions.py` contains the
+statistics.
 """

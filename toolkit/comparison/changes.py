@@ -1,7 +1,7 @@
-"""What differs between two runs beside their speeds: machine, software, data, model. Pure.
+"""Differences between two runs other than speed: machine, software, data, model; pure functions.
 
-In: what two `Results` say of themselves. Out: texts: what changed, `fact: old → new`; and why the
-runs cannot be judged against each other.
+In: two `Results`. Out: texts such as `fact: old → new`, and the reasons why the runs cannot be
+compared.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 
 from toolkit.schema import Environment, Results
 
-_MEMORY_TOLERANCE = 1.05  # a kernel or a firmware update takes some of it
-_LIMIT_TOLERANCE = 1.1  # the fastest call of half a second differs by less on a quiet machine
+_MEMORY_TOLERANCE = 1.05  # a kernel or firmware update uses some of it
+_LIMIT_TOLERANCE = 1.1  # on a quiet machine, the fastest call of half a second varies by less
 _LOAD_CODES = {"others", "steal", "heat"}
 
 
 def machine_changes(old: Environment, new: Environment) -> list[str]:
-    """What differs between the machines, so that their speeds are no matter of the software."""
+    """Return differences between the machines that make their speeds incomparable."""
     facts = [
         ("cpu", old.cpu, new.cpu),
         ("machine", old.machine, new.machine),
@@ -31,7 +31,8 @@ def machine_changes(old: Environment, new: Environment) -> list[str]:
 
 
 def other_changes(old: Results, new: Results) -> list[str]:
-    """What else differs between the runs: software, data, checkpoint, how the machine was set."""
+    """Return other differences between the runs: software, data, checkpoint, settings of the
+    machine."""
     was, now = old.environment, new.environment
     pairs = {
         "python": (was.python, now.python),
@@ -46,26 +47,26 @@ def other_changes(old: Results, new: Results) -> list[str]:
     }
     changes = [f"{name} {_word(a)} → {_word(b)}" for name, (a, b) in pairs.items() if a != b]
     if old.dataset.sha256 != new.dataset.sha256:
-        changes.append("the data's files are other bytes")
+        changes.append("the bytes of the data's files changed")
     changes += _version_changes(was.versions, now.versions)
     changes += _limit_changes(old, new)
     for which, run in (("old", old), ("new", new)):
         if run.warnings:
             codes = dict.fromkeys(each.code for each in run.warnings)
-            changes.append(f"the {which} run was measured under warnings ({', '.join(codes)})")
+            changes.append(f"the {which} run was measured with warnings ({', '.join(codes)})")
         if run.interrupted:
             changes.append(f"the {which} run was interrupted")
     return changes
 
 
 def unfit_reasons(old: Results, new: Results) -> list[str]:
-    """Why a difference between the runs may be the machine's: other load, a run that ended early,
-    a machine that was set or ran differently."""
+    """Return why a difference between the runs may come from the machine: other load, a run that
+    stopped early, other settings or another state of the machine."""
     reasons = []
     for which, run in (("old", old), ("new", new)):
         codes = {each.code for each in run.warnings}
         if codes & _LOAD_CODES:
-            reasons.append(f"the {which} run was measured beside other load")
+            reasons.append(f"the {which} run was measured next to other load")
         if "stopped" in codes or run.interrupted:
             reasons.append(f"the {which} run stopped early")
     was, now = old.environment, new.environment
@@ -80,13 +81,13 @@ def unfit_reasons(old: Results, new: Results) -> list[str]:
     share = limit_share(old, new)
     if share is not None and not 1 / _LIMIT_TOLERANCE <= share <= _LIMIT_TOLERANCE:
         change = "fell" if share < 1 else "rose"
-        reasons.append(f"the machine's own limit {change} by {abs(share - 1):.0%}")
+        reasons.append(f"the limit of the machine {change} by {abs(share - 1):.0%}")
     return reasons
 
 
 def limit_share(old: Results, new: Results) -> float | None:
-    """The machine's own float32 limit, new over old: the one thing measured of how fast the machine
-    was. None where it was not measured, or with other threads."""
+    """Return the ratio of the machine's own float32 limit, new to old: the only measured value that
+    shows how fast the machine was. None if it was not measured, or with other threads."""
     was, now = old.limits, new.limits
     if was is None or now is None or was.threads != now.threads:
         return None
@@ -111,7 +112,7 @@ def _limit_changes(old: Results, new: Results) -> list[str]:
         return []
     flops = [each.float32_flops_per_s for each in (was, now)]
     return [
-        "the machine's own float32 limit {:,.0f} → {:,.0f} GFLOP/s".format(
+        "the machine's float32 limit {:,.0f} → {:,.0f} GFLOP/s".format(
             *(each / 1e9 for each in flops)
         )
     ]

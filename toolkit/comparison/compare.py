@@ -1,6 +1,6 @@
-"""Two runs on one machine → what became faster, what slower, what cannot be told. Pure.
+"""Comparison of two runs on one machine: faster, slower or undecided; pure functions.
 
-In: the `Results` of an old and of a new call of bench or run. Out: a `Comparison`.
+In: the `Results` of an old and a new run of bench or run. Out: a `Comparison`.
 """
 
 from __future__ import annotations
@@ -44,33 +44,36 @@ def compare(
 ) -> Comparison:
     """Compare a new run with an old one, candidate by candidate.
 
-    Candidates are paired by runtime, format, precision, batch size and settings. A regression is
-    a loss of speed that is shown to exceed `fail_below`, against the other rows and against the
-    row's own past (`toolkit.comparison.regressions`), with one error rate of 5 % for all rows; or a
-    candidate that was measured then and now fails or cannot be exported. A candidate that only the
-    old run has is told, no more. Rows are undecided where a loss may be the machine's.
+    Candidates are paired by runtime, format, precision, batch size and settings. A regression is a
+    loss of speed that is shown to exceed `fail_below`, relative to the other rows and to the row's
+    own past (`toolkit.comparison.regressions`), with one error rate of 5 % for all rows. A
+    candidate that was measured before and now fails or cannot be exported is a regression as well.
+    A candidate that only the old run has is only reported. Rows are undecided if the machine may
+    have caused the loss.
 
     Args:
         old: Results of bench or run, as `toolkit.read_results` reads them.
-        new: The same, later.
+        new: The same, from a later run.
         fail_below: From 0 (any loss that is shown) down to -1, exclusive; -0.03 is 3 %.
-        allow_undecided: Rows that are undecided do not change the exit code.
-        anyway: Compare though the machines differ.
+        allow_undecided: Undecided rows do not change the exit code.
+        anyway: Compare even if the machines differ.
 
     Raises:
-        SettingError: `fail_below` out of range.
-        ToolkitError: no measurements, two machines, or nothing that both have.
+        SettingError: `fail_below` is out of range.
+        ToolkitError: No measurements, two machines, or no common candidate.
     """
     if not -1 < fail_below <= 0:
         raise SettingError(
-            f"--fail-below {fail_below:g}: expected a loss, 0 or a share above -1, as -3% or -0.03"
+            f"--fail-below {fail_below:g}: expected a loss, 0 or a share above -1, such as -3% "
+            "or -0.03"
         )
     before, after = (_measured(*run) for run in (("old", old), ("new", new)))
     machine = machine_changes(old.environment, new.environment)
     if machine and not anyway:
         raise ToolkitError(
-            f"the two runs are of different machines ({'; '.join(machine)}): what differs may be "
-            "theirs; measure both on one, or compare them all the same with --anyway"
+            f"the two runs come from different machines ({'; '.join(machine)}), which may "
+            "explain a difference; measure both on one machine, or compare them anyway with "
+            "--anyway"
         )
     pairs = _pair_up(before, after)
     lost: dict[_Kind, str | None] = {
@@ -107,7 +110,7 @@ def compare(
 def _judge(
     pairs: Sequence[_Pair], fail_below: float, unfit: str | None
 ) -> tuple[list[_Judged], Interval | None]:
-    """Each pair with its ratio and what was found of it; what all rows share."""
+    """Judge each pair, and return the ratio of each pair and the change that all rows share."""
     judged = [_ratio(old, new) for old, new in pairs]
     known = [each.sides for each in judged if each.sides is not None]
     if not known:
@@ -118,14 +121,14 @@ def _judge(
 
 
 def _measured(which: str, results: Results) -> list[Measurement]:
-    """The measurements of one run, the null runtime left out; raises where there is none."""
+    """Return the measurements of one run without the null runtime; raise if there are none."""
     rows = [row for row in results.measurements if row.runtime != NULL]
     if not rows:
         held = ", parity reports only" if results.parity else ""
-        held = ", MLPerf's scenarios only" if results.scenarios else held
+        held = ", MLPerf scenarios only" if results.scenarios else held
         raise ToolkitError(
-            f"the {which} results hold no measurements{held}; expected what toolkit bench --out "
-            "DIR, without --scenario, or toolkit run wrote"
+            f"the {which} results contain no measurements{held}; expected a file that toolkit "
+            "bench --out DIR or toolkit run wrote"
         )
     return rows
 
@@ -135,7 +138,7 @@ def _key(row: Measurement) -> _Key:
 
 
 def _pair_up(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pair]:
-    """Each measurement with its counterpart of the other run, or with None, in order."""
+    """Return each measurement with its counterpart of the other run, or with None, in order."""
     return [
         pair
         for key in dict.fromkeys(_key(row) for row in (*old, *new))
@@ -146,7 +149,7 @@ def _pair_up(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pa
 
 
 def _match(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pair]:
-    """Rows of one key: those of the same bytes first, the others in their order."""
+    """Match rows of one key: those of the same bytes first, the others in their order."""
     pairs: list[_Pair] = []
     old_left, new_left = list(old), list(new)
     for row in old:
@@ -159,7 +162,8 @@ def _match(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pair
 
 
 def _row(name: str, pair: _Pair, judged: _Judged, lost: Mapping[_Kind, str | None]) -> ComparedRow:
-    """`lost` has the kinds that the new run could not export, and why."""
+    """Return the row of a pair. `lost` holds the formats that the new run could not export, and
+    why."""
     old, new = pair
     some, found = _some(pair), judged.finding
     verdict, reason = _verdict(old, new, found), judged.reason
@@ -189,7 +193,7 @@ def _row(name: str, pair: _Pair, judged: _Judged, lost: Mapping[_Kind, str | Non
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
-    """A pair's ratio and the passes behind it, or why there is none; what was found of it."""
+    """The ratio of a pair with its passes, or the reason why there is none, and the verdict."""
 
     ratio: Interval | None = None
     sides: Pair | None = None
@@ -198,7 +202,7 @@ class _Judged:
 
 
 def _ratio(old: Measurement | None, new: Measurement | None) -> _Judged:
-    """New over old with its interval; or why there is none."""
+    """Return new over old with its interval, or the reason why there is none."""
     for row in (new, old):
         if row is not None and row.status != "measured":
             return _Judged(reason=row.reason)
@@ -210,8 +214,8 @@ def _ratio(old: Measurement | None, new: Measurement | None) -> _Judged:
         return _Judged(ratio=sides.difference().interval(), sides=sides)
     except ValueError as error:
         return _Judged(reason=str(error))
-    except ArithmeticError:  # times of 0 s, or so far apart that no number holds their ratio
-        return _Judged(reason="the times of a round cannot be: the file is damaged")
+    except ArithmeticError:  # times of 0 s, or so far apart that their ratio overflows
+        return _Judged(reason="the times of a round are impossible: the file is damaged")
 
 
 def _verdict(old: Measurement | None, new: Measurement | None, finding: Finding | None) -> Verdict:
@@ -231,8 +235,8 @@ def _verdict(old: Measurement | None, new: Measurement | None, finding: Finding 
 def _some(pair: _Pair) -> Measurement:
     old, new = pair
     found = new or old
-    if found is None:  # _match pairs None with a row only
-        raise ValueError("a pair of nothing, expected a measurement of the old or the new run")
+    if found is None:  # _match pairs None only with a row
+        raise ValueError("an empty pair, expected a measurement of the old or the new run")
     return found
 
 
@@ -241,7 +245,8 @@ def _facts(row: Measurement) -> tuple[str, ...]:
 
 
 def _listed(rows: Sequence[Measurement]) -> str:
-    """`onnxruntime fp32 onnx (batch 100, 1 threads, 1 streams, cpu)`, the first few."""
+    """Return a text such as `onnxruntime fp32 onnx (batch 100, 1 threads, 1 streams, cpu)`; only
+    the first few."""
     facts = [_facts(row) for row in rows]
     texts = [f"{' '.join(each[:3])} ({', '.join(filter(None, each[3:]))})" for each in facts]
     more = len(texts) - _MOST_LISTED

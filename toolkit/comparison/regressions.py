@@ -1,15 +1,15 @@
-"""Passes of all rows in two runs → which rows lost speed of their own. Pure.
+"""Regression tests: the passes of all rows in two runs → rows that lost speed; pure functions.
 
-In: the logarithms of the passes' speeds, old and new, a row each. Out: a `Finding` a row, and the
-change that all rows share.
+In: the logarithms of the passes' speeds, old and new, for each row. Out: a `Finding` for each row,
+and the change that all rows share.
 
-A machine is not as fast on one day as on another, and no interval of a single row shows that. But
-it shows in all rows. So each row is judged by its speed relative to the other rows: in each pass,
-the median row says how fast the machine was, the row itself left out. A row lost speed if it lost
-against the others and against its own past. All rows share one error rate (Holm).
+The speed of a machine changes from day to day. No interval of a single row shows that, but it
+affects all rows. So each row is judged by its speed relative to the other rows: in each pass, the
+median of the other rows says how fast the machine was. A row lost speed if it lost relative to the
+others and relative to its own past. All rows share one error rate (Holm).
 
-With fewer than three other rows nothing tells the machine from the row. Then only a loss larger
-than a machine's usual drift counts, and a smaller one is undecided.
+With fewer than three other rows, a change of the machine cannot be told from a change of the row.
+Then only a loss larger than the usual drift of a machine counts, and a smaller one is undecided.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from typing import Literal
 from toolkit.schema import Interval
 from toolkit.statistics.difference import ERROR_RATE, Difference, holm, of_two
 
-DRIFT = 1.1  # a machine whose speed changed by more is in another state; rows differ in it
+DRIFT = 1.1  # a machine whose speed changed by more is in another state, in which rows differ
 LEAST_OTHERS = 3  # the median of fewer follows a single one that changed
 
-_MAD_TO_SIGMA = 1.4826  # of normal values
-_NOTABLE = 2  # times the variance that passes tell; so seldom by luck that power is not lost to it
+_MAD_TO_SIGMA = 1.4826  # for normal values
+_NOTABLE = 2  # times the variance that passes explain; rare enough by chance to cost no power
 Logs = Sequence[float | None]
 Call = Literal["faster", "slower", "too close to call", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One row: the logarithm of each pass's speed in both runs, None where a pass gave nothing.
-    Rows of the same `table` took turns with each other."""
+    """One row: the logarithm of each pass's speed in both runs, None if a pass gave nothing. Rows
+    of the same `table` took turns with each other."""
 
     old: Logs
     new: Logs
     table: Hashable
 
     def difference(self) -> Difference:
-        """New minus old.
+        """Return new minus old.
 
         Raises:
-            ValueError: fewer than 2 passes in either run.
+            ValueError: Fewer than 2 passes in either run.
         """
         return of_two(_known(self.new), _known(self.old))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What became of one row. `to_others` is its ratio over that of the other rows; None with
-    fewer than three. `p_value` is that of "its loss is no larger than the limit", corrected for
-    the number of rows. `reason` says why it is undecided."""
+    """The finding for one row. `to_others` is its ratio divided by that of the other rows; None
+    with fewer than three. `p_value` is that of "its loss is no larger than the limit", corrected
+    for the number of rows. `reason` says why it is undecided."""
 
     to_others: Interval | None
     p_value: float
@@ -65,9 +65,9 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """What the tests of one row show, all rows together. `ratio` is new over old. `lost` says that
-    its loss against the others exceeds the limit; `own_loss`, that its loss against its own past
-    does. `slower` and `faster` are about any difference from the others."""
+    """What the tests show about one row, corrected for all rows. `ratio` is new over old. `lost`
+    says that its loss relative to the others exceeds the limit; `own_loss`, that its loss relative
+    to its own past does. `slower` and `faster` are about any difference from the others."""
 
     ratio: float
     p_value: float
@@ -80,12 +80,12 @@ class _Shown:
 def find_regressions(
     pairs: Sequence[Pair], *, limit: float, unfit: str | None = None
 ) -> tuple[list[Finding], Interval | None]:
-    """Judge each row, and give the change that all rows share; None with fewer than four rows.
+    """Judge each row, and return the change that all rows share; None with fewer than four rows.
 
     Args:
         pairs: Rows with at least 2 passes in each run.
         limit: The ratio below which a loss counts, such as 0.97.
-        unfit: Why the two runs cannot be judged against each other; None if they can.
+        unfit: Why the two runs cannot be compared; None if they can.
     """
     own = [pair.difference() for pair in pairs]
     relative = [_relative(pair, _others(pair, pairs)) for pair in pairs]
@@ -114,18 +114,18 @@ def find_regressions(
 
 
 def shared_change(common: Interval) -> str:
-    """`all rows are 8 % slower`: the change that all rows share, in words."""
+    """Return the change that all rows share as text, such as `all rows are 8 % slower`."""
     return f"all rows are {abs(common.value - 1):.1%} {'slower' if common.value < 1 else 'faster'}"
 
 
 def _tested(
     own: Sequence[Difference], relative: Sequence[Difference | None], limit: float
 ) -> list[_Shown]:
-    """All rows; each claim is corrected for the number of rows."""
+    """Test all rows; each claim is corrected for the number of rows."""
     decisive = [other or alone for other, alone in zip(relative, own, strict=True)]
     p_values = holm([each.p_below(limit) for each in decisive])
     own_losses = holm([each.p_below(limit) for each in own])
-    slower = holm([2 * each.p_below(1) for each in decisive])  # one of the two is what is claimed
+    slower = holm([2 * each.p_below(1) for each in decisive])  # one of the two is the claim
     faster = holm([2 * each.p_above(1) for each in decisive])
     return [
         _Shown(
@@ -143,14 +143,22 @@ def _tested(
 def _among_others(
     shown: _Shown, limit: float, change: str, together: bool
 ) -> tuple[Call, bool, str | None]:
-    """The call, whether it is a regression, and why it is undecided; among four rows or more.
-    `together` says that all rows lost more than the limit."""
+    """Return the verdict, whether it is a regression, and why it is undecided, for four or more
+    rows. `together` says that all rows lost more than the limit."""
     if shown.lost and shown.ratio < limit:
         return "slower", True, None
     if shown.lost:
-        return "undecided", False, f"slower than the other rows, not than it was; {change}"
+        return (
+            "undecided",
+            False,
+            (f"slower relative to the other rows, but not relative to its past; {change}"),
+        )
     if shown.own_loss or (together and shown.ratio < limit):
-        return "undecided", False, f"slower than it was, not than the other rows; {change}"
+        return (
+            "undecided",
+            False,
+            (f"slower relative to its past, but not relative to the other rows; {change}"),
+        )
     if shown.slower and shown.ratio < 1:
         return "slower", False, None
     if shown.faster and shown.ratio > 1:
@@ -159,14 +167,14 @@ def _among_others(
 
 
 def _of_few(shown: _Shown, limit: float, *, alone: bool) -> tuple[Call, bool, str | None]:
-    """The same among fewer than four rows."""
+    """The same for fewer than four rows."""
     if shown.own_loss and shown.lost and shown.ratio < min(limit, 1 / DRIFT):
         return "slower", True, None
     if shown.own_loss and shown.lost:
-        rows = "one row alone does" if alone else "so few rows do"
-        return "undecided", False, f"{rows} not tell such a loss from the machine's"
+        rows = "one row alone cannot" if alone else "so few rows cannot"
+        return "undecided", False, f"{rows} tell such a loss from a change of the machine"
     if shown.own_loss:
-        return "undecided", False, "slower than it was, not than the other rows"
+        return "undecided", False, "slower relative to its past, but not relative to the other rows"
     if shown.slower and shown.ratio < 1 / DRIFT:
         return "slower", False, None
     if shown.faster and shown.ratio > DRIFT:
@@ -175,15 +183,16 @@ def _of_few(shown: _Shown, limit: float, *, alone: bool) -> tuple[Call, bool, st
 
 
 def _others(pair: Pair, pairs: Sequence[Pair]) -> list[Pair]:
-    """The rows that tell how fast the machine was: of the same table, if they are enough."""
+    """Return the rows that show how fast the machine was: those of the same table, if they are
+    enough."""
     others = [each for each in pairs if each is not pair]
     near = [each for each in others if each.table == pair.table]
     return near if len(near) >= LEAST_OTHERS else others
 
 
 def _relative(pair: Pair, others: Sequence[Pair]) -> Difference | None:
-    """The row's difference after the machine's speed, as the others have it, is taken off each
-    pass; None where there are too few passes with others beside it."""
+    """Return the row's difference after removing from each pass the speed of the machine, as shown
+    by the others; None if too few passes have other rows."""
     sides = []
     for which in ("new", "old"):
         logs = _side(pair, which)
@@ -200,9 +209,9 @@ def _relative(pair: Pair, others: Sequence[Pair]) -> Difference | None:
 
 
 def _with_scatter(relative: Sequence[Difference | None]) -> list[Difference | None]:
-    """The same with what rows scatter between the runs beyond what their passes tell, as seen on
-    the other rows: a phase of the machine that hits one runtime for half a run is no change of it.
-    """
+    """Widen the error by the scatter between runs that the passes do not explain, as seen on the
+    other rows. A state of the machine that affects one runtime for half a run is not a change of
+    that runtime."""
     found = list(relative)
     for row, own in enumerate(relative):
         others = [each for each in relative if each is not None and each is not own]
@@ -221,15 +230,16 @@ def _with_scatter(relative: Sequence[Difference | None]) -> list[Difference | No
 
 
 def _common(pairs: Sequence[Pair]) -> Difference | None:
-    """New minus old of the median row; None with fewer than four rows side by side."""
+    """Return new minus old of the median row; None with fewer than four paired rows."""
     new, old = (_known(_machine(pairs, which)) for which in ("new", "old"))
     enough = len(pairs) > LEAST_OTHERS and min(len(new), len(old)) > 1
     return of_two(new, old) if enough else None
 
 
 def _machine(pairs: Sequence[Pair], which: str) -> list[float | None]:
-    """How much faster each pass of one run was than usual: the median over rows, None where too few
-    had that pass. Usual is a row's middle between the runs, so that neither of them is favoured."""
+    """Return how much faster each pass of one run was than usual: the median over rows, None if too
+    few rows have that pass. Usual is a row's middle between the runs, so that neither run is
+    favoured."""
     least = min(LEAST_OTHERS, len(pairs))
     usual = [(mean(_known(pair.new)) + mean(_known(pair.old))) / 2 for pair in pairs]
     sides = [_side(pair, which) for pair in pairs]

@@ -1,6 +1,6 @@
-"""Datasets: files → raw uint8 images and int64 labels. Never needs the network.
+"""Datasets: files → raw uint8 images and int64 labels, without a network.
 
-In: nothing (the bundled MNIST), a folder of IDX files, or one of images. Out: a `Dataset`.
+In: nothing (the bundled MNIST), a folder of IDX files, or a folder of images. Out: a `Dataset`.
 Normalisation is not done here: it belongs to the model's input spec (`toolkit.data.preprocessing`).
 """
 
@@ -35,9 +35,9 @@ _SPLIT_NAMES = {"train": ("train",), "test": ("t10k", "test")}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Raw images uint8 `[N,C,H,W]` and labels int64 `[N]`, with the record that names them.
+    """Raw images uint8 `[N,C,H,W]` and labels int64 `[N]`, with the record that identifies them.
 
-    The images of large files are read when they are asked for.
+    Images of large files are read on access.
     """
 
     images: Images
@@ -49,16 +49,16 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """One more than the largest label."""
+        """Return one more than the largest label."""
         return int(self.labels.max()) + 1
 
     def chunks(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """The images in order, `size` at a time; the last chunk may be smaller."""
+        """Return the images in order, `size` at a time; the last chunk may be smaller."""
         for start in range(0, len(self), size):
             yield self.images[start : start + size]
 
     def head(self, count: int) -> Dataset:
-        """The first `count` images, named as a part in the record."""
+        """Return the first `count` images; the record says that they are a part."""
         if count >= len(self):
             return self
         record = DatasetRecord(
@@ -75,15 +75,16 @@ class Dataset:
 
 
 def load_dataset(split: Split, folder: Path | None = None) -> Dataset:
-    """The `split` of the bundled MNIST, or of the IDX files or images in `folder`.
+    """Load the `split` of the bundled MNIST, or of the IDX files or images in `folder`.
 
-    Images lie in `folder` as `train/<class>/<image>` and `test/<class>/<image>`. Of IDX files,
-    `folder` may be the folder of the files or one that `torchvision.datasets` made (the files
-    then lie in `<Name>/raw/`). A file's name has the word `train`, or `t10k` or `test`, and
-    `images-idx3` (grey), `images-idx4` (`[N,C,H,W]`) or `labels-idx1`; `.gz` is read as well.
+    Images are at `train/<class>/<image>` and `test/<class>/<image>` in `folder`. For IDX files,
+    `folder` may contain the files, or be a folder made by `torchvision.datasets` (the files are
+    then in `<Name>/raw/`). The name of a file contains `train`, or `t10k` or `test`, and
+    `images-idx3` (grey), `images-idx4` (`[N,C,H,W]`) or `labels-idx1`; `.gz` files are read as
+    well.
 
     Raises:
-        DatasetError: files missing or damaged, counts that differ, a bundled file changed.
+        DatasetError: Files are missing or damaged, counts differ, or a bundled file was changed.
     """
     if folder is not None and is_image_folder(folder):
         return _from_images(folder, split)
@@ -116,7 +117,8 @@ def _from_images(folder: Path, split: Split) -> Dataset:
 
 
 def _with_channels(path: Path, values: NDArray[np.uint8]) -> Images:
-    """`[N,C,H,W]`, with one channel where the file has none; what is mapped stays mapped."""
+    """Return `[N,C,H,W]`, with one channel if the file has none; memory-mapped data stays
+    mapped."""
     shape = values.shape if values.ndim == 4 else (len(values), 1, *values.shape[1:])
     if isinstance(values, np.memmap):
         return MappedImages(path, values.offset, shape)
@@ -128,7 +130,7 @@ def _name(folder: Path) -> str:
 
 
 def check_fits(dataset: Dataset, checkpoint: Checkpoint) -> None:
-    """Raise DatasetError unless images and labels are what the checkpoint's model expects."""
+    """Raise DatasetError unless images and labels fit the checkpoint's model."""
     found = dataset.images.shape[1:]
     if found != checkpoint.input.shape:
         raise DatasetError(
@@ -154,7 +156,9 @@ def _find(folder: Path, split: Split, kind: str) -> Path:
         for path in place.glob(f"*{kind}*")
         if {*re.split(r"[-_.]", path.name.lower())} & {*_SPLIT_NAMES[split]}
     )
-    by_stem = {path.parent / _stem(path): path for path in reversed(found)}  # plain before .gz
+    by_stem = {
+        path.parent / _stem(path): path for path in reversed(found)
+    }  # plain files before .gz
     if len(by_stem) == 1:
         return next(iter(by_stem.values()))
     expected = f"one file named *{'|'.join(_SPLIT_NAMES[split])}*{kind}*ubyte[.gz]"

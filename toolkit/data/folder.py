@@ -1,7 +1,7 @@
-"""A folder of image files → a data set: `train/<class>/<image>` and `test/<class>/<image>`, as
-`torchvision.datasets.ImageFolder` lays them out.
+"""A folder of image files → a data set, in the layout of `torchvision.datasets.ImageFolder`.
 
-Classes are numbered in the order of their names; the training split says which there are.
+The layout is `train/<class>/<image>` and `test/<class>/<image>`. Classes are numbered in the order
+of their names. The training split defines the classes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Whether it has a folder of classes for the training set."""
+    """Return whether the folder has a folder of classes for the training set."""
     return any(path.is_dir() for path in folder.glob("train/*"))
 
 
 def read_image_folder(
     folder: Path, split: str
 ) -> tuple[ImageFiles, np.ndarray[tuple[int], np.dtype[np.int64]], dict[str, str]]:
-    """Images, labels int64 `[N]`, and the checksum of the files' names and sizes.
+    """Return images, labels int64 `[N]`, and the checksum of the files' names and sizes.
 
-    The pixels are not read, but for the first image's: there may be more than memory holds.
+    Only the pixels of the first image are read: there may be more than fits into memory.
 
     Raises:
-        DatasetError: no images, or a class that the training split does not have.
+        DatasetError: There are no images, or a class is not in the training split.
     """
     classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     where = folder / split
@@ -51,8 +51,8 @@ def read_image_folder(
         )
         if not files:
             raise DatasetError(
-                f"{where / name}: a class without images; expected files with an ending among "
-                f"{', '.join(sorted(_SUFFIXES))}: add some, or remove the folder"
+                f"{where / name}: a class without images; expected files with one of the "
+                f"endings {', '.join(sorted(_SUFFIXES))}: add some, or remove the folder"
             )
         for path in files:
             digest.update(f"{path.relative_to(where)}\t{path.stat().st_size}\n".encode())
@@ -60,10 +60,12 @@ def read_image_folder(
         labels += [classes.index(name)] * len(files)
     if not paths:
         raise DatasetError(
-            f"{where}: no images; expected {split}/<class>/<image>, with an ending among "
+            f"{where}: no images; expected {split}/<class>/<image>, with one of the endings "
             f"{', '.join(sorted(_SUFFIXES))}"
         )
     shape = (len(paths), *decode(Path(paths[0])).shape)
     checksum = {f"{split} (names and sizes of the files)": digest.hexdigest()}
-    names = np.array([os.fsencode(path) for path in paths])  # a quarter of what text would take
+    names = np.array(
+        [os.fsencode(path) for path in paths]
+    )  # a quarter of the memory that text would take
     return ImageFiles(names, shape), np.array(labels, np.int64), checksum

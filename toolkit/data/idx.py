@@ -1,4 +1,4 @@
-"""The IDX file layout of MNIST and its relatives: bytes on disk → numpy array.
+"""Reader of the IDX file format of MNIST: bytes on disk → numpy array.
 
 In: a file `*-idx1-ubyte`, `*-idx3-ubyte` or `*-idx4-ubyte`, plain or `.gz`. Out: uint8 array.
 Layout: two zero bytes, a type byte, the number of dimensions, each dimension as a big-endian
@@ -34,18 +34,18 @@ _TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class IdxFile:
-    """`values` as read (mapped, not copied, where the file is uncompressed) and the checksum of
-    the uncompressed bytes."""
+    """`values` as read (memory-mapped if the file is uncompressed), and the checksum of the
+    uncompressed bytes."""
 
     values: NDArray[np.uint8]
     sha256: str
 
 
 def read_idx(path: Path, *, dimensions: tuple[int, ...]) -> IdxFile:
-    """Read one IDX file whose number of dimensions is among `dimensions`.
+    """Read one IDX file; its number of dimensions must be one of `dimensions`.
 
     Raises:
-        DatasetError: missing, not IDX, not uint8, other dimensions, truncated or too long.
+        DatasetError: Missing, not IDX, not uint8, other dimensions, truncated or too long.
     """
     try:
         if path.suffix == ".gz":
@@ -53,7 +53,7 @@ def read_idx(path: Path, *, dimensions: tuple[int, ...]) -> IdxFile:
         return _mapped(path, dimensions)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DatasetError(
-            f"{path}: not a whole gzip file ({error}); download or copy it again"
+            f"{path}: incomplete gzip file ({error}); download or copy it again"
         ) from error
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror or error}") from error
@@ -76,7 +76,7 @@ def _mapped(path: Path, dimensions: tuple[int, ...]) -> IdxFile:
 def _header(
     path: Path, head: bytes, size_bytes: int, dimensions: tuple[int, ...]
 ) -> tuple[tuple[int, ...], int]:
-    """Shape, and the offset of the first value."""
+    """Return the shape, and the offset of the first value."""
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
         raise DatasetError(
             f"{path}: not an IDX file: magic number 0x{head[:4].hex() or '(empty)'}, expected "

@@ -1,7 +1,7 @@
-"""Images that need not be in memory: an array, a mapped file, or a folder of image files.
+"""Images that may stay on disk: an array, a mapped file, or a folder of image files.
 
-In: an index. Out: raw images, uint8 `[N,C,H,W]`. All of them can be sent to another process, which
-then opens the files anew.
+In: an index. Out: raw images, uint8 `[N,C,H,W]`. All of these can be sent to another process, which
+then opens the files itself.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from toolkit.errors import DatasetError
 
 
 class Images(Protocol):
-    """What a data set needs of its images; numpy arrays have it."""
+    """The interface that a data set needs from its images; numpy arrays have it."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`(N, C, H, W)`."""
+        """Return `(N, C, H, W)`."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
-        """Of a slice or of rows: uint8 `[n,C,H,W]`; of one row: `[C,H,W]`."""
+        """Return uint8 `[n,C,H,W]` for a slice or rows, and `[C,H,W]` for one row."""
         ...
 
 
 @dataclass(frozen=True)
 class MappedImages:
-    """Images in an uncompressed file, from byte `offset` on; read as they are asked for."""
+    """Images in an uncompressed file, from byte `offset` on; read on access."""
 
     path: Path
     offset: int
@@ -48,7 +48,7 @@ class MappedImages:
         return np.asarray(self._pixels[index])
 
     def head(self, count: int) -> MappedImages:
-        """The first `count`, unread."""
+        """Return the first `count` images without reading them."""
         return MappedImages(self.path, self.offset, (count, *self.shape[1:]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class MappedImages:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, decoded as they are asked for; grey or RGB, all of one size."""
+    """Image files, decoded on access; grey or RGB, all of one size."""
 
     paths: NDArray[np.bytes_]
     shape: tuple[int, ...]
@@ -76,25 +76,25 @@ class ImageFiles:
         return np.stack([self._decoded(Path(os.fsdecode(path))) for path in chosen])
 
     def head(self, count: int) -> ImageFiles:
-        """The first `count`, undecoded."""
+        """Return the first `count` images without decoding them."""
         return ImageFiles(self.paths[:count], (count, *self.shape[1:]))
 
     def _decoded(self, path: Path) -> NDArray[np.uint8]:
         pixels = decode(path, channels=self.shape[1])
         if pixels.shape != self.shape[1:]:
             raise DatasetError(
-                f"{path}: is {pixels.shape[2]}x{pixels.shape[1]} pixels, the first image of the "
-                f"data set {self.shape[3]}x{self.shape[2]}; bring all images to one size"
+                f"{path}: is {pixels.shape[2]}x{pixels.shape[1]} pixels, but the first image of "
+                f"the data set is {self.shape[3]}x{self.shape[2]}; resize all images to one size"
             )
         return pixels
 
 
 def decode(path: Path, *, channels: int | None = None) -> NDArray[np.uint8]:
-    """One image file → uint8 `[C,H,W]`; grey ones have one channel, all others three, unless
-    `channels` says which.
+    """Decode one image file to uint8 `[C,H,W]`. Grey images have one channel and others three,
+    unless `channels` is given.
 
     Raises:
-        DatasetError: not an image, or cut short.
+        DatasetError: Not an image, or truncated.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -103,7 +103,7 @@ def decode(path: Path, *, channels: int | None = None) -> NDArray[np.uint8]:
             grey = channels == 1 or (channels is None and image.mode in ("1", "L"))
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
     except UnidentifiedImageError as error:
-        raise DatasetError(f"{path}: not an image file; take it out of the folder") from error
+        raise DatasetError(f"{path}: not an image file; remove it from the folder") from error
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
     return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -1,6 +1,6 @@
-"""Statistics of a data set's pixels. Pure.
+"""Statistics of a data set's pixels; pure functions.
 
-In: images. Out: mean and standard deviation a channel, for the model's input spec.
+In: images. Out: mean and standard deviation per channel, for the model's input spec.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from toolkit.data.images import Images
 
-_MOST_IMAGES = 100_000  # of more, so many at even distances tell enough
+_MOST_IMAGES = 100_000  # of larger sets, this many images at even distances are enough
 _CHUNK_BYTES = 4_000_000
 
 
 def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel of the pixels scaled to 0..1, to four digits.
+    """Return mean and standard deviation per channel of the pixels scaled to 0..1, to four digits.
 
-    MNIST's are 0.1307 and 0.3081. A channel that never changes has a deviation of 1.
+    MNIST's are 0.1307 and 0.3081. A constant channel gets a deviation of 1.
     """
     stride = math.ceil(len(images) / _MOST_IMAGES)
     channels, chunk = images.shape[1], max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))

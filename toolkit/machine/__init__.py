@@ -1,1 +1,1 @@
-"""This machine: what it is, what else runs on it, its limits, and is it fit to measure on?"""
+"""This machine: facts, load from other processes, limits, and warnings before a benchmark."""

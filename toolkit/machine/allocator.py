@@ -1,8 +1,8 @@
-"""The C library's allocator: whether memory that is freed stays with the process.
+"""The allocator of the C library: keep freed memory in the process.
 
-By default glibc gives large blocks back to the system when they are freed. A network whose layers
-allocate their outputs anew in every call then pays for each page again: PyTorch's eager mode takes
-1.5 to 2 times as long so, and unevenly. glibc's manual, mallopt(3), has the parameters.
+By default, glibc returns large blocks to the system when they are freed. A network whose layers
+allocate their outputs in every call then pays for each page again. PyTorch's eager mode takes 1.5
+to 2 times as long and varies more. The manual page mallopt(3) of glibc describes the parameters.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ _DEFAULTS = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0}
 
 
 def can_keep_memory() -> bool:
-    """Whether the C library has such parameters: glibc does."""
+    """Return whether the C library supports these parameters (glibc does)."""
     return hasattr(ctypes.CDLL(None), "mallopt")
 
 
 def keep_memory() -> bool:
-    """From now on freed memory stays with this process, ready for the next block.
+    """From now on, keep freed memory in this process for the next allocation.
 
     Returns:
-        Whether it does; False where the C library has no such parameters.
+        Whether this succeeded; False if the C library has no such parameters.
     """
     return _set(_KEEPING)
 
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Freed memory stays with the process meanwhile, and goes back to the system at the end. Does
-    nothing where the C library has no such parameters."""
+    """Keep freed memory in the process, and return it to the system at the end. Do nothing if the C
+    library has no such parameters."""
     if not keep_memory():
         yield
         return

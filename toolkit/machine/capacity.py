@@ -1,6 +1,6 @@
-"""What this machine can do at most and what a model asks of it, found in a process of its own.
+"""The limits of this machine and the FLOPs of a model, measured in a separate process.
 
-In: threads, a checkpoint. Out: a `Capacity`; what could not be found is None, and it says why.
+In: threads, a checkpoint. Out: a `Capacity`. Unknown values are None, with the reason.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from toolkit.schema import Limits, from_json, to_json
 
 _TIMEOUT_S = 120.0
 _CHILD = "toolkit.machine.capacity"
-# On a GPU the limit in TF32 is measured too, on request of each product. float32 stays float32.
+# On a GPU, TF32 is measured too; each product requests it. float32 stays float32.
 _FORBIDS_TF32 = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Limits of the machine and FLOPs of one image; `failure` says why they are not known."""
+    """Limits of the machine and FLOPs per image; `failure` says why they are unknown."""
 
     limits: Limits | None
     flops_per_image: int | None
@@ -31,13 +31,13 @@ class Capacity:
 def measure_capacity(
     threads: int, *, checkpoint: Path | None = None, model: str | None = None, gpu: bool = False
 ) -> Capacity:
-    """Measure the machine with `threads` threads, and count the checkpoint's FLOPs, in some 5 s.
+    """Measure the machine with `threads` threads and count the FLOPs of the checkpoint (about 5 s).
 
     Args:
         threads: CPU threads.
         checkpoint: Checkpoint folder; None counts no FLOPs.
-        model: The factory that the user trusts, where it is not the toolkit's own.
-        gpu: Measure the CUDA device too, in some 5 s more.
+        model: The factory that the user trusts, if it is not part of the toolkit.
+        gpu: Measure the CUDA device too (about 5 s more).
     """
     job = {
         "threads": threads,
@@ -66,7 +66,7 @@ def measure_capacity(
 
 
 def main() -> None:
-    """The child's side: it loads torch, whose threads must not be those of the driver."""
+    """Run in the child, because it loads torch, and its threads must not be those of the driver."""
     answer(_measure, reason=lambda _, error: headline(error))
 
 
@@ -78,7 +78,7 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
     if job["gpu"]:
         try:
             limits = replace(limits, gpu=measure_gpu_limits())
-        except RuntimeError as error:  # of the driver, or of too little memory
+        except RuntimeError as error:  # from the driver, or too little memory
             failures.append(f"the limits of the GPU cannot be measured: {headline(error)}")
     if job["checkpoint"] is not None:
         try:

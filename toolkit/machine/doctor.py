@@ -1,4 +1,4 @@
-"""The doctor: facts about this machine, what others take of it, its limits, and warnings.
+"""The doctor: facts about this machine, load from other processes, limits, and warnings.
 
 In: the running system. Out: a `Diagnosis`.
 """
@@ -16,18 +16,18 @@ from toolkit.progress import Progress, silent
 from toolkit.schema import Diagnosis
 
 _WATCH_S = 0.5
-_STEPS = ("facts", "load of others", "limits")
+_STEPS = ("facts", "load from others", "limits")
 
 
 def doctor(*, threads: int | None = None, progress: Progress = silent) -> Diagnosis:
-    """Look at this machine: is it fit to measure on? Takes some seconds.
+    """Check whether this machine is fit for benchmarks. Takes a few seconds.
 
     Args:
-        threads: Threads that you mean to measure with; None takes all usable cores.
-        progress: Told about each step.
+        threads: Threads that you plan to measure with; None uses all usable cores.
+        progress: Receives the progress of each step.
 
     Raises:
-        SettingError: `threads` below 1.
+        SettingError: `threads` is below 1.
     """
     threads = check_threads(threads)
     environment = describe_environment()

@@ -1,8 +1,8 @@
-"""What machine and which versions the numbers come from.
+"""Facts about the machine and the installed versions.
 
-In: the running system. Out: an `Environment` record; what cannot be read here is None in it.
+In: the running system. Out: an `Environment` record. Values that cannot be read are None.
 
-Functions that take a `root` read Linux's /proc and /sys below it; elsewhere they find nothing.
+Functions with a `root` read Linux's /proc and /sys below it; on other systems they find nothing.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ _CPUS = "sys/devices/system/cpu"
 
 
 def describe_environment() -> Environment:
-    """The record of this machine, now.
+    """Describe this machine as it is now.
 
-    It takes milliseconds, and what `nvidia-smi` takes where there is one, so every result has it.
-    Take it before the work starts: afterwards `load_average` and `temperature_c` show that work.
+    This takes milliseconds, plus the time of `nvidia-smi` if it is installed, so every result
+    contains it. Call it before the work starts: afterwards, `load_average` and `temperature_c` show
+    that work.
     """
     import psutil
 
@@ -79,20 +80,22 @@ def describe_environment() -> Environment:
 
 
 def usable_cpus() -> list[int]:
-    """Numbers of the logical CPUs that this process may run on."""
+    """Return the numbers of the logical CPUs that this process may run on."""
     if sys.platform == "linux":
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: affinity and the container's quota counted in."""
+    """Return the number of cores that this process may use, given its affinity and the container's
+    quota."""
     quota = cpu_quota()
     return min(len(usable_cpus()), math.ceil(quota) if quota else 1 << 20)
 
 
 def physical_cores(root: Path = _ROOT) -> int | None:
-    """Usable cores with SMT siblings, which share one core's arithmetic units, counted once."""
+    """Return the number of usable physical cores. SMT siblings share one core's arithmetic units
+    and count once."""
     if sys.platform != "linux":
         import psutil
 
@@ -103,13 +106,15 @@ def physical_cores(root: Path = _ROOT) -> int | None:
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """A container's limit in cores: the lowest of its cgroup and those above it, v1 or v2."""
+    """Return a container's limit in cores: the lowest of its cgroup and those above it, v1 or
+    v2."""
     quotas = (_quota(folder) for folder in _cgroups(root))
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def cpu_name(root: Path = _ROOT) -> str:
-    """The processor's name; of an ARM board, whose kernel does not name it, the board's."""
+    """Return the name of the processor, or of the board on ARM, where the kernel does not name the
+    processor."""
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string").strip() or platform.processor()
     board = _read(root / "proc/device-tree/model").rstrip("\0\n")
@@ -117,21 +122,21 @@ def cpu_name(root: Path = _ROOT) -> str:
 
 
 def instruction_sets(root: Path = _ROOT) -> tuple[str, ...]:
-    """Vector instruction sets, by the names that Linux gives them (`asimd` is NEON)."""
+    """Return the vector instruction sets, with Linux's names (`asimd` is NEON)."""
     flags = set(_cpuinfo(root, "flags", "Features").split())
     if not flags and platform.machine() in ("arm64", "aarch64"):
-        return ("asimd",)  # part of every 64-bit ARM
+        return ("asimd",)  # part of every 64-bit ARM processor
     return tuple(flag for flag in _ISA_FLAGS if flag in flags)
 
 
 def governor(root: Path = _ROOT) -> str | None:
-    """The frequency governor; several where cores differ."""
+    """Return the frequency governor, or several if cores differ."""
     files = (root / _CPUS / "cpufreq").glob("policy*/scaling_governor")
     return ", ".join(sorted({_read(file).strip() for file in files} - {""})) or None
 
 
 def turbo(root: Path = _ROOT) -> bool | None:
-    """Whether cores may run above their nominal clock."""
+    """Return whether cores may run above their nominal clock."""
     no_turbo = _read(root / _CPUS / "intel_pstate/no_turbo").strip()
     boost = _read(root / _CPUS / "cpufreq/boost").strip()
     if no_turbo:
@@ -140,8 +145,8 @@ def turbo(root: Path = _ROOT) -> bool | None:
 
 
 def last_level_cache_bytes(root: Path = _ROOT) -> int | None:
-    """All caches of the last level together."""
-    caches: dict[int, dict[str, int]] = {}  # level → the CPUs that share one → its bytes
+    """Return the total size of all last-level caches."""
+    caches: dict[int, dict[str, int]] = {}  # level → CPUs that share a cache → its size in bytes
     for folder in (root / _CPUS).glob("cpu[0-9]*/cache/index[0-9]*"):
         level, size = _read(folder / "level").strip(), _read(folder / "size").strip()
         if level.isdigit() and size.removesuffix("K").isdigit():
@@ -151,7 +156,7 @@ def last_level_cache_bytes(root: Path = _ROOT) -> int | None:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA GPUs, as `nvidia-smi` describes them, with their states as NVML tells them; none where
+    """Return the NVIDIA GPUs that `nvidia-smi` describes, with their states from NVML; none if
     that program is missing."""
     query = f"--query-gpu={','.join(_GPU_QUERY)}"
     table = _output("nvidia-smi", query, "--format=csv,noheader,nounits")
@@ -164,14 +169,14 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 class NewThreads:
-    """Counts the threads that this process starts from now on, as the kernel lists them. One that
-    ends meanwhile, of a session before, does not count against them."""
+    """Count the threads that this process starts from now on, as the kernel lists them. A thread of
+    an earlier session that ends in the meantime does not reduce the count."""
 
     def __init__(self) -> None:
         self._before = _thread_ids()
 
     def count(self) -> int | None:
-        """So far; None where the system does not say."""
+        """Return the count so far, or None if the system does not provide it."""
         now = _thread_ids()
         return None if now is None or self._before is None else len(now - self._before)
 
@@ -184,15 +189,16 @@ def _thread_ids() -> frozenset[Path] | None:
 
 
 def oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since boot; 0 where unknown."""
+    """Return the number of processes that the kernel has killed for lack of memory since boot; 0 if
+    unknown."""
     found = re.search(r"^oom_kill (\d+)$", _read(_ROOT / "proc/vmstat"), re.MULTILINE)
     return int(found[1]) if found else 0
 
 
 def peak_memory_bytes() -> int:
-    """This process's own high-water mark of resident memory.
+    """Return the peak resident memory of this process.
 
-    Linux's `ru_maxrss` also holds what the parent used before exec, so `VmHWM` is read there.
+    Linux's `ru_maxrss` includes the memory of the parent before exec, so `VmHWM` is read there.
     """
     found = re.search(r"^VmHWM:\s+(\d+) kB$", _read(_ROOT / "proc/self/status"), re.MULTILINE)
     if found:
@@ -205,17 +211,20 @@ def peak_memory_bytes() -> int:
 
 
 def page_faults() -> int:
-    """How many pages of memory the system gave this process so far, none of them from a disk."""
+    """Return how many pages of memory the system has given this process, not counting pages read
+    from disk."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _frequency_hz() -> tuple[float | None, float | None]:
-    """Current and highest clock."""
+    """Return the current and the highest clock frequency."""
     import psutil
 
-    with contextlib.suppress(OSError, RuntimeError):  # psutil's answer where there is none differs
+    with contextlib.suppress(
+        OSError, RuntimeError
+    ):  # psutil answers differently if there is no value
         found = psutil.cpu_freq()
         if found is not None:
             return found.current * 1e6 or None, found.max * 1e6 or None
@@ -223,7 +232,7 @@ def _frequency_hz() -> tuple[float | None, float | None]:
 
 
 def _temperature_c() -> tuple[float | None, float | None]:
-    """The hottest sensor of the processor, and where that one becomes critical."""
+    """Return the hottest sensor of the processor, and its critical temperature."""
     if sys.platform != "linux":
         return None, None
     import psutil
@@ -259,12 +268,12 @@ def _gpu(
 
 
 def _number(text: str) -> float | None:
-    """`nvidia-smi` writes `[N/A]` or `[Not Supported]` for what a GPU does not tell."""
+    """Parse a number; `nvidia-smi` writes `[N/A]` or `[Not Supported]` for unknown values."""
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None
 
 
 def _cgroups(root: Path) -> Iterator[Path]:
-    """The folders of this process's cgroup and those above it, where CPU time is limited."""
+    """Return the folders of this process's cgroup and those above it, where CPU time is limited."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -275,7 +284,7 @@ def _cgroups(root: Path) -> Iterator[Path]:
 
 
 def _quota(cgroup: Path) -> float | None:
-    limit = _read(cgroup / "cpu.max").split() or [  # `max 100000` where there is none; v1: -1
+    limit = _read(cgroup / "cpu.max").split() or [  # `max 100000` without a limit; v1: -1
         _read(cgroup / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
     ]
     quota, period = limit
@@ -291,7 +300,7 @@ def _cpuinfo(root: Path, *keys: str) -> str:
 
 
 def _output(program: str, *arguments: str) -> str:
-    """What a program prints; nothing where it is missing or fails."""
+    """Return the output of a program, or an empty text if it is missing or fails."""
     path = shutil.which(program)
     if path is None:
         return ""

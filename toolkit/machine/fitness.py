@@ -1,7 +1,7 @@
-"""Is the machine fit to measure on? Facts → warnings, each with the flag or action that helps.
+"""Warnings about a machine or a measurement, each with the flag or action that helps.
 
-In: an `Environment`, the threads to measure with, what others took meanwhile; or the speeds that
-were measured. Out: warnings; pure.
+In: an `Environment`, the number of threads, and the load from other processes; or measured speeds.
+Out: warnings. All functions are pure.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from toolkit.statistics.difference import ERROR_RATE, holm, of_one
 from toolkit.statistics.intervals import relative_half_width
 from toolkit.statistics.speeds import repeat_shares
 
-_OTHERS_CORES = 0.2  # below it lie the ticks in which the kernel counts, and any idle desktop
-_OTHERS_SHARE = 0.02  # … and on many cores the error that those ticks leave
+_OTHERS_CORES = 0.2  # above the resolution of the kernel's ticks and the load of an idle desktop
+_OTHERS_SHARE = 0.02  # on many cores: the error of those ticks
 _STEAL_SHARE = 0.01
 _NEAR_CRITICAL_C = 10.0
-_CRITICAL_C = 100.0  # where the sensor does not say; most processors throttle at 90 to 105
+_CRITICAL_C = 100.0  # if the sensor does not say; most processors throttle at 90 to 105
 _SHORT_MEMORY_SHARE = 0.1
 _SWAP_BYTES = 256e6
 _WIDE = 0.05
-PAGE_FAULTS = 256  # a call, a megabyte; kept memory has none, torch thousands
+PAGE_FAULTS = 256  # per call, a megabyte; kept memory has none, PyTorch has thousands
 _LOW_CLOCK = 0.8
 _FEW_ROUNDS = 0.1
-_CACHED = 1.25  # a cache saves more; one batch in the processor's caches may save a tenth
+_CACHED = 1.25  # a cache saves more; repeating one batch in the processor's caches may save a tenth
 
 
 def judge(
     facts: Environment, *, threads: int, interference: Interference | None = None
 ) -> tuple[MachineWarning, ...]:
-    """What speaks against measuring with `threads` threads, or having measured; the gravest first.
+    """Return reasons not to measure with `threads` threads, or not to trust a measurement; the most
+    serious first.
 
-    A fact that is unknown gives no warning.
+    An unknown fact gives no warning.
     """
     found = (
         _others(facts, interference),
@@ -63,7 +64,7 @@ def judge(
 def judge_artifacts(
     facts: Environment, artifacts: Sequence[Artifact]
 ) -> tuple[MachineWarning, ...]:
-    """Which artifacts compute with int8 arithmetic that is not exact on this machine."""
+    """Return a warning about artifacts whose int8 arithmetic is not exact on this machine."""
     own = instruction_sets(facts)
     inexact = [
         f"{item.path} is exact on {', '.join(item.isas)}"
@@ -75,15 +76,18 @@ def judge_artifacts(
     return (
         MachineWarning(
             code="isa",
-            message=f"made for another processor than this one, which has "
-            f"{', '.join(sorted(own)) or 'none of these'}: {'; '.join(dict.fromkeys(inexact))}",
-            action="verify it on the processor it is for, or run `toolkit export` without `--isa`",
+            message="made for another processor; this one has "
+            f"{', '.join(sorted(own)) or 'none of these instruction sets'}: "
+            f"{'; '.join(dict.fromkeys(inexact))}",
+            action="verify it on the processor that it was made for, or run `toolkit export` "
+            "without `--isa`",
         ),
     )
 
 
 def instruction_sets(facts: Environment) -> set[Isa]:
-    """Those that int8 arithmetic depends on. x86 without VNNI adds products of 8 bits in 16."""
+    """Return the instruction sets that int8 arithmetic depends on. x86 without VNNI adds 8-bit
+    products in 16 bits."""
     if facts.machine in ("aarch64", "arm64"):
         return {"arm"}
     vnni = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(facts.isa)
@@ -91,7 +95,7 @@ def instruction_sets(facts: Environment) -> set[Isa]:
 
 
 def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
-    """What speaks against believing speeds as they were measured; one warning a kind."""
+    """Return reasons not to trust measured speeds; one warning per kind."""
     real = [row for row in rows if row.runtime != "null" and row.status == "measured"]
     found = (
         *(_wide(real), _unsteady(real), _gpu_clock(real), _gpu_slowed(real)),
@@ -112,7 +116,7 @@ def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
     return MachineWarning(
         code="wide",
         message=f"intervals are wide: {names}",
-        action="measure longer with `toolkit bench --target-width 2%`, and close what else runs",
+        action="measure longer with `toolkit bench --target-width 2%`, and close other programs",
     )
 
 
@@ -127,9 +131,9 @@ def _paged(rows: Sequence[Measurement]) -> MachineWarning | None:
     names = ", ".join(f"{name} {count:,.0f}" for name, count in paged.items())
     return MachineWarning(
         code="page_faults",
-        message=f"memory goes back to the system after each call, page faults a call: {names}",
-        action="`toolkit bench --keep-memory` shows the speed without that; docs/benchmarking.md "
-        "says how to deploy so",
+        message=f"memory is returned to the system after each call; page faults per call: {names}",
+        action="use `toolkit bench --keep-memory` to measure without this cost "
+        "(docs/benchmarking.md explains how to deploy that way)",
     )
 
 
@@ -143,13 +147,13 @@ def _unsteady(rows: Sequence[Measurement]) -> MachineWarning | None:
         return None
     return MachineWarning(
         code="unsteady",
-        message=f"still changed speed when the warm-up's time was over: {', '.join(names)}",
-        action="close what else runs; measure longer with `toolkit bench --min-time 20`",
+        message=f"speed was not steady at the end of the warm-up: {', '.join(names)}",
+        action="close other programs; measure longer with `toolkit bench --min-time 20`",
     )
 
 
 def _gpu_clock(rows: Sequence[Measurement]) -> MachineWarning | None:
-    """Rows of which a share of the rounds began while the GPU was far below its clock."""
+    """Return rows with many rounds that began while the GPU clock was low."""
     low = {}
     for row in rows:
         clocks = [_clocks(each) for one in row.passes for each in one.rounds if each.gpu]
@@ -173,13 +177,13 @@ def _gpu_clock(rows: Sequence[Measurement]) -> MachineWarning | None:
 
 
 def _clocks(found: Round) -> tuple[float | None, float | None]:
-    """Before the round, and the highest in it or just after it."""
+    """Return the clock before the round, and the highest clock in it or just after it."""
     before, *rest = found.gpu
     return before.clock_hz, max((each.clock_hz for each in rest if each.clock_hz), default=None)
 
 
 def _gpu_slowed(rows: Sequence[Measurement]) -> MachineWarning | None:
-    """Rows in whose rounds the GPU was held back, and by what."""
+    """Return rows whose rounds ran while the GPU was slowed down, with the reasons."""
     slowed = {}
     for row in rows:
         rounds = [each for one in row.passes for each in one.rounds if each.gpu]
@@ -203,7 +207,7 @@ def _gpu_slowed(rows: Sequence[Measurement]) -> MachineWarning | None:
 
 
 def _cached(rows: Sequence[Measurement]) -> MachineWarning | None:
-    """Rows that are shown to be faster on a repeated input; one error rate for all rows."""
+    """Find rows that are shown to be faster on a repeated input; one error rate for all rows."""
     known = {row.name: shares for row in rows if len(shares := repeat_shares(row.passes)) > 1}
     p_values = holm([of_one(shares).p_less(1 / _CACHED) for shares in known.values()])
     found = {
@@ -216,9 +220,9 @@ def _cached(rows: Sequence[Measurement]) -> MachineWarning | None:
     names = ", ".join(f"{name} {ratio:.2f} times" for name, ratio in found.items())
     return MachineWarning(
         code="cached",
-        message=f"a repeated input is answered faster than inputs that rotate: {names}; answers "
+        message=f"a repeated input is answered faster than rotating inputs: {names}; answers "
         "may come from a cache",
-        action="switch the runtime's cache off: its speed here is not that on new images",
+        action="switch off the runtime's cache: the measured speed does not apply to new images",
     )
 
 
@@ -229,7 +233,7 @@ def _others(facts: Environment, interference: Interference | None) -> MachineWar
     return MachineWarning(
         code="others",
         message=f"other processes kept {interference.others_cores:.1f} of {facts.cores} cores busy",
-        action="close them, or wait until they are done, and measure again",
+        action="close them, or wait until they have finished, and measure again",
     )
 
 
@@ -239,7 +243,8 @@ def _steal(interference: Interference | None) -> MachineWarning | None:
     return MachineWarning(
         code="steal",
         message=f"the hypervisor gave {interference.steal_share:.1%} of the time to other machines",
-        action="measure longer with `toolkit bench --min-time 20`, or use a machine of your own",
+        action="measure longer with `toolkit bench --min-time 20`, or use a machine that is not "
+        "shared",
     )
 
 
@@ -272,8 +277,8 @@ def _quota(facts: Environment) -> MachineWarning | None:
     whole = max(1, math.floor(quota))
     return MachineWarning(
         code="quota",
-        message=f"the container may use {quota:g} cores: {facts.cores} threads are stopped for a "
-        "part of every period",
+        message=f"the container may use {quota:g} cores: {facts.cores} threads are stopped "
+        "for a part of every period",
         action=f"`--threads {whole}`, or start the container with whole cores "
         f"(`docker run --cpus {math.ceil(quota)}`)",
     )
@@ -285,7 +290,7 @@ def _governor(facts: Environment) -> MachineWarning | None:
     return MachineWarning(
         code="governor",
         message=f"the frequency governor is {facts.governor}: clocks rise only some time after "
-        "work starts",
+        "the work starts",
         action="`sudo cpupower frequency-set -g performance`",
     )
 
@@ -306,9 +311,9 @@ def _heat(facts: Environment) -> MachineWarning | None:
         return None
     return MachineWarning(
         code="heat",
-        message=f"the processor is at {facts.temperature_c:.0f} °C, critical is "
-        f"{critical_c:.0f} °C: it lowers its clocks",
-        action="let it cool, or improve its cooling",
+        message=f"the processor is at {facts.temperature_c:.0f} °C, and {critical_c:.0f} °C is "
+        "critical: it lowers its clocks",
+        action="let it cool down, or improve its cooling",
     )
 
 
@@ -318,9 +323,9 @@ def _memory(facts: Environment) -> MachineWarning | None:
         return None
     return MachineWarning(
         code="memory",
-        message=f"{available / 1e9:.1f} of {facts.memory_bytes / 1e9:.1f} GB of memory are "
+        message=f"only {available / 1e9:.1f} of {facts.memory_bytes / 1e9:.1f} GB of memory are "
         "available",
-        action="close programs that hold memory",
+        action="close programs that use memory",
     )
 
 
@@ -329,9 +334,9 @@ def _swap(facts: Environment) -> MachineWarning | None:
         return None
     return MachineWarning(
         code="swap",
-        message=f"{(facts.swap_used_bytes or 0) / 1e9:.1f} GB lie in swap; reading them back "
-        "lengthens whatever is timed",
-        action="close programs that hold memory, then `sudo swapoff -a && sudo swapon -a`",
+        message=f"{(facts.swap_used_bytes or 0) / 1e9:.1f} GB are in swap; reading them back "
+        "slows timed calls",
+        action="close programs that use memory, then run `sudo swapoff -a && sudo swapon -a`",
     )
 
 
@@ -340,7 +345,7 @@ def _turbo(facts: Environment) -> MachineWarning | None:
         return None
     return MachineWarning(
         code="turbo",
-        message="turbo is on: clocks sink as the processor warms, so times may drift",
+        message="turbo is on: clocks drop as the processor warms up, so times may drift",
         action="`echo 1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo` (Intel) or "
         "`echo 0 | sudo tee /sys/devices/system/cpu/cpufreq/boost` (others); or accept wider "
         "intervals",

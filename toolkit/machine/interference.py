@@ -1,4 +1,4 @@
-"""What others take of the machine while something is measured.
+"""The load from other processes and the hypervisor during a measurement.
 
 In: CPU times of the machine and of our own processes, before and after. Out: `Interference`.
 """
@@ -32,7 +32,7 @@ class CpuTimes:
 
 
 class LoadWatch:
-    """Watches from the moment it is made; reads only then and at the end, so it disturbs nothing.
+    """Watches from its creation. It reads only then and at the end, so it disturbs nothing.
 
     Ours are this process and its descendants, and the trees of the processes in `pids`.
     """
@@ -43,7 +43,7 @@ class LoadWatch:
         self._watch = Stopwatch()
 
     def interference(self) -> Interference:
-        """What others took since the start. Ask while our own processes still live."""
+        """Return what others used since the start. Call it while our own processes are alive."""
         wall_s = self._watch.elapsed_s()
         return interference(self._before, read_cpu_times(self._pids), wall_s=wall_s)
 
@@ -61,7 +61,7 @@ def interference(before: CpuTimes, after: CpuTimes, *, wall_s: float) -> Interfe
 
 
 def combined(parts: Sequence[Interference]) -> Interference | None:
-    """Several spells as one: means over their time; None of nothing."""
+    """Combine several periods into one: means over their time; None for an empty list."""
     wall_s = sum(part.wall_s for part in parts)
     if not parts:
         return None
@@ -75,9 +75,9 @@ def combined(parts: Sequence[Interference]) -> Interference | None:
 
 
 def read_cpu_times(pids: Iterable[int] = ()) -> CpuTimes:
-    """The times now; `pids` as for `LoadWatch`."""
+    """Read the current times; `pids` as for `LoadWatch`."""
     cpus = set(usable_cpus())
-    # psutil leaves out CPUs that are switched off, in practice the last ones.
+    # psutil leaves out CPUs that are switched off, which are usually the last ones.
     rows = [
         row._asdict() for number, row in enumerate(psutil.cpu_times(percpu=True)) if number in cpus
     ]
@@ -93,7 +93,7 @@ def read_cpu_times(pids: Iterable[int] = ()) -> CpuTimes:
 
 
 def _tree_s(pids: Iterable[int]) -> Iterable[float]:
-    """CPU seconds of each of our processes, with what its ended children have left it."""
+    """Return CPU seconds of each of our processes, including its ended children."""
     family: set[psutil.Process] = set()
     for pid in (None, *pids):
         with contextlib.suppress(psutil.Error):

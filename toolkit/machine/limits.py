@@ -1,4 +1,4 @@
-"""What this machine can do at all: matrix products and copies, measured; a model's FLOPs, counted.
+"""The limits of this machine, measured with matrix products and copies; a model's FLOPs, counted.
 
 In: a number of threads, or a model. Out: `Limits`, or FLOPs an image. Measure in a process of its
 own: torch and ONNX Runtime are loaded side by side.
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 _SIZES = (256, 512, 1024, 2048)  # small ones stay in the caches, many cores need large ones
 _COPY_BYTES = 256 << 20
 _CACHE_FACTOR = 4  # STREAM's rule: arrays of at least four times the last-level cache
-_COPY_MEMORY_SHARE = 8  # … but never more than this part of the memory that is free
+_COPY_MEMORY_SHARE = 8  # but never more than this part of the free memory
 
 Run = Callable[[], object]
 Product = Callable[[int, int], Run | None]
 
 
 def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
-    """The highest rates with `threads` threads; each of them takes about `time_s` seconds.
+    """Measure the highest rates with `threads` threads; each takes about `time_s` seconds.
 
     Matrix products are tried in torch and in ONNX Runtime, at several sizes. The fastest single
     call counts: a limit is what the machine reaches while nothing disturbs it.
@@ -37,7 +37,7 @@ def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
     import torch
 
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")  # float32 means float32
+    torch.set_float32_matmul_precision("highest")  # use true float32
     float32 = [*rates(_torch_float32, threads, time_s), *rates(_onnx_float32, threads, time_s)]
     int8 = [*rates(_torch_int8, threads, time_s), *rates(_onnx_int8, threads, time_s)]
     return Limits(
@@ -116,7 +116,7 @@ def _torch_int8(size: int, threads: int) -> Run | None:
     left, right = (torch.randint(-128, 128, (size, size), dtype=torch.int8) for _ in range(2))
     try:
         torch._int_mm(left, right)
-    except RuntimeError:  # torch has it for some processors only
+    except RuntimeError:  # torch supports it on some processors only
         return None
     return lambda: torch._int_mm(left, right)
 
@@ -128,7 +128,7 @@ def _onnx_float32(size: int, threads: int) -> Run | None:
 
 
 def _onnx_int8(size: int, threads: int) -> Run | None:
-    """Unsigned activations and signed weights, as quantised models have them."""
+    """Use unsigned activations and signed weights, as in quantised models."""
     random = np.random.default_rng(0)
     left = random.integers(0, 256, (size, size), np.uint8)
     right = random.integers(-128, 128, (size, size), np.int8)
@@ -142,7 +142,7 @@ def _onnx_product(
     output: np.dtype[np.generic],
     threads: int,
 ) -> Run | None:
-    """A model of one product, whose right side is a weight."""
+    """Return a model of one product whose right side is a weight."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in the row of onnxruntime
     try:
         import onnxruntime

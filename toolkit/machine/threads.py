@@ -1,4 +1,4 @@
-"""How many threads to compute with: a number from outside, checked."""
+"""The number of threads to compute with, checked."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MOST_THREADS = 1024
 
 
 def check_threads(threads: int | None) -> int:
-    """The number of threads to use; None means all usable cores.
+    """Return the number of threads to use; None means all usable cores.
 
     Raises:
-        SettingError: below 1, or more than any machine has.
+        SettingError: Below 1, or more than any machine has.
     """
     if threads is None:
         return usable_cores()

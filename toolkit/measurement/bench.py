@@ -1,4 +1,4 @@
-"""Benchmark: candidates → measurements, each with its interval and its place among the others."""
+"""Benchmark: candidates → measurements with intervals and ranks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bench(
     model: str | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Measure throughput and latency of artifacts, the null runtime beside them.
+    """Measure throughput and latency of artifacts, with the null runtime for comparison.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
@@ -105,7 +105,7 @@ def bench(
 
 
 def _options_of(tuned: Configuration, options: SessionOptions) -> SessionOptions:
-    """The options that were tuned, in place of those given."""
+    """Return the options with the tuned values instead of the given ones."""
     return replace(
         options,
         batch_size=tuned.batch_size,
@@ -119,7 +119,7 @@ def _options_of(tuned: Configuration, options: SessionOptions) -> SessionOptions
 def tuned_subject(
     tuned: Configuration, paths: Sequence[Path], *, checkpoint: Path | None, model: str | None
 ) -> Subject:
-    """The checkpoint with the artifact that was tuned: the one among `paths`, or where it was.
+    """Return the checkpoint with the tuned artifact, from `paths` or from its recorded location.
 
     Raises:
         SettingError: it is not there, or has changed.
@@ -150,7 +150,7 @@ def with_null(
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How candidates are measured; see `bench` for the fields."""
+    """The settings of a measurement; see `bench` for the fields."""
 
     plan: Plan
     baseline: str | None = None
@@ -158,14 +158,14 @@ class Bench:
     progress: Progress = silent
 
     def check_baseline(self, candidates: Sequence[Candidate]) -> None:
-        """Raise UnknownNameError or SettingError unless the baseline takes part."""
+        """Raise UnknownNameError or SettingError unless the baseline is measured."""
         if self.baseline is None:
             return
         name = find_runtime(self.baseline).name
         known = list(dict.fromkeys(each.runtime.name for each in candidates))
         if name not in known or name == NULL:
             others = ", ".join(each for each in known if each != NULL)
-            raise SettingError(f"--baseline {name} does not take part; expected one of {others}")
+            raise SettingError(f"--baseline {name} is not measured; expected one of {others}")
 
     def with_capacity(
         self, results: Results, candidates: Sequence[Candidate], subject: Subject
@@ -196,10 +196,10 @@ class Bench:
         opened: Sequence[RemoteSession] = (),
         out: Path | None = None,
     ) -> Results:
-        """Fill the tallies; returns `results` with what follows from them, and writes them to `out`
-        after each pass.
+        """Fill the tallies, and return `results` with the rows that follow from them. Write them to
+        `out` after each pass.
 
-        The sessions `opened`, one a tally, serve in the first pass.
+        The first pass uses the sessions `opened`, one per tally.
 
         Raises:
             Interrupted: Ctrl-C after the first round.

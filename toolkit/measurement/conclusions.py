@@ -1,4 +1,4 @@
-"""What passes gave → rows of the results: speeds, ratios, ranks, warnings.
+"""Conclusions: the readings of all passes → speeds, ratios, ranks, warnings.
 
 In: tallies as they stand, after any pass. Out: `Results` with what follows from them.
 """
@@ -26,7 +26,7 @@ from toolkit.statistics.speeds import (
 
 
 def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
-    """`results` with the measurements so far.
+    """Return `results` with the measurements so far.
 
     `baseline` is the runtime that the others are compared with; None is eager where it takes part,
     else the first.
@@ -68,7 +68,7 @@ def _stopped(passes: Passes) -> MachineWarning:
 
 
 def distinct_names(tallies: Sequence[Tally]) -> list[str]:
-    """A name for each; see `toolkit.report.labels`."""
+    """Return a name for each; see `toolkit.report.labels`."""
     return distinct(
         [
             facts_of(
@@ -84,7 +84,7 @@ def distinct_names(tallies: Sequence[Tally]) -> list[str]:
 
 
 def _default_baseline(tallies: Sequence[Tally]) -> str | None:
-    """None where there is nothing to compare."""
+    """Return the default baseline; None if there is nothing to compare."""
     known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
     if len(known) < 2:
         return None
@@ -104,7 +104,7 @@ def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -
 
 
 def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Results) -> Measurement:
-    """The row; a failed one keeps its rounds and claims nothing."""
+    """Return the row; a failed one keeps its rounds but claims nothing."""
     candidate, passes, failure = tally.candidate, tally.passes, tally.failure
     artifact = candidate.source.artifact
     speed, real = tally.throughput(), candidate.runtime.name != NULL
@@ -154,7 +154,8 @@ def _status(tally: Tally) -> tuple[Status, str | None]:
     if tally.throughput() is None:
         rounds = sum(len(each.rounds) for each in tally.passes)
         return "too_short", (
-            f"{rounds} rounds carry no interval; allow more time with `toolkit bench --max-time`"
+            f"{rounds} rounds are too few for an interval; allow more time with "
+            "`toolkit bench --max-time`"
         )
     return "measured", None
 
@@ -167,8 +168,8 @@ def _limit_share(speed: Interval | None, tally: Tally, results: Results) -> floa
 
 
 def _limit_of(tally: Tally, limits: Limits) -> float | None:
-    """FLOP/s that the device reaches at most: on a GPU in the arithmetic that the session attests,
-    since a tensor core's limit is ten times that of float32."""
+    """Return the largest FLOP/s of the device. On a GPU this depends on the arithmetic that the
+    session attests: the limit of tensor cores is ten times that of float32."""
     if tally.candidate.settings.device == "cpu":
         return limits.float32_flops_per_s
     if limits.gpu is None or tally.attestation is None:
@@ -177,7 +178,7 @@ def _limit_of(tally: Tally, limits: Limits) -> float | None:
 
 
 def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:
-    """Ranks among those that were measured alike: same batch size, same settings."""
+    """Return ranks among candidates with the same batch size and settings."""
     real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
     ranks: list[Rank] = []
     for table in dict.fromkeys((row.settings, row.batch_size) for row in real):

@@ -1,4 +1,4 @@
-"""Load generation: candidates, one after another, under MLPerf's LoadGen → scenario reports."""
+"""Load generation: candidates, one after another, under MLPerf LoadGen → scenario reports."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.remote import RemoteSession
 from toolkit.settings import SessionOptions, check_positive
 
-DEFAULT_TIME_S = 10.0  # what a person waits for
-_SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the least duration, in all of them
+DEFAULT_TIME_S = 10.0  # an acceptable wait; MLPerf requires 600 s
+_SUBMISSION_S = 600.0  # MLPerf inference rules, "Scenarios": the minimum duration, for all of them
 _SUBMISSION_SAMPLES = 24_576  # the same, offline
-_MOST_IMAGES = 1024  # distinct ones that queries ask for, as MLPerf's ResNet-50
+_MOST_IMAGES = 1024  # number of distinct images in the queries, as for MLPerf's ResNet-50
 _MOST_BYTES = 256 * 1024**2
 
 
@@ -55,29 +55,29 @@ def loadgen(
     model: str | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Let MLPerf's LoadGen time and judge artifacts, one after another, by its own rules.
+    """Let MLPerf LoadGen time and judge artifacts, one after another, by its own rules.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
         scenario: `offline`, `single-stream` or `server`.
         runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
             artifacts.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        checkpoint: The checkpoint folder; None is the one that the manifest names.
         data: Folder of the images that queries ask for; None is the bundled MNIST.
-        session: How sessions run; None is the defaults of `SessionOptions`.
-        min_time_s: Least duration of each run, in seconds; MLPerf's submissions take 600.
-        max_time_s: Greatest duration of each run, in seconds.
-        target_qps: Of `server`: mean number of queries per second, as a Poisson process.
-        latency_bound_s: Of `server`: latency that 99 % of the queries must keep.
+        session: Options of all sessions; None is the defaults of `SessionOptions`.
+        min_time_s: Minimum duration of each run, in seconds; MLPerf submissions need 600.
+        max_time_s: Maximum duration of each run, in seconds.
+        target_qps: For `server`: mean number of queries per second, as a Poisson process.
+        latency_bound_s: For `server`: latency limit for 99 % of the queries.
         out: Folder for `results.json`, `.md` and `.csv`, written after each candidate.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about each candidate.
+        model: The model factory to trust, if it is not part of the toolkit.
+        progress: Receives the progress of each candidate.
 
     Returns:
         Results with one scenario report per candidate.
 
     Raises:
-        ToolkitError: bad input.
+        ToolkitError: Bad input.
         Interrupted: Ctrl-C after the first report; it carries the results so far.
     """
     options = session or SessionOptions()
@@ -117,7 +117,7 @@ def check_scenario(
     latency_bound_s: float | None,
     streams: int,
 ) -> None:
-    """Refuse what does not go together.
+    """Check the options of a scenario.
 
     Raises:
         SettingError: an unknown scenario, an option missing or out of place, a value out of range.
@@ -129,7 +129,7 @@ def check_scenario(
         raise SettingError(f"--scenario {scenario}: expected one of {known}")
     for flag, value in given.items():
         if scenario == "server" and value is None:
-            raise SettingError(f"--scenario server needs {flag}, as --target-qps 500")
+            raise SettingError(f"--scenario server needs {flag}, such as --target-qps 500")
         if scenario != "server" and value is not None:
             raise SettingError(f"{flag} belongs to --scenario server; add that, or leave it out")
         if value is not None:
@@ -143,7 +143,7 @@ def check_scenario(
 
 @dataclass(kw_only=True)
 class Scenarios:
-    """Goes through the candidates, each in a fresh worker.
+    """Runs the candidates, each in a fresh worker.
 
     Attributes:
         wanted: What LoadGen is asked.
@@ -169,7 +169,8 @@ class Scenarios:
         *,
         out: Path | None = None,
     ) -> Results:
-        """`results` with a row each, written to `out` after each; raw images `[N,C,H,W]`.
+        """Return `results` with one row per candidate; `images` are raw `[N,C,H,W]`. Write the
+        results to `out` after each row.
 
         Raises:
             Interrupted: Ctrl-C after the first row.
@@ -194,7 +195,7 @@ class Scenarios:
         return results
 
     def report(self, name: str, candidate: Candidate, images: NDArray[np.uint8]) -> ScenarioReport:
-        """One candidate's row; a failure is one too."""
+        """Return one candidate's row; a failure gets a row too."""
         found: LoadResult | None = None
         failure: FailedRun | None = None
         watch = LoadWatch()
@@ -208,7 +209,7 @@ class Scenarios:
             except FailedRun as error:
                 failure = error
             loaded = session.loaded
-            self.interference.append(watch.interference())  # while the worker lives
+            self.interference.append(watch.interference())  # while the worker is alive
         return replace(
             self._row(name, candidate, found),
             status=failure.status if failure else "measured",
@@ -218,7 +219,7 @@ class Scenarios:
         )
 
     def _row(self, name: str, candidate: Candidate, found: LoadResult | None) -> ScenarioReport:
-        """What was asked and, where LoadGen came to its end, what it says."""
+        """Return the settings and, if LoadGen finished, its results."""
         artifact, wanted = candidate.source.artifact, self.wanted
         return ScenarioReport(
             name=name,
@@ -250,7 +251,7 @@ class Scenarios:
         )
 
     def _concluded(self, results: Results) -> Results:
-        """With what others took meanwhile, and what that and the machine speak against."""
+        """Add the load from others, and warnings about it and the machine."""
         threads = max(row.settings.all_threads for row in results.scenarios)
         others = combined(self.interference)
         return replace(
@@ -267,7 +268,7 @@ def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def is_submission_length(wanted: ScenarioSettings, found: LoadResult) -> bool:
-    """Whether it was asked for, and got, what MLPerf's rules ask of a submission at least."""
+    """Return whether MLPerf's minimum for submissions was requested and reached."""
     enough = wanted.scenario != "offline" or found.samples >= _SUBMISSION_SAMPLES
     lasted = found.valid or found.duration_s >= _SUBMISSION_S
     return wanted.min_duration_s >= _SUBMISSION_S and lasted and enough

@@ -33,10 +33,10 @@ from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 
 _WARM_UP_ROUND_S = 0.025
 _WARM_UP_LIMIT_S = 0.5
-_GPU_WARM_UP_LIMIT_S = 2.0  # a GPU that idled needs a second to reach its clock
+_GPU_WARM_UP_LIMIT_S = 2.0  # an idle GPU needs a second to reach its clock
 _LEAST_WARM_UP_ROUNDS = 3
-_MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than wanted
-_MOST_NULL_CALLS = 1000  # its time is known well enough after half a millisecond
+_MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than planned
+_MOST_NULL_CALLS = 1000  # half a millisecond is enough to know its time
 
 
 @dataclass(kw_only=True)
@@ -57,17 +57,17 @@ class Tally:
 
     @property
     def table(self) -> tuple[Settings, int]:
-        """Settings and batch size: the candidates of each are compared with each other."""
+        """Settings and batch size: candidates that share them are compared with each other."""
         return self.candidate.settings, self.batch_size
 
     def throughput(self) -> Interval | None:
-        """Images/s so far; None where nothing can be said."""
+        """Return images/s so far; None if there are too few rounds."""
         return None if self.failure else throughput(self.passes, self.batch_size)
 
 
 @dataclass(kw_only=True)
 class Passes:
-    """Goes through passes until the plan says that it is enough.
+    """Runs passes until the plan is fulfilled.
 
     Attributes:
         tallies: Filled pass by pass.
@@ -97,8 +97,8 @@ class Passes:
         self._gpu = open_reader() if on_gpu else None
 
     def each(self, opened: Sequence[RemoteSession] = ()) -> Iterator[int]:
-        """Measure pass by pass; yields the number of passes done. After Ctrl-C in a pass, what it
-        measured is in the tallies.
+        """Measure pass by pass; yields the number of passes done. After Ctrl-C in a pass, the
+        tallies contain its readings.
 
         Args:
             opened: Sessions, one per tally, that serve in the first pass and are closed after it.
@@ -117,7 +117,7 @@ class Passes:
 
     @property
     def has_rounds(self) -> bool:
-        """Whether anything was measured."""
+        """Whether there are any readings."""
         return any(each.rounds for tally in self.tallies for each in tally.passes)
 
     def _enough(self, passes: int) -> bool:
@@ -173,7 +173,7 @@ class Passes:
                     sessions[session].load_s = (
                         loaded.import_s + loaded.load_s + loaded.first_inference_s
                     )
-        finally:  # after Ctrl-C the workers are closed, and that ends the threads
+        finally:  # after Ctrl-C the workers are closed, which ends the threads
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _rounds(self, turns: Sequence[_Turn]) -> None:
@@ -206,7 +206,7 @@ class Passes:
         return self.stopped
 
     def _tell(self, label: str, per_pass: int, note: str = "") -> None:
-        """One step further; a target width may take more passes than were planned."""
+        """Report one more step; reaching the target width may take more passes than planned."""
         self._done[label] += 1
         done = self._done[label]
         passes = max(self.plan.least_passes, math.ceil(done / per_pass))
@@ -223,12 +223,12 @@ class _Allowance:
         self._lost_s = 0.0
 
     def is_over(self) -> bool:
-        """Whether all of them are used up."""
+        """Return whether all seconds are used up."""
         return self._watch.elapsed_s() - self._lost_s > self._max_time_s
 
     @contextmanager
     def not_for_failures(self) -> Iterator[None]:
-        """Give back what the body took where it ends in a failure, which goes on."""
+        """Return the time of the body if it ends in a failure; the failure is raised again."""
         watch = Stopwatch()
         try:
             yield
@@ -253,8 +253,8 @@ class _Turn:
 
     def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
         """Short rounds until they are steady, for half a second at most, but at least four; their
-        speed sets the number of calls of a round. On a GPU until its clock is steady too, for two
-        seconds at most."""
+        speed sets the number of calls of a round. On a GPU, the clock must be steady too; this
+        takes two seconds at most."""
         tally, batch_size = self.tally, self.tally.batch_size
         null = tally.candidate.runtime.name == NULL
         most = _MOST_NULL_CALLS if null else _MOST_CALLS
@@ -288,7 +288,7 @@ class _Turn:
         self._try(step)
 
     def round(self, *, repeat: bool) -> None:
-        """One round; one that warmed up not at all has none."""
+        """Run one round; without a warm-up there is none."""
 
         def step() -> None:
             with watched(self.gpu) as states:
@@ -303,13 +303,13 @@ class _Turn:
             self._try(step)
 
     def _clock_hz(self) -> list[float]:
-        """The clock of the GPU now; nothing where that is not known, or not what is measured."""
+        """Return the current clock of the GPU; empty if it is unknown, or on another device."""
         on_gpu = self.tally.candidate.settings.device == "cuda"
         clock_hz = self.gpu.read().clock_hz if self.gpu is not None and on_gpu else None
         return [] if clock_hz is None else [clock_hz]
 
     def mark_memory(self) -> None:
-        """The worker's high-water mark so far."""
+        """Record the worker's peak memory so far."""
 
         def step() -> None:
             self.peak_memory_bytes = self.session.peak_memory_bytes()
@@ -318,7 +318,7 @@ class _Turn:
             self._try(step)
 
     def finish(self) -> None:
-        """Add the pass to the tally: also one that was cut short."""
+        """Add the pass to the tally, even if it was stopped early."""
         loaded = self.session.loaded
         if loaded is None:
             return
@@ -347,5 +347,5 @@ class _Turn:
 
 
 def _call_s(found: Round) -> float:
-    """The longest call of any stream."""
+    """Return the longest call of any stream."""
     return max(max(calls) for calls in found.samples_s)

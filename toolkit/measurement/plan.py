@@ -1,4 +1,4 @@
-"""How long to measure: the least, the wanted width of intervals, the most. Pure.
+"""The plan: minimum duration, target width and maximum duration of a measurement; pure functions.
 
 In: settings, and intervals so far. Out: how many rounds and passes, and whether it is enough.
 """
@@ -15,21 +15,21 @@ from toolkit.settings import check_positive
 from toolkit.statistics.intervals import relative_half_width
 
 DEFAULT_TIME_S = 3.0
-PASSES = 8  # fresh processes: 8 give one a third narrower than 5
-_MOST_ROUNDS_A_PASS = 20  # after that a fresh process tells more than another round
+PASSES = 8  # fresh processes: 8 give an interval a third narrower than 5
+_MOST_ROUNDS_A_PASS = 20  # beyond that, a fresh process says more than another round
 _LEAST_ROUNDS = 6
-_ROUND_MARGIN = 1.1  # so that a round that runs faster than the warm-up is long enough too
+_ROUND_MARGIN = 1.1  # so that a round that is faster than the warm-up is also long enough
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A candidate is timed for `min_time_s` seconds and `min_rounds` rounds at least, then on until
-    its interval is as narrow as `target_width` (0.01: ± 1 %), but no longer than `max_time_s` from
-    the start of the whole. `round_s` is the least length of a round, `passes` the least number of
-    worker processes one after another.
+    """A candidate is timed for at least `min_time_s` seconds and `min_rounds` rounds. Measuring
+    continues until its interval is as narrow as `target_width` (0.01: ± 1 %), and ends `max_time_s`
+    seconds after the start of the whole measurement. `round_s` is the minimum length of a round,
+    `passes` the minimum number of worker processes, which run one after another.
 
     Raises:
-        SettingError: a value out of range.
+        SettingError: A value out of range.
     """
 
     min_time_s: float = DEFAULT_TIME_S
@@ -55,12 +55,12 @@ class Plan:
 
     @property
     def least_passes(self) -> int:
-        """Passes that are measured whatever the width of the intervals."""
+        """Return the number of passes before the target width is checked."""
         return max(self.passes, math.ceil(self._rounds / _MOST_ROUNDS_A_PASS))
 
     @property
     def rounds_per_pass(self) -> int:
-        """Rounds that each candidate has in each pass."""
+        """Return the rounds of each candidate in each pass."""
         return math.ceil(self._rounds / self.least_passes)
 
     @property
@@ -68,7 +68,7 @@ class Plan:
         return max(self.min_rounds, math.ceil(self.min_time_s / self.round_s))
 
     def calls_per_round(self, call_s: float, *, most: int) -> int:
-        """Calls of `call_s` seconds each that make a round; at most `most`, whatever they take."""
+        """Return how many calls of `call_s` seconds make a round; at most `most`."""
         return max(1, min(most, math.ceil(_ROUND_MARGIN * self.round_s / call_s)))
 
     def enough(self, passes: int, speeds: Iterable[Interval]) -> bool:
@@ -80,7 +80,7 @@ class Plan:
 
 
 def check_times(min_time_s: float, max_time_s: float) -> None:
-    """Raise SettingError unless both are positive and the first is not more than the second."""
+    """Raise SettingError unless both are positive and the first is at most the second."""
     check_positive("--min-time", min_time_s)
     check_positive("--max-time", max_time_s)
     if min_time_s > max_time_s:

@@ -1,6 +1,6 @@
-"""The whole check of one candidate: all test images, the second look, the verdict, the cause.
+"""The complete check of one candidate: all test images, second look, verdict, cause.
 
-In: a session and what it is compared with. Out: a parity report.
+In: a session and the data to compare it with. Out: a parity report.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityRe
 from toolkit.sessions.candidates import Candidate, Subject
 from toolkit.sessions.remote import RemoteSession, predict_all
 
-_SEARCH_S = 60.0  # of the search for a cause; some 10 s are usual
+_SEARCH_S = 60.0  # for the search for a cause; it usually takes about 10 s
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Basis:
-    """What all candidates of a call are compared with."""
+    """The data that all candidates of a run are compared with."""
 
     subject: Subject
     dataset: Dataset
@@ -43,7 +43,7 @@ class Basis:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Answers:
-    """What a session gave: logits `[N,K]` of the data set, and the second look at it."""
+    """The answers of a session: logits `[N,K]` of the data set, and the second look."""
 
     logits: NDArray[np.floating]
     checks: tuple[Check, ...]
@@ -52,9 +52,9 @@ class _Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityCheck:
-    """How candidates are compared with their checkpoint; see `toolkit.verify` for the fields.
+    """Compares candidates with their checkpoint; see `toolkit.verify` for the fields.
 
-    `explain` says whether the cause of a failure is looked for, which takes some seconds.
+    `explain` enables the search for the cause of a failure, which takes some seconds.
     """
 
     batch_size: int
@@ -64,12 +64,12 @@ class ParityCheck:
     explain: bool = True
 
     def basis(self, subject: Subject, dataset: Dataset, settings: Settings) -> Basis:
-        """The checkpoint's own logits in float64; see `toolkit.parity.make_reference`.
+        """Compute the checkpoint's own logits in float64; see `toolkit.parity.make_reference`.
 
         Raises:
-            FailedRun: the checkpoint cannot be run.
-            CheckpointError: its logits are no reference.
-            DatasetError: the labels are not those of the images.
+            FailedRun: The checkpoint cannot be run.
+            CheckpointError: Its logits cannot be used as a reference.
+            DatasetError: The labels do not belong to the images.
         """
         references = ReferenceMaker(
             subject=subject,
@@ -96,8 +96,8 @@ class ParityCheck:
     def judge(
         self, session: RemoteSession, basis: Basis
     ) -> tuple[ParityReport, NDArray[np.floating] | None]:
-        """The report of all images through one candidate, and the logits `[N,K]` that it is about;
-        None where there are none. A candidate that cannot be run gets its row too."""
+        """Run all images through one candidate. Return its report and the logits `[N,K]` that it
+        covers, or None if there are none. A candidate that cannot be run gets a report too."""
         candidate = session.candidate
         try:
             answers = self._ask(session, basis)
@@ -113,12 +113,12 @@ class ParityCheck:
         return report, answers.logits
 
     def _ask(self, session: RemoteSession, basis: Basis) -> _Answers:
-        """All images, then the second look."""
+        """Ask for all images, then for the second look."""
         gates = self.gates.of(session.candidate.source.artifact.precision)
         logits = predict_all(
             session, basis.dataset, self.batch_size, session.candidate.label, self.progress
         )
-        attested = session.load().attestation  # before a second look that may end the session
+        attested = session.load().attestation  # read before a second look that may end the session
         checks: tuple[Check, ...] = ()
         if logits.shape == basis.references.data.logits.shape:
             look = SecondLook(dataset=basis.dataset, references=basis.references)
@@ -127,7 +127,7 @@ class ParityCheck:
                     session, logits, batch_size=self.batch_size, gates=gates, progress=self.progress
                 )
             )
-            if all(each.difference is not None for each in checks):  # the session goes on
+            if all(each.difference is not None for each in checks):  # the session is still running
                 attested = session.attest()
                 checks += tuple(_files_not_run(session.candidate.source.path, attested))
         return _Answers(logits=logits, checks=checks, attestation=attested)
@@ -159,7 +159,8 @@ class ParityCheck:
         return replace(report, remarks=(*report.remarks, *basis.remarks))
 
     def _needs_allowance(self, report: ParityReport) -> bool:
-        """Whether an fp32 row is beyond its distance, and its kernels are not plain float32."""
+        """Return whether an fp32 row is too far away and may use kernels that are not plain
+        float32."""
         far = max([report.max_diff_in_floors or 0, *(each.floors or 0 for each in report.checks)])
         return (
             report.precision in EXACT_PRECISIONS
@@ -170,15 +171,15 @@ class ParityCheck:
     def _with_allowance(
         self, report: ParityReport, answers: _Answers, candidate: Candidate, basis: Basis
     ) -> ParityReport:
-        """Judge once more by what the attested arithmetic may give. Where the runtime can switch
-        its fast kernels off, the artifact itself is judged without them, by the usual distance."""
+        """Judge again with the allowance of the attested arithmetic. If the runtime can switch off
+        its fast kernels, the artifact itself is judged without them, by the usual distance."""
         arithmetic = answers.attestation.arithmetic
         allowance = basis.expectations.allowance(arithmetic)
         if allowance is None:
             return report
         text = (
             f"its kernels compute in {arithmetic}, so {allowance.floors:,.0f} noise floors are "
-            f"allowed in place of {MAX_FLOORS:,.0f}: {allowance.text}"
+            f"allowed instead of {MAX_FLOORS:,.0f}: {allowance.text}"
         )
         if arithmetic == WINOGRAD and not candidate.settings.plain:
             plain = replace(candidate, settings=replace(candidate.settings, plain=True))
@@ -186,7 +187,7 @@ class ParityCheck:
                 plain, batch_size=self.batch_size, timeout_s=self.timeout_s
             ) as session:
                 judged = self._compare(self._ask(session, basis), plain, basis)
-            text += f"; with these kernels off it is {judged.max_diff_in_floors:,.1f} away"
+            text += f"; without these kernels it is {judged.max_diff_in_floors:,.1f} away"
             if judged.status == "failed":
                 return replace(report, reason=f"{judged.reason} (with fast kernels switched off)")
         again = self._compare(answers, candidate, basis, max_floors=allowance.floors)
@@ -231,8 +232,8 @@ class ParityCheck:
 
 
 def _files_not_run(path: Path, attested: Attestation) -> Iterator[Check]:
-    """A check that fails for each file of an artifact that computed nothing, where the session
-    loads several apart."""
+    """Return a failed check for each file of an artifact that computed nothing, if the session
+    loads several files separately."""
     if not attested.files:
         return
     suffixes = {Path(name).suffix for name in attested.files}
@@ -244,12 +245,12 @@ def _files_not_run(path: Path, attested: Attestation) -> Iterator[Check]:
                 batch_size=0,
                 difference=None,
                 floors=None,
-                reason="not compared: no batch of the check was of the size that this file takes",
+                reason="not compared: no batch of the check had the size that this file takes",
             )
 
 
 def _excused(check: Check, max_floors: float) -> Check:
-    """A check that failed by its distance alone, judged by a wider one."""
+    """Judge a check that failed only by its distance again, with a wider limit."""
     if check.reason is None or check.floors is None or check.floors > max_floors:
         return check
     return replace(check, reason=None)

@@ -1,6 +1,7 @@
-"""Differences between reference logits and candidate logits: distances, flips, accuracy. Pure.
+"""Differences between reference logits and candidate logits: distances, flips, accuracy.
 
-In: two sets of logits of the same shape. Out: numbers for the verdict; nothing here judges them.
+In: two sets of logits of the same shape. Out: numbers for the verdict, not yet judged. All
+functions are pure.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from toolkit.statistics.shares import accuracy_drop, rate
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogitDifferences:
-    """All numbers that follow from the two sets of logits, which have the same shape.
+    """Numbers derived from two sets of logits of the same shape.
 
-    `exact` says that the candidate's precision is; `confidence` is that of the bounds.
+    `exact` says that the candidate's precision is exact. `confidence` is that of the bounds.
     """
 
     reference: Reference
@@ -32,7 +33,7 @@ class LogitDifferences:
 
     @cached_property
     def distance(self) -> NDArray[np.float64]:
-        """`[N,K]` in logit units; NaN or infinite where the candidate is and should not be."""
+        """`[N,K]` in logit units; NaN or infinite if the candidate is and should not be."""
         return distances(self.reference.logits, self.candidate)
 
     @cached_property
@@ -58,7 +59,7 @@ class LogitDifferences:
 
     @cached_property
     def benign(self) -> NDArray[np.bool_]:
-        """Of each flipped image: whether all its logits are near the reference."""
+        """For each flipped image: whether all its logits are near the reference."""
         return self.in_floors[self.flips] <= BENIGN_FLOORS
 
     @property
@@ -71,13 +72,13 @@ class LogitDifferences:
 
     @property
     def not_finite(self) -> int:
-        """Logits that are NaN, or infinite where the reference is not."""
+        """Number of logits that are NaN, or infinite where the reference is not."""
         return int(np.count_nonzero(~np.isfinite(self.distance)))
 
     @property
     def _finite(self) -> NDArray[np.float64]:
-        """Distances without those of logits that are so large that float32 holds no fractions of
-        them: masked classes."""
+        """Distances, without those of masked classes: logits so large that float32 has no fractions
+        at their size."""
         masked = np.abs(self.reference.logits) > 1e30
         usual = self.distance[np.isfinite(self.distance) & ~masked]
         return usual if usual.size else self.distance[np.isfinite(self.distance)]
@@ -126,18 +127,18 @@ class LogitDifferences:
 
     @property
     def counted_flips(self) -> int:
-        """Benign ones of fp32 are torch's own: they say nothing of the candidate."""
+        """Number of flips that count. Benign flips in fp32 come from PyTorch and do not count."""
         return self.real_flips if self.exact else len(self.flips)
 
     def flips_beyond(self, gates: Gates) -> tuple[int, Bound]:
-        """Flips that the gate of the flip rate counts, and their rate: of fp32 only those that
-        `max_flips` does not allow by itself."""
+        """Return the flips that the gate of the flip rate counts, and their rate. For fp32, flips
+        that `max_flips` allows do not count."""
         allowed = (gates.max_flips or 0) if self.exact else 0
         count = max(0, self.counted_flips - allowed)
         return count, rate(count, *self._size)
 
     def flipped(self, most: int) -> Iterator[Flip]:
-        """The first flipped images."""
+        """Return the first flipped images."""
         for index, benign in zip(self.flips[:most], self.benign[:most], strict=True):
             yield Flip(
                 index=int(index),
@@ -150,7 +151,7 @@ class LogitDifferences:
             )
 
     def worst(self, most: int) -> Iterator[WorstImage]:
-        """The images farthest from the reference, flipped ones first."""
+        """Return the images farthest from the reference, flipped ones first."""
         flipped = self.decided != self.wanted
         order = np.lexsort((-self.in_floors, ~flipped))
         for index in order[:most]:
@@ -172,5 +173,5 @@ class LogitDifferences:
 
 
 def finite_or_none(value: float | np.floating) -> float | None:
-    """The value, or None where JSON has no number for it."""
+    """Return the value, or None if JSON has no number for it."""
     return float(value) if np.isfinite(value) else None

@@ -1,9 +1,9 @@
-"""What a session's rounding should do to the logits, found by the checkpoint itself.
+"""The expected effect of rounding on the logits, measured with the checkpoint itself.
 
-In: an artifact's precision, or the arithmetic that a session attests. Out: the error that rounding
-to it should give, or how many noise floors its kernels may be away. The checkpoint runs once more,
-in eager torch, with the operands of its products rounded as the precision or the kernels round
-them, on some of the test images.
+In: the precision of an artifact, or the arithmetic that a session attests. Out: the expected
+rounding error, or the number of noise floors that the kernels may differ by. The checkpoint runs
+once more in eager PyTorch on some of the test images. The operands of its products are rounded as
+the precision or the kernels round them.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _IMAGES = 200
 _VARIANTS: dict[Precision, tuple[str, str]] = {
     "fp16": ("products:fp16", "weights and operands of products rounded to float16"),
     "bf16": ("products:bf16", "weights and operands of products rounded to bfloat16"),
-    "int8-weights": ("weights:int8", "weights rounded to 8 bits for each output channel"),
+    "int8-weights": ("weights:int8", "weights rounded to 8 bits per output channel"),
 }
 _FAST: dict[str, tuple[str, str]] = {
     "TF32": ("products:tf32", "TF32 keeps 10 bits of each factor (NVIDIA, A100 whitepaper 2020)"),
     "bfloat16": ("products:bf16", "bfloat16 keeps 7 bits of each factor"),
     "float16": ("products:fp16", "float16 keeps 10 bits of each factor"),
 }
-_ALLOWED = 4.0  # times what the checkpoint itself shows with products so rounded
+_ALLOWED = 4.0  # times the distance of the checkpoint itself with products rounded in this way
 WINOGRAD = "float32 (Winograd)"
 _WINOGRAD_FLOORS = 400.0
 _WINOGRAD_WORDS = (
-    "Winograd's transforms of tiles of 4x4 to 6x6 make rounding errors one to two digits larger "
+    "Winograd transforms of tiles of 4x4 to 6x6 make rounding errors one to two digits larger "
     "(Barabasz et al. 2020, ACM TOMS 46(4))"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allowance:
-    """How many noise floors fast kernels may be away, and why."""
+    """How many noise floors fast kernels may differ by, and why."""
 
     floors: float
     text: str
@@ -53,7 +53,7 @@ class Allowance:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expectations:
-    """What rounding should give, of one checkpoint on one data set; each is computed once."""
+    """Expected effects of rounding for one checkpoint on one data set; each is computed once."""
 
     subject: Subject
     dataset: Dataset
@@ -72,7 +72,7 @@ class Expectations:
         threads: int,
         timeout_s: float,
     ) -> Expectations:
-        """Nothing is computed yet."""
+        """Create the record; nothing is computed yet."""
         return cls(
             subject=subject,
             dataset=dataset,
@@ -83,11 +83,11 @@ class Expectations:
         )
 
     def error(self, candidate: Candidate) -> ExpectedError | None:
-        """The logit error that the artifact's precision should have; None where nothing tells it,
-        as of fp32.
+        """Return the expected logit error of the artifact's precision; None if it is unknown, as
+        for fp32.
 
-        What export recorded counts, or what an ONNX file itself tells; for other precisions than
-        int8 the checkpoint is asked.
+        The sources are the record of the export, or the ONNX file itself. For other precisions than
+        int8, the checkpoint is run with rounded operands.
         """
         source, precision = candidate.source, candidate.source.artifact.precision
         if precision in EXACT_PRECISIONS:
@@ -104,8 +104,8 @@ class Expectations:
         return found or source.artifact.expected_error
 
     def allowance(self, arithmetic: str) -> Allowance | None:
-        """What the kernels that a session attests may be away in an fp32 row; None where they are
-        plain float32, or not known."""
+        """Return how far the attested kernels may be away in an fp32 row; None if they are plain
+        float32 or unknown."""
         if arithmetic == WINOGRAD:
             return Allowance(floors=_WINOGRAD_FLOORS, text=_WINOGRAD_WORDS)
         if arithmetic not in _FAST:
@@ -118,7 +118,10 @@ class Expectations:
         floors = float(self.reference.rows(self._rows).in_floors(logits).max())
         return Allowance(
             floors=max(MAX_FLOORS, _ALLOWED * floors),
-            text=f"{words}; so rounded, the checkpoint itself is {floors:,.0f} noise floors away",
+            text=(
+                f"{words}; with this rounding, the checkpoint itself is {floors:,.0f} noise floors "
+                "away"
+            ),
         )
 
     @property
@@ -136,10 +139,10 @@ class Expectations:
         )
 
     def _logits(self, variant: str) -> NDArray[np.floating]:
-        """Logits `[n,K]` of the first images in a variant of eager torch.
+        """Return logits `[n,K]` of the first images in a variant of eager PyTorch.
 
         Raises:
-            FailedRun: it cannot be run.
+            FailedRun: It cannot be run.
         """
         if variant not in self._found:
             settings = Settings(threads=self.threads)

@@ -1,4 +1,4 @@
-"""The gates that a parity report must keep: the defaults, and what the user put in their place."""
+"""The gates of a parity report: the defaults, and the values that the user set."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from toolkit.errors import SettingError
 from toolkit.schema import EXACT_PRECISIONS, Gates, Precision
 
 MAX_FLOORS = 20.0
-"""Healthy fp32 results were seen up to 4 noise floors away, the smallest arithmetic fault at 84."""
+"""Healthy fp32 results were up to 4 noise floors away, the smallest arithmetic fault 84."""
 BENIGN_FLOORS = 8.0
-"""A flip where all logits lie within so many noise floors may be torch's own."""
+"""If all logits lie within this many noise floors, a flip may come from PyTorch itself."""
 
 _MAX_ACCURACY_DROP = 0.001
 _MAX_FLIP_RATE = 0.001
-_MAX_FLIP_RATE_OF_EXACT = 0.1  # with 36 images or more; it says that a few show nothing
+_MAX_FLIP_RATE_OF_EXACT = 0.1  # needs 36 images or more, because a few images show nothing
 _MAX_ERROR_RATIO = 3.0
-"""Healthy files were seen up to 1.6 times what their rounding should give, faults from 4.6."""
+"""Healthy files had up to 1.6 times the expected rounding error, faulty files 4.6 times and
+more."""
 _MOST = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """What the user asked of the verdict; None is the default of each precision.
+    """The user's settings for the verdict; None is the default of each precision.
 
     Attributes:
         max_flips: Argmax flips that are not benign; None is 0 for fp32, else no gate.
         max_accuracy_drop: A fraction; None is no gate for fp32, else 0.001.
-        max_flip_rate: A fraction that the bound of the flip rate must keep; None is 0.1 for fp32,
+        max_flip_rate: Upper limit for the bound of the flip rate, a fraction; None is 0.1 for fp32,
             else 0.001.
-        max_logit_diff: In logit units, in place of fp32's 20 noise floors and of the other
-            precisions' expected error.
-        confidence: Of each bound, one-sided.
-        allow_undecided: Accept rows whose images are too few to decide.
+        max_logit_diff: In logit units. Replaces the 20 noise floors of fp32 and the expected error
+            of other precisions.
+        confidence: One-sided confidence level of each bound.
+        allow_undecided: Accept rows with too few images to decide.
 
     Raises:
-        SettingError: a value out of range.
+        SettingError: A value is out of range.
     """
 
     max_flips: int | None = None
@@ -46,7 +47,7 @@ class GateSettings:
     allow_undecided: bool = False
 
     def __post_init__(self) -> None:
-        # NaN compares false, and a gate of NaN would let everything pass.
+        # Comparisons with NaN are false, so a gate of NaN would let everything pass.
         if self.max_flips is not None and not 0 <= self.max_flips <= _MOST:
             raise SettingError(
                 f"--max-flips {self.max_flips}: expected 0 or more, at most {_MOST:,}"
@@ -64,14 +65,15 @@ class GateSettings:
             )
         if not 0.5 <= self.confidence < 1:
             raise SettingError(
-                f"--confidence {self.confidence}: expected 0.5 or more and less than 1, as 0.975"
+                f"--confidence {self.confidence}: expected 0.5 or more and less than 1, such as "
+                "0.975"
             )
 
     def of(self, precision: Precision) -> Gates:
-        """The gates of a precision.
+        """Return the gates of a precision.
 
-        A gate that is given replaces the default. `max_flips` and `max_accuracy_drop` bind any
-        precision where they are given; by default each binds only its own.
+        A given gate replaces the default. If given, `max_flips` and `max_accuracy_drop` apply to
+        every precision; by default, each applies only to its own.
         """
         exact = precision in EXACT_PRECISIONS
         flips = self.max_flips

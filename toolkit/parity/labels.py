@@ -1,4 +1,4 @@
-"""Do the labels belong to the images? The checkpoint's own accuracy tells. Pure.
+"""Check that the labels belong to the images, by the checkpoint's own accuracy; pure functions.
 
 In: the checkpoint's record and its reference on the data set. Out: an error, or a remark.
 """
@@ -16,8 +16,8 @@ _LOST = 0.5  # of the recorded accuracy
 
 
 def refuse_foreign_labels(checkpoint: Checkpoint, dataset: Dataset, reference: Reference) -> None:
-    """Raise DatasetError where the checkpoint is right on less than half of what its record says:
-    then the labels are shuffled, or of other images, and accuracy shows nothing."""
+    """Raise DatasetError if the checkpoint is right on less than half as many images as its record
+    says. The labels are then shuffled or belong to other images, and accuracy shows nothing."""
     training = checkpoint.training
     if training is None:
         return
@@ -26,17 +26,17 @@ def refuse_foreign_labels(checkpoint: Checkpoint, dataset: Dataset, reference: R
     if bound.high < _LOST * training.accuracy:
         raise DatasetError(
             f"the checkpoint is right on {reference.accuracy:.2%} of the {len(dataset):,} test "
-            f"images of {dataset.record.name}, and its record says {training.accuracy:.2%} for "
-            f"{training.dataset.name}: the labels are shuffled, or these are not the images that "
-            "the model is for; check --data"
+            f"images of {dataset.record.name}, but its record says {training.accuracy:.2%} for "
+            f"{training.dataset.name}: the labels are shuffled, or the model was made for other "
+            "images; check --data"
         )
 
 
 def label_remarks(
     checkpoint: Checkpoint, dataset: Dataset, reference: Reference
 ) -> tuple[str, ...]:
-    """What a reader should know of the labels: the checkpoint's accuracy is not the recorded one,
-    or no better than guessing."""
+    """Return remarks about the labels: the accuracy of the checkpoint differs from its record, or
+    is no better than guessing."""
     images, accuracy = len(dataset), reference.accuracy
     bound = rate(round(accuracy * images), images, _CONFIDENCE)
     training = checkpoint.training
@@ -47,7 +47,7 @@ def label_remarks(
         )
     if bound.high < 2 / checkpoint.classes:
         return (
-            f"the checkpoint is right on {accuracy:.2%} of these images, about what guessing "
-            "gives: check that the labels belong to them",
+            f"the checkpoint is right on {accuracy:.2%} of these images, which is about as good "
+            "as guessing: check that the labels belong to the images",
         )
     return ()

@@ -1,13 +1,13 @@
-"""The reference: the checkpoint's own logits in float64, and torch's float32 noise around them.
+"""The reference: the checkpoint's logits in float64, and PyTorch's float32 noise around them.
 
-In: a subject and a data set. Out: `parity.reference.References`. torch has no fast float64
-convolution, so 10,000 images take 10 to 20 s; the result is kept in the user's cache folder, under
-a key of all that it depends on. A kept reference is used only if the checkpoint, run now, gives the
-same logits on a sample of the images: a model factory is code, and code may change under the same
-name.
+In: a subject and a data set. Out: `parity.reference.References`. PyTorch has no fast float64
+convolution, so 10,000 images take 10 to 20 s. The result is kept in the user's cache folder, under
+a key of everything that it depends on. A kept reference is used only if the checkpoint gives the
+same logits on a sample of the images now: a model factory is code, and code may change under the
+same name.
 
-The reference must be a function of the image: float64 logits that change from call to call, or with
-the other images of the batch, are no reference, and the checkpoint is refused.
+The reference must depend on the image alone. If float64 logits change between calls, or with the
+other images of the batch, the checkpoint is refused.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from toolkit.schema import EAGER, Precision, Settings, to_json
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.remote import RemoteSession, predict_all
 
-_VERSION = 2  # of what is kept, and of how it is made
-_BATCH_SIZE = 50  # float64 intermediates of 100 images fall out of a small CPU's caches
+_VERSION = 2  # of the content, and of how it is computed
+_BATCH_SIZE = 50  # float64 intermediates of 100 images do not fit into a small CPU's caches
 _OTHER_BATCH_SIZE = 7
 _SAMPLED_IMAGES = 500
-_FLOAT32_BATCH_SIZES = (100, 33)  # of all images, with all threads and with one
+_FLOAT32_BATCH_SIZES = (100, 33)  # for all images, with all threads and with one
 _SAMPLED_BATCH_SIZES = (1, 7)
 _KEPT_SAMPLE_IMAGES = 50
 _KEPT_BYTES = 512 << 20
-_SAME: dict[Precision, float] = {"fp64": 1e-9, "fp32": 1e-4}  # of the logits' scale
+_SAME: dict[Precision, float] = {"fp64": 1e-9, "fp32": 1e-4}  # relative to the scale of the logits
 _MOST_UNLIKE = 0.01  # share of sampled images that rounding alone may move further
 _MOST_UNCLEAR = 0.5
 
@@ -62,14 +62,16 @@ class ReferenceMaker:
     progress: Progress = silent
 
     def make(self) -> References:
-        """The kept reference if it still holds, else a new one.
+        """Return the kept reference if it is still valid, otherwise a new one.
 
-        Always on the CPU: a device's own arithmetic is what is being judged. A model that fixes
-        a dtype in its code has no float64 form; its float32 logits are the reference then.
+        It is always computed on the CPU, because the arithmetic of other devices is under test. If
+        a model fixes a dtype in its code, it cannot run in float64; its float32 logits are then the
+        reference.
 
         Raises:
-            FailedRun: the checkpoint cannot be run.
-            CheckpointError: its logits are no reference: NaN, random, or not of the image alone.
+            FailedRun: The checkpoint cannot be run.
+            CheckpointError: Its logits cannot be a reference: NaN, random, or not of the image
+                alone.
         """
         special = special_images(self.dataset.images, self.dataset.labels)
         path = self.path()
@@ -91,7 +93,8 @@ class ReferenceMaker:
         return found
 
     def path(self) -> Path:
-        """Where this reference is kept: the name is a checksum of all that it depends on."""
+        """Return the path of this reference. Its name is a checksum of everything that it depends
+        on."""
         environment = describe_environment()
         checkpoint = self.subject.checkpoint
         parts = {
@@ -109,7 +112,7 @@ class ReferenceMaker:
         return _cache_folder() / f"{key}.npz"
 
     def _compute(self, precision: Precision, special: NDArray[np.uint8]) -> References:
-        """Float64 logits, twice on a sample, and float32 ones around them."""
+        """Compute float64 logits, twice on a sample, and the float32 logits around them."""
         sample = _spread(len(self.dataset), _SAMPLED_IMAGES)
         images = np.concatenate([self.dataset.images[sample], special])
         with self._session(precision, self.settings.threads) as session:
@@ -140,23 +143,23 @@ class ReferenceMaker:
         return _with_fit_special_images(data, special, of_special, special_runs)
 
     def _refuse_unfit(self, logits: NDArray[np.float64]) -> None:
-        """Raise CheckpointError where NaN or an infinity makes decisions meaningless. Minus
-        infinity is how a model masks a class."""
+        """Raise CheckpointError if NaN or infinity makes predictions meaningless. Minus infinity is
+        allowed, because models use it to mask a class."""
         bad = np.isnan(logits) | np.isposinf(logits)
         count = int(np.count_nonzero(bad.any(axis=1) | ~np.isfinite(logits).any(axis=1)))
         if count:
             raise self._no_reference(
                 f"gives NaN or infinite logits on {count:,} of {len(logits):,} images",
-                "look for a division by zero or a logarithm in its forward, and at the images",
+                "check its forward for a division by zero or a logarithm, and check the images",
             )
 
     def _again(
         self, session: RemoteSession, images: NDArray[np.uint8], first: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """The sample once more, in another order and batch size.
+        """Compute the sample again, in another order and batch size.
 
         Raises:
-            CheckpointError: the logits are other ones.
+            CheckpointError: The logits differ.
         """
         order = np.random.default_rng(0).permutation(len(images))
         tolerance = _SAME[session.candidate.source.artifact.precision]
@@ -172,14 +175,15 @@ class ReferenceMaker:
         moved = float(np.nanmax(distances(first, second)))
         if _unlike(second, shuffled(), tolerance) > _MOST_UNLIKE:
             raise self._no_reference(
-                f"is random: the same images in the same batches gave logits up to {moved:.1e} "
-                "apart",
+                "is random: the same images in the same batches gave logits that differ by up "
+                f"to {moved:.1e}",
                 "look for dropout or noise that eval() does not switch off (F.dropout(..., "
-                "training=True), torch.rand in forward), or for a state that each call changes",
+                "training=True), torch.rand in forward), or for a state that changes with each "
+                "call",
             )
         raise self._no_reference(
-            "gives an image other logits when other images are in its batch, up to "
-            f"{moved:.1e} apart",
+            f"depends on the batch: the logits of an image differ by up to {moved:.1e} when "
+            "other images are in its batch",
             "look for a BatchNorm without running statistics (track_running_stats=False) or left "
             "in training mode, and for means or sorts over the batch dimension",
         )
@@ -188,16 +192,15 @@ class ReferenceMaker:
         count = int(np.count_nonzero(unclear(reference, MAX_FLOORS)))
         if count > _MOST_UNCLEAR * len(reference.labels):
             raise self._no_reference(
-                f"gives logits whose differences drown in torch's own float32 rounding on "
-                f"{count:,} of {len(reference.labels):,} images (typically "
+                "gives logits whose differences are smaller than PyTorch's own float32 "
+                f"rounding on {count:,} of {len(reference.labels):,} images (typically "
                 f"{float(np.median(reference.floors)):.1e})",
                 "look for large constants that cancel, and for weights that are all zero",
             )
 
     def _no_reference(self, what: str, advice: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.subject.folder} is no reference: the model {what}; nothing can be compared "
-            f"with it: {advice}"
+            f"{self.subject.folder} cannot be used as a reference: the model {what}; {advice}"
         )
 
     def _still_holds(self, kept: Reference) -> bool:
@@ -225,8 +228,8 @@ def _predict(
 
 
 def _unlike(first: NDArray[np.floating], second: NDArray[np.floating], tolerance: float) -> float:
-    """Share of images whose logits differ by more than `tolerance` of their scale; images without
-    a meaning (NaN on either side) are left out."""
+    """Return the share of images whose logits differ by more than `tolerance` of their scale.
+    Images with NaN on either side are left out."""
     scale = np.maximum(scales(first), np.median(scales(first)))
     moved = distances(first, second)
     known = np.flatnonzero(~np.isnan(moved).any(axis=1))
@@ -238,7 +241,7 @@ def _unlike(first: NDArray[np.floating], second: NDArray[np.floating], tolerance
 def _placed(
     logits: NDArray[np.floating], rows: NDArray[np.intp], count: int
 ) -> NDArray[np.float64]:
-    """Logits of some rows among `count`, NaN elsewhere."""
+    """Return an array of `count` rows with the given logits at `rows` and NaN elsewhere."""
     found = np.full((count, logits.shape[1]), np.nan)
     found[rows] = logits
     return found
@@ -250,7 +253,7 @@ def _with_fit_special_images(
     logits: NDArray[np.float64],
     runs: list[NDArray[np.floating]],
 ) -> References:
-    """Only those special images on which the checkpoint itself has an answer: a model that
+    """Keep only the special images for which the checkpoint has a valid answer. A model that
     standardises each image has none for a blank one."""
     fit = ~np.isnan(logits).any(axis=1) & np.isfinite(logits).any(axis=1)
     fit &= ~np.isposinf(logits).any(axis=1)
@@ -275,13 +278,13 @@ def _spread(count: int, wanted: int) -> NDArray[np.intp]:
 
 
 def _cache_folder() -> Path:
-    """The user's cache folder, as the XDG base directory specification has it."""
+    """Return the user's cache folder, following the XDG base directory specification."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "toolkit" / "references"
 
 
 def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) -> References | None:
-    """The references kept in `path`; None where there are none, or they are damaged."""
+    """Return the references kept in `path`; None if there are none, or they are damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
@@ -313,9 +316,9 @@ def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) ->
 
 
 def keep_references(path: Path, found: References) -> None:
-    """Keep references for the next time, and let go of the longest unused ones.
+    """Keep references for later runs, and delete the ones that were unused for the longest time.
 
-    A cache that cannot be written costs time, not the verdict.
+    If the cache cannot be written, this costs time but does not change the verdict.
     """
     buffer = io.BytesIO()
     np.savez(

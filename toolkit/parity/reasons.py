@@ -1,6 +1,6 @@
-"""Reasons for a verdict, in words: why a row fails, why it stays undecided, what it cannot show.
+"""Reasons for a verdict as text: why a row fails, why it is undecided, what it cannot show.
 
-In: the numbers of a row and its gates. Out: sentences with what was found and what was allowed.
+In: the numbers of a row and its gates. Out: texts with the value found and the value allowed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from toolkit.parity.reference import Reference, unclear
 from toolkit.schema import Check, ExpectedError, Gates
 from toolkit.statistics.shares import accuracy_drop, needed_images, percent, points, rate
 
-_FEW_CLASSES = 20  # so many missing classes are named
+_FEW_CLASSES = 20  # at most this many missing classes are named
 
 
 def why_not_comparable(reference: Reference, candidate: NDArray[np.floating]) -> str | None:
-    """Say why the logits cannot be compared; None where they can.
+    """Return why the logits cannot be compared; None if they can.
 
-    A reference that cannot tell candidates apart would let them all pass.
+    An unusable reference would let every candidate pass.
     """
     shape = reference.logits.shape
     if len(shape) != 2 or shape[1] < 2:
         return f"reference logits {list(shape)}, expected two or more classes"
     if np.isnan(reference.logits).any() or np.isposinf(reference.logits).any():
-        return "the reference has NaN or infinite logits: the checkpoint is no reference"
+        return "the reference has NaN or infinite logits, so the checkpoint cannot be a reference"
     if not np.isfinite(reference.logits).any(axis=1).all():
-        return "the reference has images without one finite logit: the checkpoint is no reference"
+        return (
+            "the reference has images without a finite logit, so the checkpoint cannot be a "
+            "reference"
+        )
     if candidate.shape != shape or candidate.size == 0:
         found = list(candidate.shape)
         return f"logits {found}, expected {list(shape)} with at least one image"
@@ -44,7 +47,7 @@ def failures(
     expected_error: ExpectedError | None,
     checks: tuple[Check, ...],
 ) -> Iterator[str]:
-    """What was found and what was allowed, the gravest first."""
+    """Return the failures with the value found and the value allowed, the most serious first."""
     if numbers.not_finite:
         yield f"{numbers.not_finite} logits are NaN or infinite"
     if gates.max_flips is not None and numbers.real_flips > gates.max_flips:
@@ -53,14 +56,14 @@ def failures(
     count, flips = numbers.flips_beyond(gates)
     if gates.max_accuracy_drop is not None and drop.low > gates.max_accuracy_drop:
         yield (
-            f"accuracy drops by {points(drop.value)} percentage points, at least "
-            f"{points(drop.low, beside=gates.max_accuracy_drop)} for certain, at most "
+            f"accuracy drops by {points(drop.value)} percentage points, with certainty by at "
+            f"least {points(drop.low, beside=gates.max_accuracy_drop)}; at most "
             f"{points(gates.max_accuracy_drop)} allowed"
         )
     if gates.max_flip_rate is not None and flips.low > gates.max_flip_rate:
         yield (
-            f"{count} flips of {len(numbers.decided):,} images: "
-            f"{percent(flips.low, beside=gates.max_flip_rate)} or more for certain, at most "
+            f"{count} flips of {len(numbers.decided):,} images: with certainty "
+            f"{percent(flips.low, beside=gates.max_flip_rate)} or more, at most "
             f"{percent(gates.max_flip_rate)} allowed"
         )
     if gates.max_floors is not None and float(numbers.in_floors.max()) > gates.max_floors:
@@ -86,21 +89,22 @@ def _too_much_error(
     noise = MAX_FLOORS * float(np.median(numbers.reference.floors))
     if found > max(ratio * wanted, noise):
         yield (
-            f"the logit error is {found:.2g} (root mean square), {found / max(wanted, 1e-300):.1f} "
-            f"times what this rounding should give ({wanted:.2g}), at most {ratio:g} times allowed"
+            f"the logit error is {found:.2g} (root mean square), "
+            f"{found / max(wanted, 1e-300):.1f} times the expected rounding error "
+            f"({wanted:.2g}), at most {ratio:g} times allowed"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doubt:
-    """Why a row stays undecided, and about how many images would decide it."""
+    """The reason why a row is undecided, and about how many images are needed."""
 
     text: str
     needed_images: int | None
 
 
 def doubts(numbers: LogitDifferences, gates: Gates) -> Iterator[Doubt]:
-    """What the images are too few to show, and how many would."""
+    """Return what cannot be decided with these images, and how many images are needed."""
     images = len(numbers.decided)
     drop = numbers.accuracy_drop
     count, flips = numbers.flips_beyond(gates)
@@ -131,36 +135,36 @@ def doubts(numbers: LogitDifferences, gates: Gates) -> Iterator[Doubt]:
             images=images,
         )
         yield Doubt(
-            text=f"{lost} images lost and {won} won of {images:,}: accuracy may drop by "
-            f"{points(drop.high, beside=gates.max_accuracy_drop)} percentage points, at most "
-            f"{points(gates.max_accuracy_drop)} allowed; " + _would_tell(needed),
+            text=f"{lost} images lost and {won} gained of {images:,}: accuracy may drop by "
+            f"{points(drop.high, beside=gates.max_accuracy_drop)} percentage points, at "
+            f"most {points(gates.max_accuracy_drop)} allowed; " + _would_tell(needed),
             needed_images=needed,
         )
 
 
 def _would_tell(images: int | None) -> str:
     if images is None:
-        return "no number of images would tell"
-    return f"about {float(f'{images:.2g}'):,.0f} images would tell"
+        return "no number of images would be enough"
+    return f"about {float(f'{images:.2g}'):,.0f} images are needed"
 
 
 def remarks(reference: Reference) -> Iterator[str]:
-    """What the data cannot show."""
+    """Return remarks about faults that the data cannot show."""
     decided = np.unique(reference.logits.argmax(1))
     images, classes = reference.logits.shape
     if len(decided) == 1 and images > 1:
         yield (
-            f"the checkpoint decides for class {decided[0]} on all {images:,} images: flips and "
+            f"the checkpoint predicts class {decided[0]} for all {images:,} images: flips and "
             "accuracy cannot show a fault here, only the logits can"
         )
     missing = sorted(set(range(classes)) - set(reference.labels.tolist()))
     if missing and images > 1:
         named = ", ".join(map(str, missing[:_FEW_CLASSES]))
         more = ", ..." if len(missing) > _FEW_CLASSES else ""
-        yield f"no image is labelled {named}{more}: nothing is shown for these classes"
+        yield f"no image is labelled {named}{more}: nothing is known about these classes"
     dark = int(np.count_nonzero(unclear(reference, MAX_FLOORS)))
     if dark:
         yield (
-            f"on {dark:,} of {images:,} images torch's own float32 noise is as large as the "
-            "differences between logits: they decide nothing"
+            f"on {dark:,} of {images:,} images, PyTorch's own float32 noise is as large as the "
+            "differences between the logits, so these images decide nothing"
         )

@@ -1,9 +1,10 @@
-"""The reference: float64 logits of the checkpoint, and the noise floor of each image. Pure.
+"""The reference: float64 logits of the checkpoint, and the noise floor of each image; pure
+functions.
 
-An image's noise floor is how far torch's own float32 results of that image are from float64. It is
-never below the spacing of float32 numbers at the scale of the image's logits, nor below what is
-typical of the data set: a few float32 results may agree with float64 by luck. One image's noise
-says nothing about another's.
+The noise floor of an image is the distance of PyTorch's own float32 results from float64 on that
+image. It is never below the spacing of float32 numbers at the scale of the image's logits, nor
+below the typical floor of the data set, because a few float32 results may agree with float64 by
+chance. The noise of one image says nothing about another.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """What candidates are compared with.
+    """The reference that candidates are compared with.
 
     Attributes:
         logits: `[N,K]` of the checkpoint.
         labels: `[N]`.
         floors: `[N]`, the noise floor of each image in logit units.
-        precision: fp64, or fp32 where the model has no float64 form.
+        precision: fp64, or fp32 if the model cannot run in float64.
     """
 
     logits: NDArray[np.float64]
@@ -37,17 +38,17 @@ class Reference:
 
     @property
     def accuracy(self) -> float:
-        """Share of images that the reference classifies as labelled."""
+        """Return the share of images that the reference classifies as labelled."""
         return float(np.mean(self.logits.argmax(1) == self.labels))
 
     @property
     def margins(self) -> NDArray[np.float64]:
-        """`[N]`: distance between the best and the second-best logit."""
+        """Return `[N]`: the distance between the best and the second-best logit."""
         top = np.partition(self.logits, -2, axis=1)
         return top[:, -1] - top[:, -2]
 
     def rows(self, indices: NDArray[np.intp]) -> Reference:
-        """The reference of some of the images, in this order."""
+        """Return the reference of some of the images, in this order."""
         return Reference(
             logits=self.logits[indices],
             labels=self.labels[indices],
@@ -56,10 +57,10 @@ class Reference:
         )
 
     def in_floors(self, candidate: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Distance of candidate logits `[N,K]`, each in noise floors of its image.
+        """Return the distance of candidate logits `[N,K]`, in noise floors of their image.
 
-        A logit's floor is at least the spacing of float32 at its own size. Infinities of the same
-        sign on both sides are equal; NaN stays NaN.
+        The floor of a logit is at least the spacing of float32 at its own size. Infinities of the
+        same sign on both sides are equal; NaN stays NaN.
         """
         floors = np.maximum(self.floors[:, None], spacing(self.logits))
         with np.errstate(invalid="ignore", over="ignore"):
@@ -68,10 +69,10 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class References:
-    """The reference of a data set, and that of images that no data set has.
+    """The reference of a data set, and the reference of images that no data set contains.
 
-    `special_images` are uint8 `[P,C,H,W]`; `special_rows` says which of those that were made for
-    the data set they are.
+    `special_images` are uint8 `[P,C,H,W]`. `special_rows` are their positions among all special
+    images made for the data set.
     """
 
     data: Reference
@@ -83,7 +84,8 @@ class References:
 def distances(
     reference: NDArray[np.floating], candidate: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """`|candidate - reference|` of logits `[N,K]`; infinities of the same sign are 0 apart."""
+    """Return `|candidate - reference|` of logits `[N,K]`; infinities of the same sign are 0
+    apart."""
     with np.errstate(invalid="ignore", over="ignore"):
         found = np.abs(candidate.astype(np.float64) - reference)
     found[(candidate == reference) & np.isinf(reference)] = 0.0
@@ -91,24 +93,26 @@ def distances(
 
 
 def spacing(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The distance of neighbouring float32 numbers at the size of each value; 0 of infinities."""
+    """Return the distance of neighbouring float32 numbers at the size of each value; 0 for
+    infinities."""
     finite = np.where(np.isfinite(values), np.abs(values), 0.0)
     size = np.minimum(finite, _LARGEST).astype(np.float32)
-    below = np.nextafter(size, np.float32(0))  # above the largest float32 there is none
+    below = np.nextafter(size, np.float32(0))  # there is none above the largest float32
     return (size - below).astype(np.float64)
 
 
 def noise_floors(
     reference: NDArray[np.floating], float32_runs: Sequence[NDArray[np.floating]]
 ) -> NDArray[np.float64]:
-    """`[N]`: the noise floor of each image, from torch's float32 logits of the same images.
+    """Return `[N]`: the noise floor of each image, from PyTorch's float32 logits of the same
+    images.
 
-    All arrays are `[N,K]`. A run may hold NaN rows for images that it did not compute. What a
-    logit's own float32 spacing explains is not counted: a class that is masked with a huge value
+    All arrays are `[N,K]`. A run may hold NaN rows for images that it did not compute. Differences
+    that the float32 spacing of a logit explains are not counted: a class masked with a huge value
     must not excuse the others.
 
     Raises:
-        ValueError: there is nothing to compare.
+        ValueError: There is nothing to compare.
     """
     if not float32_runs or reference.size == 0:
         raise ValueError("noise floors need at least one float32 run of at least one image")
@@ -123,14 +127,14 @@ def noise_floors(
 
 
 def scales(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """`[N]`: the size of the two logits that decide each image."""
+    """Return `[N]`: the size of the two logits that decide each image."""
     top = np.partition(logits, -2, axis=1)[:, -2:].astype(np.float64)
     sizes: NDArray[np.float64] = np.where(np.isfinite(top), np.abs(top), 0.0).max(axis=1)
     return sizes
 
 
 def _typical(noise: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The median noise, or the median noise for the image's scale if that is less."""
+    """Return the median noise, or the median noise for the image's scale if that is less."""
     relative = np.divide(noise, scale, out=np.zeros_like(noise), where=scale > 0)
     known = noise[np.isfinite(noise)]
     if not known.size:
@@ -142,8 +146,8 @@ def _typical(noise: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[
 
 
 def unclear(reference: Reference, floors: float) -> NDArray[np.bool_]:
-    """`[N]`: images whose logits are no further apart than `floors` noise floors: torch's own
-    float32 decides nothing there."""
+    """Return `[N]`: images whose logits differ by no more than `floors` noise floors, so that
+    PyTorch's own float32 decides nothing."""
     finite = np.where(np.isfinite(reference.logits), reference.logits, np.nan)
     spread = np.nanmax(finite, axis=1) - np.nanmin(finite, axis=1)
     clear: NDArray[np.bool_] = spread > floors * reference.floors

@@ -1,10 +1,10 @@
-"""The second look: what a session answers when it is fed in another way than at first.
+"""The second look: the same session answers inputs that are batched in other ways.
 
-In: a session that has answered all test images in batches of one size. Out: checks. The same images
-once more, one at a time, in batches of 7, of 33 with a ragged end and of 77, in another order; each
-batch size that a file of the artifact is made for; images that no test set has; and, after hundreds
-of calls, the first batches again. A file may be right at the batch size of the test and wrong at
-that of the device.
+In: a session that has answered all test images in batches of one size. Out: checks. The inputs are:
+the same images one at a time, in batches of 7, of 33 with a ragged end and of 77, in another order;
+each batch size that has its own file in the artifact; images that no test set contains; and, after
+hundreds of calls, the first batches again. A file may be right at the batch size of the test and
+wrong at that of the device.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from toolkit.sessions.remote import RemoteSession
 _SEED = 11
 _SINGLE_IMAGES = 200
 _SIZES = {7: 203, 33: 250, 77: 154}  # batch size → images; 250 leave a ragged end of 19
-_SIZE_OF_SPECIAL = 33  # one that the data set's images went through as well
+_SIZE_OF_SPECIAL = 33  # a size that was also used for the images of the data set
 _BATCHES_AGAIN = 2
-_ERROR_RATIO = 1.5  # of inexact precisions: how much of its own error a session may move
+_ERROR_RATIO = 1.5  # for inexact precisions: by how much of its own error a session may change
 _LARGEST_RATIO = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SecondLook:
-    """The images that a session is asked again, and their references."""
+    """The images that a session must answer again, and their references."""
 
     dataset: Dataset
     references: References
@@ -49,11 +49,12 @@ class SecondLook:
         gates: Gates,
         progress: Progress,
     ) -> Iterator[Check]:
-        """Ask the session; `first` are its logits `[N,K]` of the data set, in batches of
-        `batch_size`. A session that raises gets a check that says so, and is asked no more.
+        """Ask the session again. `first` are its logits `[N,K]` of the data set, in batches of
+        `batch_size`. If the session raises an exception, the check says so and no further inputs
+        are sent.
 
         Raises:
-            FailedRun: it hangs, or runs out of memory.
+            FailedRun: The session hangs or runs out of memory.
         """
         feeds = list(self._feeds(session, batch_size))
         label = f"{session.candidate.label} second look"
@@ -77,7 +78,8 @@ class SecondLook:
         order = np.random.default_rng(_SEED).permutation(len(self.dataset))
         sizes = {1: _SINGLE_IMAGES, **_SIZES}
         for size in session.candidate.source.artifact.batch_sizes:
-            # Fewer images than the file takes at a time: at first it computed nothing.
+            # With fewer images than the file takes at a time, it computed nothing in the first
+            # look.
             if size not in sizes and (size > batch_size or size > len(self.dataset)):
                 sizes[size] = size
         for size, count in sizes.items():
@@ -110,13 +112,13 @@ class SecondLook:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Feed:
-    """Raw images with their reference, and how many go into a call."""
+    """Raw images with their reference, and the number of images per call."""
 
     name: str
     images: NDArray[np.uint8]
     batch_size: int
     reference: Reference
-    indices: NDArray[np.intp] | None = None  # in the data set
+    indices: NDArray[np.intp] | None = None  # positions in the data set
     sha256: str | None = None
 
     def check(
@@ -135,11 +137,11 @@ class _Feed:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Judge:
-    """Judges answers by the gates of the first look, or by the error that was seen there."""
+    """Judges answers by the gates of the first look, or by the error that was measured there."""
 
     gates: Gates
     exact: bool
-    error: NDArray[np.float64]  # [N,K] of the first look
+    error: NDArray[np.float64]  # [N,K], measured in the first look
 
     def check(
         self,
@@ -168,11 +170,15 @@ class _Judge:
             )
         limit = self.gates.max_logit_diff
         if limit is not None and found.max() > limit:
-            return f"logits are up to {found.max():.2g} from the checkpoint's, at most {limit:g}"
+            return (
+                f"logits are up to {found.max():.2g} from the checkpoint's, at most {limit:g} "
+                "allowed"
+            )
         return None
 
     def _moved(self, moved: NDArray[np.float64], reference: Reference) -> str | None:
-        """Rounding is the same whatever the batch: logits may not move more than they are off."""
+        """Check that the batch does not change the rounding: logits may not change by more than
+        their error."""
         error = self.error[np.isfinite(self.error)]
         floor = MAX_FLOORS * float(np.median(reference.floors))
         usual = max(_ERROR_RATIO * _rms(error), floor)
@@ -180,9 +186,9 @@ class _Judge:
         if _rms(moved) <= usual and moved.max() <= most:
             return None
         return (
-            f"the same images gave logits {moved.max():.2g} away (root mean square "
-            f"{_rms(moved):.2g}) in the first look, more than the error of this rounding there "
-            f"(root mean square {_rms(error):.2g})"
+            f"the logits of the same images differ by {moved.max():.2g} (root mean square "
+            f"{_rms(moved):.2g}) from the first look, more than the rounding error there (root "
+            f"mean square {_rms(error):.2g})"
         )
 
 

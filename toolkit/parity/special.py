@@ -1,7 +1,7 @@
-"""Images that no test set has, yet a device meets: blank, saturated, one pixel, noise, and between
-two classes. Pure and seeded.
+"""Images that no test set contains but a device may meet: blank, saturated, one pixel, noise,
+blends; pure and seeded.
 
-In: a data set's images. Out: raw images, and the checksum of their bytes.
+In: the images of a data set. Out: raw images, and the checksum of their bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LEVELS = (0, 1, 64, 128, 254, 255)
 
 
 def special_images(images: Images, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Raw images `[P,C,H,W]`, always the same for the same data set `[N,C,H,W]`."""
+    """Return raw images `[P,C,H,W]`, always the same for the same data set `[N,C,H,W]`."""
     random = np.random.default_rng(_SEED)
     shape = images.shape[1:]
     levels = [np.full(shape, level, np.uint8) for level in _LEVELS]
@@ -40,7 +40,7 @@ def special_images(images: Images, labels: NDArray[np.int64]) -> NDArray[np.uint
 def _between(
     images: Images, labels: NDArray[np.int64], random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Means of two images of different classes, where there are such."""
+    """Return means of two images of different classes, if there are any."""
     first = random.integers(0, len(labels), _BETWEEN)
     second = random.integers(0, len(labels), _BETWEEN)
     kept = labels[first] != labels[second]
@@ -51,5 +51,5 @@ def _between(
 
 
 def checksum(images: NDArray[np.uint8]) -> str:
-    """SHA-256 in hex of the images' bytes."""
+    """Return the SHA-256 in hex of the bytes of the images."""
     return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()

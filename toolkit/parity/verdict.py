@@ -1,9 +1,9 @@
-"""Reference logits and candidate logits → numbers and a verdict. Pure; numpy and scipy only.
+"""The verdict: reference logits and candidate logits → numbers and a verdict; numpy and scipy only.
 
 fp32 is judged by its distance from the reference in noise floors, image by image, and by its
-decisions. Other precisions round more, so they are judged by exact bounds of the accuracy that they
-lose and of the decisions that they change, and by the error that their rounding should have. What
-the images are too few to show is `undecided`. Nothing passes vacuously.
+predictions. Other precisions round more. They are judged by exact bounds of the lost accuracy and
+of the changed predictions, and by the expected rounding error. If there are too few images to
+decide, the verdict is `undecided`. Nothing passes vacuously.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def compare(
 ) -> ParityReport:
     """Judge candidate logits `[n,K]` of the reference's images, in the same order.
 
-    n below N, another K, NaN, an infinity that the reference does not have, or an empty reference
-    fail. `expected_error` is what rounding to the artifact's precision should give.
+    These fail: n below N, another K, NaN, an infinity that the reference does not have, or an empty
+    reference. `expected_error` is the expected rounding error of the artifact's precision.
     """
     expected = len(reference.labels)
     compared = len(candidate) if candidate.ndim == 2 else 0
@@ -85,7 +85,7 @@ def compare(
 
 
 def _with_numbers(report: ParityReport, numbers: LogitDifferences) -> ParityReport:
-    """The report with all that was compared, not yet judged."""
+    """Return a report with everything that was compared, not yet judged."""
     reference = numbers.reference
     return replace(
         report,
@@ -122,9 +122,9 @@ def not_run(
     gates: Gates,
     file: str | None = None,
 ) -> ParityReport:
-    """The row of a candidate that could not be run: no numbers, the status, and its stderr.
+    """Return the row of a candidate that could not be run: status and stderr, no numbers.
 
-    `artifact_sha256` is None where the artifact could not even be exported.
+    `artifact_sha256` is None if the artifact could not be exported.
     """
     report = _empty_report(
         runtime=runtime,
@@ -154,7 +154,7 @@ def _empty_report(
     compared: int,
     expected: int,
 ) -> ParityReport:
-    """A report without numbers, which would pass."""
+    """Return a report without numbers, with the status `passed`."""
     return ParityReport(
         runtime=runtime,
         format=format,

@@ -1,4 +1,4 @@
-"""Verification: every test image through each candidate → parity reports."""
+"""Verification: every test image through every candidate → parity reports."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def verify(
         paths: Export folders or artifact files, all of one checkpoint.
         runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        checkpoint: The checkpoint folder, if it is not the one named in the manifest.
         data: Folder of IDX files; None is the bundled MNIST.
-        session: How sessions run; None is the defaults of `SessionOptions`.
-        gates: What a row must keep to pass; None is the default of each precision.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about the images of each candidate.
+        session: How sessions run; None uses the defaults of `SessionOptions`.
+        gates: Limits that a row must keep to pass; None uses the defaults of each precision.
+        model: The model factory to trust, if it is not part of the toolkit.
+        progress: Receives the progress of each candidate.
 
     Returns:
-        Results with one parity report a candidate; `exit_code` says what a script wants to know.
+        Results with one parity report per candidate, and the `exit_code` for scripts.
 
     Raises:
-        ToolkitError: bad input, or the float64 reference itself could not be computed.
+        ToolkitError: Bad input, or the float64 reference itself could not be computed.
     """
     options = session or SessionOptions()
     settings = options.settings
@@ -61,7 +61,9 @@ def verify(
     candidates = find_candidates(subject, runtimes, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    results = start_results(subject, dataset)  # before the work: its own load is no fact
+    results = start_results(
+        subject, dataset
+    )  # before the work, so that its own load is not recorded
     refuse_overlap(results.artifacts, dataset)
     basis = check.basis(subject, dataset, settings)
     rows = []
@@ -69,7 +71,7 @@ def verify(
         candidates, batch_size=options.batch_size, timeout_s=options.timeout_s
     ) as sessions:
         for each in sessions:
-            with each:  # one worker at a time: each has the machine to itself
+            with each:  # one worker at a time, so that each has the machine to itself
                 rows.append(check.judge(each, basis)[0])
     warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
     return replace(results, parity=tuple(rows), warnings=warnings)

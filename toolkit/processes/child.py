@@ -1,7 +1,7 @@
-"""Work in a process apart: code that crashes or hangs takes its own process with it.
+"""Work in a separate process, so that a crash or a hang ends only that process.
 
-The parent calls `run_apart` with the name of a module; the child runs that module, whose `main`
-calls `answer`. The job and what becomes of it are JSON. What the child prints goes to a log.
+The parent calls `run_apart` with the name of a module. The child runs that module, whose `main`
+calls `answer`. The job and its outcome are JSON. The child's output goes to a log.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OUTCOME = "outcome.json"
 
 @contextlib.contextmanager
 def scratch_of(purpose: str) -> Iterator[Path]:
-    """A folder for one job: the child's home, temporary folder and working folder."""
+    """Create a folder for one job: the child's home, temporary folder and working folder."""
     prefix = f"toolkit-{purpose}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
         yield Path(name)
@@ -43,19 +43,19 @@ def run_apart(
     threads: int | None = None,
     without: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run `python -m module` on a job; returns what its work returned.
+    """Run `python -m module` on a job, and return the result of its work.
 
     Args:
         module: Its `main` calls `answer`.
         job: JSON-ready values.
         scratch: The child's home, temporary folder and working folder.
         what: Names the work in messages.
-        timeout_s: The child is killed after so many seconds.
+        timeout_s: The child is killed after this many seconds.
         threads: Threads of OpenMP and MKL in the child; None leaves them to the libraries.
         without: Environment variables that the child does not get.
 
     Raises:
-        FailedRun: what the work raised, or how its process ended, with what it printed last.
+        FailedRun: The exception of the work, or how its process ended, with its last output.
     """
     log = scratch / "log"
     environment = _environment(scratch, threads)
@@ -75,7 +75,7 @@ def run_apart(
 
 
 def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
-    """What the child starts with: the caller's paths, a home of its own, pinned arithmetic."""
+    """Return the child's environment: the caller's import paths, its own home, fixed arithmetic."""
     environment = {
         **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
@@ -97,12 +97,12 @@ def _run(
     what: str,
     timeout_s: float,
 ) -> int:
-    """The child's exit code; a negative one is the signal that ended it.
+    """Return the child's exit code; a negative one is the signal that ended it.
 
     Raises:
-        TimedOut: it was killed.
+        TimedOut: The child was killed.
     """
-    # -P: the child must not import what happens to lie in the current folder.
+    # -P: the child must not import files from the current folder.
     command = [sys.executable, "-P", "-m", module]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -118,8 +118,10 @@ def _run(
         try:
             process.communicate(request.encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(f"{what} was ended after {timeout_s:g} s") from error
-        finally:  # it, and what it started
+            raise TimedOut(
+                f"{what} did not finish within {timeout_s:g} s and was stopped"
+            ) from error
+        finally:  # the child and the processes that it started
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -131,15 +133,15 @@ def answer(
     *,
     reason: Callable[[dict[str, Any], BaseException], str],
 ) -> None:
-    """The child's side: do the work of the job on stdin, write what became of it, and end.
+    """Run in the child: do the work of the job on stdin, write its outcome, and end.
 
-    `reason` says in words what an exception means that has none of its own.
+    `reason` explains an exception that has no explanation of its own.
     """
     job = json.load(sys.stdin)
     path = Path(job.pop(_OUTCOME))
     try:
         outcome: dict[str, Any] = {"returned": work(job)}
-    except Exception as error:  # noqa: BLE001 - the child's boundary: all become a row
+    except Exception as error:  # noqa: BLE001 - the boundary of the child: every exception becomes a row
         outcome = {"error": "crashed", "reason": reason(job, error)}
         if isinstance(error, FailedRun):
             outcome = {"error": error.status, "reason": error.reason}
@@ -148,4 +150,4 @@ def answer(
         outcome["traceback"] = traceback.format_exc()
     path.write_text(json.dumps(outcome))
     sys.stdout.flush()
-    os._exit(0)  # some libraries crash or hang while they are taken down
+    os._exit(0)  # some libraries crash or hang while they shut down

@@ -1,4 +1,4 @@
-"""How child processes end: which error that is, and making sure that they do."""
+"""The end of child processes: the error that it means, and how to enforce it."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _EXIT_GRACE_S = 2.0
 
 
 def exit_text(code: int) -> str:
-    """`SIGSEGV` or `exit code 3`; a negative code is the signal that ended the process."""
+    """Return `SIGSEGV` or `exit code 3`; a negative code is the signal that ended the process."""
     if code >= 0:
         return f"exit code {code}"
     try:
         return signal.Signals(-code).name
-    except ValueError:  # a real-time signal has no name
+    except ValueError:  # real-time signals have no name
         return f"signal {-code}"
 
 
 def tail_of(text: str) -> str:
-    """The last lines of what a process printed."""
+    """Return the last lines of the output of a process."""
     return "\n".join(text.splitlines()[-_STDERR_TAIL_LINES:])
 
 
 def joined(*parts: str) -> str:
-    """What a process printed and its traceback, without empty parts."""
+    """Join the output of a process and its traceback, without empty parts."""
     return "\n".join(part for part in (each.strip("\n") for each in parts) if part)
 
 
 def kill_tree(process: psutil.Process) -> None:
-    """Kill a process and all that it has started: a compiler at work would take a core."""
+    """Kill a process and all its child processes; a running compiler would occupy a core."""
     with contextlib.suppress(psutil.Error):
         for each in [*process.children(recursive=True), process]:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,9 +1,8 @@
-"""Environment variables that change what kernels compute.
+"""Environment variables that change the arithmetic of kernels.
 
-Out: what every process that computes is started with, and what a kept result depends on. Some
-variables let a library shorten float32 products without a word in the program; those are pinned.
-Others choose among kernels that add in another order; those are the user's, but they are part of
-what a result stands on.
+Out: the environment of every process that computes, and the variables that a kept result depends
+on. Some variables let a library reduce float32 products silently; these are pinned. Others choose
+among kernels that add in another order; these belong to the user, but a result depends on them.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from collections.abc import Mapping
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
 
 PINNED_ENVIRONMENT: dict[str, str] = {
-    # oneDNN, of torch and of OpenVINO, reads both names, the first one first. With BF16 it makes
-    # bfloat16 of float32 on a CPU that has it (oneDNN's src/common/fpmath_mode.cpp).
+    # oneDNN, in torch and OpenVINO, reads both names, the first one first. With BF16, it computes
+    # float32 in bfloat16 on a CPU that supports it (oneDNN's src/common/fpmath_mode.cpp).
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
     "DNNL_DEFAULT_FPMATH_MODE": "STRICT",
-    # cuBLAS, cuDNN and TensorRT; it overrules what programs ask for.
+    # cuBLAS, cuDNN and TensorRT; it overrides the settings of programs.
     TF32_OVERRIDE: "0",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",  # torch on CUDA
     "HIPBLASLT_ALLOW_TF32": "0",  # torch on ROCm
-    # cuBLAS of CUDA 13 puts float32 together from bfloat16 products.
+    # cuBLAS of CUDA 13 composes float32 from bfloat16 products.
     "CUBLAS_EMULATE_SINGLE_PRECISION": "0",
     "CUBLAS_EMULATE_DOUBLE_PRECISION": "0",
-    # Code that torch's inductor compiles: no reassociation, no approximate functions.
+    # Code compiled by PyTorch's Inductor: no reassociation, no approximate functions.
     "TORCHINDUCTOR_USE_FAST_MATH": "0",
     "TORCHINDUCTOR_CPP_ENABLE_UNSAFE_MATH_OPT_FLAG": "0",
     "TORCHINDUCTOR_CPP_ENABLE_FLOATING_POINT_CONTRACT_FLAG": "off",
@@ -48,7 +47,7 @@ _CHOOSES_KERNELS = (
 
 
 def pinned(environment: Mapping[str, str]) -> dict[str, str]:
-    """A copy of `environment` in which no variable shortens float32 arithmetic."""
+    """Return a copy of `environment` in which no variable reduces float32 arithmetic."""
     kept = {
         name: value for name, value in environment.items() if name not in REMOVED_FROM_ENVIRONMENT
     }
@@ -56,15 +55,15 @@ def pinned(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def pin() -> None:
-    """Do to this process's environment what `pinned` does to a copy. Libraries that have read it
-    before do not read it again."""
+    """Apply `pinned` to the environment of this process. Libraries that have already read it do not
+    read it again."""
     for name in REMOVED_FROM_ENVIRONMENT:
         os.environ.pop(name, None)
     os.environ.update(PINNED_ENVIRONMENT)
 
 
 def kernel_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables set in `environment`, this process's by default, that choose among kernels:
-    logits differ between them by float32 rounding."""
+    """Return the variables in `environment` (default: this process's) that choose among kernels.
+    Logits differ between them by float32 rounding."""
     given = os.environ if environment is None else environment
     return {name: given[name] for name in _CHOOSES_KERNELS if name in given}

@@ -1,1 +1,1 @@
-"""Reports: results → table, Markdown, CSV. Nothing here measures or judges."""
+"""Reports: results → table, Markdown, CSV. This package does not measure or judge."""

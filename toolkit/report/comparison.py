@@ -1,4 +1,4 @@
-"""A comparison of two runs, for a terminal.
+"""Comparison of two runs as text for a terminal.
 
 In: a `Comparison`. Out: a table, notes, and a closing sentence.
 """
@@ -22,7 +22,7 @@ _HEADINGS: dict[str, Callable[[ComparedRow], str]] = {
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """The table, what a reader should know beside it, and whether anything got worse."""
+    """Return the table, the notes, and whether anything became slower."""
     shown = [
         heading
         for heading in _HEADINGS
@@ -34,50 +34,56 @@ def render_comparison(comparison: Comparison) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """One sentence each."""
+    """Return the notes, one sentence each."""
     lines = [f"Old: {comparison.old_time}; new: {comparison.new_time}."]
     if comparison.machine:
         lines.append(
-            f"Warning: two machines, compared all the same: {'; '.join(comparison.machine)}."
+            "Warning: the runs come from two machines and were compared anyway: "
+            f"{'; '.join(comparison.machine)}."
         )
     if comparison.changes:
         lines.append(f"Changed: {'; '.join(comparison.changes)}.")
     lines.append(_shared(comparison))
     if comparison.judged > 1:
         lines.append(
-            "Each interval is a 95 % one by itself. The verdicts hold for all rows together "
-            "(Holm), so an interval may leave 1 out and its row be too close to call."
+            "Each interval is a 95 % interval on its own. The verdicts hold for all rows "
+            "together (Holm), so a row can be too close to call although its interval does not "
+            "contain 1."
         )
     if comparison.unfit:
         lines.append(f"Nothing is decided: {'; '.join(comparison.unfit)}.")
     if comparison.undecided:
-        lines.append("To decide, measure both runs again, in turns, with nothing else running.")
+        lines.append(
+            "To decide, measure both runs again, alternating between them, with no other load."
+        )
     return lines
 
 
 def _shared(comparison: Comparison) -> str:
-    """What all rows share, told apart from what is a row's own."""
+    """Return a sentence about the change that all rows share."""
     common = comparison.common
     if common is None:
         return (
-            "Fewer than four rows were measured in both runs: only a loss of more than 10 % can be "
-            "told from the machine's drift. Other runtimes beside them tell it better."
+            "Fewer than four rows were measured in both runs, so only a loss of more than 10 % "
+            "can be told from the drift of the machine. To improve this, measure other "
+            "runtimes as well."
         )
     bounds = f"new/old {_interval(common, '{:.3f}')}"
     if common.low <= 1 <= common.high:
-        return f"All rows together did not change: {bounds}. Each row is judged against the others."
+        return f"All rows together did not change: {bounds}. Each row is compared with the others."
     change = "slower" if common.value < 1 else "faster"
     text = (
-        f"All rows are {abs(common.value - 1):.1%} {change} ({bounds}): that is the machine, or "
-        "what all rows share, not a row. Each row is judged against the others."
+        f"All rows are {abs(common.value - 1):.1%} {change} ({bounds}). The cause is the "
+        "machine, or something that all rows share, not a single row. Each row is compared "
+        "with the others."
     )
     if comparison.limit_share is None:
         return text
-    return f"{text} The machine's own limit: new/old {comparison.limit_share:.3f}."
+    return f"{text} Limit of the machine: new/old {comparison.limit_share:.3f}."
 
 
 def _closing(comparison: Comparison) -> str:
-    """`1 regression: ...` or `no regression`, and how much of the table that is said of."""
+    """Return `1 regression: ...` or `no regression`, with the part of the table that it covers."""
     found, undecided = comparison.regressions, comparison.undecided
     rows = len(comparison.rows)
     failed = sum(row.verdict == "failed now" for row in comparison.rows)
@@ -88,7 +94,7 @@ def _closing(comparison: Comparison) -> str:
         names = ", ".join(_loss(row) for row in found)
         return f"{len(found)} regression{'s' if len(found) > 1 else ''}: {names}{rest}"
     if not comparison.judged:
-        return "nothing could be judged, so this is no proof that nothing got worse"
+        return "nothing could be judged, so a regression cannot be excluded"
     limit = f" beyond {comparison.fail_below * 100:g}%" if comparison.fail_below else ""
     return f"no regression{limit}{rest}"
 
@@ -100,7 +106,8 @@ def _loss(row: ComparedRow) -> str:
 
 
 def _verdict(row: ComparedRow) -> str:
-    """The verdict, why where there is no ratio or no decision, and whether it is of other bytes."""
+    """Return the verdict, its reason if there is no ratio or decision, and whether the artifact
+    changed."""
     text: str = row.verdict
     failed = next((each for each in (row.new_status, row.old_status) if _has_failed(each)), None)
     if failed is not None:

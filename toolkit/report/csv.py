@@ -1,4 +1,4 @@
-"""Results as CSV: one line a candidate, raw values in SI units."""
+"""Results as CSV: one line per candidate, raw values in SI units."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ _MEASUREMENT: dict[str, Callable[[Measurement], object]] = {
 
 
 def render_csv(results: Results) -> str:
-    """A heading line, then a line a candidate, batch size and settings; what is not known is
-    empty."""
+    """Return a heading line, then one line per candidate, batch size and settings. Unknown values
+    are empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(

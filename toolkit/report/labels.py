@@ -1,6 +1,6 @@
-"""Names that tell candidates apart. Pure.
+"""Names that tell candidates apart; pure functions.
 
-In: what each is, as texts. Out: a name for each, no longer than it must be.
+In: the properties of each candidate as texts. Out: a name for each, as short as possible.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toolkit.schema import Settings
 def facts_of(
     runtime: str, precision: str, format: str, batch_size: int, settings: Settings
 ) -> tuple[str, ...]:
-    """What a name may say, in this order; nothing where it is as usual."""
+    """Return the properties that a name may contain, in order; defaults are omitted."""
     return (
         *(runtime, precision, format, f"batch {batch_size}", f"{settings.threads} threads"),
         *(f"{settings.streams} streams", settings.device),
@@ -23,8 +23,8 @@ def facts_of(
 
 
 def distinct(facts: Sequence[tuple[str, ...]]) -> list[str]:
-    """`onnxruntime fp32`, and as much more of the `facts_of` each as tells it apart from the
-    others; where nothing does, its number: `onnxruntime fp32 #2`."""
+    """Return a name such as `onnxruntime fp32`, extended by as many `facts_of` as needed to make it
+    unique. If they are not enough, a number is added: `onnxruntime fp32 #2`."""
     varying = [len(set(column)) > 1 for column in zip(*(each[3:] for each in facts), strict=True)]
     counts: Counter[str] = Counter()
     names = []

@@ -1,4 +1,4 @@
-"""The machine in words: facts, limits, warnings.
+"""The machine as text: facts, limits, warnings.
 
 In: an `Environment` or a `Diagnosis`. Out: text.
 """
@@ -22,7 +22,7 @@ _SWITCH = {True: "on", False: "off", None: "unknown"}
 
 
 def machine_facts(facts: Environment) -> dict[str, str]:
-    """What a result's header says of the machine: label → text."""
+    """Return the facts for the header of a result: label → text."""
     names = [_isa_name(flag) for flag in facts.isa]
     load = facts.load_average
     return {
@@ -44,7 +44,7 @@ def machine_facts(facts: Environment) -> dict[str, str]:
 
 
 def render_diagnosis(found: Diagnosis) -> str:
-    """What `toolkit doctor` prints."""
+    """Return the output of `toolkit doctor`."""
     facts = machine_facts(found.environment)
     facts["load"] += f"; {_interference(found.interference)}"
     limits = _limits(found.limits) if found.limits else {}
@@ -54,7 +54,7 @@ def render_diagnosis(found: Diagnosis) -> str:
     lines = [_entry(label, text) for label, text in facts.items()]
     lines += ["", f"Limits{threads}", *(_entry(label, text) for label, text in limits.items())]
     if not found.warnings:
-        return "\n".join([*lines, "", "Fit to measure on: nothing speaks against it."])
+        return "\n".join([*lines, "", "No problem found: this machine is fit for benchmarks."])
     lines += ["", f"Warnings: {len(found.warnings)}"]
     for warning in found.warnings:
         lines += [_entry(warning.code, warning.message), _entry("", f"→ {warning.action}")]

@@ -11,7 +11,7 @@ from toolkit.schema import Results
 
 
 def render_markdown(results: Results) -> str:
-    """A page with the table, what was measured on what, and the notes."""
+    """Return a page with the table, the facts about the measurement, and the notes."""
     rows = summarise(results)
     columns = filled_columns(rows)
     environment, checkpoint = results.environment, results.checkpoint
@@ -38,7 +38,7 @@ def render_markdown(results: Results) -> str:
 def _table(
     columns: Sequence[Column] | Sequence[ScenarioColumn], cells: list[list[str]]
 ) -> list[str]:
-    """The lines of a table and the empty one after it; none without rows."""
+    """Return the lines of a table and an empty line; no lines without rows."""
     if not cells:
         return []
     return [

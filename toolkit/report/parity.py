@@ -1,4 +1,4 @@
-"""What is said of verdicts beside the table: why a row failed, what to look at, what was not shown.
+"""Notes about verdicts: why a row failed, what to look at, what was not shown.
 
 In: results. Out: lines of text, shared by the table and Markdown.
 """
@@ -14,19 +14,19 @@ _FIRST_CLAUSE = 60
 
 
 def status_text(status: Status, reason: str | None) -> str:
-    """`passed`, or the status with what is known of it: `crashed: SIGSEGV`."""
+    """Return `passed`, or the status with its reason: `crashed: SIGSEGV`."""
     words = status.replace("_", " ")
     return f"{words}: {' '.join(reason.split())}" if reason else words
 
 
 def parity_text(row: ParityReport) -> str:
-    """The cell of the table: the status, the reason, and the cause by its name."""
+    """Return the table cell: the status, the reason, and the name of the cause."""
     named = f" [{row.cause.kind}]" if row.cause is not None else ""
     return status_text(row.status, row.reason) + named
 
 
 def parity_notes(results: Results) -> list[str]:
-    """What a reader should know of the verdicts, a sentence or a short block each."""
+    """Return notes about the verdicts; each is a sentence or a short block."""
     lines = list(_noise(results))
     for remark in dict.fromkeys(text for row in results.parity for text in row.remarks):
         named = [row for row in results.parity if remark in row.remarks]
@@ -42,7 +42,7 @@ def parity_notes(results: Results) -> list[str]:
 
 
 def row_name(row: ParityReport) -> str:
-    """Runtime, precision and file of a row."""
+    """Return runtime, precision and file of a row."""
     return " ".join(filter(None, [row.runtime, row.precision, row.file or row.format]))
 
 
@@ -52,14 +52,14 @@ def _noise(results: Results) -> Iterator[str]:
         return
     against = "the checkpoint in float64"
     if judged.reference_precision == "fp32":
-        against = "the checkpoint in float32 (its code fixes a dtype: there is no float64 form)"
+        against = "the checkpoint in float32 (its code fixes a dtype, so it cannot run in float64)"
     yield (
-        f"Logit differences are against {against}. A noise floor is how far torch's own float32 is "
-        f"from it on an image: typically {judged.typical_noise_floor:.1e}, at most "
-        f"{judged.noise_floor:.1e}."
+        f"Logit differences are measured against {against}. PyTorch's own float32 results "
+        "differ from it by the noise floor of an image: typically "
+        f"{judged.typical_noise_floor:.1e}, at most {judged.noise_floor:.1e}."
     )
     confidence = judged.gates.confidence
-    yield f"Bounds of flips hold with a confidence of {confidence:.1%}."
+    yield f"The bounds of flips have a confidence of {confidence:.1%}."
     checked = [row for row in results.parity if row.checks]
     if checked:
         names = ", ".join(dict.fromkeys(each.name for row in checked for each in row.checks))
@@ -67,7 +67,7 @@ def _noise(results: Results) -> Iterator[str]:
 
 
 def _explained(row: ParityReport) -> list[str]:
-    """Why, what it may be, and where to look."""
+    """Return the reason, the possible cause, and where to look."""
     lines = [f"{row_name(row)} {status_text(row.status, row.reason)}."]
     if row.cause is not None:
         lines.append(f"  Cause: {row.cause.text}")
@@ -80,7 +80,7 @@ def _explained(row: ParityReport) -> list[str]:
 
 
 def _worst(image: WorstImage, row: ParityReport) -> str:
-    """`#340 (label 5): checkpoint 5 by 2.1, here 3, logits 0.84 away`."""
+    """Return a text such as `#340 (label 5): checkpoint 5 by 2.1, here 3, logits 0.84 away`."""
     same = image.reference == image.candidate
     here = "same here" if same else f"here {image.candidate}"
     text = f"#{image.index} (label {image.label}): checkpoint {image.reference} by "

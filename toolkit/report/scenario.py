@@ -1,4 +1,4 @@
-"""MLPerf's scenarios in words: one line a candidate, and what LoadGen says of the run.
+"""MLPerf scenarios as text: one line per candidate, with LoadGen's verdict.
 
 In: results. Out: headings and cells, shared by the table and Markdown, and notes.
 """
@@ -14,7 +14,7 @@ from toolkit.schema import Results, ScenarioReport
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioColumn:
-    """A heading and how a row fills it."""
+    """A heading, and how a row fills its cells."""
 
     heading: str
     cell: Callable[[ScenarioReport], str]
@@ -22,15 +22,15 @@ class ScenarioColumn:
 
 
 def scenario_cells(results: Results) -> tuple[list[ScenarioColumn], list[list[str]]]:
-    """The columns in which some row has something to say, and a line of cells a row."""
+    """Return the columns that at least one row fills, and the cells of each row."""
     rows = results.scenarios
     columns = [column for column in COLUMNS if any(column.cell(row) for row in rows)]
     return columns, [[column.cell(row) for column in columns] for row in rows]
 
 
 def scenario_notes(results: Results) -> list[str]:
-    """What a reader should know beside the table: why runs are INVALID, and what these runs are
-    not."""
+    """Return the notes below the table: why runs are INVALID, and what these runs cannot be used
+    for."""
     rows = results.scenarios
     lines = [
         f"{row.name} is INVALID by LoadGen's rules: {'; '.join(row.violations)}"
@@ -42,15 +42,15 @@ def scenario_notes(results: Results) -> list[str]:
         return lines
     first = measured[0]
     lines.append(
-        f"Timed and judged by MLPerf's LoadGen {first.loadgen}: {first.scenario}, "
-        f"{first.min_duration_s:g} s at least{_bound(first)}; "
+        f"Timed and judged by MLPerf LoadGen {first.loadgen}: {first.scenario}, at least "
+        f"{first.min_duration_s:g} s{_bound(first)}; "
         f"{sum(row.checked or 0 for row in measured):,} of its "
         f"{sum(row.samples or 0 for row in measured):,} answers were compared with untimed ones."
     )
     if not all(row.submission_length for row in measured):
         lines.append(
-            "These are no submission-length runs: MLPerf asks for 600 s (--min-time 600 --max-time "
-            "7200), and offline for 24,576 samples."
+            "These runs are shorter than a submission: MLPerf requires 600 s (--min-time 600 "
+            "--max-time 7200), and 24,576 samples for offline."
         )
     return lines
 
@@ -76,7 +76,7 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _latency(share: float) -> Callable[[ScenarioReport], str]:
-    """Milliseconds; or how many queries the percentile would need."""
+    """Return milliseconds, or how many queries the percentile needs."""
 
     def text(row: ScenarioReport) -> str:
         for each in row.latency_s:

@@ -1,4 +1,4 @@
-"""One line a candidate: its parity report and its measurement, side by side.
+"""One line per candidate: its parity report and its measurement.
 
 In: results. Out: rows of text cells, shared by the table and Markdown.
 """
@@ -39,10 +39,10 @@ class SummaryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A heading and how a row fills it; columns that no row fills are left out.
+    """A heading, and how a row fills its cells. Columns that no row fills are left out.
 
-    Where a terminal is too narrow, columns of the highest `rank` go first; 0 stays. One that
-    `varies` is left out where all rows say the same.
+    If a terminal is too narrow, columns with the highest `rank` are dropped first; 0 always stays.
+    A column with `varies` is left out if all rows have the same value.
     """
 
     heading: str
@@ -53,8 +53,8 @@ class Column:
 
 
 def summarise(results: Results) -> list[SummaryRow]:
-    """The measured candidates, fastest first, those of each batch size and settings together; then
-    the others, in the order of the results."""
+    """Return the measured candidates, fastest first, grouped by batch size and settings; then the
+    others, in the order of the results."""
     parity = {_key(row): row for row in results.parity}
     measured: dict[_Key, list[Measurement]] = {}
     for row in results.measurements:
@@ -79,7 +79,7 @@ def summarise(results: Results) -> list[SummaryRow]:
 
 
 def _alike(results: Results) -> set[tuple[str, str, str]]:
-    """Runtime, format and precision of rows that only their file tells apart."""
+    """Return runtime, format and precision of rows that differ only in their file."""
     kinds = [(row.runtime, row.format, row.precision) for row in results.parity]
     return {kind for kind in kinds if kinds.count(kind) > 1}
 
@@ -89,8 +89,8 @@ def _name(row: SummaryRow) -> str:
 
 
 def _places(ranking: tuple[Rank, ...]) -> dict[str, str]:
-    """`1`, `2`, `3=`: the third is too close to call to the second. The places are not shared: of
-    many such neighbours the first and the last may differ for certain."""
+    """Return places such as `1`, `2`, `3=`: the third is too close to call from the second. Places
+    are not shared: among many such neighbours, the first and the last may differ significantly."""
     places: dict[str, str] = {}
     place = 0
     for each in ranking:
@@ -100,40 +100,40 @@ def _places(ranking: tuple[Rank, ...]) -> dict[str, str]:
 
 
 def filled_columns(rows: list[SummaryRow]) -> list[Column]:
-    """The columns in which some row has something to say; settings only where they differ."""
+    """Return the columns that at least one row fills; settings only if they differ."""
     found = {column: {column.cell(row) for row in rows} - {""} for column in COLUMNS}
     return [column for column, cells in found.items() if len(cells) > column.varies]
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader should know beside the table, one sentence each."""
+    """Return the notes below the table, one sentence each."""
     lines = []
     lines += parity_notes(results)
     copies = len(results.artifacts) - len(
         {(item.format, item.precision, item.sha256) for item in results.artifacts}
     )
     if copies:
-        lines.append(f"Artifacts given twice, as the same bytes, share one row: {copies}.")
+        lines.append(f"Artifacts given twice with the same bytes share one row: {copies}.")
     lines += _close_calls(results)
     lines += _about_measuring(results)
     lines += [f"Warning: {each.message} → {each.action}." for each in results.warnings]
     if results.interrupted:
-        lines.append("Interrupted: what is here holds, but it is not all that was asked for.")
+        lines.append("Interrupted: these results are valid but incomplete.")
     return lines
 
 
 def _close_calls(results: Results) -> list[str]:
-    """Which neighbours are too close to call, and how much longer would tell."""
+    """Return which neighbours are too close to call, and how many more rounds are needed."""
     lines = []
     for faster, each in pairwise(results.ranking):
         if not each.too_close or each.to_faster is None:
             continue
         ratio = each.to_faster
-        more = "even 100 times as many rounds might not tell"
+        more = "even 100 times as many rounds might not be enough to decide"
         if each.reason is not None:
             more = each.reason
         elif each.longer is not None:
-            more = f"about {each.longer:.1f} times as many rounds would tell"
+            more = f"about {each.longer:.1f} times as many rounds are needed to decide"
         lines.append(
             f"Too close to call: {each.name} and {faster.name} "
             f"({ratio.value:.3f} times as fast [{ratio.low:.3f}-{ratio.high:.3f}]); {more}."
@@ -142,7 +142,8 @@ def _close_calls(results: Results) -> list[str]:
 
 
 def _about_measuring(results: Results) -> list[str]:
-    """What the intervals are, what the harness costs, how fast the machine could go."""
+    """Return notes about the intervals, the overhead of the harness, and the limit of the
+    machine."""
     rows = [row for row in results.measurements if row.latency_s]
     passes = max((sum(bool(one.rounds) for one in row.passes) for row in rows), default=0)
     lines = _settings_alike(results)
@@ -151,24 +152,24 @@ def _about_measuring(results: Results) -> list[str]:
     if null is not None and real and min(real) > 0:
         null_s = null.latency_at(0.5) or 0.0
         lines.append(
-            f"Harness: the null runtime takes {null_s * 1e6:.1f} µs a call, "
-            f"{null_s / min(real):.2%} of the fastest real one. Intervals are 95 %, over "
-            f"{passes} passes of interleaved rounds, each in fresh processes."
+            f"Harness: the null runtime takes {null_s * 1e6:.1f} µs per call, "
+            f"{null_s / min(real):.2%} of the fastest real runtime. Intervals are 95 %, over "
+            f"{passes} passes of interleaved rounds; each pass uses fresh processes."
         )
     counted = [row.outliers for row in rows if row.outliers is not None and row.runtime != NULL]
     samples = sum(each.samples for each in counted)
     if samples:
         beyond = sum(each.low + each.high for each in counted)
-        lines.append(f"Outliers: {beyond:,} of {samples:,} calls, counted and kept.")
+        lines.append(f"Outliers: {beyond:,} of {samples:,} calls. They are counted and kept.")
     lines += _about_limits(results)
     lines += _about_the_gpu(rows)
     if results.limits_failure:
-        lines.append(f"Share of the limit unknown: {results.limits_failure}.")
+        lines.append(f"The share of the limit is unknown: {results.limits_failure}.")
     return lines
 
 
 def _about_limits(results: Results) -> list[str]:
-    """What the shares of the limit are shares of."""
+    """Return the limits to which the shares refer."""
     limits, flops = results.limits, results.flops_per_image
     devices = {row.settings.device for row in results.measurements if row.limit_share is not None}
     if limits is None or flops is None or not devices:
@@ -188,17 +189,17 @@ def _about_limits(results: Results) -> list[str]:
         )
         rates = ", ".join(f"{rate / 1e12:,.1f} in {name}" for name, rate in kinds if rate)
         found.append(
-            f"on {limits.gpu.name} {rates} TFLOP/s in matrix products, for each row that of the "
-            "arithmetic it attests"
+            f"on {limits.gpu.name} {rates} TFLOP/s in matrix products (each row refers to the "
+            "arithmetic that it attests)"
         )
     return [
-        f"Limit: {'; '.join(found)}, measured here; the model takes {flops / 1e6:,.1f} MFLOP an "
-        "image."
+        f"Limit: {'; '.join(found)}, measured on this machine; the model takes "
+        f"{flops / 1e6:,.1f} MFLOP per image."
     ]
 
 
 def _about_the_gpu(rows: Sequence[Measurement]) -> list[str]:
-    """Clock, power and temperature in the rounds, as NVML told them."""
+    """Return clock, power and temperature in the rounds, from NVML."""
     states = [
         state
         for row in rows
@@ -217,7 +218,7 @@ def _about_the_gpu(rows: Sequence[Measurement]) -> list[str]:
 
 
 def _settings_alike(results: Results) -> list[str]:
-    """What all rows have in common; where they differ, there are columns."""
+    """Return the settings that all rows share; the others have columns."""
     rows = results.measurements
     facts: dict[str, set[object]] = {
         "{} images": {row.batch_size for row in rows},
@@ -248,7 +249,7 @@ def _number(value: float | None, template: str, *, scale: float = 1.0) -> str:
 
 
 def _flips(row: ParityReport) -> str:
-    """`0 of 10,000: ≤ 0.037%`: the number, and the bound of their share."""
+    """Return a text such as `0 of 10,000: ≤ 0.037%`: the number, and the bound of the share."""
     if row.flips is None or row.flip_rate is None:
         return ""
     benign = f" ({row.benign_flips} benign)" if row.benign_flips else ""
@@ -256,7 +257,7 @@ def _flips(row: ParityReport) -> str:
 
 
 def _in_floors(row: ParityReport) -> str:
-    """The distance of fp32; that of other precisions is far more by their nature."""
+    """Return the distance of fp32 rows; other precisions are far away by design."""
     if row.precision not in EXACT_PRECISIONS or row.max_diff_in_floors is None:
         return ""
     return f"{row.max_diff_in_floors:,.1f}"
@@ -278,7 +279,7 @@ def _interval(found: Interval | None, template: str) -> str:
 
 
 def _to_baseline(row: SummaryRow) -> str:
-    """`1` for the baseline itself."""
+    """Return the ratio to the baseline; `1` for the baseline itself."""
     if row.measurement is None or row.measurement.images_per_s is None:
         return ""
     ratio = row.measurement.to_baseline
@@ -288,7 +289,7 @@ def _to_baseline(row: SummaryRow) -> str:
 
 
 def _latency(share: float) -> Callable[[SummaryRow], str]:
-    """Milliseconds; or how many calls the percentile would need."""
+    """Return milliseconds, or how many calls the percentile needs."""
 
     def text(row: Measurement) -> str:
         for each in row.latency_s:

@@ -1,4 +1,4 @@
-"""The table that a command ends with, for a terminal."""
+"""The table at the end of a command, for a terminal."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _GUTTER = 3  # rich's padding between two columns
 
 
 def render_table(results: Results, *, width: int | None = None) -> str:
-    """Results as aligned text, not wider than `width` columns (None: no limit) if that can be:
-    the least important columns are left out, and named below."""
+    """Return results as aligned text, at most `width` columns wide if possible (None: no limit).
+    The least important columns are left out and named below the table."""
     rows = summarise(results)
     if results.scenarios and not rows:
         return "\n".join([_scenario_table(results), *scenario_notes(results), *notes(results)])
@@ -31,7 +31,11 @@ def render_table(results: Results, *, width: int | None = None) -> str:
         [[column.cell(row) for column in columns] for row in rows],
         numeric=[column.numeric for column in columns],
     )
-    hint = [f"Not shown for want of width: {', '.join(dropped)}; see --json."] if dropped else []
+    hint = (
+        [(f"Not shown because the terminal is too narrow: {', '.join(dropped)}; see --json.")]
+        if dropped
+        else []
+    )
     return "\n".join([text, *notes(results), *hint])
 
 
@@ -42,7 +46,7 @@ def _scenario_table(results: Results) -> str:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is; None where it is none."""
+    """Return the width of the terminal, or None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -52,7 +56,7 @@ def _width(columns: list[Column], rows: list[SummaryRow]) -> int:
 
 
 def aligned(headings: list[str], rows: list[list[str]], *, numeric: list[bool]) -> str:
-    """Headings and cells in columns; numeric ones to the right."""
+    """Return headings and cells in aligned columns; numeric columns are right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,5 @@
-"""A tuning as a table: the Pareto set, what it is compared with, what fell out, and the advice."""
+"""A tuning as a table: the Pareto set, the baseline, rejected configurations, and the
+recommendation."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _HEADINGS = (
 
 
 def render_tuning(tuning: Tuning) -> str:
-    """Aligned text."""
+    """Return the tuning as aligned text."""
     shown = [each for each in tuning.trials if each.stage >= FINAL_STAGE]
     shown.sort(key=lambda each: -each.images_per_s.value if each.images_per_s else 0.0)
     table = aligned(
@@ -32,7 +33,7 @@ def _cells(trial: Trial, tuning: Tuning) -> list[str]:
     if trial.name == tuning.recommended:
         role = "recommended"
     elif trial.name == tuning.baseline:
-        role = "compared with"
+        role = "baseline"
     return [
         *(role, own.runtime, own.format, own.precision),
         *(str(own.settings.threads), str(own.settings.streams)),
@@ -49,13 +50,14 @@ def _cells(trial: Trial, tuning: Tuning) -> list[str]:
 def _notes(tuning: Tuning) -> list[str]:
     batch_size = tuning.trials[0].configuration.batch_size
     lines = [
-        f"Tried {len(tuning.trials)} configurations in {tuning.wall_s:.0f} s: batches of "
-        f"{batch_size} images; {_fates(tuning.trials)}."
+        f"Tried {len(tuning.trials)} configurations in {tuning.wall_s:.0f} s with batches of "
+        f"{batch_size} images: {_fates(tuning.trials)}."
     ]
     afresh = [each.name for each in tuning.trials if each.stage == REMEASURED_STAGE]
     if afresh:
         lines.append(
-            f"Speeds of {', '.join(afresh)} are from new passes, not from those that chose them."
+            f"The speeds of {', '.join(afresh)} come from new passes, not from those that "
+            "selected them."
         )
     if tuning.recommended is not None:
         best = tuning.trial(tuning.recommended).configuration
@@ -65,7 +67,7 @@ def _notes(tuning: Tuning) -> list[str]:
             f"Confidence: {tuning.confidence}.",
         ]
     else:
-        lines.append(f"Nothing to recommend: {tuning.why}.")
+        lines.append(f"No recommendation: {tuning.why}.")
     lines += [
         f"Left out: {each.name}: {status_text(each.status, each.reason)}."
         for each in tuning.trials
@@ -76,10 +78,13 @@ def _notes(tuning: Tuning) -> list[str]:
 
 
 def _fates(trials: Sequence[Trial]) -> str:
-    """How many came how far."""
+    """Return how many configurations reached each stage."""
     single = sum(each.stage == 1 for each in trials)
     last = sum(each.stage >= FINAL_STAGE for each in trials)
-    return f"{single} in one thread, {len(trials) - single} on all cores, {last} side by side"
+    return (
+        f"{single} with one thread, {len(trials) - single} on all cores, {last} in the "
+        "final comparison"
+    )
 
 
 def _settings(settings: Settings) -> str:

@@ -1,7 +1,7 @@
-"""The records that travel between the steps, frozen, and how they become JSON and come back.
+"""Frozen records that are passed between the steps, and their conversion to and from JSON.
 
-In: nothing. Out: dataclasses. Nothing here imports numpy, torch or a runtime.
-Units are SI and stand in the names; raw samples are kept, the rest is derived.
+In: nothing. Out: dataclasses. Nothing here imports numpy, torch or a runtime. Units are SI and part
+of the names. Raw samples are kept; everything else is derived.
 """
 
 from __future__ import annotations

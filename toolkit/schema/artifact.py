@@ -1,4 +1,4 @@
-"""Records of what export writes: artifacts and their manifest."""
+"""Records that export writes: artifacts and their manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANIFEST_SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Which images the ranges of an int8 artifact were measured on, drawn by `seed` from `dataset`.
+    """The images used to calibrate the ranges of an int8 artifact, drawn by `seed` from `dataset`.
 
     `indices_sha256` is the checksum of their numbers in that data set, as text with commas.
     """
@@ -26,10 +26,11 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedError:
-    """How far rounding to an artifact's precision should move logits from the checkpoint's.
+    """The expected distance of logits from the checkpoint's after rounding to an artifact's
+    precision.
 
-    `rms` and `largest` are in logit units, over `images` images; `method` says in words how they
-    were found. `sha256` is the artifact's when they were: they say nothing of other bytes.
+    `rms` and `largest` are in logit units, over `images` images; `method` describes how they were
+    measured. `sha256` is that of the artifact at that time: the values do not apply to other bytes.
     """
 
     rms: float
@@ -44,15 +45,15 @@ class Artifact:
     """One exported file, or folder of files, as `manifest.json` records it.
 
     Attributes:
-        path: Its name, beside the manifest.
-        sha256: Of the file's bytes; of a folder, of its files' names and checksums.
+        path: Its name, relative to the manifest.
+        sha256: Of the bytes of a file, or of the names and checksums in a folder.
         checkpoint_sha256: Of the checkpoint's weights.
         spec_sha256: Of its model factory, input spec and classes.
-        batch_sizes: What the file computes at a time, largest first, where it is fixed; else any.
-        calibration: Of int8 whose ranges were measured.
+        batch_sizes: Fixed batch sizes of the files, largest first; empty if any size works.
+        calibration: For int8 with measured ranges.
         isas: Instruction sets on which its int8 arithmetic is exact; None is all.
-        asked_isas: Those that were asked for; None is all.
-        expected_error: Of artifacts that round more than float32 does, where it was measured.
+        asked_isas: The requested instruction sets; None is all.
+        expected_error: For artifacts that round more than float32, if it was measured.
     """
 
     format: str
@@ -74,15 +75,15 @@ class Artifact:
 
     @property
     def checkpoint_id(self) -> CheckpointId:
-        """The checkpoint that it was made from."""
+        """The checkpoint that the artifact was exported from."""
         return CheckpointId(weights_sha256=self.checkpoint_sha256, spec_sha256=self.spec_sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """`manifest.json`: the artifacts of one folder and the checkpoint they came from.
+    """`manifest.json`: the artifacts of one folder and their checkpoint.
 
-    `checkpoint` is the checkpoint folder, relative to the manifest where that is possible.
+    `checkpoint` is the checkpoint folder, relative to the manifest if possible.
     """
 
     schema_version: int
@@ -93,5 +94,5 @@ class Manifest:
 
     @property
     def checkpoint_id(self) -> CheckpointId:
-        """The checkpoint that the artifacts were made from."""
+        """The checkpoint that the artifacts were exported from."""
         return CheckpointId(weights_sha256=self.checkpoint_sha256, spec_sha256=self.spec_sha256)

@@ -1,4 +1,4 @@
-"""Records of a comparison with the past: two runs on one machine, candidate by candidate."""
+"""Records of a comparison of two runs on one machine, candidate by candidate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
 
 UNDECIDED = 4
-"""The exit code of a comparison without a regression, but with a row that is undecided."""
+"""The exit code of a comparison without a regression but with an undecided row."""
 
 Verdict = Literal[
     "faster",
@@ -29,16 +29,16 @@ Verdict = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRow:
-    """One candidate at one batch size with its settings, then and now.
+    """One candidate at one batch size with its settings, in the old and the new run.
 
-    `old` and `new` are images/s, `ratio` is new over old (1.0: equal); None where there is none.
-    `to_others` is that ratio over the one of the other rows; None with fewer than four rows.
-    `p_value` is that of "the loss is not larger than `fail_below`", against the other rows where
-    there are enough, corrected for the number of rows (Holm). Intervals are 95 % each by itself.
-    A status is None where that run has no such candidate; `reason` says why there is no ratio, or
-    why the row is undecided.
-    `same_artifact` is whether both ran the same bytes; None where only one run has it.
-    `regression` is what the exit code goes by, see `toolkit.comparison.compare.compare`.
+    `old` and `new` are images/s, `ratio` is new over old (1.0: equal); None if there is none.
+    `to_others` is that ratio divided by that of the other rows; None with fewer than four rows.
+    `p_value` is that of "the loss is not larger than `fail_below`", relative to the other rows if
+    there are enough, corrected for the number of rows (Holm). Each interval is a 95 % interval on
+    its own. A status is None if that run has no such candidate; `reason` says why there is no
+    ratio, or why the row is undecided. `same_artifact` is whether both ran the same bytes; None if
+    only one run has it. `regression` decides the exit code, see
+    `toolkit.comparison.compare.compare`.
     """
 
     name: str
@@ -62,14 +62,14 @@ class ComparedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A new run against an old one.
+    """A new run compared with an old one.
 
     `fail_below` is the share that a loss of speed must be shown to exceed to be a regression
-    (-0.03: 3 %). `common` is the ratio of the median row, new over old: what all rows share; None
-    with fewer than four rows. `limit_share` is the same of the machine's own float32 limit.
-    `unfit` says why the runs cannot be judged against each other; all rows are undecided then.
-    `machine` names what differs between the machines, each as `fact: old → new`, and is empty where
-    they are alike; `changes` names what else differs between the runs.
+    (-0.03: 3 %). `common` is the ratio of the median row, new over old: the change that all rows
+    share; None with fewer than four rows. `limit_share` is the same for the machine's own float32
+    limit. `unfit` says why the runs cannot be compared; all rows are then undecided. `machine`
+    lists the differences between the machines, each as `fact: old → new`; it is empty if they are
+    equal. `changes` lists other differences between the runs.
     """
 
     old_time: str
@@ -85,23 +85,23 @@ class Comparison:
 
     @property
     def regressions(self) -> tuple[ComparedRow, ...]:
-        """The candidates that lost speed, or fail where they ran."""
+        """The candidates that lost speed, or that ran before and now fail."""
         return tuple(row for row in self.rows if row.regression)
 
     @property
     def undecided(self) -> tuple[ComparedRow, ...]:
-        """The candidates of which neither a loss nor its absence can be said."""
+        """The candidates for which neither a loss nor its absence is shown."""
         return tuple(row for row in self.rows if row.verdict == "undecided")
 
     @property
     def judged(self) -> int:
-        """How many candidates have a ratio with an interval."""
+        """The number of candidates that have a ratio with an interval."""
         return sum(row.ratio is not None for row in self.rows)
 
     @property
     def exit_code(self) -> int:
-        """1 a regression; 4 no regression, but a row is undecided where that is not allowed; 2
-        nothing could be judged, so that nothing passes unseen; else 0."""
+        """1: a regression. 4: no regression, but an undecided row that is not allowed. 2: nothing
+        could be judged, so that nothing passes unnoticed. Otherwise 0."""
         if self.regressions:
             return 1
         if self.undecided and not self.allow_undecided:

@@ -1,4 +1,4 @@
-"""Records → JSON-ready values and back, checked."""
+"""Conversion of records to JSON-ready values and back, with checks."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """Return a record as JSON-ready values; tuples stay tuples, which JSON writes as lists."""
-    # Not msgspec.to_builtins: of a dataclass without slots it gives only what is in `__dict__`, so
-    # a record that was read loses its defaults and keeps the file's order. It refuses
-    # numpy.float64, too.
+    """Convert a record to JSON-ready values; tuples stay tuples, which JSON writes as lists."""
+    # Not msgspec.to_builtins: for a dataclass without slots it returns only the values in
+    # `__dict__`, so a record that was read loses its defaults and keeps the order of the file. It
+    # also refuses numpy.float64.
     return asdict(record)
 
 
 def from_json(cls: type[Record], data: Mapping[str, Any], *, version: int | None = None) -> Record:
-    """Return a record from parsed JSON. Ignore unknown keys, so that newer files stay readable.
+    """Create a record from parsed JSON. Unknown keys are ignored, so newer files stay readable.
 
-    `version` is the `schema_version` that a file must have. It is checked first, for it explains
+    `version` is the required `schema_version` of the file. It is checked first, because it explains
     more than the first field that another version lacks.
 
     Raises:
-        ValueError: names the field and says what was expected there.
+        ValueError: Names the field and says what was expected.
     """
     import msgspec
 

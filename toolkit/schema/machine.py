@@ -1,4 +1,4 @@
-"""Records of the machine: facts, what others take of it, its limits, warnings."""
+"""Records of the machine: facts, load from other processes, limits, warnings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class GpuState:
-    """One GPU at one moment, as NVML tells it; what it does not tell is None.
+    """One GPU at one moment, as NVML describes it; unknown values are None.
 
-    `slowed_by` says why its clock is lower than it could be: `power limit`, `heat` ...; that it
-    idles, or runs at a clock that somebody set, is no such reason.
+    `slowed_by` has the reasons why its clock is lower than possible: `power limit`, `heat` ... It
+    does not include that the GPU idles, or that a user set its clock.
     """
 
     clock_hz: float | None = None
@@ -23,9 +23,9 @@ class GpuState:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU, as its driver describes it; `utilization` is a fraction of the last moments.
+    """One GPU, as its driver describes it; `utilization` is a recent fraction.
 
-    `state` is what NVML adds to it; None without the package nvidia-ml-py.
+    `state` has further values from NVML; None without the package nvidia-ml-py.
     """
 
     name: str
@@ -40,10 +40,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """The machine and the versions that the numbers come from; None where it cannot be read.
+    """The machine and the versions; values that cannot be read are None.
 
-    `cores` are those that this process may use, `physical_cores` the same with SMT siblings
-    counted once, `logical_cores` all of the machine, `cpu_quota` a container's limit in cores.
+    `cores` counts the cores that this process may use, `physical_cores` the same with SMT siblings
+    counted once, `logical_cores` all cores of the machine, `cpu_quota` is a container's limit in
+    cores.
     """
 
     time: str
@@ -73,9 +74,9 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Interference:
-    """What others took of the usable cores during `wall_s` seconds.
+    """The share of the usable cores that others used during `wall_s` seconds.
 
-    `others_cores` is the mean number of cores that other processes kept busy; `steal_share` the
+    `others_cores` is the mean number of cores that other processes kept busy; `steal_share` is the
     fraction of the time that the hypervisor gave to other machines.
     """
 
@@ -86,12 +87,12 @@ class Interference:
 
 @dataclass(frozen=True, kw_only=True)
 class GpuLimits:
-    """The highest rates that were measured on the GPU `name`, its clock steady.
+    """The highest rates that were measured on the GPU `name` at a steady clock.
 
-    Matrix products: `float32` with whole factors, `tf32`, `bfloat16` and `float16` on tensor cores,
-    with sums in float32; None where the GPU has no such product. A byte that is copied within the
-    GPU counts twice, as read and as written; one that comes from the host, out of pinned memory or
-    of pageable, counts once.
+    Matrix products: `float32` with whole factors; `tf32`, `bfloat16` and `float16` on tensor cores,
+    with sums in float32. None if the GPU has no such product. A byte that is copied within the GPU
+    counts twice, as read and as written. A byte that comes from pinned or pageable memory of the
+    host counts once.
     """
 
     name: str
@@ -104,8 +105,8 @@ class GpuLimits:
     pageable_bytes_per_s: float
 
     def flops_per_s(self, arithmetic: str) -> float | None:
-        """The limit of products in `arithmetic`, as a session attests it (`float32`, `float32
-        (Winograd)`, `TF32` ...); None where none belongs to it."""
+        """Return the limit of products in `arithmetic`, as a session attests it (`float32`,
+        `float32 (Winograd)`, `TF32` ...); None if it has none."""
         word = arithmetic.split()[0].lower() if arithmetic else ""
         return {
             "float32": self.float32_flops_per_s,
@@ -115,7 +116,7 @@ class GpuLimits:
         }.get(word)
 
     def or_higher(self, other: GpuLimits) -> GpuLimits:
-        """Of each rate the higher one."""
+        """Return the higher of each rate."""
         return GpuLimits(
             name=self.name,
             float32_flops_per_s=max(self.float32_flops_per_s, other.float32_flops_per_s),
@@ -132,8 +133,8 @@ class GpuLimits:
 class Limits:
     """The highest rates that were measured on this machine with `threads` threads.
 
-    A multiplication and the addition after it count as two operations; a copied byte counts
-    twice, as read and as written. `gpu` has those of the GPU, where it was measured too.
+    A multiplication and the addition after it count as two operations. A copied byte counts twice,
+    as read and as written. `gpu` has the limits of the GPU if it was measured too.
     """
 
     threads: int
@@ -143,7 +144,7 @@ class Limits:
     gpu: GpuLimits | None = None
 
     def or_higher(self, other: Limits) -> Limits:
-        """Of each rate the higher one, both with the same threads."""
+        """Return the higher of each rate, both with the same threads."""
         known = [each.gpu for each in (self, other) if each.gpu is not None]
         return Limits(
             threads=self.threads,
@@ -155,13 +156,13 @@ class Limits:
 
 
 def _higher(first: float | None, second: float | None) -> float | None:
-    """The higher one of those that are known."""
+    """Return the higher of the known rates; None if both are unknown."""
     return max((rate for rate in (first, second) if rate is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineWarning:
-    """Why the machine is not fit to measure on: what was found, and what helps."""
+    """A reason why the machine is not fit for benchmarks, and what helps."""
 
     code: str
     message: str
@@ -170,7 +171,8 @@ class MachineWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What `toolkit doctor` found. Without `limits`, `failure` says why they were not measured."""
+    """The result of `toolkit doctor`. Without `limits`, `failure` says why they were not
+    measured."""
 
     environment: Environment
     interference: Interference

@@ -1,8 +1,7 @@
-"""Records of speed: what was timed, and what follows from it.
+"""Records of speed: raw times, and the values derived from them.
 
-A candidate is timed in passes, each in a worker process of its own; a pass has rounds; a round has
-calls. Raw times are kept, the rest is derived from them in
-`toolkit.measurement`.
+A candidate is timed in passes, each in its own worker process. A pass has rounds, and a round has
+calls. Raw times are kept; everything else is derived from them in `toolkit.measurement`.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from toolkit.schema.session import Attestation, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value and the bounds that hold it with 95 % confidence, in the unit of the value.
+    """A value and its 95 % confidence bounds, in the unit of the value.
 
-    `passes` is how many passes are behind it; of two runs, the fewer. With 1, the bounds come from
-    the rounds of that pass, and the spread between processes is not in them.
+    `passes` is the number of passes; for two runs, the smaller number. With 1, the bounds come from
+    the rounds of that pass and do not include the spread between processes.
     """
 
     value: float
@@ -31,9 +30,9 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Percentile:
-    """A percentile, where the samples can carry it, in their unit.
+    """A percentile in the unit of the samples, if there are enough samples.
 
-    `share` is 0.99 for the 99th; `value` is None where `samples` are fewer than `samples_needed`.
+    `share` is 0.99 for the 99th; `value` is None if `samples` is below `samples_needed`.
     """
 
     share: float
@@ -44,7 +43,7 @@ class Percentile:
 
 @dataclass(frozen=True, kw_only=True)
 class Outliers:
-    """How many samples lie outside of Tukey's fences; mild ones and severe ones apart."""
+    """The number of samples outside Tukey's fences; mild and severe ones are counted separately."""
 
     samples: int
     low_severe: int
@@ -63,10 +62,10 @@ class Outliers:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Calls made back to back. `samples_s` holds the wall time of each call, in order, one list a
-    stream; the streams ran at the same time. `page_faults` is how many pages of memory the process
-    had to be given meanwhile. `gpu` is the state of the GPU before, during and after the round, in
-    that order; nothing on another device, or without the package nvidia-ml-py."""
+    """Calls without a pause. `samples_s` holds the wall time of each call, in order, one list per
+    stream; the streams ran at the same time. `page_faults` is the number of pages of memory that
+    the system gave the process in this time. `gpu` is the state of the GPU before, during and after
+    the round, in this order; empty on another device, or without the package nvidia-ml-py."""
 
     samples_s: tuple[tuple[float, ...], ...]
     page_faults: int = 0
@@ -74,18 +73,18 @@ class Round:
 
     @property
     def calls(self) -> int:
-        """Of all streams."""
+        """The number of calls of all streams."""
         return sum(map(len, self.samples_s))
 
     def images_per_s(self, batch_size: int) -> float:
-        """Throughput: the streams' speeds together, each while the others were at work."""
+        """Throughput: the sum of the streams' speeds, each measured while the others worked."""
         return sum(batch_size * len(calls) / sum(calls) for calls in self.samples_s)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUp:
-    """What went before the first round; `steady` says that it ended because times were steady,
-    not because it had lasted long enough; None where calls are too long to tell."""
+    """The warm-up before the first round. `steady` says that it ended because times were steady,
+    not because of the time limit; None if calls are too long to tell."""
 
     calls: int
     wall_s: float
@@ -94,11 +93,11 @@ class WarmUp:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """What one worker process gave, in seconds and bytes.
+    """The readings of one worker process, in seconds and bytes.
 
-    `repeated` is a round on one and the same input batch: faster than the others where answers
-    come from a cache. `peak_memory_bytes` is the worker's own high-water mark, the runtime and the
-    inputs included. None and nothing where the worker had failed by then.
+    `repeated` is a round on the same input batch: it is faster than the others if answers come from
+    a cache. `peak_memory_bytes` is the peak memory of the worker, including the runtime and the
+    inputs. Values are unset if the worker had already failed.
     """
 
     import_s: float
@@ -113,16 +112,16 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """How fast one candidate is at one batch size; `name` tells it apart within its results.
+    """The speed of one candidate at one batch size; `name` is unique within its results.
 
-    `to_baseline` is its speed over that of the baseline, from rounds side by side; it is exactly 1
-    for the baseline itself. `repeat_ratio` is its speed on a repeated input over that on rotating
-    ones. `latency_s` and `outliers` are about single calls, over all passes. `page_faults` is how
-    many pages of memory a call had to be given, in the median round. `limit_share` is the
-    fraction of the measured limit: on the CPU of its float32 products, on CUDA of products in the
-    arithmetic that the session attests; None where that limit is not known. Times to load are
-    those of the first pass, in which workers were loaded one by one; `peak_memory_bytes` is the
-    highest of all.
+    `to_baseline` is its speed divided by that of the baseline, from paired rounds; exactly 1 for
+    the baseline itself. `repeat_ratio` is its speed on a repeated input divided by that on rotating
+    inputs. `latency_s` and `outliers` are about single calls, over all passes. `page_faults` is the
+    number of pages of memory per call, in the median round. `limit_share` is the fraction of the
+    measured limit: on the CPU the limit of float32 products, on CUDA the limit of products in the
+    arithmetic that the session attests; None if the limit is unknown. Load times come from the
+    first pass, in which workers were loaded one by one; `peak_memory_bytes` is the highest of all
+    passes.
     """
 
     name: str
@@ -151,19 +150,19 @@ class Measurement:
     stderr_tail: str
 
     def latency_at(self, share: float) -> float | None:
-        """The percentile of `latency_s` at this share, in seconds; None where there is none."""
+        """Return the percentile of `latency_s` at this share, in seconds; None if there is none."""
         return next((each.value for each in self.latency_s if each.share == share), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """One candidate's place among the others of its run.
+    """The place of one candidate among the others of its run.
 
-    `name` is a measurement's. `to_faster` is its speed over that of the one before it, from paired
-    rounds; None for the first. `too_close` says that the one before may be as fast: `to_faster`
-    holds 1, or `reason` says why no difference may be asserted. `longer` says how many times as
-    many passes would tell the two apart; None where more than 100 times as many would be needed, or
-    where it cannot be said.
+    `name` is that of a measurement. `to_faster` is its speed divided by that of the one before it,
+    from paired rounds; None for the first. `too_close` says that the one before may be equally
+    fast: `to_faster` contains 1, or `reason` says why no difference may be claimed. `longer` says
+    how many times as many passes are needed to decide; None if it is more than 100 times, or
+    unknown.
     """
 
     name: str

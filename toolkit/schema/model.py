@@ -1,4 +1,4 @@
-"""Records of a model: its input, its data, how its weights came about, the checkpoint."""
+"""Records of a model: its input, its data, its training, the checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ CHECKPOINT_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What the model eats: images `[N,C,H,W]`, scaled to 0..1, then `(x - mean) / std`.
+    """The input of the model: images `[N,C,H,W]`, scaled to 0..1, then `(x - mean) / std`.
 
-    `mean` and `std` have one value a channel.
+    `mean` and `std` have one value per channel.
     """
 
     shape: tuple[int, int, int]
@@ -23,7 +23,7 @@ class InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """How to build the model: `package.module:function` and the arguments it is called with."""
+    """How to build the model: `package.module:function` and its arguments."""
 
     factory: str
     arguments: dict[str, int | float | str | bool] = field(default_factory=dict)
@@ -31,7 +31,8 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
-    """Which images: `sha256` maps each IDX file's name to the checksum of its raw bytes."""
+    """Identifies the images: `sha256` maps the name of each IDX file to the checksum of its raw
+    bytes."""
 
     name: str
     split: str
@@ -41,8 +42,8 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One pass over the training set; `loss` is the mean training loss, `accuracy` the test's; None
-    where a shorter last epoch follows at once."""
+    """One pass over the training set. `loss` is the mean training loss, `accuracy` that of the test
+    set; None if a shorter last epoch follows immediately."""
 
     number: int
     loss: float
@@ -52,7 +53,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """How the weights came about. `options` are the training options as given."""
+    """How the weights were trained. `options` are the training options as given."""
 
     options: dict[str, int | float | str | bool]
     epochs: tuple[Epoch, ...]
@@ -63,10 +64,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointId:
-    """Which model a checkpoint is, and so whether an artifact was made from it.
+    """Identifies the model of a checkpoint, and whether an artifact was exported from it.
 
-    The weights alone do not say it: the same ones in another architecture, or behind another
-    normalisation, answer differently.
+    The weights alone are not enough: the same weights in another architecture, or with another
+    normalisation, give other answers.
     """
 
     weights_sha256: str
@@ -78,9 +79,9 @@ class CheckpointId:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """`checkpoint.json`: everything about trained weights but the weights themselves.
+    """`checkpoint.json`: everything about trained weights except the weights themselves.
 
-    `sha256` is the checksum of `weights.safetensors` beside it.
+    `sha256` is the checksum of `weights.safetensors` in the same folder.
     """
 
     schema_version: int
@@ -94,7 +95,7 @@ class Checkpoint:
 
     @property
     def id(self) -> CheckpointId:
-        """The weights' checksum, and that of what makes them a model: factory, input, classes."""
+        """The checksums of the weights and of the spec: factory, input, classes."""
         spec = {"model": asdict(self.model), "input": asdict(self.input), "classes": self.classes}
         canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         spec_sha256 = hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Records of a verdict: reference logits against candidate logits."""
+"""Records of a verdict: reference logits compared with candidate logits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from toolkit.schema.session import Attestation
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """One image on which candidate and reference decide differently.
+    """One image for which candidate and reference predict different classes.
 
-    `margin` is the reference's float64 distance between its best and second-best logit; `distance`
-    is how far the candidate's logits of this image are from the reference's, in noise floors.
-    `benign` says that this distance is so small that torch's own float32 could decide either way.
+    `margin` is the distance between the reference's best and second-best logit in float64.
+    `distance` is how far the candidate's logits of this image are from the reference's, in noise
+    floors. `benign` says that this distance is so small that PyTorch's own float32 could predict
+    either class.
     """
 
     index: int
@@ -32,7 +33,7 @@ class Flip:
 class WorstImage:
     """One of the images whose logits are farthest from the reference.
 
-    `difference` is in logit units, `floors` in noise floors of the image; None where the candidate
+    `difference` is in logit units, `floors` in noise floors of the image; None if the candidate
     gave NaN.
     """
 
@@ -47,18 +48,18 @@ class WorstImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What a parity report must keep to pass; None is no gate.
+    """The limits that a parity report must keep to pass; None is no limit.
 
     Attributes:
         max_flips: Argmax flips that are not benign.
         max_accuracy_drop: As a fraction (0.001 is 0.1 percentage point).
         max_flip_rate: Share of images; its Clopper-Pearson bound must be below.
         max_floors: Distance from the reference in noise floors, for fp32.
-        max_logit_diff: In logit units; where it is given it replaces `max_floors`.
-        max_error_ratio: Root mean square of the logit error over the one that the precision should
-            have, for other precisions than fp32.
-        confidence: Of each bound, one-sided.
-        allow_undecided: Accept a row whose images are too few to decide.
+        max_logit_diff: In logit units; if given, it replaces `max_floors`.
+        max_error_ratio: Root mean square of the logit error divided by the expected one, for other
+            precisions than fp32.
+        confidence: One-sided confidence level of each bound.
+        allow_undecided: Accept a row with too few images to decide.
     """
 
     max_flips: int | None = None
@@ -73,7 +74,7 @@ class Gates:
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """An estimate as a share, with the bounds that hold it; see `Gates.confidence`."""
+    """An estimated share with its bounds; see `Gates.confidence`."""
 
     value: float
     low: float
@@ -82,11 +83,11 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One part of the second look: the same session once more, fed in another way.
+    """One part of the second look: the same session with inputs batched in another way.
 
-    `images_sha256` is the checksum of images that were made for it, None for the data set's own.
-    `floors` is the largest distance from the reference in noise floors, `difference` in logit
-    units. `reason` says what is wrong, and is None where all is well.
+    `images_sha256` is the checksum of images made for it; None for images of the data set. `floors`
+    is the largest distance from the reference in noise floors, `difference` in logit units.
+    `reason` says what is wrong; None if nothing is.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Cause:
     """Why a row failed, as far as its numbers show it.
 
     `kind` is a word for scripts (`softmax`, `classes permuted`, `not normalised` ...), `text` a
-    sentence with the evidence, `action` what to look at.
+    sentence with the evidence, `action` what to check.
     """
 
     kind: str
@@ -113,25 +114,26 @@ class Cause:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """Reference logits against candidate logits: the verdict with its evidence.
+    """Reference logits compared with candidate logits: the verdict with its evidence.
 
-    Numbers are None where nothing could be compared. Logit differences are in logit units against
-    the reference, or in noise floors: an image's noise floor is torch's own float32 distance from
-    the reference there. `noise_floor` is the largest of them, `typical_noise_floor` their median.
-    `reference_precision` is fp64, or fp32 where the model has no float64 form.
+    Numbers are None if nothing could be compared. Logit differences are in logit units relative to
+    the reference, or in noise floors: the noise floor of an image is the distance of PyTorch's own
+    float32 results from the reference on that image. `noise_floor` is the largest of them,
+    `typical_noise_floor` their median. `reference_precision` is fp64, or fp32 if the model cannot
+    run in float64.
 
     Attributes:
         file: The artifact's file name.
         accuracy_drop: Reference's accuracy minus candidate's, with its exact paired interval.
-        flip_rate: Share of flipped images, benign ones included, with its Clopper-Pearson bounds.
-        unclear: Images on which torch's own float32 noise is so large that they decide nothing.
+        flip_rate: Share of flipped images, including benign ones, with its Clopper-Pearson bounds.
+        unclear: Images that decide nothing, because PyTorch's own float32 noise is too large there.
         rms_error: Root mean square of the logit error.
-        expected_error: What the precision should give, where it is known.
-        allowance: In words, where a distance gate is not the usual one, and why.
+        expected_error: Expected rounding error of the precision, if known.
+        allowance: A text if a distance gate is not the usual one, with the reason.
         needed_images: About how many images would decide an undecided row.
         remarks: What the data or the model cannot show.
         checks: The second look.
-        cause: Of a failure, where one was found.
+        cause: Of a failure, if one was found.
         worst: The images farthest from the reference.
     """
 

@@ -1,4 +1,4 @@
-"""`results.json`: the only thing that reports read."""
+"""`results.json`: the only input of reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS_SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """The checkpoint as results.json names it."""
+    """The checkpoint in results.json."""
 
     name: str
     path: str
@@ -28,14 +28,14 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """One call of verify, bench or run. See `results.schema.json`.
+    """One run of verify, bench or run. See `results.schema.json`.
 
-    `flops_per_image` are counted from the checkpoint; `limits_failure` says why they or the limits
-    are not known. `interference` has an entry for each pass, batch size and settings of bench.
-    `baseline` is the name of the runtime that ratios refer to; `ranking` has the measured
-    candidates, fastest first, those of each batch size and settings together. `scenarios` has the
-    rows of bench with a scenario of MLPerf's, in place of measurements. `interrupted` says
-    that the call was stopped before its end: what is there holds, but it is not all.
+    `flops_per_image` is counted from the checkpoint; `limits_failure` says why it or the limits are
+    unknown. `interference` has an entry for each pass, batch size and settings of bench. `baseline`
+    is the name of the runtime that ratios refer to. `ranking` has the measured candidates, fastest
+    first, grouped by batch size and settings. `scenarios` has the rows of bench with an MLPerf
+    scenario, instead of measurements. `interrupted` says that the run was stopped before its end:
+    the results are valid but incomplete.
     """
 
     schema_version: int
@@ -57,8 +57,8 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """0 all passed; 1 a verdict failed, or is undecided where that is not allowed; 3 something
-        could not be run, or nothing was."""
+        """0: all passed. 1: a verdict failed, or is undecided and that is not allowed. 3: something
+        could not be run, or nothing was run."""
         statuses = [_counted(row) for row in self.parity]
         statuses += [row.status for row in self.measurements]
         statuses += [row.status for row in self.scenarios]
@@ -68,7 +68,7 @@ class Results:
 
 
 def _counted(row: ParityReport) -> Status:
-    """The status as the exit code counts it."""
+    """Return the status as the exit code counts it."""
     if row.status == "undecided":
         return "passed" if row.gates.allow_undecided else "failed"
     return row.status

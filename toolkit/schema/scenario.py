@@ -1,4 +1,4 @@
-"""Records of MLPerf's scenarios: how queries arrive, and what LoadGen makes of the answers."""
+"""Records of MLPerf scenarios: how queries arrive, and LoadGen's result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ScenarioName = Literal["offline", "single-stream", "server"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioSettings:
-    """What is asked of LoadGen, in seconds and queries a second.
+    """The settings of LoadGen, in seconds and queries per second.
 
-    `target_qps` and `latency_bound_s`, which 99 % of the queries must keep, belong to `server`.
+    `target_qps`, and `latency_bound_s` for 99 % of the queries, belong to `server`.
     """
 
     scenario: ScenarioName
@@ -29,15 +29,15 @@ class ScenarioSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioReport:
-    """One candidate under one of MLPerf's scenarios, timed by LoadGen and judged by its rules.
+    """One candidate in an MLPerf scenario, timed by LoadGen and judged by its rules.
 
-    A run that LoadGen calls INVALID is `measured` too: `valid` is then False, and `violations`
-    has the reasons in LoadGen's own words. `samples` were answered in `queries`. `duration_s` runs
-    from the first query to the last (offline: to the last answer). `latency_s` is that of
-    queries, in server from the moment that they were due; offline has none, for all its samples
-    wait in one query. `mlperf_latency_s` is single-stream's metric in MLPerf: the early-stopping
-    estimate of the 90th percentile. `submission_length` says that MLPerf's minimum for submissions
-    was kept: 600 s, and offline 24,576 samples besides.
+    A run that LoadGen calls INVALID has the status `measured` too: `valid` is then False, and
+    `violations` has the reasons in LoadGen's own words. `samples` were answered in `queries`.
+    `duration_s` runs from the first query to the last (offline: to the last answer). `latency_s` is
+    that of queries, in server from the time that they were due. Offline has none, because all its
+    samples wait in one query. `mlperf_latency_s` is MLPerf's metric for single-stream: the
+    early-stopping estimate of the 90th percentile. `submission_length` says that MLPerf's minimum
+    for submissions was kept: 600 s, and for offline also 24,576 samples.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Records of a session: what is asked of it, and what it says really runs."""
+"""Records of a session: the requested settings, and the attestation of what runs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from toolkit.schema.precisions import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is asked of a session.
+    """The requested settings of a session.
 
     Attributes:
         threads: Intra-op threads of one stream.
-        device: Where it computes.
-        streams: Calls that run at the same time, each on a copy of the session of its own.
-        keep_memory: Memory that the runtime frees stays with the process; see
+        device: The device that computes.
+        streams: Calls that run at the same time, each on its own copy of the session.
+        keep_memory: Keep memory that the runtime frees in the process; see
             `toolkit.machine.allocator`.
-        plain: Fast kernels that do not compute plain float32 sums of products (Winograd
-            convolutions, say) are off, where the runtime can switch them off.
+        plain: Switch off fast kernels that do not compute plain float32 sums of products (for
+            example Winograd convolutions), if the runtime can.
     """
 
     threads: int
@@ -31,13 +31,13 @@ class Settings:
 
     @property
     def all_threads(self) -> int:
-        """Threads that work at the same time."""
+        """The number of threads that work at the same time."""
         return self.threads * self.streams
 
 
 Evidence = Literal["read back", "from the file", "by design", "as asked"]
-"""How an attested word is known: the runtime reported it, the artifact's bytes say it, the runtime
-has no other way to work, or nothing shows it and it is what was asked for."""
+"""How an attested value is known: the runtime reported it, the bytes of the artifact say it, the
+runtime has no other way to work, or nothing shows it and it is only the request."""
 
 NULL = "null"
 """The runtime that computes nothing: its time is the harness's own cost, and it has no speed."""
@@ -49,16 +49,16 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, kw_only=True)
 class Attestation:
-    """What a session says really runs, read back from the runtime, not from the request.
+    """What really runs in a session, read back from the runtime, not from the request.
 
     Attributes:
-        streams: How many such sessions the worker holds, and runs at the same time.
-        keep_memory: The C library took the parameters for it.
+        streams: How many such sessions the worker holds and runs at the same time.
+        keep_memory: Whether the C library accepted the parameters for it.
         arithmetic: What the kernels compute in: `float32` (plain sums of products), `float32
             (Winograd)`, `TF32`, `int8` ..., or `unknown`.
-        evidence: How each word is known: `provider`, `precision`, `threads`, `arithmetic`.
-        files: The artifact's files that have computed something so far, where it has several that
-            are loaded apart.
+        evidence: How each value is known: `provider`, `precision`, `threads`, `arithmetic`.
+        files: Files of the artifact that have computed something so far, if it has several that are
+            loaded separately.
     """
 
     runtime: str

@@ -1,4 +1,4 @@
-"""Records of tuning: the configurations that were tried, how far each came, and the one to take."""
+"""Records of tuning: the configurations, how far each came, and the recommendation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ REMEASURED_STAGE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """What a recommendation must keep; None is no constraint.
+    """The limits that a recommendation must keep; None is no limit.
 
-    `max_flips` and `max_accuracy_drop` go before the gates that the precisions have by default;
-    `max_latency_s` is about the median call of a batch, `max_size_bytes` about the artifact.
+    `max_flips` and `max_accuracy_drop` replace the default gates of the precisions; `max_latency_s`
+    is about the median call of a batch, `max_size_bytes` about the artifact.
     """
 
     max_flips: int | None = None
@@ -32,8 +32,8 @@ class Constraints:
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """One artifact in one runtime with settings: what a deployment needs to know, and `bench` takes
-    as it is."""
+    """One artifact in one runtime with settings: everything that a deployment needs; `bench` takes
+    it unchanged."""
 
     runtime: str
     format: str
@@ -46,15 +46,14 @@ class Configuration:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One configuration and what is known of it.
+    """One configuration and its results.
 
-    `stage` is the last stage that it took part in, from 1; speeds are those measured there. Stage 3
-    has all finalists side by side. Stage 4 measures those afresh of which one is recommended, so
-    that its speed is not the one that it was chosen for. `to_baseline` is known of stages 3 and 4
-    only.
-    `accuracy` and `flips` are known where it was compared with its checkpoint; `status` and
-    `reason` say how that, or running it, ended; None where it was not compared, being too slow.
-    `pareto` says that no other finalist that may be taken was at least as good in throughput,
+    `stage` is the last stage that it took part in, from 1; its speeds were measured there. Stage 3
+    compares all finalists in interleaved rounds. Stage 4 measures the possible winners again, so
+    that the published speed is not the one that selected the winner. `to_baseline` is known for
+    these two stages only. `accuracy` and `flips` are known if it was compared with its checkpoint.
+    `status` and `reason` say how the comparison or the run ended; None if it was too slow to be
+    compared. `pareto` says that no other acceptable finalist was at least as good in throughput,
     latency, size and accuracy in stage 3, and better in one.
     """
 
@@ -74,7 +73,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """`tuning.json`: one call of tune. `baseline` and `recommended` are names of trials."""
+    """`tuning.json`: one run of tune. `baseline` and `recommended` are names of trials."""
 
     schema_version: int
     environment: Environment
@@ -91,14 +90,14 @@ class Tuning:
 
     @property
     def exit_code(self) -> int:
-        """0 something can be recommended, 1 nothing keeps the constraints."""
+        """0: there is a recommendation. 1: nothing keeps the constraints."""
         return 0 if self.recommended is not None else 1
 
     @property
     def chosen(self) -> Configuration | None:
-        """The configuration that was recommended."""
+        """The recommended configuration."""
         return None if self.recommended is None else self.trial(self.recommended).configuration
 
     def trial(self, name: str) -> Trial:
-        """The trial of that name."""
+        """Return the trial with that name."""
         return next(each for each in self.trials if each.name == name)

@@ -1,6 +1,6 @@
-"""Start a worker: settle threads and arithmetic before a library loads, then serve.
+"""Start of a worker: set threads and arithmetic before a library loads, then serve.
 
-`toolkit.sessions.remote` sends this file's source over the channel, and then what to start with.
+`toolkit.sessions.remote` sends the source of this file over the channel, and then the settings.
 """
 
 import os

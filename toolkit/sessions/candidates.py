@@ -1,4 +1,4 @@
-"""Candidates: which artifact runs in which runtime, with which settings.
+"""Candidates: pairs of artifact and runtime, with settings.
 
 In: artifacts, a checkpoint, names of runtimes. Out: the list that verify and bench go through.
 """
@@ -36,7 +36,7 @@ class Candidate:
 
     @property
     def depends_on_the_batch(self) -> bool:
-        """Whether an image's logits move a little with the others in its batch."""
+        """Whether the logits of an image change slightly with the other images in its batch."""
         return TRAITS[self.source.artifact.precision].depends_on_the_batch
 
     @property
@@ -56,7 +56,7 @@ class Subject:
 
 
 def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str | None) -> Subject:
-    """Read the artifacts and the checkpoint that they come from.
+    """Read the artifacts and their checkpoint.
 
     `checkpoint` is needed only where the folder that the manifest names has moved.
 
@@ -81,9 +81,9 @@ def subject_of(
     model: str | None,
     record: Checkpoint | None = None,
 ) -> Subject:
-    """The checkpoint in `folder` with artifacts made from it; there may be none.
+    """Return the checkpoint in `folder` with artifacts exported from it, if any.
 
-    `record` is the checkpoint's, if this process has read and checked it before.
+    `record` is the checkpoint's record, if this process has already read and checked it.
 
     Raises:
         ArtifactError: artifacts of another checkpoint.
@@ -136,7 +136,7 @@ def choose_runtimes(
 def find_candidates(
     subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
 ) -> list[Candidate]:
-    """The candidates of a subject: each chosen runtime with each artifact that it loads.
+    """Return the candidates of a subject: each chosen runtime with each artifact that it loads.
 
     Artifacts of the same bytes are one candidate, wherever they lie. `lost` names formats that
     could not be exported: a runtime that was named for one of them may be left without.
@@ -162,7 +162,7 @@ def find_candidates(
 def checkpoint_candidate(
     subject: Subject, runtime: str, settings: Settings, *, precision: Precision = "fp32"
 ) -> Candidate:
-    """The checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
+    """Return the checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
     row = find_runtime(runtime)
     return _candidate(row, _checkpoint_source(subject, precision), settings, subject)
 

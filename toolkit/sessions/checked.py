@@ -1,4 +1,4 @@
-"""A session that checks what goes in and what comes out, inside the worker."""
+"""A session that checks its inputs and logits, inside the worker."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from toolkit.errors import Crashed, InputError, WrongOutput
 from toolkit.schema import Artifact
 from toolkit.sessions.runtimes import Session
 
-_SAME = 1e-4  # repeat runs agree to the bit, or to the order in which threads add
+_SAME = 1e-4  # repeated runs agree to the bit, or to the order in which threads add
 
 
 class CheckedSession:
-    """A session that rejects what would make a runtime crash or answer garbage."""
+    """A session that rejects inputs that would make a runtime crash or return wrong results."""
 
     def __init__(self, session: Session, artifact: Artifact) -> None:
         self.unchecked = session
@@ -53,7 +53,7 @@ class CheckedSession:
             )
 
     def check_logits(self, logits: NDArray[np.floating], batch_size: int) -> None:
-        """Raise Crashed unless logits are floats `[batch_size,K]`. NaN is the verdict's matter."""
+        """Raise Crashed unless logits are floats `[batch_size,K]`. The verdict handles NaN."""
         expected = (batch_size, self.artifact.classes)
         found = getattr(logits, "shape", None), str(getattr(logits, "dtype", type(logits).__name__))
         wanted = "float64" if self.artifact.precision == "fp64" else "float32"
@@ -71,6 +71,6 @@ def check_same(found: NDArray[np.floating], expected: NDArray[np.floating], sour
     difference = float(np.abs(found - expected).max())
     if not difference <= _SAME * max(scale, 1e-30):
         raise WrongOutput(
-            f"{source} logits up to {difference:.1e} away from those of the same images "
-            f"before (the largest is {scale:.1e})"
+            f"{source} logits that differ by up to {difference:.1e} from the earlier ones of the "
+            f"same images (the largest is {scale:.1e})"
         )

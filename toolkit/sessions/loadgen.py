@@ -1,4 +1,4 @@
-"""MLPerf's LoadGen, inside the worker: it sends the queries, keeps the time, and judges.
+"""MLPerf LoadGen inside the worker: it sends the queries, measures time, and judges.
 
 In: sessions' `run`, normalised images, what is asked. Out: LoadGen's verdict and numbers, and a
 random part of the answers, to be compared with untimed ones.
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "mlperf_loadgen"
 INSTALL = "pip install 'toolkit[loadgen]'"
-_KEPT_BATCHES = 128  # of each stream, whose answers are compared
+_KEPT_BATCHES = 128  # per stream, whose answers are compared
 _TRIAL_S = 0.5
-_SPARE = 1.25  # a run may be so much faster than the trial and still last as long as was asked
+_SPARE = 1.25  # a run may be this much faster than the trial and still reach the requested duration
 # LoadGen makes all queries before the first, 220 bytes a sample with what Python sees of them. An
 # offline run that would need more than these is INVALID by its duration.
 _MOST_SAMPLES = 10_000_000
@@ -44,7 +44,7 @@ _LEAST_LATENCY_S = 10e-6
 
 
 class Sample(Protocol):
-    """LoadGen's `QuerySample`: `index` names the image, `id` the answer that it waits for."""
+    """LoadGen's `QuerySample`: `index` identifies the image, `id` the expected answer."""
 
     id: int
     index: int
@@ -55,14 +55,14 @@ Answer = Callable[[Sequence[Sample]], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One batch of answers from the timed run: which images, and their logits `[N,K]`."""
+    """One batch of answers from the timed run: its images, and their logits `[N,K]`."""
 
     indices: list[int]
     logits: NDArray[np.floating]
 
 
 def require_loadgen() -> Any:
-    """LoadGen's module.
+    """Return LoadGen's module.
 
     Raises:
         NotInstalled: says the command that installs it.
@@ -81,7 +81,7 @@ def run_scenario(
     batch_size: int,
     folder: Path,
 ) -> tuple[LoadResult, list[Kept]]:
-    """Let LoadGen query the sessions' `runs`, one a stream, for images of `library` `[N,C,H,W]`.
+    """Let LoadGen query the sessions' `runs`, one per stream, for images of `library` `[N,C,H,W]`.
 
     Batches of `batch_size` at most; single-stream sends one image after another to the first of
     `runs`. LoadGen's files go to `folder`.
@@ -115,7 +115,7 @@ def run_scenario(
     result = read_result(folder, wanted.scenario)
     answered = sum(stream.answered for stream in streams)
     if answered != result.samples:
-        raise Crashed(f"{answered} samples were answered, LoadGen counts {result.samples}")
+        raise Crashed(f"{answered} samples were answered, but LoadGen counts {result.samples}")
     return result, [each for stream in streams for each in stream.kept]
 
 
@@ -131,12 +131,12 @@ class Stream:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: nothing answered, nothing kept."""
+        """Start again: nothing answered, nothing kept."""
         self.answered = self._batches = 0
         self.kept: list[Kept] = []
 
     def answer(self, samples: Sequence[Sample], answer: Answer) -> None:
-        """Run one batch; each batch has the same chance to be kept (reservoir sampling)."""
+        """Run one batch; each batch is kept with the same probability (reservoir sampling)."""
         indices = [sample.index for sample in samples]
         logits = self._run(self._library[indices])
         answer(samples)
@@ -154,7 +154,7 @@ def serve(
     start: Callable[[Callable[[list[Sample]], None]], None],
     answer: Answer,
 ) -> None:
-    """Call `start` with a function that takes samples, and answer those in the streams' threads.
+    """Call `start` with a function that takes samples, and answer them in the streams' threads.
 
     A stream takes what waits, up to its batch size. Ends when `start` does; where a stream raises,
     at once, and with its exception: LoadGen would wait for ever for the answers that are missing.
@@ -184,14 +184,14 @@ def serve(
 def _and_tell(work: Callable[[], None], ends: SimpleQueue[BaseException | None]) -> None:
     try:
         work()
-    except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+    except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
         ends.put(error)
     else:
         ends.put(None)
 
 
 def _serve(stream: Stream, waiting: SimpleQueue[list[Sample] | None], answer: Answer) -> None:
-    """Until None comes."""
+    """Answer samples until None arrives."""
     while (batch := waiting.get()) is not None:
         while len(batch) < stream.batch_size:
             try:
@@ -226,7 +226,7 @@ def _speed(streams: Sequence[Stream], loadgen: Any, wanted: ScenarioSettings) ->
 
 
 def _no_answer(samples: Sequence[Sample]) -> None:
-    """Nobody waits for it."""
+    """Ignore an answer that is not needed."""
 
 
 def _test_settings(loadgen: Any, wanted: ScenarioSettings, speed: float) -> Any:
@@ -264,10 +264,10 @@ def _log_settings(loadgen: Any, folder: Path) -> Any:
 def _system(
     loadgen: Any, issue: Callable[[list[Sample]], None], images: int
 ) -> Iterator[tuple[int, int]]:
-    """LoadGen's handles of the system under test and of its sample library."""
+    """Create LoadGen's handles of the system under test and of its sample library."""
     system = loadgen.ConstructSUT(issue, lambda: None)
     library = loadgen.ConstructQSL(images, images, lambda _: None, lambda _: None)
     yield system, library
-    # Not after an exception: LoadGen's own threads are still at work, and the worker ends anyway.
+    # Not after an exception: LoadGen's own threads are still working, and the worker ends anyway.
     loadgen.DestroyQSL(library)
     loadgen.DestroySUT(system)

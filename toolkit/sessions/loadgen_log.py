@@ -1,4 +1,4 @@
-"""LoadGen's log files → what LoadGen says of a run."""
+"""LoadGen's log files → the result of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHARES = (0.5, 0.9, 0.99, 0.999)
 
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
-    """What LoadGen reports; see `ScenarioReport` for the fields. `version` is LoadGen's."""
+    """LoadGen's report; see `ScenarioReport` for the fields. `version` is LoadGen's."""
 
     valid: bool
     violations: tuple[str, ...]
@@ -31,7 +31,7 @@ class LoadResult:
 
 
 def read_result(folder: Path, scenario: ScenarioName) -> LoadResult:
-    """LoadGen's verdict from its summary, its numbers from its detailed log."""
+    """Read LoadGen's verdict from its summary, and its numbers from its detailed log."""
     summary = (folder / "mlperf_log_summary.txt").read_text()
     entries = _details(folder / "mlperf_log_detail.txt")
     found = {entry["key"]: entry["value"] for entry in entries}
@@ -63,14 +63,14 @@ _SPEED_KEYS: dict[ScenarioName, str] = {
 
 
 def _details(path: Path) -> list[dict[str, Any]]:
-    """The detailed log: a JSON object a line, after a mark."""
+    """Read the detailed log: one JSON object per line, after a mark."""
     mark = ":::MLLOG "
     lines = path.read_text().splitlines()
     return [json.loads(line.removeprefix(mark)) for line in lines if line.startswith(mark)]
 
 
 def _percentile(found: dict[str, Any], share: float, samples: int) -> Percentile:
-    """LoadGen's value, where that many queries can carry it."""
+    """Return LoadGen's value if there are enough queries."""
     needed = samples_needed(share)
     value = found[f"result_{share * 100:.2f}_percentile_latency_ns"] / 1e9
     return Percentile(
@@ -82,8 +82,8 @@ def _percentile(found: dict[str, Any], share: float, samples: int) -> Percentile
 
 
 def violations(summary: str) -> list[str]:
-    """What a summary says of an INVALID run: the rules that were broken, what LoadGen recommends,
-    and what early stopping would have needed."""
+    """Return why a summary calls a run INVALID: the broken rules, LoadGen's recommendations, and
+    what early stopping needs."""
     broken = [each[0].strip() for each in re.findall(r"^  (.*satisfied) ?: ?(NO)$", summary, re.M)]
     parts = [f"{rule}: no" for rule in broken]
     parts += _bullets(summary, "Recommendations:")
@@ -93,7 +93,7 @@ def violations(summary: str) -> list[str]:
 
 
 def _bullets(summary: str, heading: str) -> list[str]:
-    """The ` * ` items below a heading, each on one line."""
+    """Return the ` * ` items below a heading, each on one line."""
     block = re.search(rf"^{re.escape(heading)}\n((?: .*\n)+)", summary, re.MULTILINE)
     if block is None:
         return []

@@ -1,4 +1,4 @@
-"""Where a worker runs, and the driver's end of the channel to it.
+"""The driver's end of a worker: start, requests, failures.
 
 In: a candidate. Out: a `RemoteSession`, whose every failure is a `FailedRun` with a row's status:
 died, hung, out of memory, not installed, unsupported. Child processes are always reaped.
@@ -49,7 +49,7 @@ _EXIT_GRACE_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What the worker said when its session stood: settings read back, and times in seconds."""
+    """The worker's report after loading: settings read back, and times in seconds."""
 
     attestation: Attestation
     import_s: float
@@ -117,7 +117,7 @@ class RemoteSession:
     def predict(
         self, chunks: Iterable[NDArray[np.uint8]], *, batch_size: int
     ) -> Iterator[NDArray[np.floating]]:
-        """Logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
+        """Return logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
 
         The next chunk travels while one is computed; at most two are under way.
         """
@@ -161,7 +161,7 @@ class RemoteSession:
     def loadgen(
         self, images: NDArray[np.uint8], *, batch_size: int, wanted: ScenarioSettings
     ) -> LoadResult:
-        """Let MLPerf's LoadGen query the session for these raw images `[N,C,H,W]`.
+        """Let MLPerf LoadGen query the session for these raw images `[N,C,H,W]`.
 
         The worker may be silent for twice the time asked for besides the usual: LoadGen goes on
         until its last query is answered.
@@ -181,7 +181,7 @@ class RemoteSession:
             return from_json(LoadResult, self._receive(extra_s=2 * wanted.min_duration_s))
 
     def attest(self) -> Attestation:
-        """What the worker says runs, asked again: after all the calls so far.
+        """Ask the worker again what really runs, after all calls so far.
 
         Raises:
             FailedRun: `Unsupported` where that is not what was asked for.
@@ -192,7 +192,7 @@ class RemoteSession:
         return attested
 
     def peak_memory_bytes(self) -> int:
-        """The worker's high-water mark of resident memory so far."""
+        """Return the worker's peak resident memory so far."""
         return int(self._ask("peak_memory"))
 
     @property
@@ -216,7 +216,7 @@ class RemoteSession:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _start(self) -> None:
-        # -P: the worker must not import what happens to lie in the current folder.
+        # -P: the worker must not import files from the current folder.
         spec = f"popen//execmodel=main_thread_only//python={shlex.quote(sys.executable)} -P"
         try:
             gateway = self._group.makegateway(spec)
@@ -237,7 +237,7 @@ class RemoteSession:
             raise self._fail(Crashed(f"the worker did not start: {error}")) from error
 
     def _environment(self) -> dict[str, str]:
-        """The variables that the worker starts with, besides those that it inherits."""
+        """Return the environment variables of the worker, in addition to those that it inherits."""
         threads = str(self.candidate.settings.threads)
         cache = os.environ.get("CUDA_CACHE_PATH", str(self._scratch / "cuda"))
         return {
@@ -247,7 +247,7 @@ class RemoteSession:
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
             "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
-            # By default the driver keeps what it compiles in the user's home folder.
+            # By default, the driver stores compiled kernels in the user's home folder.
             "CUDA_CACHE_PATH": cache,
         }
 
@@ -258,7 +258,7 @@ class RemoteSession:
     def _send(self, command: str, /, **arguments: object) -> None:
         if self._failure is not None:
             raise self._failure
-        # A worker that no longer reads would block the pipe, and this process with it, for ever.
+        # A worker that no longer reads would block the pipe, and this process with it, forever.
         watchdog = threading.Timer(self._timeout_s, self._kill_worker)
         watchdog.daemon = True
         try:
@@ -293,7 +293,7 @@ class RemoteSession:
         raise self._fail(FAILURES[status](reason, stderr_tail=tail))
 
     def _fail(self, failure: FailedRun) -> FailedRun:
-        """Remember the failure and end the worker: what it would say now means nothing."""
+        """Remember the failure and end the worker; its later answers are meaningless."""
         failure.stderr_tail = failure.stderr_tail or self.stderr_tail()
         self._failure = failure
         if self._process is not None:
@@ -301,7 +301,7 @@ class RemoteSession:
         return failure
 
     def _post_mortem(self) -> FailedRun:
-        """How the worker died. A signal counts as out of memory where the kernel says so."""
+        """Return how the worker died. A signal counts as out of memory if the kernel says so."""
         if self._process is None:
             return Crashed("the worker did not start")
         try:
@@ -309,7 +309,7 @@ class RemoteSession:
         except psutil.TimeoutExpired:
             return Crashed("the worker closed its channel")
         if code is None:
-            return Crashed("the worker ended, its exit code unknown")
+            return Crashed("the worker ended with an unknown exit code")
         if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return OutOfMemory("killed by the kernel (SIGKILL)")
         return Crashed(exit_text(code))
@@ -331,7 +331,7 @@ class RemoteSession:
 def open_sessions(
     candidates: Sequence[Candidate], *, batch_size: int, timeout_s: float
 ) -> Iterator[list[RemoteSession]]:
-    """One session a candidate, not yet started; all workers are gone at the end."""
+    """Yield one session per candidate, not yet started; all workers are gone at the end."""
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))

@@ -1,4 +1,4 @@
-"""The worker: one session in a process of its own, at the far end of a channel.
+"""The worker: one session in its own process, at the far end of a channel.
 
 In: requests `(command, arguments)`. Out: replies `("ok", value)` or
 `("error", status, reason, traceback)`. Both are made of plain values, so the far end may be
@@ -71,7 +71,7 @@ class Channel(Protocol):
 def serve(channel: Channel) -> None:
     """Answer requests until the driver closes the channel; then end, at once: there is nothing to
     save, and torch alone takes half a second to take itself down."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     faulthandler.enable(all_threads=False)
     worker = Worker()
     while True:
@@ -81,7 +81,7 @@ def serve(channel: Channel) -> None:
             os._exit(0)
         try:
             reply: tuple[object, ...] = ("ok", worker.commands[command](**arguments))
-        except Exception as error:  # noqa: BLE001 - the worker's boundary: all become a row
+        except Exception as error:  # noqa: BLE001 - the boundary of the worker: every exception becomes a row
             reply = _failure(error)
         channel.send(reply)
 
@@ -98,7 +98,7 @@ def _failure(error: Exception) -> tuple[str, str, str, str]:
 
 
 class Worker:
-    """Holds the session, one copy a stream, and the inputs that are ready for timing."""
+    """Holds the session, one copy per stream, and the prepared inputs for timing."""
 
     def __init__(self) -> None:
         self._sessions: list[CheckedSession] = []
@@ -137,7 +137,7 @@ class Worker:
         apart."""
         record = from_json(Artifact, artifact)
         source = Source(path=Path(path), artifact=record, model=model, variant=variant)
-        if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked as it is read
+        if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked when it is read
             check_artifact(source.path, source.artifact)
         wanted = from_json(Settings, settings)
         self._keeps_memory = wanted.keep_memory
@@ -170,7 +170,7 @@ class Worker:
         }
 
     def attest(self) -> dict[str, Any]:
-        """What all streams say runs, after all the calls so far.
+        """Return what really runs in all streams, after all calls so far.
 
         Raises:
             Unsupported: they differ.
@@ -181,7 +181,7 @@ class Worker:
         return found
 
     def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:
-        """Logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
+        """Return logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
         session, spec = self._ready()
         pixels = pixels_of(images, shape)
         parts = [
@@ -228,7 +228,7 @@ class Worker:
         """
         self._ready()
         if not self._batches:
-            raise InputError("measure before prepare: no input batches")
+            raise InputError("measure was called before prepare: there are no input batches")
         batches = self._batches[:1] if repeat else self._batches
         offset, kept = self._timed_calls, self._random.randrange(calls)
         runs: list[Run] = [session.unchecked.run for session in self._sessions]
@@ -287,8 +287,8 @@ class Worker:
             before = page_faults()
             timed = time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
             given = page_faults() - before
-            return timed, given * calls // (calls + 1)  # each stream made one more, untimed
-        runs[0](batches[(offset - 1) % len(batches)])  # not the one that is timed next
+            return timed, given * calls // (calls + 1)  # each stream made one more untimed call
+        runs[0](batches[(offset - 1) % len(batches)])  # not the batch that is timed next
         before = page_faults()
         only = time_calls(runs[0], batches, calls=calls, offset=offset, kept=kept)
         return [only], page_faults() - before
@@ -300,14 +300,14 @@ class Worker:
 
 
 def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:
-    """What all of them say; streams that differ are no streams of one candidate.
+    """Return the attestation of all streams; streams that differ cannot belong to one candidate.
 
     Raises:
         Unsupported: they differ.
     """
     said = [session.attestation for session in sessions]
     files = tuple(sorted({name for each in said for name in each.files}))
-    found = [replace(each, files=files) for each in said]  # those that any stream computed with
+    found = [replace(each, files=files) for each in said]  # files that any stream computed with
     if any(each != found[0] for each in found):
-        raise Unsupported(f"its {len(found)} streams do not run alike: {found}; use --streams 1")
+        raise Unsupported(f"its {len(found)} streams run differently: {found}; use --streams 1")
     return replace(found[0], streams=len(found), keep_memory=keep_memory)

@@ -1,7 +1,7 @@
-"""Differences of logarithms → intervals and p-values. Pure.
+"""Differences of logarithms → intervals and p-values; pure functions.
 
-In: one value per pass, the logarithm of a speed or of a ratio. Out: a `Difference`, which gives
-the interval of the ratio and the p-value of a claim about it; and Holm's correction, which makes
+In: one value per pass, the logarithm of a speed or of a ratio. Out: a `Difference`, which gives the
+interval of the ratio and the p-value of a claim about it; and Holm's correction, which makes
 several claims share one error rate.
 """
 
@@ -23,7 +23,7 @@ class Difference:
     """A mean of logarithms or a difference of two means.
 
     `error` is its standard error, `freedom` Student's degrees of freedom, `passes` the number of
-    passes behind it; of two samples, the fewer.
+    passes; for two samples, the smaller number.
     """
 
     centre: float
@@ -32,25 +32,27 @@ class Difference:
     passes: int
 
     def interval(self) -> Interval:
-        """Student's 95 % interval of the ratio whose logarithm this is."""
+        """Return Student's 95 % interval of the ratio whose logarithm this is."""
         half_width = student_t(self.freedom) * self.error if self.error else 0.0
         low, value, high = (math.exp(self.centre + side * half_width) for side in (-1, 0, 1))
         return Interval(value=value, low=low, high=high, passes=self.passes)
 
     def p_below(self, ratio: float) -> float:
-        """The p-value of "the true ratio is `ratio` or more": small where it is shown to be lower.
+        """Return the p-value of "the true ratio is `ratio` or more"; small if the ratio is shown to
+        be lower.
 
-        One-sided: it is below 2.5 % exactly where the 95 % interval lies below `ratio` as a whole.
+        One-sided: it is below 2.5 % exactly if the whole 95 % interval lies below `ratio`.
         """
         return self.p_less(math.log(ratio))
 
     def p_above(self, ratio: float) -> float:
-        """The p-value of "the true ratio is `ratio` or less"; see `p_below`."""
+        """Return the p-value of "the true ratio is `ratio` or less"; see `p_below`."""
         mirrored = replace(self, centre=-self.centre)
         return mirrored.p_less(-math.log(ratio))
 
     def p_less(self, value: float) -> float:
-        """The p-value of "the true centre is `value` or more", on the scale of the centre."""
+        """Return the p-value of "the true centre is `value` or more", on the scale of the
+        centre."""
         from scipy.special import stdtr
 
         distance = self.centre - value
@@ -60,10 +62,10 @@ class Difference:
 
 
 def of_one(values: Sequence[float]) -> Difference:
-    """The mean of the values, as Student's t test (1908) has it.
+    """Return the mean of the values, with Student's t test (1908).
 
     Raises:
-        ValueError: fewer than 2 values.
+        ValueError: Fewer than 2 values.
     """
     count = len(values)
     if count < 2:
@@ -73,11 +75,11 @@ def of_one(values: Sequence[float]) -> Difference:
 
 
 def of_two(new: Sequence[float], old: Sequence[float]) -> Difference:
-    """The mean of `new` minus that of `old`, as Welch's test (1947) has it, with the degrees of
+    """Return the mean of `new` minus that of `old`, with Welch's test (1947) and the degrees of
     freedom of Welch and Satterthwaite.
 
     Raises:
-        ValueError: fewer than 2 values in either.
+        ValueError: Fewer than 2 values in either.
     """
     for name, values in (("new", new), ("old", old)):
         if len(values) < 2:
@@ -94,10 +96,10 @@ def of_two(new: Sequence[float], old: Sequence[float]) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, corrected for their number: those of at most 5 % are shown together.
+    """Return the p-values corrected for their number: those of at most 5 % hold together.
 
-    Holm's step-down procedure (1979): the chance that any true hypothesis is rejected stays below
-    the rate, however the tests depend on each other.
+    Holm's step-down procedure (1979): the probability that any true hypothesis is rejected stays
+    below the rate, however the tests depend on each other.
     """
     order = sorted(range(len(p_values)), key=lambda at: p_values[at])
     corrected, highest = [0.0] * len(p_values), 0.0
@@ -108,7 +110,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def student_t(freedom: float) -> float:
-    """The factor of a two-sided 95 % interval: 12.7 with 1 degree of freedom, 3.2 with 3."""
+    """Return the factor of a two-sided 95 % interval: 12.7 with 1 degree of freedom, 3.2 with 3."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -1,4 +1,4 @@
-"""Speeds of several candidates → who is faster, and where that is too close to call. Pure."""
+"""Ranking: speeds of several candidates → order and ties; pure functions."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _LONGEST = 100
 
 
 def rank(candidates: Mapping[str, Passes]) -> list[Rank]:
-    """The candidates, fastest first, each compared with the one before it.
+    """Return the candidates, fastest first, each compared with the one before it.
 
-    Each interval is a 95 % one by itself. Among ten equals some neighbour looks faster in about 1
-    run of 20, but the fastest, which is so by luck, looks faster than some other in about every
-    second: to compare many with one, compare them with a baseline that was chosen beforehand. A
-    candidate that failed has no speed and does not belong here. Below six passes no order is
-    asserted: all neighbours are too close to call.
+    Each interval is a 95 % interval on its own. Among ten equal candidates, some neighbour looks
+    faster in about 1 run of 20. The fastest one, selected by chance, looks faster than some other
+    in about every second run: to compare many with one, use a baseline that was chosen beforehand.
+    A candidate that failed has no speed and must not be passed. Below six passes, no order is
+    claimed: all neighbours are too close to call.
 
     Args:
         candidates: Passes of each candidate, by its name, from one run of interleaved rounds.
 
     Raises:
-        ValueError: as for `ratio_interval`.
+        ValueError: As for `ratio_interval`.
     """
     speeds = {name: speed_interval(passes) for name, passes in candidates.items()}
     order = sorted(speeds, key=lambda name: -speeds[name].value)
@@ -56,11 +56,11 @@ def rank(candidates: Mapping[str, Passes]) -> list[Rank]:
 
 
 def contenders(speeds: Sequence[Passes]) -> list[int]:
-    """Who may be the fastest, and the two with the highest speed in any case; highest first.
+    """Return the possible winners, and always the two with the highest speed; highest first.
 
-    The highest of several speeds is too high: luck had a part in it. So those that are found here
-    are measured again, in new passes, and the new ones count. Half of the error rate is spent here,
-    the other half on the new passes.
+    The highest of several speeds is an overestimate, because chance contributed to it. So the
+    candidates found here are measured again, in new passes, and only the new passes count. Half of
+    the error rate is used here, the other half for the new passes.
     """
     order = by_speed(speeds)
     close = fastest(speeds)
@@ -68,13 +68,15 @@ def contenders(speeds: Sequence[Passes]) -> list[int]:
 
 
 def fastest(speeds: Sequence[Passes]) -> list[int]:
-    """Those of which none is shown to be slower than the one with the highest speed, in order.
+    """Return the candidates that are not shown to be slower than the one with the highest speed, in
+    order.
 
     Every pair is tested, by Student's t over passes, and all pairs share half of the error rate of
-    5 % (Holm): whichever has the highest speed by luck, none that is as fast is left out.
+    5 % (Holm). Whichever candidate has the highest speed by chance, an equally fast one is not left
+    out.
 
     Raises:
-        ValueError: nobody; otherwise as for `speed_interval`.
+        ValueError: No candidate; otherwise as for `speed_interval`.
     """
     pairs = list(combinations(range(len(speeds)), 2))
     p_values = holm([_differ(speeds[one], speeds[other]) for one, other in pairs])
@@ -88,12 +90,12 @@ def fastest(speeds: Sequence[Passes]) -> list[int]:
 
 
 def by_speed(speeds: Sequence[Passes]) -> list[int]:
-    """Their numbers, the highest speed first."""
+    """Return their numbers, the highest speed first."""
     return sorted(range(len(speeds)), key=lambda at: -speed_interval(speeds[at]).value)
 
 
 def _differ(one: Passes, other: Passes) -> float:
-    """The p-value of "they are equally fast", two-sided; 1 where too few passes have both."""
+    """Return the p-value of "they are equally fast", two-sided; 1 if too few passes have both."""
     try:
         difference = paired_difference(one, other)
     except ValueError:
@@ -102,22 +104,22 @@ def _differ(one: Passes, other: Passes) -> float:
 
 
 def few(ratio: Interval) -> bool:
-    """Whether so few passes are behind it that no difference may be asserted."""
+    """Return whether there are too few passes to claim a difference."""
     return ratio.passes < LEAST_PASSES
 
 
 def too_close(ratio: Interval) -> bool:
-    """Whether the two may be equally fast: the interval of their ratio holds 1."""
+    """Return whether the two may be equally fast: the interval of their ratio contains 1."""
     return ratio.low <= 1 <= ratio.high
 
 
 def longer(ratio: Interval) -> float | None:
-    """By what factor the number of passes must grow until the interval leaves 1 out.
+    """Return the factor by which the number of passes must grow until the interval excludes 1.
 
-    As Student's t has it: the half-width is `t(passes - 1) * spread / sqrt(passes)`; the ratio and
-    the spread seen are taken for the true ones, which makes it a guess, not a promise. None where
-    the interval leaves 1 out already, where the two differ by less than 0.1 %, where it would take
-    more than 100 times the passes, and where one pass alone does not tell how passes spread.
+    By Student's t, the half-width is `t(passes - 1) * spread / sqrt(passes)`. The observed ratio
+    and spread are taken as the true ones, so this is an estimate. None if the interval already
+    excludes 1, if the two differ by less than 0.1 %, if more than 100 times the passes are needed,
+    or if there is only one pass, which does not show the spread of passes.
     """
     difference, passes = abs(math.log(ratio.value)), ratio.passes
     if not too_close(ratio) or difference < _NO_DIFFERENCE or passes < 2:

@@ -1,6 +1,6 @@
-"""One list of raw values → what may be said of it: percentiles, outliers, whether it is steady.
+"""Statistics of a list of raw values: percentiles, outliers, steadiness; pure functions.
 
-Pure. In: times of calls, or speeds of rounds, in any unit. Nothing is removed from them.
+In: times of calls, or speeds of rounds, in any unit. Nothing is removed from them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from toolkit.statistics.difference import CONFIDENCE
 from toolkit.statistics.intervals import quantile
 
 _STEADY_HALF = 3
-STEADY_VALUES = 2 * _STEADY_HALF  # fewer cannot tell
+STEADY_VALUES = 2 * _STEADY_HALF  # fewer values cannot show it
 _STEADY_TOLERANCE = 0.03
 
 
 def percentile(samples: Sequence[float], share: float) -> Percentile:
-    """The percentile at `share` (0..1, both excluded), interpolated linearly, or no value.
+    """Return the percentile at `share` (0..1, exclusive), interpolated linearly, or no value.
 
     Raises:
-        ValueError: no samples, or one that is not finite; a share outside 0..1.
+        ValueError: No samples, or one that is not finite; a share outside 0..1.
     """
     _check(samples)
     needed = samples_needed(share)
@@ -32,28 +32,30 @@ def percentile(samples: Sequence[float], share: float) -> Percentile:
 
 
 def samples_needed(share: float) -> int:
-    """How many samples carry the percentile at `share`: 29 for p90, 299 for p99, 2,995 for p99.9.
+    """Return how many samples the percentile at `share` needs: 29 for p90, 299 for p99, 2,995 for
+    p99.9.
 
-    The fewest of which one lies beyond the true percentile with 95 % confidence, whatever the
-    distribution: 1 - share**n >= 0.95. With fewer, no sample bounds it (David and Nagaraja 2003,
-    "Order Statistics", section 7.1). Below the median the same holds for the other end.
+    This is the smallest number for which one sample lies beyond the true percentile with 95 %
+    confidence, for any distribution: 1 - share**n >= 0.95. With fewer, no sample bounds it (David
+    and Nagaraja 2003, "Order Statistics", section 7.1). Below the median, the same holds for the
+    other end.
 
     Raises:
-        ValueError: a share outside 0..1.
+        ValueError: A share outside 0..1.
     """
     if not 0 < share < 1:
-        raise ValueError(f"the share is {share}, expected a number between 0 and 1, as 0.99")
+        raise ValueError(f"the share is {share}, expected a number between 0 and 1, such as 0.99")
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(max(share, 1 - share)))
 
 
 def outliers(samples: Sequence[float]) -> Outliers:
-    """Counted with Tukey's fences (1977), as criterion.rs does.
+    """Count outliers with Tukey's fences (1977), as criterion.rs does.
 
-    Mild is more than 1.5 interquartile ranges outside of the quartiles, severe more than 3. Of
-    normal samples 0.7 % are outliers.
+    Mild outliers are more than 1.5 interquartile ranges outside the quartiles, severe ones more
+    than 3. Of normal samples, 0.7 % are outliers.
 
     Raises:
-        ValueError: no samples, or one that is not finite.
+        ValueError: No samples, or one that is not finite.
     """
     _check(samples)
     first, third = quantile(samples, 0.25), quantile(samples, 0.75)
@@ -70,14 +72,15 @@ def outliers(samples: Sequence[float]) -> Outliers:
 
 
 def steady(values: Sequence[float]) -> bool:
-    """Whether warm-up is over, by the medians of its short rounds so far (speeds or times).
+    """Return whether the warm-up is over, from the medians of its short rounds so far (speeds or
+    times).
 
-    Over means: the last three and the three before them have medians within 3 % of each other, and
-    the six do not all rise or all fall, which six random values do once in 360 times. Noise does
-    not count, a trend does. Fewer than six are not steady.
+    It is over if the last three values and the three before them have medians within 3 % of each
+    other, and the six do not all rise or all fall, which six random values do once in 360 times.
+    Noise does not count, but a trend does. Fewer than six values are not steady.
 
     Raises:
-        ValueError: a value that is not a finite positive number.
+        ValueError: A value that is not a finite positive number.
     """
     if not all(0 < value < math.inf for value in values):
         raise ValueError(f"got {list(values)}, expected finite numbers above 0")
@@ -91,7 +94,7 @@ def steady(values: Sequence[float]) -> bool:
 
 
 def _check(samples: Sequence[float]) -> None:
-    """Zero may pass: a coarse clock reads it."""
+    """Check that all samples are finite. Zero is allowed: a coarse clock may read it."""
     if not samples:
         raise ValueError("no samples")
     for value in samples:

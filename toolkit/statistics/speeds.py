@@ -1,4 +1,4 @@
-"""Passes of a candidate → what may be said of its speed. Pure."""
+"""Speeds of a candidate, derived from its passes; pure functions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SHARES = (0.5, 0.9, 0.99)
 
 
 def speeds_of(passes: Sequence[Pass], batch_size: int) -> list[list[float]]:
-    """Images/s of each round of each pass. Calls of one round share the machine's state of that
-    moment, so rounds, not calls, are the samples."""
+    """Return images/s of each round of each pass. Calls of one round share the state of the machine
+    at that time, so rounds, not calls, are the samples."""
     return [[each.images_per_s(batch_size) for each in one.rounds] for one in passes]
 
 
 def throughput(passes: Sequence[Pass], batch_size: int) -> Interval | None:
-    """Images/s with its interval; None where the rounds are too few to carry one."""
+    """Return images/s with its interval; None if there are too few rounds."""
     try:
         return speed_interval(speeds_of(passes, batch_size))
     except ValueError:
@@ -27,8 +27,8 @@ def throughput(passes: Sequence[Pass], batch_size: int) -> Interval | None:
 
 
 def speed_ratio(candidate: Sequence[Pass], baseline: Sequence[Pass]) -> Interval | None:
-    """Speed of the candidate over that of the baseline, at the same batch size, from rounds side by
-    side; None where there are too few."""
+    """Return the speed of the candidate divided by that of the baseline, at the same batch size,
+    from paired rounds; None if there are too few."""
     try:
         return ratio_interval(speeds_of(candidate, 1), speeds_of(baseline, 1))
     except ValueError:
@@ -36,7 +36,7 @@ def speed_ratio(candidate: Sequence[Pass], baseline: Sequence[Pass]) -> Interval
 
 
 def repeat_ratio(passes: Sequence[Pass]) -> Interval | None:
-    """Speed on one input again and again over that on inputs that rotate; None where fewer than
+    """Return the speed on a repeated input divided by that on rotating inputs; None if fewer than
     two passes have both."""
     shares = repeat_shares(passes)
     if len(shares) < 2:
@@ -45,8 +45,9 @@ def repeat_ratio(passes: Sequence[Pass]) -> Interval | None:
 
 
 def repeat_shares(passes: Sequence[Pass]) -> list[float]:
-    """Time on a repeated input over that on inputs that rotate, of each pass that has both. Near 0
-    in all passes where answers come from a cache, however the few microseconds scatter."""
+    """Return the time on a repeated input divided by that on rotating inputs, for each pass that
+    has both. It is near 0 in all passes if answers come from a cache, however the few microseconds
+    vary."""
     return [
         median(each.images_per_s(1) for each in one.rounds) / one.repeated.images_per_s(1)
         for one in passes
@@ -55,24 +56,24 @@ def repeat_shares(passes: Sequence[Pass]) -> list[float]:
 
 
 def page_faults(passes: Sequence[Pass]) -> float | None:
-    """Pages of memory that a call was given, in the median round; None where there is none."""
+    """Return the pages of memory per call in the median round; None if there is none."""
     rounds = [each for one in passes for each in one.rounds]
     return median(each.page_faults / each.calls for each in rounds) if rounds else None
 
 
 def call_times(passes: Sequence[Pass]) -> list[float]:
-    """Wall time in seconds of each timed call, all streams, rounds and passes."""
+    """Return the wall time in seconds of each timed call, for all streams, rounds and passes."""
     rounds = [each for one in passes for each in one.rounds]
     return [call_s for each in rounds for stream in each.samples_s for call_s in stream]
 
 
 def latencies(passes: Sequence[Pass]) -> tuple[Percentile, ...]:
-    """Median, p90 and p99 of a call in seconds; of which those that the calls can carry."""
+    """Return median, p90 and p99 of a call in seconds, if there are enough calls."""
     times_s = call_times(passes)
     return tuple(percentile(times_s, share) for share in _SHARES) if times_s else ()
 
 
 def call_outliers(passes: Sequence[Pass]) -> Outliers | None:
-    """Outliers among the calls. They are counted, and kept in everything else."""
+    """Return the outliers among the calls. They are counted, and stay in all other figures."""
     times_s = call_times(passes)
     return outliers(times_s) if times_s else None

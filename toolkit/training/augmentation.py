@@ -1,11 +1,11 @@
-"""Augmentation: small random moves of every image of a batch, at once, where the batch is."""
+"""Augmentation: small random transformations of all images of a batch, on the device."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from torch import Tensor
 
 _DEGREES = 10.0

@@ -1,4 +1,4 @@
-"""Dropout with cheaper masks, for the CPU: one random byte a value in place of a float."""
+"""Dropout with cheaper masks for the CPU: one random byte per value instead of a float."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ByteDropout(nn.Module):
-    """As `nn.Dropout`, with `p` rounded to 1/256, and at most 255/256.
+    """`nn.Dropout` with `p` rounded to 1/256, and at most 255/256.
 
     `F.dropout` draws its mask one float at a time, in one thread.
     """
@@ -48,7 +48,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def with_cheap_dropout(model: nn.Module) -> None:
-    """Put a `ByteDropout` in the place of every `nn.Dropout` in the model; it has no weights."""
+    """Replace every `nn.Dropout` in the model by a `ByteDropout`; it has no weights."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout and not child.inplace:

@@ -1,4 +1,4 @@
-"""Feeding: rows of a data set → batches on the device, normalised.
+"""The feed: rows of a data set → normalised batches on the device.
 
 A data set that fits lies on the device as a whole, and a batch is picked there by index. One that
 does not is read by worker processes, batch by batch, while the step before is computed. The plain
@@ -40,8 +40,8 @@ def make_feed(
     one_by_one: bool = False,
     workers: bool = False,
 ) -> Feed:
-    """The feed that suits the data. `one_by_one` is the plain script's, `workers` its worker
-    processes."""
+    """Return the feed that suits the data. `one_by_one` reads like a typical script, `workers` with
+    its worker processes."""
     if one_by_one:
         return OneByOne(dataset, spec, device, workers=usable_cores() if workers else 0)
     fits = math.prod(dataset.images.shape) <= _RESIDENT_BYTES
@@ -59,16 +59,16 @@ class Scale:
         self._std = torch.tensor(spec.std, device=device).reshape(1, -1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """On the device of the images."""
+        """Scale images on their device."""
         return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
 
     def black(self) -> Tensor:
-        """What a black pixel becomes: `[1,C,1,1]`."""
+        """Return the value of a black pixel: `[1,C,1,1]`."""
         return -self._mean / self._std
 
 
 class Resident:
-    """All images on the device."""
+    """All images are kept on the device."""
 
     def __init__(self, dataset: Dataset, spec: InputSpec, device: Device) -> None:
         self._images = torch.tensor(dataset.images[:], device=device)
@@ -76,13 +76,13 @@ class Resident:
         self._scale = Scale(spec, device)
 
     def __call__(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
-        """See `Feed`. One copy of all rows to the device, then no wait for the host."""
+        """See `Feed`. All rows are copied to the device once; then the host never waits."""
         for rows in on_device(batches, self._labels.device):
             yield self._scale(self._images[rows]), self._labels[rows]
 
 
 class Streamed:
-    """Images read by worker processes, from files that are mapped or decoded there."""
+    """Images read by worker processes, from files that are memory-mapped or decoded there."""
 
     def __init__(self, dataset: Dataset, spec: InputSpec, device: Device) -> None:
         self._dataset = dataset
@@ -93,7 +93,7 @@ class Streamed:
         """See `Feed`."""
         loader = DataLoader(
             _Batches(self._dataset, batches),
-            batch_size=None,  # an item is a batch already
+            batch_size=None,  # an item is already a batch
             num_workers=min(_MOST_WORKERS, usable_cores()),
             pin_memory=self._device == "cuda",
             multiprocessing_context="spawn",
@@ -104,15 +104,17 @@ class Streamed:
                     self._scale(images.to(self._device, non_blocking=True)),
                     labels.to(self._device, non_blocking=True),
                 )
-        except DatasetError as error:  # a worker's, with its traceback as text before the message
+        except (
+            DatasetError
+        ) as error:  # from a worker, with its traceback as text before the message
             raise DatasetError(str(error).strip().rpartition("DatasetError: ")[2]) from None
 
 
 class OneByOne:
-    """As the plain script: torchvision's ToTensor and Normalize, image by image.
+    """Converts image by image with torchvision's ToTensor and Normalize, like a typical script.
 
-    With `workers` those are processes, and batches come in pinned memory, as PyTorch's tuning guide
-    advises: https://pytorch.org/tutorials/recipes/recipes/tuning_guide.html
+    With `workers`, worker processes read the images, and batches are in pinned memory, as PyTorch's
+    tuning guide advises: https://pytorch.org/tutorials/recipes/recipes/tuning_guide.html
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class OneByOne:
 
 
 class _Batches(TorchDataset[Batch]):
-    """Item `number` is a whole batch, raw."""
+    """Item `number` is a whole raw batch."""
 
     def __init__(self, dataset: Dataset, batches: Sequence[Tensor]) -> None:
         self._dataset = dataset
@@ -182,7 +184,7 @@ class _Images(TorchDataset[tuple[Tensor, int]]):
 
 
 def on_device(batches: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """The rows of each batch, all in one copy to the device."""
+    """Copy all rows to the device at once, and return those of each batch."""
     if not batches:
         return batches
     return torch.split(torch.cat(list(batches)).to(device), [len(batch) for batch in batches])

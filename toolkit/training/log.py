@@ -1,4 +1,4 @@
-"""The log of a training: progress while it runs, and the record of each epoch."""
+"""The log of a training: progress messages, and the record of each epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVERY_S = 0.5  # each time, the host waits for the device
 
 
 class TrainingLog:
-    """Tells progress, checks losses, and records epochs.
+    """Reports progress, checks losses, and records epochs.
 
     `losses` holds the loss of each step, on the device; the loop fills it.
     """
@@ -29,7 +29,7 @@ class TrainingLog:
         self._progress = progress
 
     def begin_epoch(self, epoch: int, done: int) -> None:
-        """Begin epoch `epoch`, from 0, or what is left of it after `done` steps in all."""
+        """Begin epoch `epoch`, from 0, or the rest of it after `done` steps in total."""
         self._epoch = epoch
         self._first = epoch * self._order.steps_per_epoch
         self._last = min(self._first + self._order.steps_per_epoch, self._order.steps)
@@ -38,7 +38,7 @@ class TrainingLog:
         self._progress("epochs", epoch, self._order.whole_epochs)
 
     def report(self, done: int) -> None:
-        """Report a step. Twice a second, tell progress and check the losses.
+        """Called after each step; twice per second, report progress and check the losses.
 
         Raises:
             SettingError: a loss is not finite; names the step, and what to try.
@@ -52,11 +52,11 @@ class TrainingLog:
             self._told = Stopwatch()
 
     def end_epoch(self) -> None:
-        """End the steps of the epoch; what comes now does not count as their time."""
+        """End the timing of the epoch: its steps are done."""
         self._rate = self._images_per_s(self._last)
 
     def record(self, accuracy: float | None) -> Epoch:
-        """Record the epoch that has ended, with its test accuracy if it was measured."""
+        """Return the record of the finished epoch, with the test accuracy if it was measured."""
         note = "" if accuracy is None else f"test accuracy {accuracy:.2%}"
         self._progress("epochs", self._epoch + 1, self._order.whole_epochs, note)
         return Epoch(
@@ -67,7 +67,7 @@ class TrainingLog:
         )
 
     def _images_per_s(self, done: int) -> float:
-        """Since this process began the epoch."""
+        """Return images per second since this process began the epoch."""
         return self._order.images_in(self._begun_at, done) / self._begun.elapsed_s()
 
     def _check(self, losses: Tensor) -> None:

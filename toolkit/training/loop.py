@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, from where a state left off to the end."""
+"""The training loop: the epochs and steps from the saved state to the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toolkit.training.recipe import TrainingOptions, find_recipe, learning_rate
 from toolkit.training.state import Keeper, Position, State, put_tensors, tensors_of
 from toolkit.training.step import Step, make_step
 
-_EVALUATION_PIXELS = 250 * 28 * 28  # a batch; what a model holds grows with them
+_EVALUATION_PIXELS = 250 * 28 * 28  # per batch; the memory of a model grows with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def order(self) -> Order:
-        """Which images in which step."""
+        """The images of each step."""
         return Order(
             images=len(self.training),
             batch_size=self.options.batch_size,
@@ -99,7 +99,7 @@ def fit(
         model.train()
         log.begin_epoch(number, done)
         left = batches[within:]
-        places = on_device(left, losses.device)  # at once: no step waits for a copy
+        places = on_device(left, losses.device)  # all at once: no step waits for a copy
         for rows, (images, labels) in zip(places, feed(left), strict=True):
             keeper.keep_if_due(snapshot)
             seed_generators(device, order.seed_of_step(done, rank=rank))
@@ -120,19 +120,20 @@ def fit(
 
 
 def _test_accuracy(job: Job, model: nn.Module, epoch: int) -> float | None:
-    """The accuracy after an epoch; None if a shorter last one follows, or others write."""
+    """Return the accuracy after an epoch; None if a shorter last epoch follows, or if another
+    process writes."""
     if not job.processes.writes or job.order.ends_early(epoch + 1):
         return None
     return evaluate(model, job.test, job.checkpoint.input, job.options.device)
 
 
 def _try_smaller(step: Step, images: Tensor, labels: Tensor, count: int) -> None:
-    """The same step on the first `count` images; what it does to the weights is of no matter."""
+    """Run the same step on the first `count` images; its effect on the weights does not matter."""
     step(images[:count], labels[:count], lr=0.0)
 
 
 def evaluate(model: nn.Module, dataset: Dataset, spec: InputSpec, device: Device) -> float:
-    """Share of images that the model, in eval mode, classifies as labelled."""
+    """Return the share of images that the model, in eval mode, classifies as labelled."""
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     height, width = dataset.images.shape[2:]

@@ -1,4 +1,4 @@
-"""Memory that does not suffice: an error that names the batch size that would do."""
+"""Out of memory: an error that names a batch size that fits."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def explained(images: int, works: Callable[[int], object] | None) -> Iterator[No
         return
     except torch.OutOfMemoryError as error:
         shortage = error
-    traceback.clear_frames(shortage.__traceback__)  # they hold what the failed step had computed
+    traceback.clear_frames(shortage.__traceback__)  # they hold the results of the failed step
     if works is None:
         advice = "try a smaller --batch-size"
     else:
         fitting = _fitting(images, works)
-        advice = f"--batch-size {fitting} fits" if fitting else "not even a single one fits"
+        advice = f"--batch-size {fitting} fits" if fitting else "not even a single image fits"
     raise SettingError(f"out of memory in a step with {images} images; {advice}") from shortage
 
 
 def _fitting(images: int, works: Callable[[int], object]) -> int:
-    """Half of them, a quarter ...; 0 where one is too many."""
+    """Return half of them, a quarter ...; 0 if a single one does not fit."""
     while images := images // 2:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""The order in which images are trained on, and the seed of every step. Pure.
+"""The order of the training images, and the seed of every step; pure functions.
 
 Both follow from the seed and the place (and from earlier losses, where it is asked for), so a
 training that was killed goes on as if it had not been, and no generator's state has to be kept.
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ORDER, _STEP = 0, 1  # streams of random numbers that have nothing to do with each other
+_ORDER, _STEP = 0, 1  # independent streams of random numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """`images` in batches of `batch_size`, shuffled anew each epoch, for `epochs` (also 1.5).
+    """`images` in batches of `batch_size`, shuffled again in each epoch, for `epochs` (may be 1.5).
 
     Several processes share each batch evenly; in each epoch, other images that cannot be shared so
     are left out.
@@ -32,26 +32,26 @@ class Order:
 
     @property
     def images_per_epoch(self) -> int:
-        """All that can be shared evenly."""
+        """The number of images that can be shared evenly."""
         return self.images - self.images % self.processes
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of a whole epoch; the last may be smaller."""
+        """The number of batches of a whole epoch; the last may be smaller."""
         return math.ceil(self.images_per_epoch / self.batch_size)
 
     @property
     def steps(self) -> int:
-        """Of all epochs; at least one."""
+        """The number of steps of all epochs; at least one."""
         return max(1, round(self.epochs * self.steps_per_epoch))
 
     @property
     def whole_epochs(self) -> int:
-        """Epochs that are begun; the last may end early."""
+        """The number of epochs that are begun; the last may end early."""
         return math.ceil(self.steps / self.steps_per_epoch)
 
     def images_in(self, first: int, last: int) -> int:
-        """Images of the steps from `first` up to, but without, `last`."""
+        """The number of images in the steps from `first` up to, but not including, `last`."""
         epochs = [divmod(step, self.steps_per_epoch) for step in (first, last)]
         done = [
             epoch * self.images_per_epoch + within * self.batch_size for epoch, within in epochs
@@ -59,7 +59,7 @@ class Order:
         return done[1] - done[0]
 
     def ends_early(self, number: int) -> bool:
-        """Whether epoch `number`, from 0, is begun and does not have all images."""
+        """Return whether epoch `number`, from 0, is begun and does not contain all images."""
         return number * self.steps_per_epoch < self.steps < (number + 1) * self.steps_per_epoch
 
     def epoch(self, number: int, *, rank: int = 0, losses: Tensor | None = None) -> list[Tensor]:
@@ -80,11 +80,11 @@ class Order:
         return [batch[rank :: self.processes].sort().values for batch in batches]
 
     def seed_of_step(self, step: int, *, rank: int = 0) -> int:
-        """Of dropout and augmentation in step `step`, from 0."""
+        """Return the seed of dropout and augmentation in step `step`, from 0."""
         return _seed(self.seed, _STEP, rank, step)
 
 
 def _seed(*place: int) -> int:
-    """63 bits that have nothing to do with those of any other place."""
+    """Return 63 bits that are independent of those of any other position."""
     words = np.random.SeedSequence(place).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))

@@ -19,24 +19,24 @@ from toolkit.schema import Device
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """`count` processes, of which this is number `rank`, from 0."""
+    """`count` processes; this one has the number `rank`, from 0."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def writes(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, whose gradients are averaged over all processes."""
+        """Return the model, whose gradients are averaged over all processes."""
         if self.count == 1:
             return model
         return nn.parallel.DistributedDataParallel(model)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         if self.count > 1:
             distributed.barrier()
 
@@ -54,5 +54,5 @@ def joined(device: Device) -> Iterator[Processes]:
     else:
         distributed.init_process_group("gloo")
     yield Processes(rank=distributed.get_rank(), count=distributed.get_world_size())
-    # Not after an error: that would wait for the others, who wait for this one. torchrun ends them.
+    # Not after an error: it would wait for the others, which wait for this one. torchrun ends them.
     distributed.destroy_process_group()

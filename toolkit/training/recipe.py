@@ -1,4 +1,4 @@
-"""Recipes, and the options of one training. Pure.
+"""Recipes, and the options of one training; pure functions.
 
 In: what the user gave, and what an interrupted training had. Out: `TrainingOptions`.
 """
@@ -20,7 +20,7 @@ _MOST_EPOCHS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train. The model is the same in each.
+    """How to train. The model is the same in all recipes.
 
     Attributes:
         epochs: Passes over the training set; a fraction ends within the last.
@@ -77,7 +77,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """All that decides what the weights will be, but for the data and the machine.
+    """Everything that determines the weights, except the data and the machine.
 
     `limit` is the number of images to train on; 0 means all. `processes` train together.
     """
@@ -106,12 +106,12 @@ class TrainingOptions:
             )
 
     def record(self) -> Options:
-        """As a checkpoint records them; a limit only where there is one."""
+        """Return the options for the record of a checkpoint; a limit only if there is one."""
         return {name: value for name, value in asdict(self).items() if name != "limit" or value}
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
         UnknownNameError: there is none; lists those that there are.
@@ -159,7 +159,7 @@ def choose_options(
 
 
 def learning_rate(step: int, steps: int, options: TrainingOptions) -> float:
-    """That of step `step`, from 0, of `steps`.
+    """Return the learning rate of step `step`, from 0, of `steps`.
 
     One-cycle: linearly from a tenth of the peak up to it within the first fifth, then linearly
     down to nearly nothing. Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120

@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that one that was killed goes on where it was.
+"""The training state on disk, so that an interrupted training can be resumed.
 
 In: where the training is, and its tensors. Out: `step-<n>.<sha256>.safetensors` in the checkpoint
 folder, the last two of them. The name holds the checksum, so a damaged file is known.
@@ -29,7 +29,7 @@ _VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a training is: `step` steps are done, which took `wall_s` seconds in all.
+    """The position of a training: `step` steps are done, which took `wall_s` seconds in total.
 
     `data` maps the files of the training and test set to their checksums.
     """
@@ -44,14 +44,14 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A position, and the tensors that belong to it, by name."""
+    """A position, and its tensors by name."""
 
     position: Position
     tensors: Mapping[str, Tensor]
 
 
 def tensors_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Weights, buffers, and what the optimizer keeps of each parameter; copies on the CPU."""
+    """Return weights, buffers, and the optimizer's tensors of each parameter; copies on the CPU."""
     found = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, kept in optimizer.kept().items():
         found |= {f"optimizer.{number}.{name}": value for name, value in kept.items()}
@@ -59,7 +59,7 @@ def tensors_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def put_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer) -> None:
-    """The reverse of `tensors_of`, in the memory format that the model has."""
+    """Restore the tensors of `tensors_of`, in the memory format of the model."""
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     kept: Kept = {}
     for number, parameter in enumerate(model.parameters()):
@@ -73,7 +73,7 @@ def put_tensors(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: Opti
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Write it, atomically. The one before it stays, and all others go.
+    """Write the state atomically. Keep the previous one and delete all others.
 
     Raises:
         OutputError: not writable or disk full; what was there before is untouched.
@@ -90,7 +90,7 @@ def write_state(folder: Path, state: State) -> None:
 
 
 def read_state(folder: Path) -> State | None:
-    """The last state that is whole; None where there is no state.
+    """Return the last complete state; None if there is no state.
 
     Warns:
         ToolkitWarning: a state is damaged; the one before it is taken.
@@ -150,7 +150,7 @@ class Keeper:
         self._begun = self._kept = Stopwatch()
 
     def position(self, step: int, epochs: Sequence[Epoch]) -> Position:
-        """Where the training is now."""
+        """Return the current position of the training."""
         return Position(
             options=self._options,
             data=self._data,
@@ -160,24 +160,24 @@ class Keeper:
         )
 
     def keep(self, snapshot: Callable[[], State]) -> None:
-        """Write what `snapshot` gives, in the one process that writes."""
+        """Write the result of `snapshot`, in the one process that writes."""
         if self._writes:
             write_state(self._folder, snapshot())
             self._kept = Stopwatch()
 
     def keep_if_due(self, snapshot: Callable[[], State]) -> None:
-        """Write it if it is time to."""
+        """Write the state if it is time."""
         if self._kept.elapsed_s() > self._every_s:
             self.keep(snapshot)
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a training was interrupted there."""
+    """Return whether there is an interrupted training."""
     return bool(_states(folder))
 
 
 def refuse_to_forget(folder: Path) -> None:
-    """Raise OutputError where `folder` has the state of a training that was interrupted."""
+    """Raise OutputError if `folder` has the state of an interrupted training."""
     found = _states(folder)
     if found:
         raise OutputError(
@@ -200,5 +200,5 @@ def _step(path: Path) -> int:
 
 
 def _states(folder: Path) -> list[Path]:
-    """The latest first."""
+    """Return the states, the latest first."""
     return sorted(folder.glob("step-*.*.safetensors"), reverse=True)

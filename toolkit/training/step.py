@@ -1,4 +1,4 @@
-"""One step: forward, loss, backward, update; on CUDA recorded once and replayed."""
+"""One training step: forward, loss, backward, update; on CUDA recorded once and replayed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from torch import Tensor, nn
 
 from toolkit.schema import Device
@@ -14,7 +14,7 @@ from toolkit.training.dropout import with_cheap_dropout
 from toolkit.training.optimizers import FusedAdam, Optimizer, PlainAdam
 from toolkit.training.processes import Processes
 
-_STEPS_BEFORE_RECORDING = 3  # libraries allocate in their first calls; CUDA graphs must not
+_STEPS_BEFORE_RECORDING = 3  # libraries allocate in their first calls, but CUDA graphs must not
 
 
 class Step(Protocol):
@@ -78,11 +78,11 @@ class EagerStep:
         return self.update(images, labels)
 
     def set_lr(self, lr: float) -> None:
-        """Also one that a recorded graph reads."""
+        """Set the learning rate, also for a recorded graph."""
         self._optimizer.set_lr(lr)
 
     def update(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Forward, backward, and one step of the optimizer."""
+        """Run forward, backward, and one step of the optimizer."""
         with self._precision():
             logits = self._model(images)
         logits = logits.float()
@@ -125,7 +125,7 @@ class GraphedStep:
         return self._losses.clone()
 
     def _on_the_side(self, images: Tensor, labels: Tensor) -> Tensor:
-        """In a stream of its own, as the recording will be."""
+        """Run in a separate stream, as the recording will be."""
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             losses = self._eager.update(images, labels)
@@ -144,7 +144,7 @@ class GraphedStep:
 
 
 def _fast(device: Device) -> bool:
-    """Whether the device computes bfloat16 faster than float32, in hardware."""
+    """Return whether the device computes bfloat16 faster than float32, in hardware."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,4 +1,4 @@
-"""Training: dataset → checkpoint. `loop` is the page to read; each part has a file beside it.
+"""Training: dataset → checkpoint; start reading with `loop`.
 
 The recipe says how, the order which images, the feed brings them, the step computes, and the state
 is what a training that was killed goes on from.
@@ -104,7 +104,7 @@ def train(
     """
     check_positive("--save-every", save_every_s)
     if resume and force:
-        raise SettingError("--resume goes on, --force starts over: give one of the two")
+        raise SettingError("--resume continues and --force starts again: use only one of them")
     state = read_state(out) if resume else None
     chosen = _choose_device(
         str(state.position.options["device"]) if state and device == "auto" else device
@@ -150,10 +150,10 @@ def train(
 def _carry_out(
     job: Job, keeper: Keeper, out: Path, *, state: State | None, progress: Progress
 ) -> Checkpoint:
-    """Train, write the checkpoint, and forget the states."""
+    """Train, write the checkpoint, and delete the states."""
     processes = job.processes
     make_folder(out)
-    processes.wait()  # none writes before all have looked
+    processes.wait()  # no process writes before all have looked
     if state is None and processes.writes:
         forget_states(out)
     torch.set_num_threads(job.options.threads)
@@ -176,7 +176,7 @@ def _carry_out(
 def _finished(
     out: Path, data: Path | None, given: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Checkpoint:
-    """The checkpoint of a training that came to its end: nothing is left to do.
+    """Return the checkpoint of a finished training: nothing is left to do.
 
     Raises:
         OutputError: it is not the training that is asked for.
@@ -205,7 +205,7 @@ def _load(data: Path | None, state: State | None) -> tuple[Dataset, Dataset, dic
 
 
 def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise DatasetError unless the files are those that the training began with."""
+    """Raise DatasetError unless the files are those from the start of the training."""
     other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if other:
         raise DatasetError(
@@ -223,19 +223,19 @@ def _record(job: Job, end: Position) -> TrainingRecord:
     return TrainingRecord(
         options=job.options.record(),
         epochs=end.epochs,
-        accuracy=end.epochs[-1].accuracy or 0.0,  # after the last epoch it is always taken
+        accuracy=end.epochs[-1].accuracy or 0.0,  # it is always measured after the last epoch
         dataset=job.training.record,
         wall_s=end.wall_s,
     )
 
 
 def _own_cores() -> int:
-    """Of this process, among those that torchrun started on this machine."""
+    """Return the cores of this process, among those that torchrun started on this machine."""
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _untrained(out: Path, training: Dataset, test: Dataset) -> Checkpoint:
-    """The record of a checkpoint for this data; mean and std are the training set's own."""
+    """Return the record of a checkpoint for this data; mean and std come from the training set."""
     shape = training.images.shape[1:]
     if test.images.shape[1:] != shape or min(shape[1:]) < 6:
         raise DatasetError(

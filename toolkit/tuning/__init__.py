@@ -1,1 +1,1 @@
-"""Tuning: artifacts → the fastest configuration that is still the model; see `tune.py`."""
+"""Tuning: artifacts → the fastest configuration that passes verification; see `tune.py`."""

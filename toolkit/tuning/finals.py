@@ -1,6 +1,7 @@
-"""Finalists side by side → which are measured afresh, and which of those is recommended. Pure.
+"""The final comparison of a tuning: possible winners and the recommendation; pure functions.
 
-In: entries of the last stage; later the same, measured afresh. Out: entries, and why.
+In: entries of the last stage, and later the same entries measured again. Out: entries, and the
+reason.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from toolkit.tuning.trials import Entry, describe_choice, trial_of
 
 
 def may_be_taken(entries: Sequence[Entry], wanted: Constraints) -> list[Entry]:
-    """Those that keep the constraints, as they were measured last, in their order."""
+    """Return the entries that keep the constraints in their last measurement, in order."""
     return [each for each in entries if keeps(trial_of("", each), wanted)]
 
 
 def lead(finalists: Sequence[Entry], wanted: Constraints) -> list[Entry]:
-    """Who may be the fastest, the highest speed first; marks the Pareto set of all finalists."""
+    """Return the possible winners, the highest speed first; mark the Pareto set of all
+    finalists."""
     kept = may_be_taken(finalists, wanted)
     worth = pareto_set([trial_of(str(at), each) for at, each in enumerate(kept)])
     for at, each in enumerate(kept):
@@ -30,11 +32,11 @@ def lead(finalists: Sequence[Entry], wanted: Constraints) -> list[Entry]:
 def choose(
     leading: Sequence[Entry], finalists: Sequence[Entry], wanted: Constraints
 ) -> tuple[Entry | None, list[Entry], str]:
-    """The entry to recommend, those that may be as fast, and why.
+    """Return the entry to recommend, those that may be equally fast, and the reason.
 
-    Those that lead are in the order of the stage before, so that the speeds which are published do
-    not choose among equals. Where none of them keeps the constraints any longer, the other
-    finalists are next.
+    The leading entries are in the order of the stage before, so that the published speeds do not
+    choose among equal ones. If none of them keeps the constraints any longer, the other finalists
+    are considered.
     """
     pool = may_be_taken(leading, wanted) or may_be_taken(finalists, wanted)
     if not pool:

@@ -1,6 +1,6 @@
-"""Which of several trials are worth having, and which one to take. Pure.
+"""The Pareto set of several trials, and the one to recommend; pure functions.
 
-In: trials that ran and may be taken. Out: the Pareto set, a recommendation with its reason.
+In: trials that ran and are acceptable. Out: the Pareto set, a recommendation with its reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from toolkit.schema import Constraints, Trial
 
 
 def pareto_set(trials: Sequence[Trial]) -> set[str]:
-    """Names of the trials than which no other is at least as good in throughput, latency, size and
-    accuracy, and better in one. Equals stay both."""
+    """Return the names of the trials for which no other is at least as good in throughput, latency,
+    size and accuracy, and better in one. Equal trials both stay."""
     points = {each.name: _merits(each) for each in trials}
     return {
         name
@@ -22,7 +22,8 @@ def pareto_set(trials: Sequence[Trial]) -> set[str]:
 
 
 def keeps(trial: Trial, wanted: Constraints) -> bool:
-    """Whether it ran, passed the comparison with its checkpoint, and keeps the constraints."""
+    """Return whether it ran, passed the comparison with its checkpoint, and keeps the
+    constraints."""
     return (
         trial.status == "passed"
         and trial.images_per_s is not None
@@ -32,14 +33,14 @@ def keeps(trial: Trial, wanted: Constraints) -> bool:
 
 
 def preferred(close: Sequence[Trial]) -> tuple[Trial, list[Trial]]:
-    """The trial to take of those that are too close to call, and the others: the one with the
-    fewest flips, then the smallest, then the first.
+    """Return the preferred trial among those that are too close to call, and the others: the one
+    with the fewest flips, then the smallest, then the first.
 
     Raises:
-        ValueError: no trials.
+        ValueError: No trials.
     """
     if not close:
-        raise ValueError("no trial to prefer")
+        raise ValueError("no trial to choose from")
     best = min(close, key=lambda each: (each.flips or 0, each.size_bytes, close.index(each)))
     return best, [each for each in close if each is not best]
 

@@ -1,4 +1,4 @@
-"""The search of a tuning, by successive halving: each stage has fewer candidates, longer measured.
+"""The search of a tuning, by successive halving: each stage measures fewer candidates for longer.
 
 In: a subject, its data, the constraints. Out: all trials and the recommendation.
 """
@@ -52,17 +52,17 @@ _FIRST = Plan(min_time_s=0.6, min_rounds=6, passes=1)
 _SECOND = Plan(min_time_s=0.8, min_rounds=8, passes=1)
 _LAST = Plan(min_time_s=2.4, min_rounds=24, passes=6)
 _FRESH = Plan(min_time_s=2.4, min_rounds=24, passes=8)
-_LEAST_KEPT = 4  # of the first stage; at least so many go on, however many there were
+_LEAST_KEPT = 4  # of the first stage; at least this many continue
 _FINALISTS = 4
 _OF_EACH_PRECISION = 2
-_HOPELESS = 0.5  # of the fastest's speed in one thread: more threads do not make up for it
+_HOPELESS = 0.5  # share of the fastest speed with one thread; more threads do not make up for less
 
 
 @dataclass(kw_only=True)
 class Search:
     """One search over one subject; see `toolkit.tuning.tune.tune` for the arguments.
 
-    `entries` are all configurations that were tried so far.
+    `entries` are all configurations tried so far.
     """
 
     subject: Subject
@@ -77,7 +77,7 @@ class Search:
     entries: list[Entry] = field(default_factory=list)
 
     def run(self, runtimes: Sequence[str]) -> Tuning:
-        """All stages; `wall_s` is left at 0."""
+        """Run all stages; `wall_s` stays 0."""
         environment = describe_environment()
         first, stages = self._in_one_thread(runtimes)
         second = [
@@ -103,7 +103,7 @@ class Search:
         return self._tuning(environment, warnings, baseline, leading, finalists)
 
     def _in_one_thread(self, runtimes: Sequence[str]) -> tuple[list[Entry], list[Passes]]:
-        """All candidates that may be recommended, measured in one thread."""
+        """Measure all candidates that may be recommended with one thread."""
         single = Settings(threads=1)
         first = [
             self._entry(candidate)
@@ -113,7 +113,7 @@ class Search:
         return first, [self._measure(1, first, _FIRST)]
 
     def _with_baseline(self, finalists: list[Entry]) -> tuple[Entry, list[Entry]]:
-        """Eager torch on all cores, and the finalists with it."""
+        """Return eager PyTorch on all cores, and the finalists with it."""
         plain = checkpoint_candidate(self.subject, EAGER, Settings(threads=self.cores))
         found = next((each for each in finalists if each.candidate == plain), None)
         if found is not None:
@@ -130,7 +130,7 @@ class Search:
         leading: Sequence[Entry],
         finalists: Sequence[Entry],
     ) -> Tuning:
-        """The record, with the recommendation."""
+        """Return the record with the recommendation."""
         tallies = [each.tally for each in self.entries]
         names = dict(zip(self.entries, distinct_names(tallies), strict=True))
         best, close, why = choose(leading, finalists, self.wanted)
@@ -152,7 +152,8 @@ class Search:
         )
 
     def _wants(self, candidate: Candidate) -> bool:
-        """Whether it may be recommended at all, as far as that is known before it has run."""
+        """Return whether it may be recommended at all, as far as this is known before it has
+        run."""
         artifact = candidate.source.artifact
         limit = self.wanted.max_size_bytes
         return (not self.precisions or artifact.precision in self.precisions) and (
@@ -166,7 +167,7 @@ class Search:
         return entry
 
     def _measure(self, number: int, entries: Sequence[Entry], plan: Plan) -> Passes:
-        """Measure the entries anew."""
+        """Measure the entries again."""
         for entry in entries:
             entry.stage = number
             entry.tally = Tally(
@@ -188,8 +189,8 @@ class Search:
         return passes
 
     def _better_half(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The faster half without what is hopeless, and the two fastest of each precision, so that
-        gates find something."""
+        """Return the faster half without hopeless entries, and the two fastest of each precision,
+        so that the gates have a choice."""
         order = sorted(entries, key=lambda each: -each.images_per_s)
         order = [each for each in order if each.images_per_s > 0]
         fastest = order[0].images_per_s if order else 0.0
@@ -201,8 +202,8 @@ class Search:
         return kept
 
     def _ways(self, entry: Entry) -> list[Settings]:
-        """How a candidate may use all cores: threads, or streams of one thread each; with memory
-        kept where the first stage saw it given back."""
+        """Return the ways in which a candidate may use all cores: threads, or streams of one thread
+        each; with kept memory if the first stage saw memory returned to the system."""
         faults = page_faults(entry.tally.passes) or 0
         keep = faults > PAGE_FAULTS and can_keep_memory()
         ways = [(self.cores, 1), (1, self.cores)] if self.cores > 1 else [(1, 1)]
@@ -213,8 +214,8 @@ class Search:
         return [Settings(threads=each[0], streams=each[1], keep_memory=keep) for each in ways]
 
     def _verified(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The fastest that pass and keep the constraints, not more than there are places; and the
-        fastest of them in float32, which many will want to see."""
+        """Return the fastest entries that pass and keep the constraints, at most as many as there
+        are places; and the fastest of them in float32, which is a common choice."""
         passed: list[Entry] = []
         for entry in sorted(entries, key=lambda each: -each.images_per_s):
             has_exact = any(_is_exact(each) for each in passed)
@@ -226,12 +227,12 @@ class Search:
         return passed
 
     def _fits(self, entry: Entry) -> bool:
-        """Whether its calls are short enough."""
+        """Return whether its calls are short enough."""
         limit, latency_s = self.wanted.max_latency_s, median_call_s(entry.tally)
         return limit is None or latency_s is None or latency_s <= limit
 
     def _verify(self, entry: Entry) -> None:
-        """All test images, with the settings that it was measured with."""
+        """Verify all test images, with the settings of the measurement."""
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
         ) as session:
@@ -260,7 +261,7 @@ def _is_exact(entry: Entry) -> bool:
 
 
 def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
-    """Each with the baseline, as they were measured side by side last."""
+    """Compare each entry with the baseline, from their last paired rounds."""
     for entry in entries:
         entry.to_baseline = entry.ratio_to(baseline)
 
@@ -268,6 +269,6 @@ def _compare(entries: Sequence[Entry], baseline: Entry) -> None:
 def _stopped(number: int) -> MachineWarning:
     return MachineWarning(
         code="stopped",
-        message=f"stage {number} took longer than its limit: some candidates had no turn",
-        action="tune fewer of them, with `--runtime` and `--precision`",
+        message=f"stage {number} took longer than its limit, so some candidates were not measured",
+        action="tune fewer candidates, with `--runtime` and `--precision`",
     )

@@ -1,6 +1,6 @@
-"""Trials of a tuning: what becomes of a candidate in the stages, in records and in words.
+"""Trials of a tuning: records and descriptions of the candidates in each stage.
 
-In: entries of the search. Out: `Trial` records, and why one of them is recommended.
+In: entries of the search. Out: `Trial` records, and the reason for the recommendation.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from toolkit.statistics.speeds import latencies, speed_ratio, speeds_of
 
 @dataclass(kw_only=True, eq=False)
 class Entry:
-    """A candidate on its way through the stages; `tally` is that of the last one. `logits` are the
-    verified ones of the images that its calls rotate through."""
+    """A candidate in the search; `tally` is that of its last stage. `logits` are the verified
+    logits of the images that its calls rotate through."""
 
     candidate: Candidate
     tally: Tally
@@ -32,25 +32,25 @@ class Entry:
     pareto: bool = False
 
     def ratio_to(self, other: Entry) -> Interval | None:
-        """Its speed over the other's, from rounds side by side; None where it cannot be said."""
+        """Return its speed divided by the other's, from paired rounds; None if it is unknown."""
         if self.tally.throughput() is None or other.tally.throughput() is None:
             return None
         return speed_ratio(self.tally.passes, other.tally.passes)
 
     @property
     def speeds(self) -> Passes:
-        """Images/s of each round of each pass."""
+        """Return images/s of each round of each pass."""
         return speeds_of(self.tally.passes, self.tally.batch_size)
 
     @property
     def images_per_s(self) -> float:
-        """0 where it has none."""
+        """Return images/s; 0 if it has none."""
         speed = self.tally.throughput()
         return speed.value if speed else 0.0
 
 
 def trial_of(name: str, entry: Entry) -> Trial:
-    """The record."""
+    """Return the record of an entry."""
     candidate, report, failure = entry.candidate, entry.report, entry.tally.failure
     artifact = candidate.source.artifact
     status: Status | None = report.status if report is not None else None
@@ -84,32 +84,33 @@ def trial_of(name: str, entry: Entry) -> Trial:
 
 
 def median_call_s(tally: Tally) -> float | None:
-    """The median call; None where there is none."""
+    """Return the time of the median call; None if there is none."""
     if tally.failure is not None:
         return None
     return next((each.value for each in latencies(tally.passes) if each.share == 0.5), None)
 
 
 def describe_choice(best: Trial, close: Sequence[Trial]) -> str:
-    """The reason for the one that is recommended, in words; `close` may be as fast."""
+    """Return the reason for the recommendation as text; `close` may be equally fast."""
     accuracy = "" if best.accuracy is None else f"{best.accuracy:.2%} accuracy, {best.flips} flips"
     faster = ""
     if best.to_baseline is not None:
         ratio = best.to_baseline
         faster = f", {ratio.value:.2f} times eager torch [{ratio.low:.2f}-{ratio.high:.2f}]"
-    choice = "the fastest that is still the model"
+    choice = "the fastest configuration that passes verification"
     if close:
         choice = (
-            "of the fastest, which are too close to call, the one that flips least or is smallest"
+            "among the fastest, which are too close to call, the one with the fewest flips, or "
+            "the smallest"
         )
     return f"{choice}: {accuracy}{faster}"
 
 
 def describe_confidence(close: Sequence[str], finalists: int) -> str:
-    """The confidence in the one that is recommended, in words; `close` are the names of those that
-    may be as fast."""
+    """Return the confidence in the recommendation as text; `close` are the names of those that may
+    be equally fast."""
     if close:
-        return f"too close to call to {', '.join(close)}: either will do"
+        return f"too close to call from {', '.join(close)}: any of them is a good choice"
     if finalists == 1:
         return "the only one that passed"
-    return "faster than each of the other finalists (95 % for all of them together)"
+    return "faster than each of the other finalists (95 % confidence for all of them together)"

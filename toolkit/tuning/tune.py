@@ -1,10 +1,10 @@
-"""Tuning: artifacts → the fastest configuration that is still the model.
+"""Tuning: artifacts → the fastest configuration that passes verification.
 
-Runtime, precision, threads and streams are searched by successive halving: a short stage of all,
-in one thread; the better half goes on with each way to use all cores; those that are fast enough
-are compared with the checkpoint, the fastest first; the best that pass run against each other and
-against eager torch, in passes of interleaved rounds. Those that may be the fastest are measured
-afresh: the speed that chose a winner is too high.
+Runtime, precision, threads and streams are searched by successive halving. A short stage measures
+all candidates with one thread. The better half continues with each way to use all cores. Fast
+enough candidates are compared with the checkpoint, the fastest first. The best that pass are
+compared with each other and with eager PyTorch, in passes of interleaved rounds. The possible
+winners are measured again, because the speed that selected a winner is an overestimate.
 """
 
 from __future__ import annotations
@@ -53,28 +53,28 @@ def tune(
     model: str | None = None,
     progress: Progress = silent,
 ) -> Tuning:
-    """Find the fastest configuration of a checkpoint's artifacts that is still the model.
+    """Find the fastest configuration of a checkpoint's artifacts that passes verification.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
         runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
-        precisions: Only artifacts of these; none means all.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        precisions: Use only artifacts of these precisions; none means all.
+        checkpoint: The checkpoint folder, if it is not the one named in the manifest.
         data: Folder whose test images are the inputs; None is the bundled MNIST.
-        batch_size: Images a call.
-        threads: All that may work at the same time; None takes all usable cores.
-        constraints: What a recommendation must keep.
-        out: File to write, `tuning.json` by custom; None writes none.
-        timeout_s: A worker that does not answer for so long is killed.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about every stage.
+        batch_size: Images per call.
+        threads: Total number of threads that may work at the same time; None uses all usable cores.
+        constraints: Limits that a recommendation must keep.
+        out: File to write, usually `tuning.json`; None writes none.
+        timeout_s: A worker that does not answer for this long is killed.
+        model: The model factory to trust, if it is not part of the toolkit.
+        progress: Receives the progress of every stage.
 
     Returns:
-        All trials, how far each came, and the recommendation; it is None where none may be taken.
+        All trials, how far each came, and the recommendation; None if there is none.
 
     Raises:
-        ToolkitError: bad input, or the float64 reference could not be computed.
+        ToolkitError: Bad input, or the float64 reference could not be computed.
     """
     watch = Stopwatch()
     wanted = constraints or Constraints()
@@ -114,17 +114,17 @@ def tune(
 
 
 def _refuse_devices(runtimes: Sequence[str]) -> None:
-    """The search is one on the CPU: raise SettingError where a runtime that is named has none."""
+    """Raise SettingError if a named runtime does not run on the CPU, which the search uses."""
     for row in [find_runtime(name) for name in runtimes if name != ALL]:
         if "cpu" not in row.devices:
             raise SettingError(
-                f"--runtime {row.name} runs on {', '.join(row.devices)} only, and tune searches on "
-                f"the CPU; measure it with toolkit bench --device {row.devices[0]}"
+                f"--runtime {row.name} runs on {', '.join(row.devices)} only, but tune searches "
+                f"on the CPU; measure it with toolkit bench --device {row.devices[0]}"
             )
 
 
 def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
-    """The subject with artifacts of these precisions only."""
+    """Return the subject with only the artifacts of these precisions."""
     for each in precisions:
         if each not in EXPORTED_PRECISIONS:
             raise UnknownNameError("precision", each, list(EXPORTED_PRECISIONS))

@@ -1,10 +1,10 @@
-"""The formats that export writes: one row here, one file beside this one.
+"""The formats that export writes: one row in this file, and one file per format.
 
-Other packages add rows by entry points of the group `toolkit.formats`.
+Other packages add rows with entry points of the group `toolkit.formats`.
 
-A format's module has `export(request) -> Written`: it writes the request's model to its path, with
-one input named `input` and one output named `logits` where the format has names, and a dynamic
-batch where it can. Nothing is imported until a format is used.
+The module of a format has `export(request) -> Written`. It writes the request's model to its path,
+with one input named `input` and one output named `logits` if the format has names, and with a
+dynamic batch if it can. Nothing is imported until a format is used.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ ENTRY_POINTS = "toolkit.formats"
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """One row.
+    """The row of a format.
 
     Attributes:
-        module: Has the exporter.
+        module: The module with the exporter.
         suffix: Of the file, or of the folder of files.
-        distributions: All of them must be installed to write it.
-        extra: The toolkit's extra that installs them; None where the toolkit itself needs them.
-        precisions: Those that it can be written in.
-        usual: Written where no format is named. Others take long, or somebody else's native code
-            writes them: they get a process of their own.
+        distributions: Packages that must all be installed to write the format.
+        extra: The toolkit's extra that installs them; None if the toolkit itself needs them.
+        precisions: The precisions that it can be written in.
+        usual: Whether it is written by default. Other formats take long or run third-party native
+            code, so they get a separate process.
         environment: Variables that must be set before its module is imported.
     """
 
@@ -57,33 +57,35 @@ class Format:
 
     @property
     def install(self) -> str:
-        """The command that installs what is missing; all that is needed where nothing is."""
+        """Return the command that installs the missing packages, or all packages if none is
+        missing."""
         if self.extra is not None:
             return f"pip install 'toolkit[{self.extra}]'"
         return f"pip install {' '.join(self.missing() or self.distributions)}"
 
     def versions(self) -> dict[str, str]:
-        """The installed versions of what it is written with."""
+        """Return the installed versions of the packages that write the format."""
         return versions_of(*self.distributions)
 
     def missing(self) -> list[str]:
-        """Distributions that are not installed."""
+        """Return the packages that are not installed."""
         found = self.versions()
         return [name for name in self.distributions if name not in found]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What an exporter is asked for.
+    """The request to an exporter.
 
     Attributes:
         model: Float32 `[N,C,H,W]` named `input` → logits `[N,K]`, in eval mode.
         example: A float32 batch `[2,C,H,W]` to trace with.
-        path: The file, or the folder, to write; neither is there.
-        precision: One that the format has.
-        calibration: Float32 inputs `[N,C,H,W]` to measure ranges on; none where none are measured.
-        isas: Instruction sets on which int8 arithmetic shall be exact; None is all.
-        measured: Inputs `[N,C,H,W]` to measure the expected error of int8 on; None leaves it out.
+        path: The file or folder to write; it does not exist yet.
+        precision: A precision that the format supports.
+        calibration: Float32 inputs `[N,C,H,W]` to measure ranges on; empty if no ranges are
+            measured.
+        isas: Instruction sets on which int8 arithmetic must be exact; None is all.
+        measured: Inputs `[N,C,H,W]` to measure the expected error of int8 on; None skips this.
     """
 
     model: nn.Module
@@ -97,7 +99,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What an exporter has written; the fields are those of an `Artifact`."""
+    """The result of an exporter; the fields are those of an `Artifact`."""
 
     opset: int | None = None
     batch_sizes: tuple[int, ...] = ()
@@ -106,7 +108,7 @@ class Written:
 
 
 class Exporter(Protocol):
-    """What a format's module provides."""
+    """The interface of a format's module."""
 
     def export(self, request: Request) -> Written: ...
 
@@ -201,7 +203,7 @@ FORMATS = {
 
 
 def known_formats() -> dict[str, Format]:
-    """The rows of this table, then those that other packages add, by name."""
+    """Return the rows of this table, then the rows that other packages add, by name."""
     return {**FORMATS, **_plugins()}
 
 
@@ -211,10 +213,10 @@ def _plugins() -> dict[str, Format]:
 
 
 def find_format(name: str) -> Format:
-    """The row of a format.
+    """Return the row of a format.
 
     Raises:
-        UnknownNameError: no such format; the message lists the known ones.
+        UnknownNameError: No such format; the message lists the known ones.
     """
     found = FORMATS.get(name) or known_formats().get(name)
     if found is None:
@@ -223,10 +225,11 @@ def find_format(name: str) -> Format:
 
 
 def choose_formats(names: Sequence[str]) -> list[Format]:
-    """The formats named, none twice; `all` stands for all. No names means the usual ones.
+    """Return the named formats without duplicates; `all` means all. No names means the default
+    formats.
 
     Raises:
-        UnknownNameError: an unknown format.
+        UnknownNameError: An unknown format.
     """
     if not names:
         return [row for row in FORMATS.values() if row.usual]
@@ -235,10 +238,10 @@ def choose_formats(names: Sequence[str]) -> list[Format]:
 
 
 def load_exporter(row: Format) -> Exporter:
-    """Import a format's module.
+    """Import the module of a format.
 
     Raises:
-        NotInstalled: a package that it needs is missing.
+        NotInstalled: A required package is missing.
     """
     if row.missing():
         raise NotInstalled(row.install)

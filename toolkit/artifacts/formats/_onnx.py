@@ -1,4 +1,4 @@
-"""ONNX by torch's exporter: what the format writes, and what other formats are converted from.
+"""ONNX export with PyTorch's exporter, shared by formats that are converted from ONNX.
 
 In: a model. Out: one self-contained file that passes `onnx.checker`.
 """
@@ -19,7 +19,7 @@ OPSET = 18
 
 
 def write_onnx(model: nn.Module, example: Tensor, path: Path) -> int:
-    """Write `model`, traced on `example`, to `path`, and check it; returns the opset.
+    """Write `model`, traced on `example`, to `path`, and check it; return the opset.
 
     Its input is named `input`, its output `logits`; the batch is dynamic.
 
@@ -49,7 +49,8 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.onnx and onnxscript log each pass and warn about their own deprecated calls."""
+    """Silence torch.onnx and onnxscript, which log each pass and warn about their own deprecated
+    calls."""
     names = ("torch.onnx", "onnxscript", "onnx_ir")
     before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
     for logger, _ in before:

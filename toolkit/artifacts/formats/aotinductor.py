@@ -1,6 +1,6 @@
-"""AOTInductor: the model compiled to native code by torch's inductor, with a dynamic batch.
+"""AOTInductor: the model compiled to native code by PyTorch's Inductor, with a dynamic batch.
 
-The package runs on processors with the instruction sets of the one it was compiled on; its
+The package runs on processors that have the instruction sets of the compiling processor; its
 metadata names them.
 """
 
@@ -13,8 +13,8 @@ from toolkit.artifacts.formats import Request, Written
 from toolkit.machine.compiler import require_compiler
 from toolkit.machine.environment import instruction_sets
 
-# torch.export holds the batch open, but inductor, which asks torch which convolution to take,
-# narrows it to the side of 16 that the example is on (torch 2.14: `s < 16 [guard added]`).
+# torch.export keeps the batch dynamic. Inductor asks torch which convolution to use and narrows the
+# batch to the side of 16 that the example is on (torch 2.14: `s < 16 [guard added]`).
 _TRACED_BATCH = 32
 
 
@@ -31,7 +31,7 @@ def export(request: Request) -> Written:
     require_compiler()
     images = request.example.repeat(_TRACED_BATCH // len(request.example), 1, 1, 1)
     batch = torch.export.Dim("batch", min=1)
-    package = io.BytesIO()  # a full disk ends torch's own file writer in a C++ abort
+    package = io.BytesIO()  # with a full disk, torch's own file writer ends in a C++ abort
     with warnings.catch_warnings(), torch.no_grad(), fresh_cache():
         warnings.simplefilter("ignore")
         program = torch.export.export(
@@ -45,9 +45,9 @@ def export(request: Request) -> Written:
 def _configuration() -> dict[str, object]:
     return {
         "compile_threads": 1,  # no pool of processes that outlives the export
-        # Else the code holds the number of threads that the exporting process happened to have.
+        # Otherwise the code contains the number of threads of the exporting process.
         "cpp.dynamic_threads": True,
-        # The range that inductor came to, 16 and more, is not the model's: 1 and more are right.
+        # Inductor's range, 16 and more, does not apply to the model: 1 and more are right.
         "aot_inductor.check_lowerbound": False,
         "aot_inductor.metadata": {"instruction_sets": ",".join(instruction_sets())},
     }

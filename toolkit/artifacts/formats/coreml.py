@@ -1,4 +1,4 @@
-"""Core ML: an `.mlpackage` folder with an ML program, for Apple's devices."""
+"""Core ML: an `.mlpackage` folder with an ML program, for Apple devices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 from toolkit.artifacts.formats import Request, Written
 
-LARGEST_BATCH = 1024  # an ML program has to have a limit
+LARGEST_BATCH = 1024  # an ML program must have a limit
 
 
 def export(request: Request) -> Written:
@@ -16,7 +16,9 @@ def export(request: Request) -> Written:
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the versions of torch and scikit-learn, and of tracing
+        warnings.simplefilter(
+            "ignore"
+        )  # about the versions of torch and scikit-learn, and about tracing
         logging.getLogger("coremltools").setLevel(logging.ERROR)
         import coremltools as ct
 
@@ -32,7 +34,7 @@ def export(request: Request) -> Written:
             outputs=[ct.TensorType(name="logits", dtype=np.float32)],
             compute_precision=precisions[request.precision],
             minimum_deployment_target=ct.target.iOS16,
-            skip_model_load=True,  # to load is to compile, which only macOS can
+            skip_model_load=True,  # loading means compiling, which only macOS can do
         )
         package.save(str(request.path))
     return Written()

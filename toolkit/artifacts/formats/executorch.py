@@ -1,5 +1,8 @@
-"""ExecuTorch's `.pte`: one program whose layers the XNNPACK delegate computes, for any batch up to
-`LARGEST_BATCH`; its memory is planned for that."""
+"""ExecuTorch: one `.pte` program for batches up to `LARGEST_BATCH`, computed by the XNNPACK
+delegate.
+
+The memory of the program is planned for the largest batch.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from toolkit.schema import ExpectedError
 
 LARGEST_BATCH = 256
 
-# With fewer than 16 images torch chooses another convolution, notes `batch < 16` (seen in 2.14),
-# and ExecuTorch then takes 15 for the largest batch.
+# With fewer than 16 images, torch chooses another convolution and records `batch < 16` (seen in
+# 2.14); ExecuTorch then takes 15 as the largest batch.
 _TRACED_BATCH = 16
 _CALIBRATION_BATCH = 100
 _GELU = torch.ops.aten.gelu.default
@@ -39,10 +42,10 @@ _LAYERS = (
 
 
 def export(request: Request) -> Written:
-    """Write the program; int8 has static ranges, and weights with a scale for each channel.
+    """Write the program; int8 has static ranges, and weights with one scale per channel.
 
-    XNNPACK's sums of int8 products do not saturate: without VNNI it widens to 16 bits first
-    (src/qs8-gemm/MRx8c8-avx2.c.in). So the arithmetic is exact on all instruction sets.
+    XNNPACK's sums of int8 products do not saturate: without VNNI, it widens to 16 bits first
+    (src/qs8-gemm/MRx8c8-avx2.c.in). The arithmetic is therefore exact on all instruction sets.
     """
     copies = -(-_TRACED_BATCH // len(request.example))
     example = request.example.repeat(copies, 1, 1, 1)
@@ -63,7 +66,7 @@ def _expected_error(quantised: GraphModule, request: Request) -> ExpectedError |
     return error_of_evaluation(
         logits_of(quantised, request.measured),
         logits_of(request.model, request.measured),
-        method="the quantised program in eager torch against the float32 model",
+        method="the quantised program in eager PyTorch compared with the float32 model",
     )
 
 
@@ -80,16 +83,16 @@ def _is_tanh_gelu(node: Node) -> bool:
 
 
 def _spelled_out(x: Tensor, approximate: str = "none") -> Any:
-    """The approximate GELU (https://arxiv.org/abs/1606.08415, section 2) by operators that XNNPACK
-    has. Its delegate takes `gelu` too, but leaves `approximate` out, and computes the exact one: up
-    to 4.7e-4 away (seen in 1.5.1, backends/xnnpack/operators/op_gelu.py)."""
+    """Replace the approximate GELU (https://arxiv.org/abs/1606.08415, section 2) by operators that
+    XNNPACK has. Its delegate also takes `gelu`, but ignores `approximate` and computes the exact
+    one, up to 4.7e-4 away (seen in 1.5.1, backends/xnnpack/operators/op_gelu.py)."""
     if approximate == "none":
         return NotImplemented
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def _lowered(program: ExportedProgram) -> bytes:
-    """The program's file. The input stays where its owner has it: it is not copied at each call."""
+    """Return the program's file. The input is not copied at each call."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
@@ -101,8 +104,8 @@ def _lowered(program: ExportedProgram) -> bytes:
 
 
 def _quantised(program: ExportedProgram, calibration: NDArray[np.float32]) -> GraphModule:
-    """The program with int8 layers, but for those that give the logits: rounded to the 256 steps of
-    an int8 output, logits are not those of the model any more."""
+    """Return the program with int8 layers, except those that produce the logits: rounded to the 256
+    steps of an int8 output, the logits would not be those of the model."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -122,8 +125,8 @@ def _quantised(program: ExportedProgram, calibration: NDArray[np.float32]) -> Gr
 
 
 def float_nodes(graph: Graph) -> set[Node]:
-    """The layers that give the logits, and what comes after them; none where the model has no other
-    layers."""
+    """Return the layers that produce the logits, and what follows them; none if the model has no
+    other layers."""
     found: set[Node] = set()
     waiting = graph.output_node().all_input_nodes
     while waiting:

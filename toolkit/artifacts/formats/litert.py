@@ -1,7 +1,7 @@
-"""LiteRT (TensorFlow Lite): a folder of `.tflite` files, one for each batch size.
+"""LiteRT (TensorFlow Lite): a folder of `.tflite` files, one per batch size.
 
-litert-torch writes a file for one batch size: with a dynamic batch it fails at the first flatten,
-and a file of one size cannot be resized where a reshape holds that size as a constant.
+litert-torch writes a file for one batch size. With a dynamic batch it fails at the first flatten. A
+file for one size cannot be resized if a reshape contains that size as a constant.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from toolkit.artifacts.rounding.torch_model import logits_of
 from toolkit.schema import TRAITS, ExpectedError
 
 _BATCH_SIZES = (100, 1)
-_SIGNATURE = "serving_default"  # litert-torch's name for the only one
+_SIGNATURE = "serving_default"  # litert-torch's name for the only signature
 
 
 def export(request: Request) -> Written:
-    """Write a folder with a `batch-<size>.tflite` for each batch size, 1 always among them.
+    """Write a folder with a `batch-<size>.tflite` for each batch size, always including 1.
 
-    Int8 sums are exact on every instruction set, so `request.isas` makes no difference.
+    Int8 sums are exact on every instruction set, so `request.isas` has no effect.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.export, jax and the calibration
+        warnings.simplefilter("ignore")  # from torch.export, jax and the calibration
         models = {size: _convert(request.model, request.example, size) for size in _BATCH_SIZES}
         if request.precision == "int8":
             models = _static_int8(models, request.calibration)
@@ -44,18 +44,18 @@ def export(request: Request) -> Written:
 
 
 def _expected_error(single: bytes, request: Request) -> ExpectedError | None:
-    """Of int8, by the file for a single image."""
+    """Return the expected error of int8, from the file for a single image."""
     if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     return error_of_evaluation(
         _by_reference_kernels(single, request.measured),
         logits_of(request.model, request.measured),
-        method="LiteRT's reference kernels against the float32 model",
+        method="LiteRT's reference kernels compared with the float32 model",
     )
 
 
 def _by_reference_kernels(single: bytes, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-    """Logits `[N,K]`, without a delegate."""
+    """Return logits `[N,K]`, computed without a delegate."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     graph = Interpreter(
@@ -72,7 +72,7 @@ def _by_reference_kernels(single: bytes, inputs: NDArray[np.float32]) -> NDArray
 
 
 class NamedOutput(nn.Module):
-    """A model whose output is named, as litert-torch takes names: from a dictionary's keys."""
+    """A model with a named output; litert-torch takes the name from the key of a dictionary."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class NamedOutput(nn.Module):
 
 
 def _convert(model: nn.Module, example: Tensor, batch_size: int) -> bytes:
-    """The `.tflite` file in float32, for one batch size."""
+    """Return the `.tflite` file in float32, for one batch size."""
     import litert_torch
 
     batch = example[:1].repeat(batch_size, 1, 1, 1)
@@ -103,7 +103,7 @@ def _quantise(model: bytes, recipe: Any, ranges: Any = None) -> bytes:
 
 
 def _fp16_recipe() -> Any:
-    """Weights in float16; what computes with them makes them float32 again."""
+    """Return a recipe with weights in float16, which are converted to float32 for computation."""
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import (
         ComputePrecision,
@@ -129,7 +129,8 @@ def _fp16_recipe() -> Any:
 
 
 def _dynamic_recipe() -> Any:
-    """Weights in int8, one scale a channel; inputs of a layer are quantised as it runs."""
+    """Return a recipe with weights in int8, one scale per channel; the inputs of a layer are
+    quantised at run time."""
     from ai_edge_quantizer.qtyping import TFLOperationName
     from ai_edge_quantizer.recipe_manager import RecipeManager
 
@@ -139,7 +140,8 @@ def _dynamic_recipe() -> Any:
 
 
 def _static_recipe(float_layers: list[str]) -> Any:
-    """Weights and activations in int8, but the model's input and output, and these layers."""
+    """Return a recipe with weights and activations in int8, except the model's input and output,
+    and these layers."""
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
     from ai_edge_quantizer.recipe_manager import RecipeManager
@@ -155,11 +157,12 @@ def _static_recipe(float_layers: list[str]) -> Any:
 
 
 def _static_int8(models: dict[int, bytes], inputs: NDArray[np.float32]) -> dict[int, bytes]:
-    """The sizes with the same ranges, so that an image's logits do not depend on the size.
+    """Return files for all sizes with the same ranges, so that the logits of an image do not depend
+    on the size.
 
-    The ranges are the smallest and largest value seen, one image at a time. The quantizer's own
-    moving average of them cuts what is larger: logits were up to sixteen times further from
-    float32's. A size whose graph litert-torch has built in another way is left out: it would
+    The ranges are the smallest and largest value, measured one image at a time. The quantizer's own
+    moving average clips larger values: logits were up to sixteen times further from float32's. If
+    litert-torch has built a different graph for a size, that size is left out, because it would
     round in other places.
     """
     from ai_edge_quantizer.calibrator import Calibrator
@@ -183,9 +186,9 @@ def _tensor_names(model: bytes) -> list[str]:
 
 
 def _last_layer(model: bytes) -> list[str]:
-    """Names of what the operations give from the last layer with weights on, the logits first.
+    """Return the names of the outputs from the last layer with weights on, the logits first.
 
-    In int8 they would be cut to the range of the calibration images' logits, in 256 steps.
+    In int8, they would be clipped to the range of the calibration images' logits, in 256 steps.
     """
     from ai_edge_litert.interpreter import Interpreter
 

@@ -22,11 +22,12 @@ _OPTIONS = {"fp32": (), "fp16": ("--fp16",), "int8-weights": ("--weightQuantBits
 def export(request: Request) -> Written:
     """Convert the model's ONNX file.
 
-    The extension module behind MNN's converter is called, not its command: that one installs a
-    package with pip and reports to a server. It leaves a file in the working directory.
+    The extension module behind MNN's converter is called instead of its command, because the
+    command installs a package with pip and sends data to a server. The module leaves a file in the
+    working directory.
 
     Raises:
-        RuntimeError: the converter wrote nothing.
+        RuntimeError: The converter wrote nothing.
     """
     import _tools
 
@@ -46,14 +47,14 @@ def export(request: Request) -> Written:
                 *_OPTIONS[request.precision],
             ]
         )
-        if not written.exists():  # it returns True whatever happened
-            raise RuntimeError("MNN's converter wrote no file; it printed why")
+        if not written.exists():  # it returns True even if it fails
+            raise RuntimeError("MNN's converter wrote no file; see its output for the reason")
         shutil.copyfile(written, path)
     return Written(opset=opset, expected_error=_expected_error(request))
 
 
 def _expected_error(request: Request) -> ExpectedError | None:
-    """Of int8-weights: what the model gives with rounded weights."""
+    """Return the expected error of int8-weights: the output of the model with rounded weights."""
     if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     rounded = copy.deepcopy(request.model)
@@ -66,8 +67,8 @@ def _expected_error(request: Request) -> ExpectedError | None:
 
 
 def _round_to_half(path: Path) -> None:
-    """Round weights to the nearest float16. MNN's converter cuts the digits off (seen in 3.6.1),
-    which makes every weight smaller, and logit differences ten times as large."""
+    """Round weights to the nearest float16. MNN's converter truncates (seen in 3.6.1), which makes
+    every weight smaller and logit differences ten times as large."""
     import onnx
     from onnx import numpy_helper
 

@@ -18,9 +18,9 @@ _TAIL_LINES = 20
 
 
 def export(request: Request) -> Written:
-    """Trace the model on one image, for ncnn computes one at a time, and convert the trace.
+    """Trace the model on one image, because ncnn computes one at a time, and convert the trace.
 
-    pnnx leaves six more files beside its input, so it works in a folder of its own.
+    pnnx writes six more files next to its input, so it runs in its own folder.
 
     Raises:
         RuntimeError: pnnx fails, or writes operators that ncnn does not have.
@@ -39,12 +39,12 @@ def export(request: Request) -> Written:
 
 def _trace(model: nn.Module, image: Tensor, path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch 2.13 and later call TorchScript deprecated
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript from 2.13 on
         torch.jit.save(torch.jit.trace(model, image), path)
 
 
 def _convert(folder: Path, image: Tensor, *, half: bool) -> None:
-    """Run pnnx's program: its Python function neither checks the outcome nor takes a folder."""
+    """Run pnnx's program: its Python function does not check the outcome and takes no folder."""
     import pnnx
 
     shape = ",".join(map(str, image.shape))
@@ -66,11 +66,12 @@ def _convert(folder: Path, image: Tensor, *, half: bool) -> None:
     )
     if done.returncode != 0 or not all((folder / name).exists() for name in _FILES):
         tail = "\n".join(done.stdout.splitlines()[-_TAIL_LINES:])
-        raise RuntimeError(f"pnnx ended with code {done.returncode}:\n{tail}")
+        raise RuntimeError(f"pnnx ended with exit code {done.returncode}:\n{tail}")
 
 
 def _check_operators(param: Path) -> None:
-    """pnnx writes what it cannot convert under its PyTorch name, and calls that a success."""
+    """Check for operators that pnnx could not convert; it writes them with their PyTorch name and
+    reports success."""
     import ncnn
 
     _, _, *layers = param.read_text().splitlines()

@@ -1,16 +1,16 @@
 """ONNX: one self-contained file, in float32, float16, or quantised by ONNX Runtime's tools.
 
-fp16: kernels and matrices are stored in float16 and cast to float32 as the file is loaded. So it
-is half as large, and computes what float32 does with the rounded weights, as fast, in every
-runtime. With all of the graph in float16, ONNX Runtime on an x86 CPU gives the same bits 27 %
-slower (batch 100, one thread, median of alternating calls), and tract refuses the file.
+fp16: kernels and matrices are stored in float16 and cast to float32 when the file is loaded. The
+file is half as large, and computes the same as float32 with the rounded weights, at the same speed,
+in every runtime. With the whole graph in float16, ONNX Runtime on an x86 CPU gives the same bits 27
+% slower (batch 100, one thread, median of alternating calls), and tract refuses the file.
 
-int8: static, uint8 activations and int8 weights with a scale a channel, as pairs of QuantizeLinear
-and DequantizeLinear. int8-dynamic: ranges of activations are taken anew at each call; MatMul and
-Gemm only, because with such convolutions too (ConvInteger) ONNX Runtime took 3 to 4 times as long
-as float32. The range is that of the whole batch, so an image's logits depend a little on the images
-beside it. In both, the layer that gives the logits stays in float32: quantised, it moved them 18
-(static) and 3 (dynamic) times as far.
+int8: static, uint8 activations and int8 weights with one scale per channel, as pairs of
+QuantizeLinear and DequantizeLinear. int8-dynamic: ranges of activations are measured in each call;
+MatMul and Gemm only, because with dynamic convolutions (ConvInteger) ONNX Runtime took 3 to 4 times
+as long as float32. The range is that of the whole batch, so the logits of an image depend slightly
+on the other images. In both, the layer that produces the logits stays in float32: quantised, it
+moved them 18 (static) and 3 (dynamic) times as far.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
 from toolkit.schema import TRAITS, ExpectedError
 
-# Else ONNX Runtime, which quantises, tells its makers about each session (seen in 1.32).
+# Otherwise ONNX Runtime, which quantises, sends telemetry about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -45,7 +45,8 @@ def export(request: Request) -> Written:
     """Write an `.onnx` file.
 
     Raises:
-        ValueError: the model has nothing that this precision is for, or weights too large for it.
+        ValueError: The model has nothing to quantise or round in this precision, or weights that
+            are too large for it.
     """
     if request.precision == "fp32":
         return Written(opset=write_onnx(request.model, request.example, request.path))
@@ -65,7 +66,8 @@ def export(request: Request) -> Written:
 
 
 def _expected_error(plain: Path, request: Request) -> ExpectedError | None:
-    """int8 tells it by itself. int8-dynamic does not, and is compared with the float32 file."""
+    """Return the expected error. int8 files give it themselves; int8-dynamic is compared with the
+    float32 file."""
     if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     if request.precision == "int8":
@@ -73,14 +75,14 @@ def _expected_error(plain: Path, request: Request) -> ExpectedError | None:
     logits, reference = (
         evaluate(onnx.load(path), request.measured, threads=1) for path in (request.path, plain)
     )
-    method = "ONNX Runtime without optimisations against the float32 file"
+    method = "ONNX Runtime without optimisations compared with the float32 file"
     return error_of_evaluation(logits, reference, method=method)
 
 
 def _halve(model: ModelProto) -> ModelProto:
-    """Kernels and matrices in float16, each cast to float32 under its old name.
+    """Store kernels and matrices in float16, each cast to float32 under its old name.
 
-    Vectors (biases, normalisation) stay: they are small, and so may their values be.
+    Vectors (biases, normalisation) stay in float32: they are small, and so may their values be.
     """
     casts = []
     for weight in model.graph.initializer:
@@ -89,7 +91,9 @@ def _halve(model: ModelProto) -> ModelProto:
         name, values = weight.name, numpy_helper.to_array(weight)
         largest = float(np.abs(values).max(initial=0))
         if largest > float(np.finfo(np.float16).max):
-            raise ValueError(f"weight {name} has a value of {largest:g}, float16 ends at 65504")
+            raise ValueError(
+                f"weight {name} has a value of {largest:g}, but the largest float16 is 65504"
+            )
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16"))
         casts.append(
             helper.make_node("Cast", [f"{name}_fp16"], [name], f"{name}_cast", to=TensorProto.FLOAT)
@@ -105,26 +109,29 @@ def _replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
 
 
 def _quantise(plain: Path, quantised: Path, request: Request, *, narrow: bool) -> None:
-    """Quantise by ONNX Runtime; `narrow` weights have 7 bits, so that AVX2's 16-bit sums hold."""
+    """Quantise with ONNX Runtime; `narrow` weights have 7 bits, so that AVX2's 16-bit sums do not
+    overflow."""
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     dynamic = request.precision == "int8-dynamic"
     prepared = plain.with_name("prepared.onnx")
-    # Folds batch normalisation into convolutions, among others.
+    # Folds batch normalisation into convolutions, among other things.
     quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
     model = onnx.load(prepared)
-    if dynamic:  # it would do that itself, and change the names
+    if dynamic:  # it would do this itself, and change the names
         ONNXModel(model).replace_gemm_with_matmul()
-        del model.graph.value_info[:]  # up to 1.31 it leaves the shapes of weights it transposed
+        del model.graph.value_info[
+            :
+        ]  # up to 1.31 it keeps the old shapes of weights that it transposed
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"unnamed_{number}"
     spared = _layer_of_logits(model.graph)
     if dynamic and not _PRODUCTS & {
         node.op_type for node in model.graph.node if node.name not in spared
     }:
-        spared = []  # the only one: better that than nothing
+        spared = []  # the only layer: quantising it is better than nothing
     onnx.save(model, prepared)
     common: dict[str, Any] = {
         "per_channel": True,
@@ -145,8 +152,8 @@ def _quantise(plain: Path, quantised: Path, request: Request, *, narrow: bool) -
 
 
 def _layer_of_logits(graph: GraphProto) -> list[str]:
-    """Names of the last convolution or matrix product, and of what follows it; on every way that
-    leads to the output."""
+    """Return the names of the last convolution or matrix product, and of what follows it, on every
+    path to the output."""
     makers = {output: node for node in graph.node for output in node.output}
     names: list[str] = []
     waiting = [graph.output[0].name]
@@ -161,7 +168,7 @@ def _layer_of_logits(graph: GraphProto) -> list[str]:
 
 
 class _Batches:
-    """Calibration inputs, as ONNX Runtime's quantiser reads them: one batch a call, then None."""
+    """Calibration inputs for ONNX Runtime's quantiser: one batch per call, then None."""
 
     def __init__(self, inputs: NDArray[np.float32], name: str) -> None:
         starts = range(0, len(inputs), _BATCH_SIZE)
@@ -178,17 +185,19 @@ class _Batches:
 
 
 def _publish(changed: Path, request: Request) -> None:
-    """Check the file, take out what is not needed to run it, and put it in its place."""
+    """Check the file, remove what is not needed to run it, and publish it."""
     found = read_onnx(changed).precision
     if found != request.precision:
         raise ValueError(
-            f"nothing in this model could be written in {request.precision}, it is all {found}; "
-            "the layer that gives the logits alone does not count"
+            f"nothing in this model could be written in {request.precision}: everything is "
+            f"{found} (the layer that produces the logits does not count)"
         )
     model = onnx.load(changed)
     used = {node.domain for node in model.graph.node}
     unused = [opset for opset in model.opset_import if opset.domain and opset.domain not in used]
-    for opset in unused:  # ONNX Runtime lists all that it knows, other runtimes refuse some
+    for (
+        opset
+    ) in unused:  # ONNX Runtime lists all opsets that it knows, but other runtimes refuse some
         model.opset_import.remove(opset)
     onnx.checker.check_model(model, full_check=True)
     request.path.write_bytes(model.SerializeToString())

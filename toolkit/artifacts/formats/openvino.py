@@ -1,7 +1,7 @@
-"""OpenVINO's IR: a folder with `model.xml`, the graph, and `model.bin`, its weights.
+"""OpenVINO's IR: a folder with `model.xml`, the graph, and `model.bin`, the weights.
 
-fp16: weights are stored in float16 and computed with as the device likes. int8: NNCF measures the
-ranges; weights have a scale a channel, and the layer that gives the logits stays in float32.
+fp16: weights are stored in float16; the device chooses the arithmetic. int8: NNCF measures the
+ranges; weights have one scale per channel, and the layer that produces the logits stays in float32.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.rounding.openvino_file import measure
 from toolkit.schema import TRAITS
 
-# OpenVINO and NNCF tell a server of their makers, unless this package is missing (seen in
-# 2026.4.1 and 3.4.0). So here it is missing: no socket is opened then, no file written to home.
+# OpenVINO and NNCF send telemetry unless this package is missing (seen in 2026.4.1 and 3.4.0). Here
+# it is hidden, so no socket is opened and no file is written to the home folder.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 _LAYERS = {
@@ -32,7 +32,7 @@ def export(request: Request) -> Written:
     """Write the folder, through ONNX.
 
     Raises:
-        ValueError: int8, and no layer but the one that gives the logits could be quantised.
+        ValueError: int8, and no layer except the one that produces the logits could be quantised.
     """
     import openvino
 
@@ -56,7 +56,8 @@ def export(request: Request) -> Written:
 
 
 def _quantise(model: Any, request: Request, *, narrow: bool) -> Any:
-    """Quantise by NNCF; `narrow` weights have 7 bits, so that AVX2's 16-bit sums hold."""
+    """Quantise with NNCF; `narrow` weights have 7 bits, so that AVX2's 16-bit sums do not
+    overflow."""
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
@@ -71,13 +72,13 @@ def _quantise(model: Any, request: Request, *, narrow: bool) -> Any:
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
         )
     if not any(node.get_type_name() == "FakeQuantize" for node in quantised.get_ops()):
-        raise ValueError("no layer but the one that gives the logits could be quantised")
+        raise ValueError("no layer could be quantised, except the one that produces the logits")
     return quantised
 
 
 def _layer_of_logits(model: Any) -> list[str]:
-    """Names of the last convolution or matrix product, and of what follows it; on every way that
-    leads to the output."""
+    """Return the names of the last convolution or matrix product, and of what follows it, on every
+    path to the output."""
     names: list[str] = []
     waiting = [model.output(0).get_node().input_value(0).get_node()]
     while waiting:

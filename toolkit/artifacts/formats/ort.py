@@ -1,4 +1,4 @@
-"""ONNX Runtime's own format, `.ort`: what its mobile and minimal builds load, in float32."""
+"""ONNX Runtime's own format, `.ort`, for its mobile and minimal builds, in float32."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 
-# Else ONNX Runtime tells its makers about each session (seen in 1.32).
+# Otherwise ONNX Runtime sends telemetry about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def export(request: Request) -> Written:
     """Write an `.ort` file, through ONNX.
 
-    Optimised as far as holds on every CPU (`extended`: layers and their activations in one). The
-    level above would write the memory layout that suits this machine into the file.
+    It contains only optimisations that are valid on every CPU (`extended`: layers fused with their
+    activations). The next level would write the memory layout of this machine into the file.
     """
     import onnxruntime
 

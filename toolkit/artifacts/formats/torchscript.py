@@ -17,17 +17,18 @@ from toolkit.artifacts.parsers.torchscript import allows_tf32
 def export(request: Request) -> Written:
     """Trace the model on the example."""
     with warnings.catch_warnings():
-        # torch 2.13 and later call TorchScript deprecated; it still works, and devices run it.
+        # torch deprecates TorchScript from 2.13 on; it still works, and devices run it.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         with torch.no_grad(), _without_tf32():
             traced = torch.jit.trace(request.model, request.example)
         if allows_tf32(traced):
             raise ValueError(
-                "a convolution of the traced model may use TF32, so on a GPU it would not be "
-                "float32; the model's own code must not set torch.backends.cudnn.allow_tf32"
+                "a convolution of the traced model may use TF32, so it would not compute in "
+                "float32 on a GPU; the model's own code must not set "
+                "torch.backends.cudnn.allow_tf32"
             )
-        buffer = io.BytesIO()  # a full disk ends torch's own file writer in a C++ abort
+        buffer = io.BytesIO()  # with a full disk, torch's own file writer ends in a C++ abort
         torch.jit.save(traced, buffer)
     request.path.write_bytes(buffer.getvalue())
     return Written()
@@ -35,9 +36,10 @@ def export(request: Request) -> Written:
 
 @contextlib.contextmanager
 def _without_tf32() -> Iterator[None]:
-    """A trace writes cuDNN's flag into each convolution, and no later flag changes it there."""
+    """Trace without TF32. A trace stores cuDNN's flag in each convolution, and no later flag
+    changes it."""
     cudnn: Any = torch.backends.cudnn
-    operators = (cudnn.conv, cudnn.rnn)  # torch refuses to answer where the two differ
+    operators = (cudnn.conv, cudnn.rnn)  # torch raises an error on reading if the two differ
     before = [each.fp32_precision for each in operators]
     for each in operators:
         each.fp32_precision = "ieee"

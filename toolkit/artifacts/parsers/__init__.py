@@ -1,1 +1,1 @@
-"""What artifacts hold, read from their bytes without the runtime that loads them."""
+"""Parsers that read the content of artifacts from their bytes, without a runtime."""

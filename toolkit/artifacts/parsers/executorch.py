@@ -1,6 +1,7 @@
-"""What an ExecuTorch program holds: how much of it XNNPACK computes, and in which precision.
+"""Parser of ExecuTorch programs: the share that XNNPACK computes, and the precision.
 
-In: a `.pte` file's bytes. Out: a `Program`. ExecuTorch's own Python runtime does not say.
+In: the bytes of a `.pte` file. Out: a `Program`. ExecuTorch's own Python runtime does not report
+this.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ XNNPACK = "XnnpackBackend"
 # Operators that compute no values: sizes, and views of memory.
 _BOOKKEEPING = ("aten::sym_size", "executorch_prim::")
 
-# Of schema.fbs and xnnpack_graph_serialize.py in executorch/backends/xnnpack/serialization, which
-# takes seconds to import. A field's place in its table is 4 + 2 * its number.
+# From schema.fbs and xnnpack_graph_serialize.py in executorch/backends/xnnpack/serialization, which
+# takes seconds to import. The position of a field in its table is 4 + 2 * its number.
 _MAGIC, _MAGIC_AT = b"XH00", slice(4, 8)
 _GRAPH_AT = slice(10, 14)
 _GRAPH_NODES, _GRAPH_VALUES = 6, 8
@@ -27,18 +28,18 @@ _QUANTISED = 2  # XValueUnion's XNNQuantizedTensorValue, whose first field is th
 _QUANTISED_TENSOR = 4
 _TENSOR_DATATYPE, _TENSOR_CONSTANT = 4, 10
 _FP32, _FP16, _BF16 = 1, 2, 14
-_INT8_WEIGHTS = {3, 6}  # one scale for all, one for each channel
+_INT8_WEIGHTS = {3, 6}  # one scale for the tensor, one per channel
 _INT8_VALUES = {3, 4}
 _INT8_MEASURED_AT_EACH_CALL = {9, 11}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What the `forward` method holds.
+    """The content of the `forward` method.
 
     Attributes:
         delegated: Operators that the XNNPACK delegate computes.
-        operators: All, without those that only handle shapes.
+        operators: All operators, without those that only handle shapes.
         datatypes: XNNPACK's numbers of its tensors' types, each with whether the tensor is
             constant.
     """
@@ -49,10 +50,10 @@ class Program:
 
     @property
     def precision(self) -> Precision:
-        """As the weights and the values between the delegate's layers have it.
+        """Return the precision of the weights and of the values between the delegate's layers.
 
         Raises:
-            Unsupported: none that the toolkit has a word for.
+            Unsupported: The toolkit has no name for it.
         """
         weights = {datatype for datatype, constant in self.datatypes if constant}
         values = {datatype for datatype, constant in self.datatypes if not constant}
@@ -74,7 +75,7 @@ def read_program(data: bytes) -> Program:
     """Read a file that the runtime has already found consistent.
 
     Raises:
-        Unsupported: nothing of it is delegated to XNNPACK.
+        Unsupported: No part of it is delegated to XNNPACK.
     """
     from executorch.exir._serialize._program import deserialize_pte_binary
     from executorch.exir.schema import DelegateCall, KernelCall
@@ -105,10 +106,10 @@ def read_program(data: bytes) -> Program:
 
 
 class _XnnGraph:
-    """One delegate's graph: a flatbuffer behind a header that says where it starts.
+    """One delegate's graph: a flatbuffer after a header that says where it starts.
 
     Raises:
-        ArtifactError: another header.
+        ArtifactError: Another header.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -127,11 +128,11 @@ class _XnnGraph:
 
     @property
     def nodes(self) -> int:
-        """Operators in it."""
+        """Number of operators in the graph."""
         return int(self._graph.VectorLen(self._graph.Offset(_GRAPH_NODES)))
 
     def datatypes(self) -> Iterator[tuple[int, bool]]:
-        """Of each tensor, its type and whether it is constant."""
+        """Type of each tensor, and whether it is constant."""
         field = self._graph.Offset(_GRAPH_VALUES)
         first = self._graph.Vector(field)
         for number in range(self._graph.VectorLen(field)):

@@ -1,7 +1,8 @@
-"""What an `.mnn` file holds and MNN's Python does not tell: how weights are stored, and kernels.
+"""Parser of `.mnn` files: how weights are stored, and the kernels, which MNN's Python does not
+report.
 
-In: the bytes of a file that MNN has loaded, and so checked. The file is a FlatBuffer; the slots are
-those of MNN's schema/default (MNN.fbs, CaffeOp.fbs).
+In: the bytes of a file that MNN has loaded and therefore checked. The file is a FlatBuffer; the
+slots are those of MNN's schema/default (MNN.fbs, CaffeOp.fbs).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from toolkit.schema import Precision
 
 _OPS_OF_NET = 3
 _PARAMETER_TYPE_OF_OP, _PARAMETER_OF_OP = 1, 2
-_CONVOLUTION = 9  # a linear layer is stored as a convolution, too
+_CONVOLUTION = 9  # a linear layer is also stored as a convolution
 _COMMON_OF_CONVOLUTION, _STORAGE_OF_CONVOLUTION, _TYPE_OF_STORAGE = 0, 3, 2
 _KERNEL_AND_STEPS = range(2, 8)  # kernelX, kernelY, strideX, strideY, dilateX, dilateY
 _HALF = 3  # 0 is float32, 1, 2 and 4 are kinds of int8
 
 
 def weight_precision(data: bytes) -> Precision:
-    """The lowest precision in which the weights of convolutions and linear layers are stored."""
+    """Return the lowest precision in which the weights of convolutions and linear layers are
+    stored."""
     types = set(_storage_types(data))
     if types - {0, _HALF}:
         return "int8-weights"
@@ -28,8 +30,8 @@ def weight_precision(data: bytes) -> Precision:
 
 
 def may_use_winograd(data: bytes) -> bool:
-    """Whether there is a convolution that MNN may compute by Winograd's method: a square kernel
-    larger than 1, without strides or dilation (ConvolutionWinogradImpl::canUseWinograd)."""
+    """Return whether there is a convolution that MNN may compute with the Winograd method: a square
+    kernel larger than 1, without strides or dilation (ConvolutionWinogradImpl::canUseWinograd)."""
     for convolution in _convolutions(data):
         common = convolution.table(_COMMON_OF_CONVOLUTION)
         if common is None:
@@ -65,7 +67,7 @@ class _Table:
         return cls(data, 0)._at(0)
 
     def number(self, slot: int, kind: str, *, default: int = 0) -> int:
-        """`default` where it is not stored."""
+        """Return a number; `default` if it is not stored."""
         place = self._place(slot)
         return default if place is None else self._read(kind, place)
 
@@ -84,7 +86,7 @@ class _Table:
         return _Table(self._data, place + self._read("<I", place))
 
     def _place(self, slot: int) -> int | None:
-        """Where the slot's value stands, as the table's own list of slots says."""
+        """Return the position of the slot's value, from the table's own list of slots."""
         slots = self._start - self._read("<i", self._start)
         entry = 4 + 2 * slot
         offset = self._read("<H", slots + entry) if entry < self._read("<H", slots) else 0

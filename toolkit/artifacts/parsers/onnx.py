@@ -1,9 +1,8 @@
-"""What an ONNX or `.ort` file is made of: its operators, the types of its tensors and of its casts,
-and by these its precision.
+"""Parser of ONNX and `.ort` files: operators, types of tensors and casts, and the precision.
 
-In: the file. Out: `Contents`. Graphs within graphs, functions, constants in nodes and sparse
-tensors count as well. The bytes are walked where they lie, weights skipped: importing `onnx` for it
-costs a worker 20 MB and 0.1 s, which would count as the runtime's.
+In: the file. Out: `Contents`. Nested graphs, functions, constants in nodes and sparse tensors count
+as well. The bytes are read in place and weights are skipped: importing `onnx` would cost a worker
+20 MB and 0.1 s, which would be counted as the runtime's.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _SPARSE_VALUES = 1
 _TENSOR_DIMENSION, _TENSOR_TYPE, _TENSOR_EXTERNAL = 1, 2, 13
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
-# TensorProto.DataType; the .ort format has the same.
+# TensorProto.DataType; the .ort format uses the same values.
 _FLOAT16, _DOUBLE, _BFLOAT16 = 10, 11, 16
 _EIGHT_BITS_OR_LESS = {2, 3, *range(17, 24)}  # uint8, int8, float8, 4 bits
 
@@ -39,20 +38,20 @@ _INT8 = (
     *("QuantizeLinear", "QLinear", "QGemm", "QAttention", "QOrdered"),
     *("MatMulInteger", "ConvInteger"),
 )
-# Attributes that name a type: of Cast, RandomNormal, EyeLike, DequantizeLinear ...
+# Attributes that name a type, of Cast, RandomNormal, EyeLike, DequantizeLinear ...
 _NAMES_A_TYPE = {"to", "dtype", "output_dtype", "stash_type"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What stands in a file.
+    """The content of a file.
 
     Attributes:
         operators: Of all graphs and functions.
-        weight_types: Of tensors that are stored, as `TensorProto.DataType` has them.
-        matrix_types: … of those with two dimensions and more.
-        cast_types: Types that operators give because an attribute names them.
-        external: Names of other files in which tensors lie.
+        weight_types: Of stored tensors, as in `TensorProto.DataType`.
+        matrix_types: The same for those with two or more dimensions.
+        cast_types: Types that operators produce because an attribute names them.
+        external: Names of other files that contain tensors.
     """
 
     operators: frozenset[str]
@@ -63,7 +62,7 @@ class Contents:
 
     @property
     def precision(self) -> Precision:
-        """int8 where it has quantised operators; else the narrowest that weights or values have."""
+        """int8 if it has quantised operators; otherwise the narrowest type of weights or values."""
         if self.operators & _DYNAMIC:
             return "int8-dynamic"
         if any(name.startswith(_INT8) for name in self.operators):
@@ -77,7 +76,7 @@ class Contents:
 
     @property
     def arithmetic(self) -> str:
-        """What a runtime computes in that does as the file says."""
+        """The arithmetic of a runtime that follows the file."""
         precision = self.precision
         if precision == "fp16" and _FLOAT16 not in self.cast_types:
             return "float32 on float16 weights"
@@ -94,10 +93,10 @@ class Contents:
 
 
 def read_onnx(path: Path) -> Contents:
-    """Walk an `.onnx` file.
+    """Read an `.onnx` file.
 
     Raises:
-        ValueError: it is no protocol buffer, or is cut short.
+        ValueError: Not a protocol buffer, or truncated.
     """
     found = _Found()
     with _mapped(path) as data:
@@ -114,7 +113,7 @@ def read_onnx(path: Path) -> Contents:
 
 @dataclass
 class _Found:
-    """What was seen so far."""
+    """The findings so far."""
 
     operators: set[str] = field(default_factory=set)
     weight_types: set[int] = field(default_factory=set)
@@ -163,7 +162,8 @@ class _Found:
                 self.add_sparse(sparse)
 
     def add_sparse(self, sparse: Message) -> None:
-        """Its values lie in one dimension, but are those of a matrix or more."""
+        """Add a sparse tensor. Its values are stored in one dimension but belong to a matrix or a
+        larger tensor."""
         for values in sparse.messages(_SPARSE_VALUES):
             self.add_tensor(values)
             self.matrix_types.update(values.numbers(_TENSOR_TYPE))
@@ -177,7 +177,7 @@ class _Found:
                 self.external.add(entry.text(_ENTRY_VALUE))
 
     def add_ort_graph(self, graph: Any) -> None:
-        """A graph as the readers of ONNX Runtime's own format have it."""
+        """Add a graph as the readers of ONNX Runtime's own format return it."""
         for number in range(graph.InitializersLength()):
             self.add_ort_tensor(graph.Initializers(number))
         for number in range(graph.SparseInitializersLength()):
@@ -206,10 +206,10 @@ class _Found:
 
 
 def read_ort(path: Path) -> Contents:
-    """Walk an `.ort` file, with the readers that ONNX Runtime's Python package brings."""
+    """Read an `.ort` file with the readers in ONNX Runtime's Python package."""
     import onnxruntime
 
-    # What onnxruntime.tools does when it is imported; but that imports torch as well.
+    # The same as importing onnxruntime.tools, which would also import torch.
     readers = str(Path(onnxruntime.__file__).parent / "tools" / "ort_format_model")
     if readers not in sys.path:
         sys.path.append(readers)

@@ -1,6 +1,6 @@
-"""Protocol buffers, walked where they lie, without a description of their messages.
+"""Reader of protocol buffers in place, without a description of their messages.
 
-In: the bytes of a file. Out: fields by number. The encoding is that of
+In: the bytes of a file. Out: fields by number. The encoding is described in
 https://protobuf.dev/programming-guides/encoding.
 """
 
@@ -23,18 +23,18 @@ class Message:
     end: int
 
     def messages(self, wanted: int) -> Iterator[Message]:
-        """The field `wanted`, each time that it stands there, as messages."""
+        """Return each occurrence of the field `wanted` as a message."""
         for field, kind, start, stop in self._fields():
             if (field, kind) == (wanted, _BYTES):
                 yield Message(self.data, start, stop)
 
     def texts(self, wanted: int) -> Iterator[str]:
-        """… as texts."""
+        """Return each occurrence as text."""
         for each in self.messages(wanted):
             yield self.data[each.at : each.end].decode(errors="replace")
 
     def numbers(self, wanted: int) -> Iterator[int]:
-        """… as whole numbers, one by one or packed."""
+        """Return each occurrence as whole numbers, single or packed."""
         for field, kind, start, stop in self._fields():
             if (field, kind) == (wanted, _VARINT):
                 yield _varint(self.data, start)[0]
@@ -44,11 +44,11 @@ class Message:
                     yield value
 
     def text(self, wanted: int) -> str:
-        """Its last value; empty where it is not there."""
+        """Return its last value; empty if it is not there."""
         return next(reversed(list(self.texts(wanted))), "")
 
     def _fields(self) -> Iterator[tuple[int, int, int, int]]:
-        """Number, wire type and span of each field."""
+        """Return number, wire type and span of each field."""
         at = self.at
         while at < self.end:
             tag, start = _varint(self.data, at)
@@ -61,15 +61,17 @@ class Message:
             elif kind in _FIXED_BYTES:
                 stop = start + _FIXED_BYTES[kind]
             else:
-                raise ValueError(f"no protocol buffer: wire type {kind} at byte {at}")
+                raise ValueError(f"not a protocol buffer: wire type {kind} at byte {at}")
             if stop > self.end:
-                raise ValueError(f"field at byte {at} ends at {stop}, its message at {self.end}")
+                raise ValueError(
+                    f"field at byte {at} ends at {stop}, but its message ends at {self.end}"
+                )
             yield tag >> 3, kind, start, stop
             at = stop
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where the next byte is."""
+    """Return the number that begins at `at`, and the position of the next byte."""
     value, shift = 0, 0
     while True:
         if at >= len(data) or shift > 63:

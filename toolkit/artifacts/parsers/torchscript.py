@@ -1,4 +1,4 @@
-"""What a TorchScript module's graph fixes that no flag of a session changes.
+"""Parser of TorchScript graphs: properties that no flag of a session changes.
 
 In: a traced or loaded module. Out: whether its convolutions may use TF32, and the narrowest float
 type that it casts to.
@@ -18,7 +18,7 @@ _NARROW = {5: torch.float16, 15: torch.bfloat16}
 
 
 def allows_tf32(module: Any) -> bool:
-    """Whether any operator carries `allow_tf32`: a trace writes it into each convolution, from the
+    """Return whether any operator has `allow_tf32`. A trace stores it in each convolution, from the
     flags at that time, and it overrides those of the process that loads the file."""
     graph = module.inlined_graph
     for node in _nodes(graph):
@@ -32,7 +32,7 @@ def allows_tf32(module: Any) -> bool:
 
 
 def narrowest_cast(module: Any) -> torch.dtype | None:
-    """float16 or bfloat16 where the graph casts to it, else None."""
+    """Return float16 or bfloat16 if the graph casts to it, else None."""
     graph = module.inlined_graph
     for node in _nodes(graph):
         if not node.kind().startswith(_CASTS):
@@ -48,7 +48,7 @@ def narrowest_cast(module: Any) -> torch.dtype | None:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """All nodes of a graph, those in the branches of others too."""
+    """Return all nodes of a graph, including those in nested branches."""
     for node in graph.nodes():
         yield node
         for block in node.blocks():

@@ -1,4 +1,4 @@
-"""How far the rounding of a narrow precision should move the logits.
+"""The expected effect of rounding to a narrow precision on the logits.
 
-`expected_error.py` answers for an artifact, from its record, its file or its checkpoint.
+`expected_error.py` gives it for an artifact, from its record, its file or its checkpoint.
 """

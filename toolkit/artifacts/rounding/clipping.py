@@ -1,11 +1,13 @@
-"""Which ranges of a quantised file cut activations as their calibration wanted it.
+"""Detection of the ranges in a quantised file that clip activations on purpose.
 
 In: the range of each activation, and the extremes that images reach there. Out: the limits whose
-cutting is part of a healthy file's error. A scale that is too small cuts as well, but otherwise:
+clipping is part of a healthy file's error. A scale that is too small clips as well, but
+differently:
 
-- Calibration takes the smallest and largest value of some images, so few others reach further.
+- Calibration takes the smallest and largest value of some images, so few other images reach
+  further.
 - NNCF takes the mean over images of each image's extreme (its range estimator's `MEAN`), so about
-  half of the images reach further, and that in all activations of the file.
+  half of the images reach further, in all activations of the file.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from numpy.typing import NDArray
 
 _FEW_IMAGES = 0.05
 _MEAN_WITHIN = 0.05
-"""How far from the means of extremes the ranges of a file may be, in its median: up to 0.02 was
+"""How far the ranges of a file may be from the means of extremes, in the median: up to 0.02 was
 seen in NNCF's files, 0.16 and more in others."""
-_SMALLEST_MEAN = 0.9  # of one range, in such a file
+_SMALLEST_MEAN = 0.9  # for one range in such a file
 _SAME_IN_ALL_IMAGES = 1.1
 _NO_RANGE_OF_ITS_OWN = 0.5
 _ONE_STEP = 0.02  # of an int8 range, which has one more value below zero than above
@@ -30,7 +32,7 @@ _ONE_STEP = 0.02  # of an int8 range, which has one more value below zero than a
 class Reach:
     """The range of one activation, `[K]` limits, and how far each image reaches, `[N,K]`.
 
-    K is the number of channels where each has a range of its own, else 1.
+    K is the number of channels if each has its own range, else 1.
     """
 
     low: NDArray[np.floating]
@@ -40,9 +42,10 @@ class Reach:
 
     @property
     def sides(self) -> tuple[tuple[NDArray[np.floating], NDArray[np.floating]], ...]:
-        """Limit `[K]` and each image's extreme `[N,K]`, below zero and above, as magnitudes.
+        """Return the limit `[K]` and each image's extreme `[N,K]`, below zero and above, as
+        magnitudes.
 
-        The two limits of a symmetric range were both made of the larger magnitudes.
+        Both limits of a symmetric range come from the larger magnitudes.
         """
         below, above = -self.lowest, self.highest
         if np.all(np.abs(self.low + self.high) <= _ONE_STEP * self.high):
@@ -54,7 +57,8 @@ Opened = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 
 def limits_on_purpose(reaches: Sequence[Reach]) -> list[Opened] | None:
-    """Which low and high limits `[K]` of each activation cut on purpose; None where none does."""
+    """Return the low and high limits `[K]` of each activation that clip on purpose; None if none
+    does."""
     means = _are_means(reaches)
     opened = []
     for reach in reaches:
@@ -70,7 +74,7 @@ def limits_on_purpose(reaches: Sequence[Reach]) -> list[Opened] | None:
 
 
 def _are_means(reaches: Sequence[Reach]) -> bool:
-    """Whether ranges are means of extremes throughout; one alone may be so by chance."""
+    """Return whether all ranges are means of extremes; a single one may be so by chance."""
     shares: dict[tuple[bytes, bytes], float] = {}  # several pairs may have the same range
     for reach in reaches:
         varied = [
@@ -86,7 +90,8 @@ def _are_means(reaches: Sequence[Reach]) -> bool:
 
 
 def _share(limit: NDArray[np.floating], extremes: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The limit over the mean of the images' extremes; infinite where that is not beyond 0."""
+    """Return the limit divided by the mean of the images' extremes; infinite if that is not beyond
+    0."""
     mean = extremes.mean(0)
     share = np.full(mean.shape, np.inf)
     np.divide(limit, mean, out=share, where=mean > 0)
@@ -94,6 +99,7 @@ def _share(limit: NDArray[np.floating], extremes: NDArray[np.floating]) -> NDArr
 
 
 def _varies(extremes: NDArray[np.floating]) -> bool:
-    """Else a mean and a maximum are the same, as with images that all have a white pixel."""
+    """Return whether extremes vary. Otherwise mean and maximum are equal, for example if all images
+    have a white pixel."""
     mean = extremes.mean(0)
     return bool(np.median(extremes.max(0) - _SAME_IN_ALL_IMAGES * mean) > 0 < np.median(mean))

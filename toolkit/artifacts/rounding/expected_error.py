@@ -1,6 +1,6 @@
-"""How far a quantised artifact's own rounding should move its logits: recorded, or told anew.
+"""The expected error of a quantised artifact's own rounding: recorded, or measured again.
 
-In: an artifact and inputs. Out: an `ExpectedError`, or None where nothing tells it.
+In: an artifact and inputs. Out: an `ExpectedError`, or None if it is unknown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolkit.processes.child import answer, run_apart, scratch_of
 from toolkit.schema import TRAITS, Artifact, ExpectedError, from_json, to_json
 
 FORMATS = ("onnx", "openvino")
-"""Those whose int8 files tell the size of their own rounding."""
+"""Formats whose int8 files contain the size of their own rounding."""
 
 
 def find_expected_error(
@@ -29,21 +29,22 @@ def find_expected_error(
     threads: int = 1,
     timeout_s: float = 300.0,
 ) -> ExpectedError | None:
-    """What export recorded of these bytes; else what the file itself tells, if its format does.
+    """Return the expected error that the export recorded for these bytes, or else that of the file
+    itself, if its format allows it.
 
     Args:
         path: The artifact's file or folder.
         artifact: Its record, whose checksum is that of the file.
-        inputs: Float32 `[N,C,H,W]`, normalised; 200 are enough, others are left out.
-        threads: Of the evaluation, which has a process of its own.
-        timeout_s: A process that takes longer is ended.
+        inputs: Float32 `[N,C,H,W]`, normalised; 200 are enough, more are ignored.
+        threads: Threads of the evaluation, which has a separate process.
+        timeout_s: A process that takes longer is stopped.
 
     Returns:
-        None where the record is of other bytes, and the file is no int8 ONNX file with pairs of
+        None if the record is of other bytes, and the file is not an int8 ONNX file with pairs of
         QuantizeLinear and DequantizeLinear, nor an int8 IR of OpenVINO.
 
     Raises:
-        FailedRun: the file could not be evaluated; says why.
+        FailedRun: The file could not be evaluated; the message says why.
     """
     recorded = artifact.expected_error
     if recorded is not None and recorded.sha256 == artifact.sha256:
@@ -72,7 +73,7 @@ def find_expected_error(
 
 
 def main() -> None:
-    """The child's side."""
+    """Run in the child."""
     answer(_measure, reason=_cannot_measure)
 
 
@@ -88,7 +89,7 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cannot_measure(job: dict[str, Any], error: BaseException) -> str:
-    return f"cannot tell the expected error of {Path(job['path']).name}: {headline(error)}"
+    return f"cannot measure the expected error of {Path(job['path']).name}: {headline(error)}"
 
 
 if __name__ == "__main__":

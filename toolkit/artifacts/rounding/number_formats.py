@@ -1,7 +1,7 @@
-"""Rounding to narrower number formats, as numpy does it, and the error that follows from it.
+"""Rounding to narrower number formats with numpy, and the resulting error.
 
 `round_to`: a float array and a kind of rounding → an array of the same dtype and shape that holds
-representable values only. The torch side is `toolkit.artifacts.rounding.torch_model`.
+representable values only. The torch version is `toolkit.artifacts.rounding.torch_model`.
 
 `error_of_steps` and `error_of_evaluation`: logits → an `ExpectedError`.
 """
@@ -21,18 +21,18 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 INT8_MAX = 127
 MEASURED_IMAGES = 200
-"""Enough for a root mean square: with ten classes it is that of 2,000 logits."""
+"""Enough for a root mean square: with ten classes, these are 2,000 logits."""
 NOISE_DRAWS = 3
 
 DROPPED_BITS = {"bf16": 16, "tf32": 13}
-"""How many of float32's 23 fraction bits each kind leaves out; the exponent stays as it is."""
+"""How many of float32's 23 fraction bits each kind drops; the exponent is unchanged."""
 
 
 def round_to(array: NDArray[np.floating], kind: Kind, *, axis: int = 0) -> NDArray[np.floating]:
     """Round to the nearest value that `kind` can represent; ties go to the even one.
 
     Args:
-        array: Any float dtype; it passes through float32 first, as a file's values do.
+        array: Any float dtype; it is converted to float32 first, like the values of a file.
         kind: `fp16`, `bf16`, `tf32` (float32's exponent, fp16's fraction), or `int8`: symmetric
             steps of the largest magnitude over 127, one step size per index along `axis`.
         axis: The channel axis of `int8`.
@@ -41,7 +41,7 @@ def round_to(array: NDArray[np.floating], kind: Kind, *, axis: int = 0) -> NDArr
         The same dtype and shape. Values beyond fp16's largest, 65504, become infinite.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: An unknown kind.
     """
     values = array.astype(np.float32)
     if kind == "fp16":
@@ -57,7 +57,7 @@ def round_to(array: NDArray[np.floating], kind: Kind, *, axis: int = 0) -> NDArr
 
 
 def int8_steps(array: NDArray[np.floating], *, axis: int = 0) -> NDArray[np.floating]:
-    """The step size per channel of symmetric int8, with dimensions kept for broadcasting."""
+    """Return the step size per channel of symmetric int8, with dimensions kept for broadcasting."""
     others = tuple(each for each in range(array.ndim) if each != axis % max(array.ndim, 1))
     largest = np.abs(array).max(axis=others, keepdims=True, initial=0)
     steps: NDArray[np.floating] = np.where(largest > 0, largest / INT8_MAX, 1).astype(array.dtype)
@@ -86,30 +86,30 @@ def error_of_steps(
     noisy: Sequence[NDArray[np.floating]],
     uncut: NDArray[np.floating] | None = None,
 ) -> ExpectedError:
-    """The error that a quantised file should have, from the sizes of its own steps.
+    """Return the expected error of a quantised file, from the sizes of its own steps.
 
-    A file tells the step size of each of its tensors, but not the values from before they were
-    rounded. So float models are made of it that differ in what is rounded. Wrong scales, zero
-    points, weights or biases move all of them alike, so they do not hide in what is expected: they
+    A file contains the step size of each of its tensors, but not the values before rounding. So
+    float models are derived from it that differ in what is rounded. Wrong scales, zero points,
+    weights or biases move all of them alike, so they are not hidden in the expected error: they
     show as an actual error far beyond it.
 
     Args:
-        plain: Logits `[N,K]` with weights as the file has them, and activations cut to the ranges
-            that the file gives them, but not rounded.
-        rounded: The same with activations rounded, which is what the file computes.
-        noisy: `plain` with each weight moved by up to half its step, uniformly, which is what
-            rounding did to it; one entry per draw.
-        uncut: `plain` without the limits that cut on purpose; see
-            `toolkit.artifacts.rounding.clipping`. None where there are none.
+        plain: Logits `[N,K]` with the weights of the file, and activations clipped to the ranges in
+            the file, but not rounded.
+        rounded: The same with rounded activations, which is what the file computes.
+        noisy: `plain` with each weight moved by up to half its step, uniformly, as rounding did;
+            one entry per draw.
+        uncut: `plain` without the limits that clip on purpose; see
+            `toolkit.artifacts.rounding.clipping`. None if there are none.
 
     Returns:
-        `rms` adds the parts as independent errors are; `largest` is that of their sums.
+        `rms` adds the parts as independent errors; `largest` is that of their sums.
     """
     method = "from the file's steps: activations with and without rounding, weights with noise"
     activations, cut = rounded - plain, np.zeros_like(plain)
     if uncut is not None:
         cut = plain - uncut
-        method += ", ranges that cut on purpose with and without their limits"
+        method += ", ranges that clip on purpose with and without their limits"
     weights = [each - plain for each in noisy]
     parts = (_rms(activations), _rms(np.stack(weights)), _rms(cut))
     return ExpectedError(
@@ -123,7 +123,7 @@ def error_of_steps(
 def error_of_evaluation(
     logits: NDArray[np.floating], reference: NDArray[np.floating], *, method: str
 ) -> ExpectedError:
-    """The error that a quantised graph had in an evaluation that `method` names."""
+    """Return the error of a quantised graph in an evaluation that `method` describes."""
     error = logits.astype(np.float64) - reference
     return ExpectedError(
         rms=_rms(error), largest=float(np.abs(error).max()), images=len(error), method=method

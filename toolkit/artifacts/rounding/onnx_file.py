@@ -1,4 +1,4 @@
-"""How far an int8 ONNX file's own rounding should move its logits, told from the file alone.
+"""The expected error of an int8 ONNX file, measured from the file alone.
 
 In: a file with pairs of QuantizeLinear and DequantizeLinear, and inputs. Out: an `ExpectedError`;
 see `toolkit.artifacts.rounding.number_formats.error_of_steps`.
@@ -22,17 +22,17 @@ from toolkit.schema import ExpectedError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# Else ONNX Runtime tells its makers about each session, from a thread of its own (seen in 1.32).
+# Otherwise ONNX Runtime sends telemetry about each session, from a separate thread (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _BATCH_SIZE = 50
 
 
 def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> ExpectedError | None:
-    """The expected error of an `.onnx` file on the first `MEASURED_IMAGES` of inputs `[N,C,H,W]`.
+    """Return the expected error of an `.onnx` file on the first `MEASURED_IMAGES` of inputs
+    `[N,C,H,W]`.
 
-    None where the file rounds nothing, or in another way than by pairs. ONNX Runtime computes in
-    this process.
+    None if the file rounds nothing, or does not use pairs. ONNX Runtime computes in this process.
     """
     import onnx
 
@@ -55,7 +55,7 @@ def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> Exp
 def evaluate_with_reaches(
     graph: QuantisedGraph, inputs: NDArray[np.float32], *, threads: int
 ) -> tuple[NDArray[np.floating], list[Reach]]:
-    """Logits `[N,K]` of the plain model, and how far each image reaches at each pair."""
+    """Return logits `[N,K]` of the plain model, and how far each image reaches at each pair."""
     from onnx import TensorProto, helper
 
     model = graph.plain()
@@ -82,7 +82,7 @@ def evaluate_with_reaches(
 def evaluate(
     model: ModelProto, inputs: NDArray[np.float32], *, threads: int
 ) -> NDArray[np.floating]:
-    """Logits `[N,K]` as float64, by ONNX Runtime without any optimisation of the graph."""
+    """Return logits `[N,K]` as float64, computed by ONNX Runtime without graph optimisation."""
     name = model.graph.output[0].name
     parts = [values[name] for values in _batches(model, inputs, threads=threads)]
     logits: NDArray[np.floating] = np.concatenate(parts).astype(np.float64)
@@ -92,7 +92,7 @@ def evaluate(
 def _batches(
     model: ModelProto, inputs: NDArray[np.float32], *, threads: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Inputs and outputs by name, some images at a time; a batch that is fixed is filled up."""
+    """Yield inputs and outputs by name, some images at a time; a fixed batch is padded."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""An int8 ONNX file taken apart into its weights and its pairs of QuantizeLinear, DequantizeLinear.
+"""An int8 ONNX file split into its weights and its pairs of QuantizeLinear and DequantizeLinear.
 
 In: the file's model. Out: a `QuantisedGraph`, and from it float models that differ in what is
 rounded.
@@ -27,7 +27,7 @@ Constants = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """A constant that the file keeps as integers, under the name that it has as floats."""
+    """A constant that the file stores as integers, with its name as floats."""
 
     name: str
     values: NDArray[np.floating]
@@ -36,7 +36,7 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What rounds an activation: `source` goes in, `result` comes out, between `low` and `high`."""
+    """A pair that rounds an activation: input `source`, output `result`, range `low` to `high`."""
 
     source: str
     result: str
@@ -44,7 +44,7 @@ class Pair:
     high: NDArray[np.floating]
 
     def extremes(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], ...]:
-        """The lowest and highest value of each image `[N,K]`, in all or per channel."""
+        """Return the lowest and highest value of each image `[N,K]`, over all or per channel."""
         channels = self.low.size
         if channels > 1:
             values = np.moveaxis(values, int(np.argmax(self.low.shape)), 1)
@@ -52,7 +52,7 @@ class Pair:
         return flat.min(-1), flat.max(-1)
 
     def without(self, low: NDArray[np.bool_], high: NDArray[np.bool_]) -> Pair:
-        """The same without these limits."""
+        """Return the same without these limits."""
         largest = np.finfo(np.float32).max
         return replace(
             self,
@@ -65,7 +65,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedGraph:
-    """A model whose quantised operators are pairs, or make weights of constants.
+    """A model whose quantised operators are pairs, or compute weights from constants.
 
     `folded` are the outputs of the latter.
     """
@@ -76,24 +76,24 @@ class QuantisedGraph:
     folded: frozenset[str]
 
     def rounded(self) -> ModelProto:
-        """What the file computes, with weights as floats."""
+        """Return the computation of the file, with weights as floats."""
         return self._rebuilt(self.model.graph.node, seed=None)
 
     def without(self, opened: Sequence[Opened]) -> QuantisedGraph:
-        """The same without these limits of the pairs."""
+        """Return the same without these limits of the pairs."""
         pairs = zip(self.pairs, opened, strict=True)
         return replace(self, pairs=tuple(pair.without(*limits) for pair, limits in pairs))
 
     def plain(self, seed: int | None = None) -> ModelProto:
-        """The same with activations cut to their ranges, but not rounded.
+        """Return the same with activations clipped to their ranges, but not rounded.
 
-        With a seed each weight is moved by up to half its step.
+        With a seed, each weight is moved by up to half its step.
         """
         return self._rebuilt(self._unrounded(), seed=seed)
 
     def _unrounded(self) -> Iterator[NodeProto]:
-        """The nodes, where each pair has become its range: that of a layer with a ReLU ends at 0,
-        and the ReLU itself is not in the graph any more."""
+        """Return the nodes with each pair replaced by its range. For a layer with a ReLU, the range
+        ends at 0, and the ReLU itself is no longer in the graph."""
         from onnx import helper
 
         pairs = {pair.result: pair for pair in self.pairs}
@@ -132,7 +132,8 @@ def _constant(name: str, values: NDArray[Any]) -> NodeProto:
 
 
 def take_apart(model: ModelProto) -> QuantisedGraph | None:
-    """The parts of a model; None where it has none, or other quantised operators than pairs."""
+    """Return the parts of a model; None if it has none, or if it has other quantised operators than
+    pairs."""
     names = [node.op_type for node in _all_nodes(model)]
     hidden = names.count(_DEQUANTISE) - sum(n.op_type == _DEQUANTISE for n in model.graph.node)
     if hidden or any(word in name for name in names for word in _OTHERS):
@@ -183,18 +184,18 @@ class _Steps:
         self._zero = _spread(zero, shape, axis, block).astype(np.float64)
 
     def integers(self, values: NDArray[Any]) -> NDArray[np.floating]:
-        """QuantizeLinear of a constant."""
+        """Apply QuantizeLinear to a constant."""
         rounded = np.rint(values / self._scale) + self._zero
         found: NDArray[np.floating] = rounded.clip(self._limits.min, self._limits.max)
         return found
 
     def weight(self, integers: NDArray[Any]) -> Weight:
-        """DequantizeLinear of a constant."""
+        """Apply DequantizeLinear to a constant."""
         values = (integers.astype(np.float64) - self._zero) * self._scale
         return Weight(name=self._name, values=values.astype(self._scale.dtype), steps=self._scale)
 
     def pair(self, source: str, result: str) -> Pair:
-        """The range that QuantizeLinear can represent."""
+        """Return the range that QuantizeLinear can represent."""
         low, high = (
             ((limit - self._zero) * self._scale).astype(self._scale.dtype)
             for limit in (self._limits.min, self._limits.max)
@@ -203,7 +204,7 @@ class _Steps:
 
 
 def _spread(values: NDArray[Any], shape: tuple[int, ...], axis: int, block: int) -> NDArray[Any]:
-    """One value, one per index along `axis`, or one per block of them, to fit `shape`."""
+    """Spread one value, one per index along `axis`, or one per block of them, to fit `shape`."""
     if values.size == 1:
         return values.reshape(())
     if block:
@@ -224,7 +225,7 @@ def _constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:
-    """How many axes each tensor has, where that can be told."""
+    """Return how many axes each tensor has, if known."""
     from onnx import shape_inference
 
     graph = shape_inference.infer_shapes(model).graph
@@ -233,7 +234,7 @@ def _ranks(model: ModelProto) -> dict[str, int]:
 
 
 def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """With those of functions and of branches and loops."""
+    """Return all nodes, including those of functions, branches and loops."""
     waiting = [*model.graph.node, *(node for each in model.functions for node in each.node)]
     while waiting:
         node = waiting.pop()

@@ -1,8 +1,8 @@
-"""How far an int8 OpenVINO IR's own rounding should move its logits, told from the file alone.
+"""The expected error of an int8 OpenVINO IR, measured from the file alone.
 
-In: a model whose activations go through FakeQuantize and whose weights are integers, and inputs.
+In: a model whose activations pass through FakeQuantize and whose weights are integers, and inputs.
 Out: an `ExpectedError`; see `error_of_steps` in `toolkit.artifacts.rounding.number_formats`. The
-models that are compared hold no FakeQuantize and no integers, so OpenVINO computes all of them in
+compared models contain no FakeQuantize and no integers, so OpenVINO computes all of them in
 float32.
 """
 
@@ -20,7 +20,7 @@ from toolkit.artifacts.rounding.clipping import Opened, Reach, limits_on_purpose
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
 from toolkit.schema import ExpectedError
 
-# OpenVINO tells a server of its makers, unless this package is missing (seen in 2026.4.1).
+# OpenVINO sends telemetry unless this package is missing (seen in 2026.4.1).
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 _INTEGERS = {"i8", "u8", "i4", "u4"}
@@ -28,9 +28,10 @@ _BATCH_SIZE = 50
 
 
 def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> ExpectedError | None:
-    """The expected error of `model.xml` on the first `MEASURED_IMAGES` of inputs `[N,C,H,W]`.
+    """Return the expected error of `model.xml` on the first `MEASURED_IMAGES` of inputs
+    `[N,C,H,W]`.
 
-    None where the file rounds nothing. OpenVINO computes in this process.
+    None if the file rounds nothing. OpenVINO computes in this process.
     """
     import openvino
 
@@ -61,14 +62,14 @@ def in_float(
     opened: Sequence[Opened] | None = None,
     extremes: bool = False,
 ) -> Any:
-    """A copy without integers, whose activations are cut to their ranges.
+    """Return a copy without integers, whose activations are clipped to their ranges.
 
     Args:
-        model: Of the file.
+        model: The model of the file.
         rounded: Round activations too.
         seed: Move each weight by up to half its step.
         opened: The low and high limits to leave out, per activation.
-        extremes: Also give the lowest and highest value of each activation, `[N,K]`.
+        extremes: Also return the lowest and highest value of each activation, `[N,K]`.
     """
     changed = model.clone()
     nodes = _activations(changed)
@@ -89,7 +90,7 @@ def _activations(model: Any) -> list[Any]:
 
 
 def _is_constant(node: Any) -> bool:
-    """Whether it is computed from constants only."""
+    """Return whether it is computed from constants only."""
     waiting, seen = [node], set()
     while waiting:
         each = waiting.pop()
@@ -121,7 +122,7 @@ def _reaches(model: Any, extremes: Sequence[NDArray[np.floating]]) -> list[Reach
 
 
 def _extremes(node: Any) -> tuple[Any, Any]:
-    """The lowest and highest value of each image, in all or per channel, `[N,K]`."""
+    """Return the lowest and highest value of each image, over all or per channel, `[N,K]`."""
     from openvino import opset13 as op
 
     shape = _constant(node, 1).shape
@@ -137,7 +138,7 @@ def _extremes(node: Any) -> tuple[Any, Any]:
 
 
 def _weights(model: Any) -> list[Any]:
-    """Conversions of integer constants to float, but for those of zero points."""
+    """Return the conversions of integer constants to float, except those of zero points."""
     found = []
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Convert":
@@ -155,7 +156,7 @@ def _weights(model: Any) -> list[Any]:
 
 
 def _spell_out(node: Any, opened: Opened, *, rounded: bool) -> None:
-    """FakeQuantize by the formula of its definition; without `rounded` it only cuts."""
+    """Replace FakeQuantize by the formula of its definition; without `rounded` it only clips."""
     from openvino import opset13 as op
 
     given, low, high, new_low, new_high = (node.input_value(at) for at in range(5))
@@ -178,7 +179,8 @@ def _without(
 
 
 def _weights_as_floats(model: Any, random: np.random.Generator | None) -> None:
-    """With a generator each is moved by up to half a step: of integers that is half of 1."""
+    """Replace weights by floats. With a generator, each is moved by up to half a step, which is 0.5
+    for integers."""
     from openvino import opset13 as op
 
     def noise(shape: Sequence[int]) -> NDArray[np.float32]:
@@ -191,7 +193,7 @@ def _weights_as_floats(model: Any, random: np.random.Generator | None) -> None:
         dtype = node.output(0).get_element_type()
         node.output(0).replace(op.convert(moved, dtype).output(0))
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize" and random is not None:  # of floats
+        if node.get_type_name() == "FakeQuantize" and random is not None:  # for floats
             users = node.output(0).get_target_inputs()
             step = (_constant(node, 4) - _constant(node, 3)) / (node.get_attributes()["levels"] - 1)
             moved = op.add(node, step.astype(np.float32) * noise(list(node.shape)))
@@ -202,7 +204,8 @@ def _weights_as_floats(model: Any, random: np.random.Generator | None) -> None:
 def _evaluate(
     model: Any, inputs: NDArray[np.float32], *, threads: int
 ) -> list[NDArray[np.floating]]:
-    """All outputs as float64, logits `[N,K]` first, by OpenVINO's CPU plugin in float32."""
+    """Return all outputs as float64, logits `[N,K]` first, computed by OpenVINO's CPU plugin in
+    float32."""
     import openvino
 
     properties = {

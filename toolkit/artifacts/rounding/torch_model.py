@@ -1,4 +1,4 @@
-"""A torch model as a narrower precision would compute it, evaluated in float32 or float64.
+"""A torch model with the rounding of a narrower precision, evaluated in float32 or float64.
 
 In: a module and a variant such as `weights:fp16` or `products:tf32`. Out: a callable that maps
 inputs `[N,C,H,W]` to logits `[N,K]`. `toolkit.artifacts.rounding.number_formats` does the rounding.
@@ -31,7 +31,7 @@ VARIANTS: dict[str, tuple[str, Kind]] = {
 _BATCH_SIZE = 50
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ATEN = torch.ops.aten
-# Which arguments of an operation are multiplied with each other.
+# Arguments of an operation that are multiplied with each other.
 _OPERANDS: dict[object, tuple[int, int]] = {
     _ATEN.convolution.default: (0, 1),
     _ATEN.linear.default: (0, 1),
@@ -46,10 +46,10 @@ _OPERANDS: dict[object, tuple[int, int]] = {
 
 
 def apply_variant(model: nn.Module, variant: str) -> Callable[[Tensor], Tensor]:
-    """The model in a variant; `weights` variants change the module itself.
+    """Return the model in a variant; `weights` variants change the module itself.
 
     Raises:
-        Unsupported: an unknown variant.
+        Unsupported: An unknown variant.
     """
     if variant not in VARIANTS:
         raise Unsupported(f"variant {variant!r}, expected one of {', '.join(VARIANTS)}")
@@ -63,7 +63,7 @@ def apply_variant(model: nn.Module, variant: str) -> Callable[[Tensor], Tensor]:
 def logits_of(
     model: Callable[[Tensor], Tensor], inputs: NDArray[np.float32]
 ) -> NDArray[np.floating]:
-    """Logits `[N,K]` of inputs `[N,C,H,W]`, a few at a time."""
+    """Return logits `[N,K]` of inputs `[N,C,H,W]`, a few at a time."""
     with torch.inference_mode():
         batches = torch.split(torch.from_numpy(inputs), _BATCH_SIZE)
         parts = [model(batch) for batch in batches]
@@ -74,7 +74,8 @@ def logits_of(
 def round_weights(model: nn.Module, kind: Kind) -> None:
     """Round the parameters with two or more dimensions in place, as exporters do.
 
-    Biases and the vectors of normalisation layers stay. int8 has one step size per output channel.
+    Biases and the vectors of normalisation layers are unchanged. int8 has one step size per output
+    channel.
     """
     channel_axes = {
         id(module.weight): 1 for module in model.modules() if isinstance(module, _TRANSPOSED)
@@ -87,7 +88,8 @@ def round_weights(model: nn.Module, kind: Kind) -> None:
 
 
 def round_tensor(tensor: Tensor, kind: Kind, *, axis: int = 0) -> Tensor:
-    """As `toolkit.artifacts.rounding.number_formats.round_to`, for tensors on any device."""
+    """Round like `toolkit.artifacts.rounding.number_formats.round_to`, for tensors on any
+    device."""
     values = tensor.to(torch.float32)
     if kind == "fp16":
         rounded = values.to(torch.float16).to(torch.float32)
@@ -111,9 +113,9 @@ def _drop_bits(values: Tensor, count: int) -> Tensor:
 
 
 class RoundedProducts:
-    """A model whose convolutions, linear layers and matrix products get rounded operands.
+    """A model with rounded operands of convolutions, linear layers and matrix products.
 
-    Products and sums are those of the model's own dtype, and so is all the rest.
+    Products, sums and everything else use the model's own dtype.
     """
 
     def __init__(self, model: nn.Module, kind: Kind) -> None:
@@ -134,7 +136,7 @@ class RoundedProducts:
 
 
 class _RoundOperands(TorchDispatchMode):
-    """Rounds the operands of products on their way to the kernel."""
+    """Rounds the operands of products before they reach the kernel."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -147,7 +149,7 @@ class _RoundOperands(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """One operation; what is made of others is taken apart, so that none is missed."""
+        """Run one operation; composite operations are decomposed, so that none is missed."""
         named = dict(kwargs or {})
         if func in _OPERANDS:
             rounded = list(args)

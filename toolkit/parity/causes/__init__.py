@@ -1,8 +1,8 @@
-"""Why a row failed: looks for the cause and names it with its evidence.
+"""The search for the cause of a failed row, with its evidence.
 
-In: the symptoms of a row. Out: a `Cause`, or None. First what the logits alone show, then the
-file's weights, then the checkpoint on changed inputs and with changed operators, then the file's
-graph.
+In: the symptoms of a row. Out: a `Cause`, or None. The search looks at the logits alone, then at
+the weights in the file, then at the checkpoint with changed inputs and changed operators, then at
+the graph in the file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _WORST = 50
 _SPREAD = 70
 _LARGEST_BATCH = 200
 _OWN_CAUSE = {"scale", "offset", "scale and offset"}
-"""Exact on all logits: the file may add to it, experiments would only repeat it."""
+"""Exact on all logits. The file may add details; experiments would only repeat it."""
 
 _SAYS_LESS = {"graph changed"}
-"""Kinds that tell less than what the logits show: they are its evidence."""
+"""Kinds that say less than the logits show; they are evidence for it."""
 
 
 def find_cause(
@@ -41,17 +41,17 @@ def find_cause(
     dataset: Dataset,
     timeout_s: float = 15.0,
 ) -> Cause | None:
-    """Look for the cause of a row that failed, or is undecided.
+    """Look for the cause of a row that failed or is undecided.
 
     Args:
-        symptoms: Of all images of `dataset`, in its order.
+        symptoms: Symptoms of all images of `dataset`, in its order.
         subject: The checkpoint.
         candidate: The artifact in its runtime.
         dataset: Raw images.
-        timeout_s: Of the search in a child process; it ends without a cause then.
+        timeout_s: Time limit of the search in a child process; it then ends without a cause.
 
     Returns:
-        The cause with its evidence; None where nothing explains the row.
+        The cause with its evidence; None if nothing explains the row.
     """
     cause = specific_cause(symptoms)
     if cause is not None or not symptoms.comparable or not symptoms.wrong.any():
@@ -73,9 +73,9 @@ def find_cause(
         return unsteady
     return Cause(
         kind="file as exported",
-        text="The weights and the graph in the file are those of a fresh export of the checkpoint: "
-        "the file was not changed after the export.",
-        action="Look at the runtime, its settings and its version, or at the exporter itself: run "
+        text="The weights and the graph in the file equal those of a fresh export of the "
+        "checkpoint: the file was not changed after the export.",
+        action="Check the runtime, its settings and its version, or the exporter itself: run "
         "the file in another runtime.",
     )
 
@@ -107,7 +107,8 @@ def _search(job: Job, symptoms: Symptoms, dataset: Dataset, timeout_s: float) ->
 
 
 def _sample(symptoms: Symptoms) -> NDArray[np.intp]:
-    """About 200 images: the whole batch of the worst one first, other bad ones, and any."""
+    """Return about 200 images: first the whole batch of the worst one, then other bad ones, then
+    any."""
     by_size = np.argsort(-symptoms.difference.max(axis=1), kind="stable")
     size = symptoms.batch_size
     first = int(by_size[0]) // size * size
@@ -118,7 +119,8 @@ def _sample(symptoms: Symptoms) -> NDArray[np.intp]:
 
 
 def _repeatable(symptoms: Symptoms, candidate: Candidate, dataset: Dataset) -> bool | None:
-    """Whether two runs of the worst image's batch agree; None where the candidate does not run."""
+    """Return whether two runs of the worst image's batch agree; None if the candidate does not
+    run."""
     if symptoms.repeatable is not None:
         return symptoms.repeatable
     rows = _sample(symptoms)[: symptoms.batch_size]

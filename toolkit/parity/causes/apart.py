@@ -1,5 +1,4 @@
-"""Looks for a cause in a process of its own: a model, a file or a library that crashes or hangs
-takes only the search with it.
+"""Search for a cause in a separate process, so that a crash or hang ends only the search.
 
 In: names, paths and arrays. Out: a `Cause`, or None. The parent calls `search_apart`; the child
 runs this module.
@@ -43,8 +42,8 @@ _CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the child needs. `artifact` is the file or folder, of `format`; experiments take at most
-    `budget_s`, and are left out where that is 0."""
+    """The input of the child. `artifact` is the file or folder, of `format`. Experiments take at
+    most `budget_s`; with 0 they are left out."""
 
     checkpoint: str
     checkpoint_id: CheckpointId
@@ -64,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the child found; `untouched` says that the file is what the exporter writes."""
+    """The result of the child. `untouched` says that the file is what the exporter writes."""
 
     cause: Cause | None
     untouched: bool = False
@@ -73,7 +72,8 @@ class Outcome:
 def search_apart(
     job: Job, symptoms: Symptoms, images: NDArray[np.uint8], *, timeout_s: float
 ) -> Outcome:
-    """What a child process finds in `timeout_s`; `job.arrays` and `job.outcome` are set here.
+    """Return what a child process finds within `timeout_s`; this function sets `job.arrays` and
+    `job.outcome`.
 
     `symptoms` are those of the raw `images` `[n,C,H,W]`.
     """
@@ -97,14 +97,14 @@ def search_apart(
 
 
 def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
-    """Run the child to its end, or kill it; it has said what it found by then, or nothing."""
+    """Run the child to its end, or kill it. It may have written its outcome by then."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
         "TMPDIR": str(scratch),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
-    # -P: the child must not import what happens to lie in the current folder.
+    # -P: the child must not import files from the current folder.
     command = [sys.executable, "-P", "-m", "toolkit.parity.causes.apart"]
     process = subprocess.Popen(
         command,
@@ -118,14 +118,14 @@ def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(job.encode(), timeout=timeout_s)
-    finally:  # it, and what it started
+    finally:  # the child and the processes that it started
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 class _Search:
-    """The child's side."""
+    """The search inside the child process."""
 
     def __init__(self, job: Job) -> None:
         arrays = np.load(job.arrays)
@@ -143,7 +143,8 @@ class _Search:
         )
 
     def run(self) -> Outcome:
-        """Weights first, since that is cheap; then what is most specific for the precision."""
+        """Check the weights first, because that is fast; then the most specific cause for the
+        precision."""
         cause = self._weights()
         if cause is not None:
             return Outcome(cause=cause)
@@ -207,7 +208,7 @@ def _files(artifact: Path) -> list[Path]:
 
 
 def main() -> None:
-    """The child: a job on stdin, the outcome in a file. What it raises ends it without one."""
+    """Run the child: a job on stdin, the outcome in a file. If it raises, there is no outcome."""
     job = from_json(Job, json.load(sys.stdin))
     with contextlib.suppress(ToolkitError):
         Path(job.outcome).write_text(json.dumps(to_json(_Search(job).run())))
@@ -215,4 +216,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # torch alone takes half a second to take itself down
+    os._exit(0)  # torch alone takes half a second to shut down

@@ -1,6 +1,6 @@
-"""Hypotheses about a model's graph: one of its operators is another one.
+"""Hypotheses about a model's graph: one of its operators was replaced.
 
-In: the operators of a model. Out: changes, each with edits of operators and the words for it.
+In: the operators of a model. Out: changes, each with edits of operators and a description.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from torch import Tensor
 
 from toolkit.parity.causes.operators import LAYERS, Call, Edit, Operator
@@ -26,8 +26,8 @@ _ACTIVATIONS: dict[str, Function] = {
     "ReLU6": F.relu6,
     "ELU": F.elu,
     "GELU": F.gelu,
-    "GELU by tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "GELU by sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
+    "GELU with tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "GELU with sigmoid": lambda x: x * torch.sigmoid(1.702 * x),
     "softplus": F.softplus,
     "SiLU": F.silu,
     "hard swish": F.hardswish,
@@ -41,7 +41,7 @@ _ACTIVATIONS: dict[str, Function] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Change:
-    """One hypothesis: `what` is a clause, `edits` what becomes of which operators."""
+    """One hypothesis: `what` describes it as a clause, `edits` changes the operators."""
 
     kind: str
     what: str
@@ -50,7 +50,7 @@ class Change:
 
 
 def changes(operators: Sequence[Operator]) -> Iterator[Change]:
-    """All changes of one operator, or of all of a kind; likely ones first."""
+    """Return all changes of one operator, or of all operators of a kind; likely ones first."""
     for make in (_activations, _pools, _layouts, _layers, _normalisations, _resizes):
         yield from make(operators)
 
@@ -61,7 +61,9 @@ def _activations(operators: Sequence[Operator]) -> Iterator[Change]:
         [each for each in found if each.name == name]
         for name in dict.fromkeys(each.name for each in found)
     ]
-    groups = [group for group in by_name if len(group) > 1]  # converters change all of a kind
+    groups = [
+        group for group in by_name if len(group) > 1
+    ]  # converters change all operators of a kind
     for group in (*groups, *([each] for each in found)):
         name, where = str(group[0].activation), _where(group)
         yield _change("activation missing", f"the {name} {where} is missing", group, _identity)
@@ -83,7 +85,7 @@ def _change(kind: str, what: str, group: Sequence[Operator], edit: Edit) -> Chan
     return Change(
         kind=kind,
         what=what,
-        action=f"Look at what the exporter or the runtime does with {group[0].name} at {layers}.",
+        action=f"Check what the exporter or the runtime does with {group[0].name} at {layers}.",
         edits={each.index: edit for each in group},
     )
 
@@ -97,7 +99,7 @@ def _replaced(function: Function) -> Edit:
 
 
 def _after(function: Function) -> Edit:
-    """The operator's own result, changed; of several results the first."""
+    """Change the operator's own result; if there are several results, the first."""
 
     def edit(call: Call) -> Any:
         result = call.run()
@@ -134,7 +136,7 @@ def _later(x: Tensor, size: list[int], step: list[int]) -> Tensor:
 
 
 def _pooled(function: Function, shape: tuple[int, ...]) -> Edit:
-    """A result of the shape that the model expects, whatever the batch."""
+    """Return a result of the shape that the model expects, for any batch."""
 
     def edit(call: Call) -> Any:
         pooled = function(call.args[0])[..., : shape[-2], : shape[-1]].contiguous()
@@ -144,7 +146,7 @@ def _pooled(function: Function, shape: tuple[int, ...]) -> Edit:
 
 
 def _layouts(operators: Sequence[Operator]) -> Iterator[Change]:
-    """Where images become vectors, their elements may come in another order."""
+    """Return changes of the order in which images are flattened into vectors."""
     for each in operators:
         given = each.args[0] if each.args else ()
         if each.name not in ("view", "_unsafe_view", "reshape", "clone") or len(each.shape) != 2:
@@ -192,9 +194,11 @@ def _kernels(each: Operator) -> Iterator[Change]:
     for words, function in turned.items():
         what = f"the kernels of {each.layer} are {words}"
         yield _change("kernels turned", what, [each], _other_weight(function))
-    # Frameworks disagree about where padding goes when it is not the same on both sides.
+    # Frameworks place asymmetric padding on different sides.
     if any(step > 1 for step in each.args[3]) and any(each.args[4]):
-        what = f"the padding of {each.layer} is all below and right, none above and left"
+        what = (
+            f"the padding of {each.layer} is only at the bottom and right, not at the top and left"
+        )
         yield _change("other padding", what, [each], _padded_after)
 
 
@@ -231,7 +235,7 @@ def _normalisations(operators: Sequence[Operator]) -> Iterator[Change]:
 
 
 def _training(call: Call) -> Any:
-    # Clones: running statistics are changed in place.
+    # Clones, because running statistics are changed in place.
     return call.run(a3=call.args[3].clone(), a4=call.args[4].clone(), a5=True, a6=0.0)
 
 
@@ -252,7 +256,7 @@ def _resizes(operators: Sequence[Operator]) -> Iterator[Change]:
 
 
 def rounded_results(operators: Sequence[Operator]) -> Iterator[Change]:
-    """Results of activations or of layers, rounded to a narrower format."""
+    """Return changes that round the results of activations or of layers to a narrower format."""
     results = [each for each in operators if each.activation] or [
         each for each in operators if each.has_weights
     ]
@@ -267,7 +271,7 @@ def rounded_results(operators: Sequence[Operator]) -> Iterator[Change]:
 
 
 def products(operators: Sequence[Operator], rounding: Function) -> Mapping[int, Edit]:
-    """Edits that round both operands of each convolution and matrix product."""
+    """Return edits that round both operands of each convolution and matrix product."""
 
     def edit(call: Call, first: int, second: int) -> Any:
         given = {first: rounding(call.args[first]), second: rounding(call.args[second])}
@@ -300,16 +304,16 @@ class Family:
 
 
 def factors(operators: Sequence[Operator]) -> Iterator[Family]:
-    """What a layer gives, or its weights alone, multiplied by a factor."""
+    """Return changes that multiply the output of a layer, or its weights alone, by a factor."""
     for each in operators:
         if each.has_weights or each.activation:
             yield Family(
                 kind="scaled layer",
-                what=f"all that {each.layer} gives"
-                f"{' after its ' + each.activation if each.activation else ''}, or the weights of "
-                "the layer after it, is multiplied by {0}",
-                action=f"Look at the weights and the scales of {each.layer} and of the layer after "
-                "it, and for a factor between them (dropout's 1/(1-p)).",
+                what="the whole output of "
+                f"{each.layer}{' after its ' + each.activation if each.activation else ''}, "
+                f"or the weights of the layer after it, is multiplied by {0}",
+                action=f"Check the weights and the scales of {each.layer} and of the layer "
+                "after it, and look for a factor between them (dropout's 1/(1-p)).",
                 index=each.index,
                 edit=lambda by: _after(lambda x: x * by),
                 layer=each.layer,
@@ -319,7 +323,7 @@ def factors(operators: Sequence[Operator]) -> Iterator[Family]:
             yield Family(
                 kind="scaled weights",
                 what=f"the weights of {each.layer}, not its bias, are multiplied by {{0}}",
-                action=f"Look at the weights and the scales of {each.layer}.",
+                action=f"Check the weights and the scales of {each.layer}.",
                 index=each.index,
                 edit=lambda by, at=weight: lambda call: call.run(**{f"a{at}": call.args[at] * by}),  # type: ignore[misc]
                 layer=each.layer,
@@ -327,14 +331,14 @@ def factors(operators: Sequence[Operator]) -> Iterator[Family]:
 
 
 def ceilings(operators: Sequence[Operator]) -> Iterator[Family]:
-    """What an operator gives, cut off at a largest value."""
+    """Return changes that limit the output of an operator to a largest value."""
     for each in operators:
         if each.activation:
             yield Family(
                 kind="saturation",
                 what=f"activations after {each.layer} saturate: values above {{0}} are cut off",
-                action=f"Look at the range, or the scale, of the activations after {each.layer}: "
-                "it must hold the largest values that calibration images give.",
+                action=f"Check the range, or the scale, of the activations after {each.layer}: "
+                "it must hold the largest values of the calibration images.",
                 index=each.index,
                 edit=lambda limit: _after(lambda x: x.clamp(max=limit)),
                 layer=each.layer,

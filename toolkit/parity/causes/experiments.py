@@ -1,8 +1,8 @@
-"""Tries what would make the checkpoint answer as the candidate does.
+"""Experiments that make the checkpoint give the candidate's logits.
 
 In: the model, raw images, and the symptoms on them. Out: a `Cause`, with the change of the inputs,
 of an operator or of the weights after which the checkpoint gives the candidate's logits. Runs in a
-process of its own; see `toolkit.parity.causes.apart`.
+separate process; see `toolkit.parity.causes.apart`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from toolkit.parity.causes.rounding import rounded, roundings, tf32
 from toolkit.parity.causes.symptoms import Fit, Symptoms, number, root_mean_square
 from toolkit.schema import Cause, InputSpec
 
-_AS_NEAR = 1.5  # times the least error: as good an explanation
+_AS_NEAR = 1.5  # times the smallest error: an equally good explanation
 _ALIKE = 0.5  # correlation of two errors that come from the same rounding
 
 
@@ -47,8 +47,8 @@ class Finding:
 class Experiments:
     """All experiments on one model with some images.
 
-    `symptoms` are those of the images, in the same order; the first `symptoms.batch_size` of them
-    are a whole batch of the candidate's.
+    `symptoms` are those of the images, in the same order. The first `symptoms.batch_size` images
+    are a whole batch of the candidate.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Experiments:
         self._operators = self._recorded()
 
     def _recorded(self) -> list[Operator]:
-        """None where the model's code does not bear to be watched: then inputs alone are tried."""
+        """None if the model's code cannot be recorded; only inputs are tried then."""
         try:
             with torch.no_grad():
                 return record(self._model, torch.from_numpy(self._inputs[:2]))
@@ -77,7 +77,8 @@ class Experiments:
             return []
 
     def cause(self) -> Cause | None:
-        """The first that explains a float32 candidate; of others, the one that does it best."""
+        """Return the first cause that explains a float32 candidate; for other precisions, the best
+        one."""
         best: Finding | None = None
         for find in (
             self._of_inputs,
@@ -105,7 +106,7 @@ class Experiments:
                 yield self._fed(each.kind, each.what, each.action, fit)
 
     def _of_normalisations(self) -> Iterator[Finding]:
-        """Any other mean and std, found by fitting a factor and an offset for each channel."""
+        """Find any other mean and std by fitting a factor and an offset for each channel."""
         channels = len(self._spec.mean)
 
         def run(values: Logits, rows: Rows) -> Logits:
@@ -123,15 +124,16 @@ class Experiments:
         mean, std = spec_of(self._spec, found[:channels], found[channels:])
         what = f"they are normalised by mean {_listed(mean)} and std {_listed(std)}"
         action = (
-            f"The input spec has mean {_listed(self._spec.mean)} and std {_listed(self._spec.std)}:"
-            " compare it with the preprocessing of the exported model and of its caller."
+            f"The input spec has mean {_listed(self._spec.mean)} and std "
+            f"{_listed(self._spec.std)}: compare it with the preprocessing of the exported "
+            "model and of its caller."
         )
         yield self._fed("other normalisation", what, action, fit)
 
     def _fed(self, kind: str, what: str, action: str, fit: Fit) -> Finding:
         text = (
-            f"The images are fed in another way: {what}. Fed so, the checkpoint gives the "
-            f"candidate's logits: {fit.words(self._symptoms)}."
+            f"The images are preprocessed in another way: {what}. With this change, the "
+            f"checkpoint gives the candidate's logits: {fit.words(self._symptoms)}."
         )
         return Finding(cause=Cause(kind=kind, text=text, action=action), fit=fit)
 
@@ -179,11 +181,12 @@ class Experiments:
         fit = None if limit is None else self._fitting.explains(partial(run, limit))
         if fit is not None:
             what = f"inputs above {limit:.3g} are cut off (the largest is {largest:.3g})"
-            action = "Look at the range of the input: the scale of its quantisation, or a clip."
+            action = "Check the range of the input: the scale of its quantisation, or a clip."
             yield self._fed("inputs cut off", what, action, fit)
 
     def _of_roundings(self) -> Iterator[Finding]:
-        """The nearest: several formats may come near. float16 and TF32 have as many bits."""
+        """Return the nearest format; several may come near. float16 and TF32 have the same number
+        of bits."""
         found = []
         for each in roundings():
             with rounded(self._model, each):
@@ -194,7 +197,8 @@ class Experiments:
         yield from _nearest(found)
 
     def _of_rounded_results(self) -> Iterator[Finding]:
-        """The nearest: a sum in another order rounds some values to the other side."""
+        """Return the nearest format. A sum in another order rounds some values to the other
+        side."""
         found = []
         for each in rounded_results(self._operators):
             fit = self._fitting.explains(partial(self._fitting.edited, each.edits), nearly=True)
@@ -203,7 +207,8 @@ class Experiments:
         yield from _nearest(found)
 
     def _of_products(self) -> Iterator[Finding]:
-        """Rounded operands: each kernel rounds at other places, so only the shape can agree."""
+        """Test rounded operands. Kernels round at different places, so only the shape of the error
+        can agree."""
         if not self._symptoms.exact:
             return
         found = self._symptoms.candidate.astype(np.float64) - self._symptoms.reference
@@ -225,9 +230,9 @@ class Experiments:
 
     def _of_arithmetic(self, word: str, alike: float, sizes: tuple[float, float]) -> Finding:
         text = (
-            f"The error is of the size and shape of {word} products: {number(sizes[0])} (root mean "
-            f"square), and {number(sizes[1])} where the checkpoint's own factors are rounded to "
-            f"{word}; the two errors have a correlation of {alike:.2f} on "
+            f"The error has the size and shape of {word} products: {number(sizes[0])} (root "
+            f"mean square), and {number(sizes[1])} if the checkpoint's own factors are rounded "
+            f"to {word}; the two errors have a correlation of {alike:.2f} on "
             f"{len(self._images)} images."
         )
         short = {"bfloat16": "bf16", "float16": "fp16"}.get(word, word)
@@ -242,14 +247,14 @@ class Experiments:
 
     def _changed(self, kind: str, what: str, action: str, fit: Fit) -> Finding:
         text = (
-            f"It is as if {what}: changed so, the checkpoint gives the candidate's logits; "
-            f"{fit.words(self._symptoms)}."
+            f"The results look as if {what}. With this change, the checkpoint gives the "
+            f"candidate's logits; {fit.words(self._symptoms)}."
         )
         return Finding(cause=Cause(kind=kind, text=text, action=action), fit=fit)
 
 
 def _nearest(found: list[Finding]) -> list[Finding]:
-    """The first of those that come nearest; none where there are none."""
+    """Return the first of the nearest findings; none if there are none."""
     best = min((each.fit.rms for each in found), default=0.0)
     return [each for each in found if each.fit.rms <= _AS_NEAR * best][:1]
 

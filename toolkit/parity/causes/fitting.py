@@ -1,7 +1,7 @@
-"""Fits a change of the checkpoint to the candidate's logits, and finds the value that fits best.
+"""Fits a change of the checkpoint to the candidate's logits, and finds the best value.
 
-In: the model, its inputs, the symptoms. Out: a `Fit`, or the values that come nearest. What is
-changed is up to `toolkit.parity.causes.experiments`.
+In: the model, its inputs, the symptoms. Out: a `Fit`, or the values that fit best.
+`toolkit.parity.causes.experiments` selects the changes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from toolkit.parity.causes.operators import Edit, Edited
 from toolkit.parity.causes.symptoms import Fit, Symptoms, distance, root_mean_square
 from toolkit.timing import Stopwatch
 
-_FEW = 8  # images, the worst, that a hypothesis must explain before it is tried on all
-_FITTED = 24  # images, the worst, that numbers are fitted on
+_FEW = 8  # worst images that a hypothesis must explain before it is tried on all
+_FITTED = 24  # worst images that numbers are fitted on
 _STEPS = 6
 _AT_ONCE = 100
 
@@ -29,10 +29,10 @@ Run = Callable[[Rows], Logits]
 
 
 class Fitting:
-    """Runs one model on some inputs, changed, and compares it with the candidate.
+    """Runs a changed model on some inputs, and compares it with the candidate.
 
-    `inputs` is float32 `[N,C,H,W]`, normalised; `symptoms` are those of the same images. After
-    `budget_s` seconds nothing is tried any longer.
+    `inputs` is float32 `[N,C,H,W]`, normalised; `symptoms` are those of the same images, in the
+    same order. After `budget_s` seconds nothing more is tried.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Fitting:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the budget is spent."""
+        """Return whether the budget is spent."""
         return self._watch.elapsed_s() > self._budget_s
 
     def explains(self, run: Run, *, whole: int | None = None, nearly: bool = False) -> Fit | None:
-        """How well a change explains the candidate; None where it does not.
+        """Return how well a change explains the candidate; None if it does not.
 
-        It is tried on few images first; `whole` images must be one batch, and are all that count.
-        `nearly` accepts what leaves a quarter of the error.
+        Few images are tried first. `whole` images must be one batch, and only they count. `nearly`
+        also accepts a change that leaves a quarter of the error.
         """
         if self.out_of_time:
             return None
@@ -84,7 +84,7 @@ class Fitting:
         return fit
 
     def solve(self, run: Callable[[Logits, Rows], Logits], start: Logits) -> Logits | None:
-        """Gauss-Newton from `start`; None as soon as it does not come closer."""
+        """Run Gauss-Newton from `start`; return None as soon as it stops improving."""
         if self.out_of_time:
             return None
         rows = self._worst[:_FITTED]
@@ -102,7 +102,7 @@ class Fitting:
         return None if values is start else values
 
     def search(self, run: Callable[[float, Rows], Logits], largest: float) -> float | None:
-        """The limit below `largest` that explains most; None where none explains half."""
+        """Return the limit below `largest` that explains most; None if none explains half."""
         rows = self._worst[:_FITTED]
         if largest <= 0 or self.out_of_time:
             return None
@@ -126,7 +126,7 @@ class Fitting:
         return (low + high) / 2
 
     def largest(self, index: int) -> float:
-        """The largest value that an operator gives."""
+        """Return the largest value that an operator gives."""
         seen: list[float] = []
 
         def edit(call: object) -> object:
@@ -138,18 +138,18 @@ class Fitting:
         return max(seen)
 
     def edited(self, edits: Mapping[int, Edit], rows: Rows) -> Logits:
-        """The checkpoint's logits of some images, with operators edited."""
+        """Return the checkpoint's logits of some images, with operators edited."""
         return self.logits(self.inputs[rows], edits)
 
     def fed(self, inputs: NDArray[np.float32], rows: Rows) -> Logits:
-        """The checkpoint's logits of some images of other inputs."""
+        """Return the checkpoint's logits of some images of other inputs."""
         return self.logits(inputs[rows])
 
     def logits(
         self, inputs: NDArray[np.float32], edits: Mapping[int, Edit] | None = None
     ) -> Logits:
-        """Of `inputs` `[n,C,H,W]`, with operators edited; a whole batch of the candidate's stays
-        together where it is no larger than what is computed at once."""
+        """Return logits of `inputs` `[n,C,H,W]`, with operators edited. A whole batch of the
+        candidate stays together if it is not larger than what is computed at once."""
         size = self._symptoms.batch_size if self._symptoms.batch_size > 1 else _AT_ONCE
         parts = []
         for start in range(0, len(inputs), size):
@@ -170,7 +170,7 @@ class Fitting:
 def _step(
     run: Callable[[Logits, Rows], Logits], values: Logits, base: Logits, at: int, rows: Rows
 ) -> Logits:
-    """The derivative of the logits by one of the values, as a flat array."""
+    """Return the derivative of the logits with respect to one of the values, as a flat array."""
     by = 1e-3 * max(abs(float(values[at])), 0.1)
     moved = values.copy()
     moved[at] += by

@@ -1,4 +1,4 @@
-"""A file's graph beside a fresh export's: which operators differ. Pure.
+"""Comparison of a file's graph with a fresh export: which operators differ; pure functions.
 
 In: two lists of nodes in the order of computation. Out: sentences, and a `Cause`.
 """
@@ -24,12 +24,12 @@ class Node:
 
     @property
     def words(self) -> str:
-        """`Conv (conv1.weight)`."""
+        """A text such as `Conv (conv1.weight)`."""
         return f"{self.operator} ({self.weights[0]})" if self.weights else self.operator
 
 
 def compare_graphs(expected: Sequence[Node], found: Sequence[Node]) -> Cause | None:
-    """The cause that lies in the graph; None where both are the same."""
+    """Return the cause found in the graph; None if both graphs are the same."""
     differences = list(_differences(expected, found))
     if not differences:
         return None
@@ -39,7 +39,7 @@ def compare_graphs(expected: Sequence[Node], found: Sequence[Node]) -> Cause | N
         kind="graph changed",
         text=f"The file's graph differs from a fresh export's: {shown}"
         f"{f'; and {more} more' if more > 0 else ''}.",
-        action="Export the checkpoint again, and look at what changes the file after the export.",
+        action="Export the checkpoint again, and find out what changes the file after the export.",
     )
 
 

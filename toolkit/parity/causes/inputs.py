@@ -1,7 +1,7 @@
-"""Other ways to feed the same images: hypotheses about preprocessing. Pure.
+"""Hypotheses about preprocessing: other ways to feed the same images; pure functions.
 
-In: raw images and the model's input spec. Out: inputs `[n,C,H,W]`, each as a wrong preprocessing
-would make them, with the words for it.
+In: raw images and the model's input spec. Out: inputs `[n,C,H,W]` of a wrong preprocessing, each
+with its description.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Inputs = NDArray[np.float32]
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SPEC = "Compare the preprocessing of the exported model and of its caller with the input spec"
-_PLACE = "Look at how images are read and laid out before they are fed"
+_PLACE = "Check how images are read and laid out before they are passed to the model"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ class ChangedInputs:
 
 
 def changed_inputs(images: NDArray[np.uint8], spec: InputSpec) -> Iterator[ChangedInputs]:
-    """All hypotheses for raw `images` `[n,C,H,W]`, likely ones first."""
+    """Return all hypotheses for raw `images` `[n,C,H,W]`, likely ones first."""
     pixels = images.astype(np.float32) / np.float32(255)
     healthy = normalise(images, spec)
     for make in (_normalisations, _values):
@@ -52,11 +52,11 @@ def _changed(kind: str, what: str, action: str, inputs: NDArray[np.floating]) ->
 
 def _normalisations(pixels: Inputs, healthy: Inputs, spec: InputSpec) -> Iterator[_Row]:
     mean, std = _column(spec.mean), _column(spec.std)
-    yield "not normalised", "they are not normalised: pixels from 0 to 1", pixels
+    yield "not normalised", "they are not normalised: pixels range from 0 to 1", pixels
     yield "normalised twice", "they are normalised twice", (healthy - mean) / std
     yield "0..255 for 0..1", "pixels from 0 to 255 are normalised", (pixels * 255 - mean) / std
-    yield "not normalised", "they are not normalised: pixels from 0 to 255", pixels * 255
-    yield "1/256 for 1/255", "pixels are divided by 256, not by 255", _by_256(pixels, mean, std)
+    yield "not normalised", "they are not normalised: pixels range from 0 to 255", pixels * 255
+    yield "1/256 for 1/255", "pixels are divided by 256 instead of 255", _by_256(pixels, mean, std)
     yield "inverted", "they are inverted: 1 - pixel", (1 - pixels - mean) / std
     yield "inverted", "they are inverted after normalisation", -healthy
     for words, other_mean, other_std in _other_specs(spec):
@@ -80,11 +80,11 @@ def _other_specs(
         yield words, _IMAGENET[0][at : at + 1], _IMAGENET[1][at : at + 1]
     if channels == 3:
         yield "ImageNet's mean and std", *_IMAGENET
-        yield "mean and std in reversed order of channels", spec.mean[::-1], spec.std[::-1]
-    yield "the mean alone", spec.mean, ones
-    yield "the std alone", zeros, spec.std
-    yield "the variance in place of the std", spec.mean, tuple(each**2 for each in spec.std)
-    yield "mean and std that are exchanged", spec.std, spec.mean
+        yield "mean and std with the channels in reversed order", spec.mean[::-1], spec.std[::-1]
+    yield "the mean only", spec.mean, ones
+    yield "the std only", zeros, spec.std
+    yield "the variance instead of the std", spec.mean, tuple(each**2 for each in spec.std)
+    yield "mean and std swapped", spec.std, spec.mean
     for digits in (3, 2, 1):
         mean = tuple(round(each, digits) for each in spec.mean)
         std = tuple(round(each, digits) for each in spec.std)
@@ -129,7 +129,7 @@ def _places(healthy: Inputs, spec: InputSpec, images: NDArray[np.uint8]) -> Iter
         laid = healthy.transpose(0, 2, 3, 1).reshape(healthy.shape)
         yield "layout of the input", "their bytes are laid out [N,H,W,C]", laid
         for laid in (np.repeat(healthy[:, at : at + 1], channels, 1) for at in range(channels)):
-            yield "channels swapped", "all channels are the same one", laid
+            yield "channels swapped", "all channels are equal", laid
     yield from _shifts(healthy)
 
 
@@ -158,7 +158,7 @@ Function = Callable[[Inputs], Inputs]
 
 
 def affine(inputs: Inputs, factors: NDArray[np.float64], offsets: NDArray[np.float64]) -> Inputs:
-    """`inputs * factor + offset`, one of each for each channel."""
+    """Return `inputs * factor + offset`, with one factor and offset per channel."""
     changed = inputs * _column(tuple(factors)) + _column(tuple(offsets))
     return np.ascontiguousarray(changed, np.float32)
 
@@ -166,7 +166,8 @@ def affine(inputs: Inputs, factors: NDArray[np.float64], offsets: NDArray[np.flo
 def spec_of(
     spec: InputSpec, factors: NDArray[np.float64], offsets: NDArray[np.float64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std that give the inputs of `affine`: `(p - m') / s' = (p - m) / s * f + o`."""
+    """Return the mean and std that give the inputs of `affine`: `(p - m') / s' = (p - m) / s * f +
+    o`."""
     std = np.asarray(spec.std) / factors
     mean = np.asarray(spec.mean) - offsets * std
     return tuple(map(float, mean)), tuple(map(float, std))

@@ -1,6 +1,6 @@
-"""Hypotheses about factors and sums: logits times a number, plus a number. Pure.
+"""Hypotheses about factors and sums: logits times a number, plus a number; pure functions.
 
-In: `Symptoms`. Out: a `Cause`, or None where the hypothesis does not explain them.
+In: `Symptoms`. Out: a `Cause`, or None if the hypothesis does not explain them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from toolkit.schema import Cause
 
 Logits = NDArray[np.float64]
 
-_IMAGES_OF_A_CLASS = 10  # wrong ones; of fewer, their numbers say more
+_IMAGES_OF_A_CLASS = 10  # wrong images; with fewer, their numbers say more
 
 
 def scaled(symptoms: Symptoms) -> Cause | None:
-    """One factor, or one number added, or both."""
+    """Test one factor, one added number, or both."""
     reference, candidate, kept = _finite(symptoms)
     if not kept.any() or not symptoms.wrong.any():
         return None
@@ -53,12 +53,12 @@ def _scaled(symptoms: Symptoms, kind: str, by: float, plus: float, fit: Fit) -> 
         action="Look for a temperature or a factor after the last layer, for a last layer with "
         "other weights, and for a wrong scale of a quantised output."
         if "scale" in kind
-        else "Look at the bias of the last layer and at what is added after it.",
+        else "Check the bias of the last layer and anything added after it.",
     )
 
 
 def biased(symptoms: Symptoms) -> Cause | None:
-    """A number added to each class, with or without one factor for all."""
+    """Test a number added to each class, with or without one factor for all."""
     reference, candidate, kept = _finite(symptoms)
     if not kept.any() or not symptoms.wrong.any():
         return None
@@ -69,8 +69,8 @@ def biased(symptoms: Symptoms) -> Cause | None:
         return Cause(
             kind="bias of classes",
             text=f"{_added(symptoms, bias, fit)}: {fit.words(symptoms)}.",
-            action="Look at the bias of the last layer: missing, of another checkpoint, or "
-            "quantised with a wrong scale.",
+            action="Check the bias of the last layer: it may be missing, from another "
+            "checkpoint, or quantised with a wrong scale.",
         )
     centred = reference - reference.mean(axis=0)
     spread = float((centred**2).sum())
@@ -87,7 +87,7 @@ def biased(symptoms: Symptoms) -> Cause | None:
         kind="scale and bias of classes",
         text=f"The logits are {slope:.6g} times the checkpoint's, plus a number for each class: "
         f"{fit.words(symptoms)}.",
-        action="Look at the weights and the bias of the last layer: only one of the two is scaled.",
+        action="Check the weights and the bias of the last layer: only one of the two is scaled.",
     )
 
 
@@ -105,7 +105,8 @@ def _added(symptoms: Symptoms, bias: Logits, fit: Fit) -> str:
 
 
 def offset_of_each_image(symptoms: Symptoms) -> Cause | None:
-    """A number of its own added to all logits of an image: decisions stay."""
+    """Test a number added to all logits of an image, different for each image; predictions stay the
+    same."""
     if symptoms.classes < 8 or not symptoms.exact or not symptoms.wrong.any():
         return None
     reference, candidate, kept = _finite(symptoms)
@@ -122,13 +123,15 @@ def offset_of_each_image(symptoms: Symptoms) -> Cause | None:
             return Cause(
                 kind="offset of each image",
                 text=f"The logits are the checkpoint's {words}: {fit.words(symptoms)}.",
-                action="Look at what follows the last layer; softmax and decisions do not see it.",
+                action=(
+                    "Check what follows the last layer; softmax and predictions are not affected."
+                ),
             )
     return None
 
 
 def one_class(symptoms: Symptoms) -> Cause | None:
-    """Only a few classes are wrong, and all others are right."""
+    """Test whether only a few classes are wrong and all others are right."""
     if symptoms.classes < 3 or not symptoms.exact or symptoms.wrong.sum() < _IMAGES_OF_A_CLASS:
         return None
     limit = symptoms.tolerance_floors * symptoms.floors[:, None]
@@ -146,18 +149,20 @@ def one_class(symptoms: Symptoms) -> Cause | None:
     how = f"by {moved.mean():+.3g} on each image" if steady else f"by up to {number(wrong.max())}"
     return Cause(
         kind="one class" if len(bad) == 1 else "few classes",
-        text=f"Only the logits of {noun} {numbers(bad)} differ, {how}; "
-        f"those of the {count(symptoms.classes - len(bad), 'class')} "
-        f"left agree within {number(others)} noise floors.",
-        action=f"Look at the row of {noun} {numbers(bad)} in the weights and the bias of the last "
+        text=f"Only the logits of {noun} {numbers(bad)} differ, {how}; those of the other "
+        f"{count(symptoms.classes - len(bad), 'class')} agree within {number(others)} "
+        "noise floors.",
+        action=f"Check the row of {noun} {numbers(bad)} in the weights and the bias of the last "
         "layer.",
     )
 
 
 def _finite(symptoms: Symptoms) -> tuple[Logits, Logits, NDArray[np.bool_]]:
-    """The classes `[K]` that have finite logits on both sides, and both sides of these in float64.
+    """Return the classes `[K]` that have finite logits on both sides, and these logits of both
+    sides in float64.
 
-    Classes that are masked on both sides do not count; none are kept where others are not finite.
+    Classes that are masked on both sides do not count. If other logits are not finite, no class is
+    kept.
     """
     reference, candidate = symptoms.reference, symptoms.candidate.astype(np.float64)
     finite = (np.isfinite(reference) & np.isfinite(candidate)).all(axis=0)

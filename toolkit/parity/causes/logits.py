@@ -1,8 +1,8 @@
-"""Why a row failed, as far as its logits alone show it. Pure.
+"""Causes that the logits alone show; pure functions.
 
-In: `Symptoms`. Out: a `Cause`, or None. What is exact and specific is tried before what is general:
-a general hypothesis (one class, a few images) says where the error is, not what it is, so the
-caller looks at the inputs and the file before it takes that.
+In: `Symptoms`. Out: a `Cause`, or None. Exact and specific hypotheses are tried before general
+ones. A general hypothesis (one class, a few images) says where the error is, not what it is, so the
+caller looks at the inputs and the file before it accepts one.
 """
 
 from __future__ import annotations
@@ -67,21 +67,21 @@ GENERAL: tuple[Hypothesis, ...] = (
     offset_of_each_image,
     not_repeatable,
 )
-"""Each names where it shows; the file or the inputs may say more."""
+"""Each names where the error shows; the file or the inputs may say more."""
 
 
 def name_cause(symptoms: Symptoms) -> Cause | None:
-    """The first hypothesis that explains the symptoms."""
+    """Return the first hypothesis that explains the symptoms."""
     return specific_cause(symptoms) or general_cause(symptoms)
 
 
 def specific_cause(symptoms: Symptoms) -> Cause | None:
-    """The first of `SPECIFIC` that explains the symptoms."""
+    """Return the first of `SPECIFIC` that explains the symptoms."""
     return _first(SPECIFIC, symptoms)
 
 
 def general_cause(symptoms: Symptoms) -> Cause | None:
-    """The first of `GENERAL` that explains the symptoms."""
+    """Return the first of `GENERAL` that explains the symptoms."""
     return _first(GENERAL, symptoms)
 
 

@@ -1,6 +1,6 @@
-"""An ONNX file beside a fresh export of its checkpoint: weights, graph, quantisation.
+"""Comparison of an ONNX file with a fresh export: weights, graph, quantisation.
 
-In: the file, the model, inputs. Out: a `Cause`. Runs in a process of its own.
+In: the file, the model, inputs. Out: a `Cause`. Runs in a separate process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _QUANTISED = "_quantized"
 
 @dataclass(kw_only=True, eq=False)
 class Contents:
-    """What a file holds: its operators, its float weights, and what is quantised.
+    """The content of a file: its operators, its float weights, and its quantised values.
 
-    `ranges` has the smallest and the largest value of each quantiser of activations, by the name
-    of the value in the graph.
+    `ranges` has the smallest and the largest value of each quantiser of activations, by the name of
+    the value in the graph.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -41,7 +41,8 @@ class Contents:
 
 
 def rounding_in_file(path: Path, tensors: dict[str, NDArray[np.floating]]) -> Cause | None:
-    """The cause where weights are the checkpoint's `tensors`, rounded; needs no fresh export.
+    """Return the cause if the weights are the checkpoint's rounded `tensors`; this needs no fresh
+    export.
 
     Other differences may come from what the exporter folds into the weights.
     """
@@ -54,7 +55,7 @@ def rounding_in_file(path: Path, tensors: dict[str, NDArray[np.floating]]) -> Ca
 def cause_in_file(
     path: Path, model: nn.Module, inputs: NDArray[np.float32], precision: Precision
 ) -> Cause | None:
-    """The cause that lies in the file; None where it is what the exporter writes."""
+    """Return the cause found in the file; None if the file is what the exporter writes."""
     import onnx
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,7 +80,7 @@ def cause_in_file(
 def _export(
     model: nn.Module, inputs: NDArray[np.float32], path: Path, precision: Precision
 ) -> None:
-    """A fresh export; of quantised precisions what the quantiser is given."""
+    """Make a fresh export; for quantised precisions, the input of the quantiser."""
     import torch
 
     from toolkit.artifacts.formats import Request, find_format, load_exporter
@@ -103,7 +104,7 @@ def _export(
 
 
 def read(model: Any) -> Contents:
-    """Walk an `onnx.ModelProto`."""
+    """Read the contents of an `onnx.ModelProto`."""
     from onnx import numpy_helper
 
     contents = Contents()
@@ -168,7 +169,7 @@ def _range(
 def _values(
     path: Path, inputs: NDArray[np.float32], names: list[str]
 ) -> dict[str, NDArray[np.floating]]:
-    """What a float file computes for some of its values, where it has them."""
+    """Return what a float file computes for some of its values, if it has them."""
     import onnx
     import onnxruntime
 

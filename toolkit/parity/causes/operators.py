@@ -1,7 +1,7 @@
-"""Watches the operators that a torch model calls, and replaces what some of them give.
+"""Recording and editing of the operators that a torch model calls.
 
-In: a model and an example. Out: the operators in their order, and a mode that edits them. The model
-itself is not touched.
+In: a model and an example. Out: the operators in order, and a mode that edits them. The model
+itself is not changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAMES = {
     "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
 }  # fmt: skip
 LAYERS = {"convolution": (1, 2), "addmm": (2, 0), "linear": (1, 2), "native_batch_norm": (1, 2)}
-"""Operators with weights: where their weight and their bias stand among the arguments."""
+"""Operators with weights: the positions of the weight and the bias among the arguments."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +33,8 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def run(self, **changed: Any) -> Any:
-        """With other arguments by position: `run(a1=...)` replaces the second."""
+        """Run the operator with some arguments replaced by position: `run(a1=...)` replaces the
+        second."""
         args = list(self.args)
         for name, value in changed.items():
             at = int(name[1:])
@@ -44,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """One operator of the recorded model: its number, name, and the layer that it belongs to."""
+    """One operator of the recorded model: its number, its name, and its layer."""
 
     index: int
     name: str
@@ -54,7 +55,7 @@ class Operator:
 
     @property
     def activation(self) -> str | None:
-        """Its name in words, where it is an activation."""
+        """Its name in words if it is an activation."""
         return _NAMES.get(self.name)
 
     @property
@@ -67,7 +68,7 @@ Edit = Callable[[Call], Any]
 
 
 class Edited(TorchDispatchMode):
-    """Counts operators and replaces what some of them give."""
+    """Counts operators and replaces the results of some of them."""
 
     def __init__(self, edits: Mapping[int, Edit]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -81,7 +82,7 @@ class Edited(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """One operator."""
+        """Run one operator."""
         self._count += 1
         edit = self._edits.get(self._count)
         call = Call(function=func, args=args, kwargs=dict(kwargs or {}))
@@ -93,7 +94,7 @@ class Edited(TorchDispatchMode):
 
 
 class _Recording(TorchDispatchMode):
-    """Notes the operators, and the last layer before each."""
+    """Records the operators, and the last layer before each."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -109,7 +110,7 @@ class _Recording(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """One operator."""
+        """Run one operator."""
         result = func(*args, **dict(kwargs or {}))
         tensors = [each for each in args if isinstance(each, Tensor)]
         names = [self._names.get(each.data_ptr()) for each in tensors]
@@ -130,7 +131,7 @@ class _Recording(TorchDispatchMode):
 
 
 def record(model: nn.Module, example: Tensor) -> list[Operator]:
-    """The operators that the model calls on `example`, in order."""
+    """Return the operators that the model calls on `example`, in order."""
     recording = _Recording(model)
     with recording:
         model(example)

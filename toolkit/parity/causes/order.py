@@ -1,6 +1,6 @@
-"""Hypotheses about order: right answers in the wrong place. Pure.
+"""Hypotheses about order: right answers in the wrong place; pure functions.
 
-In: `Symptoms`. Out: a `Cause`, or None where the hypothesis does not explain them.
+In: `Symptoms`. Out: a `Cause`, or None if the hypothesis does not explain them.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from toolkit.parity.causes.symptoms import Symptoms, count, distance, numbers
 from toolkit.schema import Cause
 
 _SAMPLE = 300
-_MOST = 0.8  # of the sample must be found among the other images' answers
+_MOST = 0.8  # share of the sample that must be found among the answers of other images
 _ALMOST_ALL = 0.98
-_ALL = 0.998  # but for a last, smaller call
+_ALL = 0.998  # except for a last, smaller call
 _CALLS_LEARNT_FROM = 4
 
 _LOOK_AT_THE_RUNTIME = (
-    "Look at the runtime's buffers and caches: copy each output before the next call, and compare "
-    "one image at a time."
+    "Check the runtime's buffers and caches: copy each output before the next call, and "
+    "compare one image at a time."
 )
 
 
 def classes_permuted(symptoms: Symptoms) -> Cause | None:
-    """The logits of each class stand in another column."""
+    """Test whether the logits of each class are in another column."""
     order = _class_order(symptoms)
     if order is None or (order == np.arange(symptoms.classes)).all():
         return None
@@ -33,15 +33,15 @@ def classes_permuted(symptoms: Symptoms) -> Cause | None:
         return None
     return Cause(
         kind="classes permuted",
-        text=f"The classes are in another order: {_permutation(order)}; "
-        f"put back, {fit.words(symptoms)}.",
-        action="Compare the list of class names on both sides; sorted folders give another order "
-        "than numbers do.",
+        text=f"The classes are in another order: {_permutation(order)}. In the right order, "
+        f"{fit.words(symptoms)}.",
+        action="Compare the lists of class names on both sides; sorted folders have another "
+        "order than numbers.",
     )
 
 
 def _class_order(symptoms: Symptoms) -> NDArray[np.intp] | None:
-    """For each column of the candidate, the reference's column that is nearest."""
+    """For each column of the candidate, return the nearest column of the reference."""
     from scipy.optimize import linear_sum_assignment
 
     rows = _spread_over(np.arange(symptoms.images), _SAMPLE)
@@ -49,7 +49,7 @@ def _class_order(symptoms: Symptoms) -> NDArray[np.intp] | None:
     reference = np.nan_to_num(symptoms.reference[rows], posinf=0, neginf=0)
     if len(rows) < 5:
         return None
-    # Rows are the candidate's classes; ties go to the class's own column.
+    # Rows are the candidate's classes; in a tie, the class's own column wins.
     cost = _squared_distances(candidate.T, reference.T)
     cost -= np.eye(len(cost)) * 1e-12 * cost.max(initial=0)
     order: NDArray[np.intp] = linear_sum_assignment(cost)[1]
@@ -57,7 +57,7 @@ def _class_order(symptoms: Symptoms) -> NDArray[np.intp] | None:
 
 
 def _permutation(order: NDArray[np.intp]) -> str:
-    """In words: column k of the candidate holds class `order[k]`."""
+    """Describe the order: column k of the candidate holds class `order[k]`."""
     classes = len(order)
     moved = np.flatnonzero(order != np.arange(classes))
     if len(moved) == 2:
@@ -71,11 +71,13 @@ def _permutation(order: NDArray[np.intp]) -> str:
     if (order == np.array(sorted(range(classes), key=str))).all():
         return f"they are sorted as text ({', '.join(map(str, order[:4]))} ...), not as numbers"
     shown = ", ".join(f"{order[k]} at {k}" for k in moved[:5])
-    return f"{len(moved)} of {classes} are elsewhere (class {shown}{' ...' * (len(moved) > 5)})"
+    return (
+        f"{len(moved)} of {classes} are in another place (class {shown}{' ...' * (len(moved) > 5)})"
+    )
 
 
 def same_answer_for_all(symptoms: Symptoms) -> Cause | None:
-    """All answers are one and the same."""
+    """Test whether all answers are the same."""
     candidate = symptoms.candidate
     if symptoms.images < 2 or not np.isfinite(candidate).all():
         return None
@@ -83,15 +85,15 @@ def same_answer_for_all(symptoms: Symptoms) -> Cause | None:
         return None
     return Cause(
         kind="answers repeated",
-        text=f"All {count(symptoms.images, 'image')} get the same logits, to the bit: the output "
-        "does not depend on the input.",
-        action="Look at whether the input reaches the model (its name, its type, an empty "
-        "buffer), and for a cache that returns its first answer.",
+        text=f"All {count(symptoms.images, 'image')} get bit-identical logits: the output does "
+        "not depend on the input.",
+        action="Check whether the input reaches the model (its name, its type, an empty "
+        "buffer), and look for a cache that returns its first answer.",
     )
 
 
 def same_answers_each_call(symptoms: Symptoms) -> Cause | None:
-    """Each call returns what another call had returned, whatever it was given."""
+    """Test whether each call returns the answers of another call, whatever its input."""
     size, candidate = symptoms.batch_size, symptoms.candidate
     if symptoms.images < 2 * size or not np.isfinite(candidate).all():
         return None
@@ -99,15 +101,15 @@ def same_answers_each_call(symptoms: Symptoms) -> Cause | None:
         return None
     return Cause(
         kind="answers repeated",
-        text=f"Every call returns the same {count(size, 'answer')}, to the bit, whatever the "
-        f"images are ({count(-(-symptoms.images // size), 'call')}).",
-        action="Look for a cache that returns its first answer, or an input that is bound once "
-        "and never filled again.",
+        text=f"Every call returns the same {count(size, 'answer')}, bit for bit, for all images "
+        f"({count(-(-symptoms.images // size), 'call')}).",
+        action="Look for a cache that returns its first answer, or for an input that is bound "
+        "once and never updated.",
     )
 
 
 def answers_of_other_images(symptoms: Symptoms) -> Cause | None:
-    """Wrong answers are the right answers of other images."""
+    """Test whether wrong answers are the right answers of other images."""
     bad = np.flatnonzero(symptoms.wrong)
     if not bad.size or symptoms.images < 2:
         return None
@@ -129,14 +131,14 @@ def answers_of_other_images(symptoms: Symptoms) -> Cause | None:
         return None
     else:
         text = (
-            f"Of {count(len(rows), 'wrong answer')} looked at, {100 * share:.0f} % are the right "
+            f"Of {count(len(rows), 'wrong answer')} examined, {100 * share:.0f} % are the right "
             f"answers of other images (image {rows[0]:,} got that of {sources[0]:,})."
         )
     return Cause(kind="answers of other images", text=text, action=_LOOK_AT_THE_RUNTIME)
 
 
 def _sample(bad: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    """Wrong images to look at: whole calls, and others spread over all."""
+    """Return wrong images to examine: whole calls, and others spread over the data set."""
     calls = np.unique(bad // size)[:_CALLS_LEARNT_FROM]
     whole = bad[np.isin(bad // size, calls)][: 2 * _SAMPLE]
     return np.unique(np.concatenate([whole, _spread_over(bad, _SAMPLE)]))
@@ -145,7 +147,8 @@ def _sample(bad: NDArray[np.intp], size: int) -> NDArray[np.intp]:
 def _sources(
     symptoms: Symptoms, rows: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """For each of `rows`: the image whose reference is nearest, and whether it is near enough."""
+    """For each of `rows`, return the image with the nearest reference, and whether it is near
+    enough."""
     candidate = np.nan_to_num(symptoms.candidate[rows].astype(np.float64), posinf=0, neginf=0)
     reference = np.nan_to_num(symptoms.reference, posinf=0, neginf=0)
     sources = np.argmin(_squared_distances(candidate, reference), axis=1)
@@ -155,7 +158,7 @@ def _sources(
 
 
 def _shifted(symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.intp]) -> Cause | None:
-    """One offset for all images, or all of them reversed."""
+    """Test one offset for all images, or reversed order."""
     offsets, counts = np.unique(sources - rows, return_counts=True)
     by, size = int(offsets[counts.argmax()]), symptoms.batch_size
     numbers_of_all = np.arange(symptoms.images)
@@ -170,7 +173,7 @@ def _shifted(symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.int
             kind="answers shifted",
             text=f"Each image gets the answer of image {by:+,} ({count(int(inside.sum()), 'image')}"
             " compared).",
-            action="Look at how images are put into the batch and taken out of it.",
+            action="Check how images are put into the batch and taken out of it.",
         )
     backwards = symptoms.images - 1 - numbers_of_all
     if (sources == backwards[rows]).mean() >= _MOST and _explained(
@@ -179,7 +182,7 @@ def _shifted(symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.int
         return Cause(
             kind="answers shifted",
             text="The answers are in reversed order: the first image gets the answer of the last.",
-            action="Look at how images are put into the batch and taken out of it.",
+            action="Check how images are put into the batch and taken out of it.",
         )
     return None
 
@@ -187,7 +190,8 @@ def _shifted(symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.int
 def _within_the_batch(
     symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.intp]
 ) -> Cause | None:
-    """The same mistake in each batch: place p gets the answer of place `places[p]`."""
+    """Test for the same mistake in each batch: position p gets the answer of position
+    `places[p]`."""
     size = min(symptoms.batch_size, symptoms.images)
     if size < 2 or (rows // size != sources // size).mean() > 1 - _MOST:
         return None
@@ -204,15 +208,15 @@ def _within_the_batch(
     if len(np.unique(places)) < size:
         return Cause(
             kind="answers repeated",
-            text=f"Places {numbers(moved)} of each batch of {size} repeat the answers of places "
-            f"{numbers(places[moved])}.",
-            action="Look at how a batch is cut into chunks: the last, smaller chunk is not "
+            text=f"Positions {numbers(moved)} of each batch of {size} repeat the answers of "
+            f"positions {numbers(places[moved])}.",
+            action="Check how a batch is split into chunks: the last, smaller chunk is not "
             "computed, or its answers are overwritten.",
         )
     return Cause(
         kind="answers shifted",
         text=f"The answers of each batch of {size} are {_placed(places)}.",
-        action="Look at how images are put into the batch and taken out of it.",
+        action="Check how images are put into the batch and taken out of it.",
     )
 
 
@@ -227,14 +231,14 @@ def _placed(places: NDArray[np.intp]) -> str:
         return "reversed"
     if _rolled(places):
         by = int(-places[0] % size)
-        return f"shifted by {by if by <= size // 2 else by - size:+d}, the ends wrapped around"
-    return f"in another order (place 0 gets the answer of place {places[0]})"
+        return f"shifted by {by if by <= size // 2 else by - size:+d}, wrapping around at the ends"
+    return f"in another order (position 0 gets the answer of position {places[0]})"
 
 
 def _of_other_calls(
     symptoms: Symptoms, rows: NDArray[np.intp], sources: NDArray[np.intp]
 ) -> Cause | None:
-    """Answers of the same place in other calls: a buffer that several calls share."""
+    """Test for answers of the same position in other calls: a buffer that several calls share."""
     apart = sources - rows
     same_place = apart % symptoms.batch_size == 0
     if same_place.mean() < _MOST or len(rows) < 5:
@@ -243,17 +247,17 @@ def _of_other_calls(
     if max(later.mean(), earlier.mean()) < _ALMOST_ALL:
         return None
     which = "later" if later.mean() > 0.5 else "earlier"
-    why = "the output buffer is used again" if which == "later" else "answers are kept too long"
+    why = "the output buffer is reused" if which == "later" else "answers are kept too long"
     return Cause(
         kind="answers shifted",
-        text=f"Wrong answers are those of the same place in {which} calls "
-        f"({int(same_place.sum())} of {len(rows)} looked at): {why}.",
+        text=f"Wrong answers are those of the same position in {which} calls "
+        f"({int(same_place.sum())} of {len(rows)} examined): {why}.",
         action=_LOOK_AT_THE_RUNTIME,
     )
 
 
 def _explained(symptoms: Symptoms, sources: NDArray[np.intp], inside: NDArray[np.bool_]) -> bool:
-    """Whether nearly all images have the answers of `sources`."""
+    """Return whether nearly all images have the answers of `sources`."""
     rows = np.flatnonzero(inside)
     if len(rows) < 0.5 * symptoms.images:
         return False
@@ -265,7 +269,8 @@ def _explained(symptoms: Symptoms, sources: NDArray[np.intp], inside: NDArray[np
 def _squared_distances(
     first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """`[n,m]` of the rows of `[n,K]` and `[m,K]`, on the scale of 1 so that nothing overflows."""
+    """Return `[n,m]`, squared distances of the rows of `[n,K]` and `[m,K]`, scaled to 1 so that
+    nothing overflows."""
     scale = max(float(np.abs(first).max(initial=0)), float(np.abs(second).max(initial=0))) or 1.0
     first, second = first / scale, second / scale
     cross = first @ second.T

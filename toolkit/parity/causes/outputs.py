@@ -1,6 +1,6 @@
-"""Hypotheses about the output: what was computed from the right logits. Pure.
+"""Hypotheses about the output: a function of the right logits; pure functions.
 
-In: `Symptoms`. Out: a `Cause`, or None where the hypothesis does not explain them.
+In: `Symptoms`. Out: a `Cause`, or None if the hypothesis does not explain them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _SAME_BITS_AT_LEAST = 50  # distinct values before their number format says anyt
 
 
 def softmax(logits: Logits) -> Logits:
-    """Of each row, in float64."""
+    """Return the softmax of each row, in float64."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Logits = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
 
 
 def log_softmax(logits: Logits) -> Logits:
-    """Of each row, in float64."""
+    """Return the log-softmax of each row, in float64."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     logs: Logits = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return logs
 
 
 def sigmoid(logits: Logits) -> Logits:
-    """Of each element, in float64."""
+    """Return the sigmoid of each element, in float64."""
     halves: Logits = 0.5 + 0.5 * np.tanh(logits / 2)
     return halves
 
@@ -100,7 +100,7 @@ _FUNCTIONS = (
 
 
 def function_of_logits(symptoms: Symptoms) -> Cause | None:
-    """Softmax and its like stand after the logits."""
+    """Test whether a softmax or a similar function follows the logits."""
     if not symptoms.wrong.any():
         return None
     for each in _FUNCTIONS:
@@ -121,7 +121,7 @@ def function_of_logits(symptoms: Symptoms) -> Cause | None:
 
 
 def cut_off(symptoms: Symptoms) -> Cause | None:
-    """Logits beyond a limit are set to it."""
+    """Test whether logits beyond a limit are set to it."""
     candidate = symptoms.candidate.astype(np.float64)
     if not symptoms.wrong.any() or not np.isfinite(candidate).all():
         return None
@@ -145,7 +145,7 @@ def cut_off(symptoms: Symptoms) -> Cause | None:
 
 
 def decision_only(symptoms: Symptoms) -> Cause | None:
-    """The output is 1 for the class decided for, and 0 for the others."""
+    """Test whether the output is 1 for the predicted class and 0 for the others."""
     candidate = symptoms.candidate
     ones = candidate == 1
     if not ((candidate == 0) | ones).all() or not (ones.sum(axis=1) == 1).all():
@@ -155,14 +155,15 @@ def decision_only(symptoms: Symptoms) -> Cause | None:
         return None
     return Cause(
         kind="one-hot",
-        text="The outputs are the decision alone, 1 for one class and 0 for the others; it is the "
-        f"checkpoint's on {100 * agreement:.2f} % of {count(symptoms.images, 'image')}.",
-        action="Remove the argmax at the end of the exported model; logits are needed to compare.",
+        text="The outputs are the prediction only, 1 for one class and 0 for the others; it "
+        f"equals the checkpoint's on {100 * agreement:.2f} % of "
+        f"{count(symptoms.images, 'image')}.",
+        action="Remove the argmax at the end of the exported model; the comparison needs logits.",
     )
 
 
 def narrow_output(symptoms: Symptoms) -> Cause | None:
-    """Each logit of a float32 candidate is a number of a narrower format."""
+    """Test whether each logit of a float32 candidate is a number of a narrower format."""
     candidate = symptoms.candidate
     if not symptoms.exact or not symptoms.wrong.any() or not np.isfinite(candidate).all():
         return None
@@ -173,23 +174,23 @@ def narrow_output(symptoms: Symptoms) -> Cause | None:
     with np.errstate(over="ignore"):
         is_half = (values.astype(np.float16).astype(np.float32) == values).all()
     name = "bfloat16" if not (bits & 0xFFFF).any() else "float16" if is_half else None
-    # A difference beyond the steps of that format has another cause.
+    # A difference larger than the steps of that format has another cause.
     step = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(str(name), 0.0)
     scale = float(np.abs(values).max())
     if name is None or float(symptoms.difference.max()) > 30 * step * scale:
         return None
     return Cause(
         kind=f"{name} output",
-        text=f"Each of {count(candidate.size, 'logit')} is a {name} number, and they differ from "
-        f"the checkpoint's by up to {number(float(symptoms.difference.max()))}: the model "
-        f"computes, or returns its output, in {name}.",
+        text=f"Each of {count(candidate.size, 'logit')} is a {name} number, and they differ "
+        f"from the checkpoint's by up to {number(float(symptoms.difference.max()))}: the "
+        f"model computes in {name}, or returns its output in {name}.",
         action=f"Look for a cast to {name} in the file, and for a setting of the runtime that "
         "allows it to compute in less than float32.",
     )
 
 
 def in_steps(symptoms: Symptoms) -> Cause | None:
-    """The logits of a float32 candidate lie on at most 256 equal steps."""
+    """Test whether the logits of a float32 candidate lie on at most 256 equal steps."""
     if not symptoms.exact or not symptoms.wrong.any() or symptoms.candidate.size < 2000:
         return None
     values = np.unique(symptoms.candidate.astype(np.float64))

@@ -1,6 +1,7 @@
-"""Hypotheses about where it goes wrong: some images, calls, places in a batch, batch sizes. Pure.
+"""Hypotheses about where the error occurs: images, calls, batch positions, batch sizes; pure
+functions.
 
-In: `Symptoms`. Out: a `Cause`, or None where the hypothesis does not explain them.
+In: `Symptoms`. Out: a `Cause`, or None if the hypothesis does not explain them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ _APART = 3.0  # times the largest error of the other images
 _STANDARD_ERRORS = 6.0  # of a correlation, before it counts
 
 _LOOK_AT_THE_CALLS = (
-    "Run these images alone and in another order: if they are right then, the runtime is at "
-    "fault, not the file."
+    "Run these images alone and in another order: if they are then right, the fault is in the "
+    "runtime, not in the file."
 )
 
 
 def not_finite_somewhere(symptoms: Symptoms) -> Cause | None:
-    """NaN or infinite logits in some images, while most are finite."""
+    """Test for NaN or infinite logits in some images, while most are finite."""
     bad = ~np.isfinite(symptoms.candidate) & (symptoms.candidate != symptoms.reference)
     return not_finite(symptoms) if bad.any(axis=1).mean() < 0.5 else None
 
 
 def not_finite(symptoms: Symptoms) -> Cause | None:
-    """NaN or infinite logits where the reference has finite ones."""
+    """Test for NaN or infinite logits where the reference has finite ones."""
     candidate = symptoms.candidate
     bad = ~np.isfinite(candidate) & (candidate != symptoms.reference)
     if not bad.any():
@@ -49,7 +50,7 @@ def not_finite(symptoms: Symptoms) -> Cause | None:
     rest = ""
     if others.size:
         good = int(np.count_nonzero(~symptoms.wrong[others]))
-        rest = f"; {good:,} of the {len(others):,} others are right"
+        rest = f"; {good:,} of the other {len(others):,} are right"
     return Cause(
         kind="not finite",
         text=f"{count(int(bad.sum()), 'logit')} {'is' if bad.sum() == 1 else 'are'} {what}, "
@@ -62,7 +63,7 @@ def not_finite(symptoms: Symptoms) -> Cause | None:
 
 
 def one_call(symptoms: Symptoms) -> Cause | None:
-    """All wrong images belong to one call, or to calls of one length at the end."""
+    """Test whether all wrong images belong to one call, or to calls of one length at the end."""
     rows, size = np.flatnonzero(symptoms.wrong), symptoms.batch_size
     if not rows.size or size < 2 or symptoms.images < 3 * size:
         return None
@@ -77,15 +78,15 @@ def one_call(symptoms: Symptoms) -> Cause | None:
         kind="last batch only" if ragged else "one batch",
         text=f"Only the {which} call is wrong: {len(rows)} of its {count(in_call, 'image')}; "
         f"the {count(symptoms.images - in_call, 'image')} of the other calls are right.",
-        action=f"It is the only call with {in_call} images: look at how the runtime pads or cuts "
-        "batches."
+        action=f"It is the only call with {in_call} images: check how the runtime pads or "
+        "splits batches."
         if ragged
         else _LOOK_AT_THE_CALLS,
     )
 
 
 def places_in_the_batch(symptoms: Symptoms) -> Cause | None:
-    """The same places of each batch are wrong, and all others right."""
+    """Test whether the same positions of each batch are wrong, and all others right."""
     wrong, size = symptoms.wrong, symptoms.batch_size
     if size < 2 or symptoms.images < 3 * size or not wrong.any():
         return None
@@ -99,19 +100,19 @@ def places_in_the_batch(symptoms: Symptoms) -> Cause | None:
         text=f"Only {noun} {numbers(bad)} of each batch of {size} "
         f"{'is' if len(bad) == 1 else 'are'} wrong "
         f"({int(wrong.sum()):,} of {count(symptoms.images, 'image')}); the others are right.",
-        action="Look at how a batch is cut into chunks, and at buffers of a fixed size.",
+        action="Check how a batch is split into chunks, and look for buffers of a fixed size.",
     )
 
 
 def few_images(symptoms: Symptoms) -> Cause | None:
-    """Hardly any image is wrong, and all others are right."""
+    """Test whether only a few images are wrong, and all others are right."""
     rows = np.flatnonzero(symptoms.wrong)
     if not 0 < len(rows) <= _FEW * symptoms.images:
         return None
     largest = float(symptoms.difference[rows].max())
     others = float(symptoms.difference[~symptoms.wrong].max(initial=0))
     if not symptoms.exact and symptoms.difference[rows].max(axis=1).min() < _APART * others:
-        return None  # the tail of what rounding does
+        return None  # the tail of the rounding errors
     noun = "image" if len(rows) == 1 else "images"
     return Cause(
         kind="one image" if len(rows) == 1 else "few images",
@@ -123,7 +124,8 @@ def few_images(symptoms: Symptoms) -> Cause | None:
 
 
 def batch_statistics(symptoms: Symptoms) -> Cause | None:
-    """The error is the same for all images of a batch: logits depend on the others in it."""
+    """Test whether the error is the same for all images of a batch, so that logits depend on the
+    other images."""
     size = symptoms.batch_size
     whole = symptoms.images // size
     if size < 3 or whole < 3 or not symptoms.wrong.any():
@@ -135,7 +137,7 @@ def batch_statistics(symptoms: Symptoms) -> Cause | None:
         return None
     offsets = (candidate - reference).mean(axis=1, keepdims=True)
     if root_mean_square(offsets - offsets.mean(axis=0)) < 0.2 * root_mean_square(offsets):
-        return None  # one number for each class would do
+        return None  # one number for each class would be enough
     fit = symptoms.fit(
         (reference + offsets).reshape(kept, -1),
         gain=2.0,
@@ -155,10 +157,10 @@ def batch_statistics(symptoms: Symptoms) -> Cause | None:
 
 
 def _means(means: NDArray[np.float64], offsets: NDArray[np.float64]) -> str:
-    """In words what is added: `means` are those of the reference's logits of each batch."""
+    """Describe what is added. `means` are those of the reference's logits of each batch."""
     for name, given, wanted in (
         ("their mean over the batch", means, offsets),
-        ("the mean of the call before", means[:-1], offsets[1:]),
+        ("the mean of the previous call", means[:-1], offsets[1:]),
     ):
         factor = float((given * wanted).sum() / (given**2).sum()) if given.any() else 0.0
         if root_mean_square(wanted - factor * given) < 0.05 * root_mean_square(wanted):
@@ -167,7 +169,7 @@ def _means(means: NDArray[np.float64], offsets: NDArray[np.float64]) -> str:
 
 
 def only_the_second_look(symptoms: Symptoms) -> Cause | None:
-    """All images of the main pass are right, and a check is not."""
+    """Test whether all images of the main pass are right and a check is wrong."""
     failed = [check for check in symptoms.checks if check.reason is not None]
     if symptoms.wrong.any() or not failed:
         return None
@@ -184,7 +186,8 @@ def only_the_second_look(symptoms: Symptoms) -> Cause | None:
 def _of_checks(
     failed: list[Check], passed: list[Check], symptoms: Symptoms
 ) -> tuple[str, str, str]:
-    """Kind, words and action: checks run one after another, in the order of `symptoms.checks`."""
+    """Return kind, words and action. Checks run one after another, in the order of
+    `symptoms.checks`."""
     special = [check for check in failed if check.images_sha256 is not None]
     again = [
         check
@@ -193,17 +196,26 @@ def _of_checks(
     ]
     sizes = sorted({check.batch_size for check in failed} - {check.batch_size for check in passed})
     if again:
-        return "after many calls", f"later, {_names(failed)} are wrong", _LOOK_AT_THE_CALLS
+        return (
+            "after many calls",
+            (f"after many calls, {_names(failed)} are wrong"),
+            _LOOK_AT_THE_CALLS,
+        )
     if special == failed:
-        action = "Run these images alone: look for what the runtime does with such values."
-        return "some inputs only", f"wrong are {_names(failed)}", action
+        action = "Run these images alone: look for how the runtime handles such values."
+        return "some inputs only", f"{_names(failed)} are wrong", action
     if not sizes:
-        return "after many calls", f"later, {_names(failed)} are wrong", _LOOK_AT_THE_CALLS
+        return (
+            "after many calls",
+            (f"after many calls, {_names(failed)} are wrong"),
+            _LOOK_AT_THE_CALLS,
+        )
     action = (
-        f"Run the artifact at batch size {sizes[0]} alone; look for a batch size that is fixed in "
-        "the file (a Reshape with a number for the batch), and for kernels of that size."
+        f"Run the artifact at batch size {sizes[0]} alone; look for a batch size that is fixed "
+        "in the file (a Reshape with a number for the batch), and for kernels that are used "
+        "for that size."
     )
-    return "one batch size", f"at batch size {numbers(sizes)} they are not", action
+    return "one batch size", f"at batch size {numbers(sizes)} they are wrong", action
 
 
 def _names(checks: list[Check]) -> str:
@@ -211,9 +223,10 @@ def _names(checks: list[Check]) -> str:
 
 
 def noise(symptoms: Symptoms) -> Cause | None:
-    """The error has nothing to do with the images: equal in all classes, unrelated to logits.
+    """Test whether the error is unrelated to the images: equal in all classes, unrelated to the
+    logits.
 
-    Errors from inside a model are correlated between classes, since they pass through the weights
+    Errors from inside a model are correlated between classes, because they pass through the weights
     of the last layer; noise on the output is not.
     """
     if not symptoms.wrong.any() or not symptoms.exact or symptoms.images < 500:
@@ -235,8 +248,8 @@ def noise(symptoms: Symptoms) -> Cause | None:
         return None
     return Cause(
         kind="random",
-        text=f"Noise of {number(scale)} is added to each logit: equal in all classes, and "
-        f"unrelated to the logits, the other classes and the other images "
+        text=f"Noise of {number(scale)} is added to each logit. It is equal in all classes, and "
+        "unrelated to the logits, the other classes and the other images "
         f"({count(symptoms.images, 'image')}).",
         action="Run the artifact twice on the same images: look for a source of random numbers, "
         "a race between threads, or memory that is never written.",
@@ -249,7 +262,8 @@ def _kurtosis(error: NDArray[np.float64]) -> float:
 
 
 def _correlated(symptoms: Symptoms, error: NDArray[np.float64]) -> bool:
-    """Between classes, with the reference, with the image before, or by size of an image."""
+    """Return whether errors are correlated between classes, with the reference, with the previous
+    image, or with the size of an image."""
     limit = _STANDARD_ERRORS / np.sqrt(symptoms.images)
     with np.errstate(invalid="ignore", divide="ignore"):
         between = np.corrcoef(error.T) - np.eye(symptoms.classes)
@@ -266,7 +280,7 @@ def _correlated(symptoms: Symptoms, error: NDArray[np.float64]) -> bool:
 
 
 def not_repeatable(symptoms: Symptoms) -> Cause | None:
-    """The same images gave other logits the second time."""
+    """Test whether the same images gave other logits the second time."""
     if symptoms.repeatable is not False:
         return None
     error = root_mean_square(symptoms.difference)

@@ -1,6 +1,6 @@
-"""Weights and ranges of a quantised file beside the checkpoint's. Pure.
+"""Comparison of quantised weights and ranges with the checkpoint's; pure functions.
 
-In: dequantised tensors with their steps, and ranges with the values seen. Out: a `Cause`.
+In: dequantised tensors with their steps, and ranges with the observed values. Out: a `Cause`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toolkit.schema import Cause
 
 Tensor = NDArray[np.float64]
 
-_STEPS = 1.05  # rounding that is learnt chooses either neighbour
+_STEPS = 1.05  # learned rounding chooses either neighbour
 _OTHER_SCALE = 0.005
 _FEWER_LEVELS = 20
 _SATURATED = 1e-3  # share of the values that lie beyond the range
@@ -25,7 +25,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantised:
-    """A weight as the file holds it: dequantised values, and their step, which broadcasts."""
+    """A weight as the file stores it: dequantised values, and their step, which broadcasts."""
 
     values: Tensor
     step: Tensor
@@ -34,7 +34,7 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Range:
-    """What a quantiser of activations can hold, and what the checkpoint puts there."""
+    """The range of a quantiser of activations, and the values that the checkpoint gives there."""
 
     low: float
     high: float
@@ -46,7 +46,7 @@ def compare_quantised(
     found: Mapping[str, Quantised],
     ranges: Mapping[str, Range],
 ) -> Cause | None:
-    """The cause that lies in the quantisation; None where all of it is as it should be."""
+    """Return the cause found in the quantisation; None if all of it is as expected."""
     weights = list(_weights(expected, found))
     if weights:
         return Cause(
@@ -102,18 +102,18 @@ def _compare(ours: Tensor, stored: Quantised) -> tuple[str, str] | None:
             return "scaled weights", f"has scales that are {100 * (middle - 1):+.2g} % off"
     return _few_channels(factors, off, axes) or (
         "weights changed",
-        f"is up to {off.max():.3g} steps away, where rounding makes at most 1",
+        f"is up to {off.max():.3g} steps away, but rounding explains at most 1",
     )
 
 
 def _too_few_levels(stored: Quantised) -> tuple[str, str] | None:
     if stored.values.size > 500 and stored.levels <= _FEWER_LEVELS:
-        return "weights rounded to 4 bits", f"has {stored.levels} distinct levels only"
+        return "weights rounded to 4 bits", f"has only {stored.levels} distinct levels"
     return None
 
 
 def _shifted(ours: Tensor, theirs: Tensor, steps: Tensor) -> int | None:
-    """By how many channels the scales must move to fit."""
+    """Return by how many channels the scales must move to fit."""
     column = (len(ours), *(1,) * (ours.ndim - 1))
     for shift in (1, -1):
         right = theirs / steps.reshape(column) * np.roll(steps, shift).reshape(column)
@@ -127,7 +127,7 @@ def _few_channels(factors: Tensor, off: Tensor, axes: tuple[int, ...]) -> tuple[
     if not 0 < len(bad) <= max(1, len(factors) // 4):
         return None
     return "weights changed", (
-        f"is off in output channels {numbers(bad)} only (up to {off.max():.3g} steps)"
+        f"is wrong only in output channels {numbers(bad)} (up to {off.max():.3g} steps)"
     )
 
 
@@ -136,7 +136,7 @@ def _saturated(ranges: Mapping[str, Range]) -> Iterator[tuple[str, str]]:
         seen = each.seen[each.seen != 0] if (each.seen != 0).any() else each.seen
         beyond = float(np.mean((seen > each.high) | (seen < each.low)))
         low, high = float(each.seen.min()), float(each.seen.max())
-        # Some files clip outliers on purpose: only what loses a good part of the range counts.
+        # Some files clip outliers on purpose, so only a large loss of range counts.
         if beyond > _SATURATED and (high > 1.25 * each.high or low < 1.25 * each.low - 1e-6):
             yield (
                 "saturation",

@@ -1,7 +1,7 @@
 """A torch model with rounded weights: hypotheses about narrow number formats.
 
-In: a model. Out: the same model whose weights are rounded, one way after the other; at the end they
-are as before.
+In: a model. Out: the same model with rounded weights, one format after another; at the end, the
+weights are restored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Function = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rounding:
-    """One hypothesis: `what` is a clause, `apply` rounds a tensor; `all_tensors` biases too."""
+    """One hypothesis: `what` is a clause, `apply` rounds a tensor; `all_tensors` includes
+    biases."""
 
     kind: str
     what: str
@@ -28,7 +29,7 @@ class Rounding:
 
 
 def roundings() -> Iterator[Rounding]:
-    """Of the weights, with and without biases."""
+    """Return roundings of the weights, with and without biases."""
     formats: list[tuple[str, str, Function]] = [
         (
             "fp16",
@@ -42,7 +43,7 @@ def roundings() -> Iterator[Rounding]:
     for bits in (8, 4):
         for each, words in ((False, "tensor"), (True, "channel")):
             steps = partial(in_steps, bits=bits, per_channel=each)
-            formats.append((f"{bits} bits", f"{bits} bits, one scale for each {words}", steps))
+            formats.append((f"{bits} bits", f"{bits} bits, one scale per {words}", steps))
     for kind, words, function in formats:
         for all_tensors in (False, True):
             yield Rounding(
@@ -55,7 +56,7 @@ def roundings() -> Iterator[Rounding]:
 
 @contextmanager
 def rounded(model: nn.Module, rounding: Rounding) -> Iterator[None]:
-    """The model with rounded weights, for as long as it lasts."""
+    """Round the weights of the model for the duration of the context."""
     kept = {name: value.detach().clone() for name, value in model.named_parameters()}
     with torch.no_grad():
         for value in model.parameters():
@@ -70,7 +71,7 @@ def rounded(model: nn.Module, rounding: Rounding) -> Iterator[None]:
 
 
 def in_steps(values: Tensor, bits: int, *, per_channel: bool) -> Tensor:
-    """Symmetric steps: the largest magnitude is `2**(bits - 1) - 1` of them."""
+    """Round to symmetric steps: the largest magnitude is `2**(bits - 1) - 1` steps."""
     most = 2 ** (bits - 1) - 1
     axes = list(range(1, values.ndim)) if per_channel and values.ndim > 1 else None
     largest = values.abs().amax(axes, keepdim=True) if axes else values.abs().max()
@@ -79,7 +80,7 @@ def in_steps(values: Tensor, bits: int, *, per_channel: bool) -> Tensor:
 
 
 def tf32(values: Tensor) -> Tensor:
-    """To the nearest with 10 bits of fraction, ties to the even one."""
+    """Round to the nearest number with 10 bits of fraction, ties to even."""
     bits = values.float().contiguous().view(torch.int32)
     even = (bits >> 13) & 1
     return ((bits + 0xFFF + even) & -(1 << 13)).view(torch.float32).to(values.dtype)

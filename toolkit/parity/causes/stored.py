@@ -1,7 +1,7 @@
-"""Finds a checkpoint's tensors in the bytes of an artifact, whatever its format.
+"""Search for a checkpoint's tensors in the bytes of an artifact of any format.
 
-In: arrays and files. Out: the arrays as the files hold them. Formats store float32 weights as they
-are, or with their axes in another order. Nothing is unpickled and no runtime is imported.
+In: arrays and files. Out: the arrays as the files store them. Formats store float32 weights
+unchanged, or with their axes in another order. Nothing is unpickled and no runtime is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-_WINDOW = 16  # values that are looked for where a tensor is not there as a whole
+_WINDOW = 16  # values to search for if a tensor is not stored as a whole
 _WINDOWS = 40
 _ORDERS = {
     4: ((0, 1, 2, 3), (0, 2, 3, 1), (2, 3, 1, 0), (1, 0, 2, 3), (1, 2, 3, 0)),
@@ -24,7 +24,8 @@ _LARGEST_FILE = 1 << 30
 
 
 def find_tensors(tensors: Mapping[str, Array], paths: Sequence[Path]) -> dict[str, Array]:
-    """Of each tensor what the files hold in its place; those that are not found are left out."""
+    """For each tensor, return what the files hold in its place; tensors that are not found are left
+    out."""
     contents = [path.read_bytes() for path in paths if path.stat().st_size <= _LARGEST_FILE]
     found = {}
     for name, tensor in tensors.items():
@@ -52,7 +53,7 @@ def _find(tensor: Array, content: bytes) -> Array | None:
 
 
 def _place(laid: Array, content: bytes) -> int | None:
-    """Where the tensor begins, by windows of it that are there; most must agree."""
+    """Return where the tensor begins, found by windows of it; most of them must agree."""
     flat = laid.ravel()
     if flat.size < 2 * _WINDOW:
         return None

@@ -1,9 +1,9 @@
-"""What is known about a row that failed, and what counts as an explanation of it. Pure.
+"""The symptoms of a failed row, and what counts as an explanation; pure functions.
 
 In: reference logits, candidate logits, noise floors. Out: a `Symptoms` record, and `Fit`, the
-agreement of the candidate with what a hypothesis predicts. A hypothesis is accepted only if its
+agreement of the candidate with the prediction of a hypothesis. A hypothesis is accepted only if its
 prediction explains the candidate: within some noise floors on all images, or, for precisions that
-round more than float32 does, within the error that the precision should have.
+round more than float32, within the expected rounding error.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 from toolkit.schema import EXACT_PRECISIONS, Check, Precision
 
 _EXPLAINED = 0.25  # share of the error that may remain
-_EXPLAINED_BLIND = 0.1  # ... where nothing says how large the error should be
-_INEXACT = 1.5  # times the error that the precision should have
+_EXPLAINED_BLIND = 0.1  # ... if the expected size of the error is unknown
+_INEXACT = 1.5  # times the expected error of the precision
 _FAR_OFF = 8.0  # times that error: an image that rounding does not explain
 _DATA_PER_PARAMETER = 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Symptoms:
-    """A candidate's logits beside the reference's, for one row that failed.
+    """A candidate's logits and the reference's, for one failed row.
 
     Attributes:
-        reference: Logits `[N,K]`; -inf or huge values where a class is masked.
+        reference: Logits `[N,K]`; -inf or huge values for masked classes.
         candidate: Logits `[N,K]` of the same images; may hold NaN.
         floors: Noise floor of each image `[N]`, in logit units.
         labels: `[N]`.
         batch_size: Of the calls that gave `candidate`, in the order of the images.
-        precision: The candidate's.
-        tolerance_floors: A candidate within so many floors of a prediction is explained by it.
-        expected_rms: Root mean square of the logit error that the precision should have, where it
-            is known; only for precisions that round more than float32.
+        precision: The candidate's precision.
+        tolerance_floors: A prediction explains a candidate that lies within this many floors of it.
+        expected_rms: Expected root mean square of the logit error, if known; only for precisions
+            that round more than float32.
         checks: The second look.
         repeatable: Whether the same images gave the same logits again; None if not tried.
     """
@@ -54,12 +54,12 @@ class Symptoms:
 
     @property
     def images(self) -> int:
-        """N."""
+        """Number of images, N."""
         return len(self.reference)
 
     @property
     def classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return int(self.reference.shape[1])
 
     @property
@@ -70,7 +70,7 @@ class Symptoms:
 
     @property
     def exact(self) -> bool:
-        """Whether the candidate should give the reference's logits up to float32's rounding."""
+        """Whether the candidate should give the reference's logits except for float32 rounding."""
         return self.precision in EXACT_PRECISIONS
 
     @cached_property
@@ -85,13 +85,13 @@ class Symptoms:
 
     @cached_property
     def positions(self) -> NDArray[np.intp]:
-        """Place `[N]` of each image in its batch."""
+        """Position `[N]` of each image in its batch."""
         return np.arange(self.images) % self.batch_size
 
     def near(
         self, difference: NDArray[np.float64], rows: NDArray[np.intp] | None = None
     ) -> NDArray[np.bool_]:
-        """Images whose logits lie so close that nothing is left to explain.
+        """Return the images whose logits are so close that nothing is left to explain.
 
         `difference` is `[n,K]`, of the images `rows`, or of all.
         """
@@ -100,12 +100,13 @@ class Symptoms:
         if self.exact:
             return np.asarray(largest <= self.tolerance_floors * floors)
         limit = self.expected_rms
-        if limit is None:  # a hundredth of the spread of logits, roughly what 8 bits cost
+        if limit is None:  # a hundredth of the spread of the logits, roughly the cost of 8 bits
             limit = 0.01 * _spread(self.reference)
         return np.asarray(largest <= max(_FAR_OFF * limit, float(floors.max(initial=0))))
 
     def of(self, rows: NDArray[np.intp]) -> Symptoms:
-        """Those of some images, in this order; what is known of whole batches goes."""
+        """Return the symptoms of some images, in this order; facts about whole batches are
+        dropped."""
         return replace(
             self,
             reference=self.reference[rows],
@@ -118,8 +119,8 @@ class Symptoms:
     def _enlarged(
         self, predicted: NDArray[np.float64], rows: NDArray[np.intp] | None
     ) -> NDArray[np.float64]:
-        """How many times larger than the reference's the predicted logits of each image are: so
-        much larger is their noise."""
+        """Return how many times larger the predicted logits of each image are than the reference's;
+        their noise is larger by the same factor."""
         reference = self.reference if rows is None else self.reference[rows]
         sizes = [
             np.abs(np.nan_to_num(each, posinf=0, neginf=0)).max(axis=1)
@@ -135,10 +136,11 @@ class Symptoms:
         parameters: int = 0,
         rows: NDArray[np.intp] | None = None,
     ) -> Fit | None:
-        """How well `predicted` `[n,K]` explains the candidate's logits of `rows`; None if not.
+        """Return how well `predicted` `[n,K]` explains the candidate's logits of `rows`; None if it
+        does not.
 
-        `gain` is by how much the hypothesis enlarges errors of the reference's logits;
-        `parameters` is how many numbers were fitted.
+        `gain` is the factor by which the hypothesis enlarges errors of the reference's logits;
+        `parameters` is the number of fitted values.
         """
         candidate = self.candidate if rows is None else self.candidate[rows]
         floors = self.floors if rows is None else self.floors[rows]
@@ -166,7 +168,7 @@ class Symptoms:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How well a prediction agrees with the candidate; differences in logit units."""
+    """The agreement of a prediction with the candidate; differences in logit units."""
 
     images: int
     largest: float
@@ -174,17 +176,17 @@ class Fit:
     rms_before: float
 
     def words(self, symptoms: Symptoms) -> str:
-        """The agreement as the end of a sentence."""
+        """Describe the agreement, for the end of a sentence."""
         if symptoms.exact:
             return f"they agree to {number(self.largest)} on {count(self.images, 'image')}"
         return (
-            f"that leaves an error of {number(self.rms)} (root mean square) of "
-            f"{number(self.rms_before)} on {count(self.images, 'image')}"
+            f"the remaining error is {number(self.rms)} (root mean square), before "
+            f"{number(self.rms_before)}, on {count(self.images, 'image')}"
         )
 
 
 def distance(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """`|first - second|`; 0 where both are the same infinity, infinite where one is NaN."""
+    """Return `|first - second|`; 0 if both are the same infinity, infinite if one is NaN."""
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(first.astype(np.float64) - second)
     difference[first == second] = 0
@@ -193,7 +195,7 @@ def distance(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArr
 
 
 def root_mean_square(values: NDArray[np.floating]) -> float:
-    """Of all finite or infinite `values`; 0 where there are none."""
+    """Return the root mean square of all finite or infinite `values`; 0 if there are none."""
     if values.size == 0:
         return 0.0
     largest = float(np.abs(values).max())
@@ -203,20 +205,20 @@ def root_mean_square(values: NDArray[np.floating]) -> float:
 
 
 def count(items: int, noun: str) -> str:
-    """`1 image`, `10,000 images`, `3 classes`."""
+    """Return a text such as `1 image`, `10,000 images`, `3 classes`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{items:,} {noun if items == 1 else plural}"
 
 
 def number(value: float) -> str:
-    """Two digits: `3.1e-07`, `0.12`, `26`."""
+    """Return two digits: `3.1e-07`, `0.12`, `26`."""
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
         return f"{value:.1e}"
     return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def numbers(values: NDArray[np.integer] | list[int], *, most: int = 6) -> str:
-    """`3`, `3 and 5`, `3 to 7`, `1, 2, 5, 9, 12, 13 and 40 more`."""
+    """Return a text such as `3`, `3 and 5`, `3 to 7`, `1, 2, 5, 9, 12, 13 and 40 more`."""
     given = [int(each) for each in values]
     if len(given) > 2 and given == list(range(given[0], given[-1] + 1)):
         return f"{given[0]:,} to {given[-1]:,}"
@@ -227,7 +229,8 @@ def numbers(values: NDArray[np.integer] | list[int], *, most: int = 6) -> str:
 
 
 def _variation(logits: NDArray[np.floating]) -> float:
-    """Root mean square of the logits around the mean of their class; infinite ones do not count."""
+    """Return the root mean square of the logits around the mean of their class; infinite ones do
+    not count."""
     finite = np.isfinite(logits).all(axis=0)
     kept = logits[:, finite].astype(np.float64)
     return root_mean_square(kept - kept.mean(axis=0)) if kept.size else 0.0

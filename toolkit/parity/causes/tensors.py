@@ -1,6 +1,6 @@
-"""Weights of a file beside the checkpoint's: which differ, and how. Pure.
+"""Comparison of a file's weights with the checkpoint's: which differ, and how; pure functions.
 
-In: arrays by name. Out: a `Cause`, or None where all agree.
+In: arrays by name. Out: a `Cause`, or None if all agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toolkit.schema import Cause
 
 Tensor = NDArray[np.float64]
 
-_SAME = 2e-6  # of the largest magnitude: what float32 arithmetic may change
+_SAME = 2e-6  # of the largest magnitude: the effect of float32 arithmetic
 _FEW = 0.02  # share of the values
 _LARGE = 1e-2  # of the largest magnitude
 _SHOWN = 3
@@ -25,7 +25,7 @@ _TF32 = "weights rounded to TF32"
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How one tensor differs: `how` ends the sentence `NAME ...`."""
+    """How one tensor differs: `how` completes the sentence `NAME ...`."""
 
     name: str
     kind: str
@@ -35,7 +35,8 @@ class Difference:
 def compare_tensors(
     expected: Mapping[str, NDArray[np.floating]], found: Mapping[str, NDArray[np.floating]]
 ) -> Cause | None:
-    """The cause that lies in the weights. Tensors of a name that only one side has do not count."""
+    """Return the cause found in the weights. Tensors with a name that only one side has do not
+    count."""
     common = [name for name in expected if name in found]
     differences = [
         difference
@@ -56,12 +57,12 @@ def compare_tensors(
         kind=kind,
         text=f"The weights in the file are not the checkpoint's: {shown}{rest}. "
         f"{count(agree, 'tensor')} of {len(common)} {'agrees' if agree == 1 else 'agree'}.",
-        action="Export the checkpoint again, and look at what changes the file after the export.",
+        action="Export the checkpoint again, and find out what changes the file after the export.",
     )
 
 
 def _common(kinds: set[str]) -> str:
-    """One word for several kinds."""
+    """Return one word for several kinds."""
     roundings = [kind for kind in kinds if kind.startswith("weights rounded")]
     if _TF32 in kinds and kinds <= {_TF32, "weights rounded to fp16", "weights rounded to bf16"}:
         return _TF32  # it holds all numbers of the other two, but for the smallest of fp16
@@ -75,7 +76,7 @@ def _common(kinds: set[str]) -> str:
 def compare_tensor(
     name: str, expected: NDArray[np.floating], found: NDArray[np.floating]
 ) -> Difference | None:
-    """How `found` differs; None where it does not."""
+    """Return how `found` differs; None if it does not."""
     if expected.shape != found.shape or not expected.size:
         return None
     ours, theirs = expected.astype(np.float64), found.astype(np.float64)
@@ -149,7 +150,7 @@ def _moved_about(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Word
 
 
 def _order(ours: Tensor, theirs: Tensor) -> NDArray[np.intp] | None:
-    """Which slice of `ours` each slice of `theirs` is; None where it is no permutation."""
+    """Return which slice of `ours` each slice of `theirs` is; None if it is not a permutation."""
     if len(ours) < 2:
         return None
     random = np.random.default_rng(0).standard_normal(ours[0].size)
@@ -164,7 +165,7 @@ def _permuted(order: NDArray[np.intp], side: str) -> str:
     moved = np.flatnonzero(order != np.arange(len(order)))
     if len(moved) == 2:
         return f"has {side} channels {numbers(moved)} swapped"
-    return f"has {len(moved)} of {len(order)} {side} channels in other places"
+    return f"has {len(moved)} of {len(order)} {side} channels in other positions"
 
 
 def _pruned(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None:
@@ -183,7 +184,7 @@ def _rounded(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | 
 
 
 def _in_format(ours: Tensor, theirs: Tensor) -> Words | None:
-    """All values are numbers of a narrower format, and no farther away than its step."""
+    """Test whether all values are numbers of a narrower format, no farther away than its step."""
     single = theirs.astype(np.float32)
     bits = single.view(np.uint32)
     with np.errstate(over="ignore"):
@@ -200,7 +201,8 @@ def _in_format(ours: Tensor, theirs: Tensor) -> Words | None:
 
 
 def _on_a_grid(ours: Tensor, theirs: Tensor) -> Words | None:
-    """Rounded to so many bits, with one scale for each tensor or channel."""
+    """Test whether the tensor is rounded to a number of bits, with one scale per tensor or
+    channel."""
     axes = tuple(range(1, ours.ndim))
     for bits in (8, 4):
         most = 2 ** (bits - 1) - 1
@@ -210,22 +212,22 @@ def _on_a_grid(ours: Tensor, theirs: Tensor) -> Words | None:
         ):
             step = np.where(largest > 0, largest / most, 1)
             if _same(np.round(ours / step) * step, theirs):
-                how = f"is rounded to {bits} bits, one scale for each {words}"
+                how = f"is rounded to {bits} bits, one scale per {words}"
                 return f"weights rounded to {bits} bits", how
     return None
 
 
 def _in_steps(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None:
-    """Few distinct values: quantised in a way that is not one of `_roundings`."""
+    """Test for few distinct values: quantised in a way that is not one of `_roundings`."""
     distinct = len(np.unique(theirs))
     if theirs.size < 1000 or distinct > 256 or len(np.unique(ours)) < 4 * distinct:
         return None
     bits = int(np.ceil(np.log2(distinct)))
-    return f"weights rounded to {bits} bits", f"has {distinct} distinct values only"
+    return f"weights rounded to {bits} bits", f"has only {distinct} distinct values"
 
 
 def _some(ours: Tensor, theirs: Tensor, moved: NDArray[np.bool_]) -> Words | None:
-    """Half of the values or fewer, small ones left out, which noise hardly moves."""
+    """Test half of the values or fewer, without small ones, which noise hardly changes."""
     large = np.abs(ours) > _LARGE * np.abs(ours).max()
     if not large.any() or moved[large].mean() > 0.5:
         return None

@@ -1,4 +1,4 @@
-"""The runtimes that load artifacts: one row here, one file beside this one.
+"""The runtimes that load artifacts: one row in this file, and one file per runtime.
 
 Other packages add rows by entry points of the group `toolkit.runtimes`.
 
@@ -29,13 +29,13 @@ CHECKPOINT_FORMAT = "checkpoint"
 ENTRY_POINTS = "toolkit.runtimes"
 ALL = "all"
 
-# ONNX Runtime sends telemetry for each session from a thread of its own (seen in 1.32).
+# ONNX Runtime sends telemetry for each session from a separate thread (seen in 1.32).
 _NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """One row.
+    """The row of a runtime.
 
     Attributes:
         module: Has the loader.
@@ -72,33 +72,33 @@ class Runtime:
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def loads(self, format: str, precision: Precision) -> bool:
-        """Whether it loads artifacts like this."""
+        """Return whether it loads artifacts of this format and precision."""
         fits = self.precisions is None or precision in self.precisions
         return format in self.formats and fits
 
     def what_it_loads(self) -> str:
-        """In words."""
+        """Describe what it loads."""
         precisions = f" in {', '.join(self.precisions)}" if self.precisions else ""
         return ", ".join(self.formats) + precisions
 
     def where_it_runs(self) -> str:
-        """In words."""
+        """Describe where it runs."""
         systems = f" on {', '.join(self.systems)}" if self.systems else ""
         return ", ".join(self.devices) + systems
 
     def runs_on(self, device: Device) -> bool:
-        """Whether it runs on this operating system, on `device`."""
+        """Return whether it runs on this operating system, on `device`."""
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
 
     def refuse(self, settings: Settings, format: str | None = None) -> None:
-        """Raise what cannot be, before a worker starts; `format` is that of the artifact.
+        """Refuse impossible settings before a worker starts; `format` is that of the artifact.
 
         Raises:
             Unsupported: says where it runs, or how many calls it takes at a time.
         """
         if self.systems is not None and sys.platform not in self.systems:
             raise Unsupported(
-                f"{self.name} runs on {', '.join(self.systems)} only, this is {sys.platform}"
+                f"{self.name} runs only on {', '.join(self.systems)}, but this is {sys.platform}"
             )
         if settings.device not in self.devices:
             raise Unsupported(
@@ -118,14 +118,14 @@ class Runtime:
             )
 
     def version(self) -> str | None:
-        """The installed version, or None."""
+        """Return the installed version, or None."""
         found = (installed_version(name) for name in self.distributions)
         return next((version for version in found if version is not None), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a session is loaded from: the artifact's file (or the checkpoint folder) and its record.
+    """The source of a session: the artifact's file (or the checkpoint folder) and its record.
 
     `model` is the model factory that the user trusts, for runtimes that build the model. `variant`
     asks eager torch for the model as a narrower precision would compute it, see
@@ -152,7 +152,7 @@ class Session(Protocol):
 
 
 class Loader(Protocol):
-    """What a runtime's module provides."""
+    """The interface of a runtime's module."""
 
     def load(self, source: Source, settings: Settings) -> Session: ...
 
@@ -227,7 +227,7 @@ RUNTIMES = {
             formats=("aotinductor",),
             install="pip install torch",
             opt_in=True,
-            # Without it an input of another shape or dtype gives garbage.
+            # Without this, an input of another shape or dtype gives garbage.
             environment={"AOTI_RUNTIME_CHECK_INPUTS": "1"},
         ),
         Runtime(
@@ -238,7 +238,7 @@ RUNTIMES = {
             formats=("onnx", "ort"),
             install="pip install onnxruntime",
             devices=("cpu", "cuda"),
-            # Its operators are those of the CPU provider: on CUDA the first call ends in a
+            # It has the operators of the CPU provider: on CUDA, the first call ends with a
             # segmentation fault (seen in 1.31).
             cpu_formats=("ort",),
             environment=_NO_TELEMETRY,
@@ -333,7 +333,7 @@ RUNTIMES = {
 
 
 def known_runtimes() -> dict[str, Runtime]:
-    """The rows of this table, then those that other packages add, by name."""
+    """Return the rows of this table, then the rows that other packages add, by name."""
     return {**RUNTIMES, **_plugins()}
 
 
@@ -343,7 +343,7 @@ def _plugins() -> dict[str, Runtime]:
 
 
 def find_runtime(name: str) -> Runtime:
-    """The row of a runtime.
+    """Return the row of a runtime.
 
     Raises:
         UnknownNameError: no such runtime; the message lists the known ones.

@@ -1,4 +1,4 @@
-"""What the runtimes on ONNX Runtime share: a session on one provider, and what really ran.
+"""Shared code of the ONNX Runtime sessions: one provider, and the attestation of what ran.
 
 Inputs and outputs are not bound in advance: that gave nothing (0.2 % at a batch of 100, 0.4 % at
 1, medians of alternating calls).
@@ -26,8 +26,8 @@ from toolkit.sessions.runtimes._cuda_libraries import (
 from toolkit.versions import installed_version
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# CUDA's provider has no int8 kernels for static int8: it computes these on what DequantizeLinear
-# gives, float32 numbers that int8 can hold.
+# CUDA's provider has no int8 kernels for static int8. It computes these operators in float32, on
+# the results of DequantizeLinear, which int8 can represent.
 _FLOAT_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _FLOAT_OF_INT8 = "float32 on int8 values"
 _FAST_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"
@@ -42,10 +42,10 @@ def open_session(
     options: Mapping[str, str],
     whole: bool = False,
 ) -> OnnxSession:
-    """Load an `.onnx` or `.ort` file on `provider`; with `whole` nothing may be left to the CPU.
+    """Load an `.onnx` or `.ort` file on `provider`; with `whole`, no operator may run on the CPU.
 
     Raises:
-        Unsupported: the provider or its device is not there, or the session got another provider.
+        Unsupported: The provider or its device is missing, or the session got another provider.
     """
     import onnxruntime
 
@@ -69,17 +69,17 @@ def open_session(
     asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
     asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
     asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    # On ARM it can make bfloat16 of float32 products.
+    # On ARM it can compute float32 products in bfloat16.
     asked.add_session_config_entry(_FAST_PRODUCTS, "0")
     new_threads = NewThreads()
     session = onnxruntime.InferenceSession(
         str(source.path),
         sess_options=asked,
         providers=[(provider, dict(options))],
-        enable_fallback=0,  # else what the provider cannot do is done on the CPU, without a word
+        enable_fallback=0,  # else the CPU silently runs the operators that the provider cannot
     )
     if session.get_providers()[0] != provider:
-        # Without this check a missing CUDA library shows as a warning and a slow CPU run.
+        # Without this check, a missing CUDA library shows only as a warning and a slow CPU run.
         raise Unsupported(_not_the_one(onnxruntime, provider, session.get_providers()[0]))
     started = new_threads.count()
     contents = read_ort(source.path) if own_format else read_onnx(source.path)
@@ -102,23 +102,23 @@ def open_session(
 
 
 def _no_provider(onnxruntime: Any, provider: str) -> str:
-    """Why the provider is not there, and what to do."""
+    """Say why the provider is missing, and what to do."""
     found = ", ".join(onnxruntime.get_available_providers())
     text = f"onnxruntime {onnxruntime.__version__} has no {provider}, only {found}"
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
         return (
-            f"{text}: onnxruntime and onnxruntime-gpu are both installed, and the one that came "
-            "last replaced the other's files; pip uninstall -y onnxruntime onnxruntime-gpu && pip "
+            f"{text}: onnxruntime and onnxruntime-gpu are both installed, and the later one "
+            "replaced the files of the other; pip uninstall -y onnxruntime onnxruntime-gpu && pip "
             "install onnxruntime-gpu"
         )
     return (
-        f"{text}; put onnxruntime-gpu in its place: pip uninstall -y onnxruntime && pip install "
-        "onnxruntime-gpu"
+        f"{text}; install onnxruntime-gpu in place of onnxruntime: pip uninstall -y onnxruntime "
+        "&& pip install onnxruntime-gpu"
     )
 
 
 def _not_the_one(onnxruntime: Any, provider: str, runs: str) -> str:
-    """Why the session runs elsewhere, and what to do."""
+    """Say why the session runs on another provider, and what to do."""
     text = f"asked onnxruntime {onnxruntime.__version__} for {provider}, it runs {runs}"
     short = provider.removesuffix("ExecutionProvider").lower()
     library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{short}.so"
@@ -201,7 +201,7 @@ class OnnxSession:
         return "" if own == count else f" ({own} of {count} operators)"
 
     def _operators(self) -> dict[str, list[str]]:
-        """Types of the operators that each provider was given; nothing in older versions."""
+        """Return the operator types of each provider; empty in older versions."""
         if not hasattr(self._session, "get_provider_graph_assignment_info"):
             return {}
         found: dict[str, list[str]] = {}

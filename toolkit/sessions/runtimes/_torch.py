@@ -1,4 +1,4 @@
-"""What the runtimes that stand on torch share: settings in place, one call, and what really ran.
+"""Shared code of the runtimes based on torch: settings, calls, and attestation.
 
 In: a loaded module or program. Out: a session. `toolkit.sessions.runtimes._torch_calls` makes its
 calls.
@@ -34,7 +34,7 @@ _ARITHMETIC = {"fp64": "float64", "fp16": "float16", "bf16": BFLOAT16}
 
 
 def prepare_torch(settings: Settings) -> torch.device:
-    """Put threads and arithmetic in place; returns the device.
+    """Set threads and arithmetic; return the device.
 
     Raises:
         Unsupported: CUDA was asked for and torch finds none.
@@ -42,14 +42,14 @@ def prepare_torch(settings: Settings) -> torch.device:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported(f"torch {torch.__version__} finds no CUDA device here; use --device cpu")
     torch.set_num_threads(settings.threads)
-    if torch.get_num_interop_threads() != 1:  # torch takes it once, and not after work has begun
+    if torch.get_num_interop_threads() != 1:  # torch accepts it once, and not after work has begun
         torch.set_num_interop_threads(1)
     pin_arithmetic()
     return torch.device(settings.device)
 
 
 class TorchSession:
-    """Runs a callable on tensors; the copy to and from the device is part of a call.
+    """Runs a callable on tensors; copies to and from the device are part of a call.
 
     Args:
         narrowest: The narrowest float type that the model casts activations to, where its graph
@@ -71,7 +71,7 @@ class TorchSession:
         compiled: bool = False,
         call: Call | None = None,
     ) -> None:
-        pin_arithmetic()  # again: the code of a user's model has run since
+        pin_arithmetic()  # again, because the code of a user's model has run since
         tensors = list(parameters)
         self._runtime = runtime
         self._device = device
@@ -102,7 +102,7 @@ class TorchSession:
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`; back on the host when it returns."""
+        """Float32 `[N,C,H,W]` → logits `[N,K]`, in host memory on return."""
         with torch.inference_mode():
             return self._call(inputs)
 

@@ -1,4 +1,4 @@
-"""What torch's convolutions and products compute in: pinned to float32, and shown from numbers.
+"""The arithmetic of torch's convolutions and products: pinned to float32, and shown by numbers.
 
 In: torch as the model's own code has left it. Out: a word for the arithmetic.
 """
@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from torch import Tensor
 
 from toolkit.processes.numerics import TF32_OVERRIDE, pin
@@ -18,7 +18,7 @@ from toolkit.schema import FLOAT32, UNKNOWN
 BFLOAT16, TF32 = "bfloat16", "TF32"
 
 _FULL = "ieee"
-_IMAGES = 16  # with fewer torch may take its own convolution in place of oneDNN's
+_IMAGES = 16  # with fewer, torch may use its own convolution instead of oneDNN's
 _CHANNELS, _SIDE, _WIDTH = 8, 6, 64
 
 # The largest relative error of a factor that is shortened. Rounding bfloat16 moves it by 2^-9 of
@@ -82,7 +82,7 @@ def _word(error: float) -> str:
 
 
 def _largest_error(device: torch.device) -> float:
-    """Relative error of a convolution and of matrix products that give their input back.
+    """Return the relative error of a convolution and of matrix products that return their input.
 
     Each sum has one term that is not 0, a number times 1: float32 gives exactly that number, in
     whatever order it adds; shorter factors give a shorter one.
@@ -104,5 +104,5 @@ def _largest_error(device: torch.device) -> float:
 
 
 def _numbers(generator: torch.Generator, *shape: int) -> Tensor:
-    """From 1 to 2, with all digits that float32 has."""
+    """Return numbers from 1 to 2, with all digits of float32."""
     return torch.rand(shape, generator=generator, dtype=torch.float32, device="cpu") + 1

@@ -23,7 +23,7 @@ Call = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 Model = Callable[[Tensor], Tensor]
 
 _KEPT_SHAPES = 4  # of inputs; each has buffers, and as a graph its own memory on the GPU
-_CALLS_BEFORE_RECORDING = 3  # libraries allocate in their first calls; a graph must not
+_CALLS_BEFORE_RECORDING = 3  # libraries allocate in their first calls, but a graph must not
 
 
 def direct_call(model: Model, dtype: torch.dtype) -> Call:

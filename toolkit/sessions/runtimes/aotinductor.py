@@ -1,4 +1,4 @@
-"""AOTInductor's packages. A package is native code: to load one is to run what is in it."""
+"""AOTInductor packages: native code, so loading a package runs its code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 @contextmanager
 def _unpacked(source: Source) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Its library, for as long as it takes to open it, and its metadata.
+    """Return its metadata, and its library for the time needed to open it.
 
     torch's own loader unpacks to a folder that only its destructor removes, which a worker, that
     just ends, never calls. A library that is open needs its file no longer. It never closes, but is
@@ -63,7 +63,7 @@ def _unpacked(source: Source) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def _unpack(path: Path, folder: Path) -> tuple[Path, dict[str, str]]:
-    """Unpack the model's files into `folder`; returns its shared library and its metadata."""
+    """Unpack the model's files into `folder`; return its shared library and its metadata."""
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -80,10 +80,10 @@ def _unpack(path: Path, folder: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _check_target(metadata: dict[str, str], settings: Settings) -> None:
-    """Raise Unsupported where its machine code would not run, or would end in SIGILL."""
+    """Raise Unsupported if its machine code would not run, or would end in SIGILL."""
     device, machine = metadata.get("AOTI_DEVICE_KEY"), metadata.get("AOTI_MACHINE")
     if device != settings.device:
-        raise Unsupported(f"compiled for {device}, asked for {settings.device}")
+        raise Unsupported(f"compiled for {device}, but {settings.device} was requested")
     needed = filter(None, metadata.get("instruction_sets", "").split(","))
     missing = sorted(set(needed) - set(instruction_sets()))
     if machine != platform.machine() or missing:

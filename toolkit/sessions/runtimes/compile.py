@@ -1,4 +1,4 @@
-"""`torch.compile`: the checkpoint itself, compiled by inductor in the worker, at the first calls.
+"""`torch.compile`: the checkpoint itself, compiled by Inductor in the worker at the first calls.
 
 The compiled kernels go to torch's cache folder, which is in the temporary folder of the system
 unless TORCHINDUCTOR_CACHE_DIR names another.
@@ -35,8 +35,9 @@ def load(source: Source, settings: Settings) -> Session:
     require_compiler()
     if device.type == "cuda":
         _keep_triton_out_of_the_home_folder()
-    inductor_config.compile_threads = 1  # in this process: no pool of others that outlives it
-    dynamo_config.fail_on_recompile_limit_hit = True  # else it goes on, uncompiled, with a warning
+    inductor_config.compile_threads = 1  # in this process: no pool of processes that outlives it
+    # Otherwise it continues uncompiled, with a warning.
+    dynamo_config.fail_on_recompile_limit_hit = True
     model = load_same_model(source.path, source.artifact.checkpoint_id, trusted=source.model)
     model = model.to(device)
     # One code for one image, and one or two for more: torch takes other convolutions from 16 on.
@@ -45,15 +46,15 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 def _keep_triton_out_of_the_home_folder() -> None:
-    """Triton keeps what it compiles there until inductor tells it otherwise, which comes after the
-    first that it compiles. To be told before."""
+    """Tell Triton where to keep compiled code. Inductor tells it only after the first compilation;
+    until then, Triton writes to the home folder."""
     from torch._inductor.runtime.cache_dir_utils import triton_cache_dir
 
     os.environ.setdefault("TRITON_CACHE_DIR", triton_cache_dir(0))
 
 
 class CompiledSession:
-    """A `TorchSession` that was compiled, and not run eagerly without a word."""
+    """A `TorchSession` that was compiled and does not silently run in eager mode."""
 
     def __init__(self, session: TorchSession) -> None:
         self._session = session
@@ -61,7 +62,7 @@ class CompiledSession:
 
     @property
     def attestation(self) -> Attestation:
-        """As torch and the parameters tell; to be asked after the first call.
+        """Read back from torch and the parameters; ask after the first call.
 
         Raises:
             Unsupported: torch compiled nothing.

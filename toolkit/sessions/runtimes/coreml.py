@@ -1,4 +1,4 @@
-"""Core ML on the CPU of a Mac. Written from coremltools' API; not yet run on macOS."""
+"""Core ML on the CPU of a Mac; written from the API of coremltools, not yet run on macOS."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CoremlSession:
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`; more than the largest batch in parts."""
+        """Float32 `[N,C,H,W]` → logits `[N,K]`; more than the largest batch is split."""
         size = self._largest_batch
         parts = [
             self._model.predict({"input": inputs[start : start + size]})["logits"]
@@ -72,7 +72,7 @@ class CoremlSession:
 
 
 def precision_of(spec: Any) -> Precision:
-    """That of the weights of a model's ML program, as its specification has them.
+    """Return the precision of the weights in the ML program of a model's specification.
 
     Raises:
         Unsupported: no ML program, or weights that are not all float32 or all float16.
@@ -95,7 +95,7 @@ def precision_of(spec: Any) -> Precision:
 
 
 def largest_batch(spec: Any) -> int:
-    """The largest N that a model's input `[N,C,H,W]` takes, as its specification has it."""
+    """Return the largest N that a model's input `[N,C,H,W]` takes, from its specification."""
     array = spec.description.input[0].type.multiArrayType
     if array.HasField("shapeRange"):
         return int(array.shapeRange.sizeRanges[0].upperBound)

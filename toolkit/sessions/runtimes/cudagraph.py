@@ -1,4 +1,4 @@
-"""Eager PyTorch recorded as CUDA graphs: its kernels start as one, not one by one.
+"""Eager PyTorch recorded as CUDA graphs, which start all kernels at once.
 
 In: a checkpoint folder. Out: a session with one graph for each of the batch sizes that came last.
 """

@@ -1,4 +1,4 @@
-"""Eager PyTorch: the checkpoint itself, the model that every artifact must agree with.
+"""Eager PyTorch: the checkpoint itself, which every artifact must agree with.
 
 With precision fp64 it is the reference of the parity reports. With a variant it computes as a
 narrower precision would, which tells how large that precision's error should be.
@@ -11,7 +11,7 @@ from toolkit.sessions.runtimes import Session, Source
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load the checkpoint folder `source.path`, in the variant that the source names.
+    """Load the checkpoint folder `source.path`, in the variant of the source.
 
     Raises:
         Unsupported: an unknown variant.

@@ -1,4 +1,4 @@
-"""ExecuTorch on the CPU, by its XNNPACK delegate."""
+"""ExecuTorch on the CPU, with its XNNPACK delegate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _set_threads(threads: int) -> None:
 
 
 class ExecutorchSession:
-    """The `forward` method, called for as many images at a time as its memory is planned for."""
+    """The `forward` method, called with as many images at a time as its memory is planned for."""
 
     def __init__(self, loaded: Any, program: Program) -> None:
         import torch

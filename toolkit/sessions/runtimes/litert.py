@@ -72,11 +72,11 @@ class FixedBatch:
         self._threads: int | None = None
         self._counted = False
         self.name = path.name
-        # A mark in the file lets XNNPACK compute float32 operators in float16 where the CPU can.
+        # A mark in the file lets XNNPACK compute float32 operators in float16 if the CPU can.
         self._may_halve = _REDUCED_PRECISION in path.read_bytes()
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits in an array of their own."""
+        """Return logits in a separate array."""
         if self._threads is None:
             self._threads = self._prepare()
         self._interpreter.set_tensor(self._input, inputs)
@@ -85,7 +85,7 @@ class FixedBatch:
         return logits
 
     def _prepare(self) -> int:
-        """Hand the graph to the delegate, which packs the weights; returns the threads."""
+        """Pass the graph to the delegate, which packs the weights; return the threads."""
         new_threads = NewThreads()
         self._interpreter.allocate_tensors()
         started = new_threads.count()
@@ -96,7 +96,7 @@ class FixedBatch:
 
     @property
     def threads(self) -> int:
-        """As the system counts them, where it does."""
+        """The threads as counted by the system, if possible."""
         if self._threads is None:
             self._threads = self._prepare()
         return self._threads
@@ -108,7 +108,7 @@ class FixedBatch:
 
     @property
     def provider(self) -> str:
-        """What computes: the delegate, the builtin kernels, or both, each a part of the graph.
+        """What computes: the delegate, the builtin kernels, or both, each for a part of the graph.
 
         XNNPACK is the only delegate that an interpreter takes by itself on a CPU.
         """
@@ -123,7 +123,7 @@ class FixedBatch:
 
     @property
     def precision(self) -> Precision:
-        """From the types of what the operations really take, weights and activations."""
+        """The precision from the types of the operands, weights and activations."""
         graph = self._interpreter
         dtypes = {each["index"]: each["dtype"] for each in graph.get_tensor_details()}
         operations = [each for each in graph._get_ops_details() if each["op_name"] != _DELEGATE]
@@ -151,12 +151,12 @@ class FixedBatch:
 
 
 class LitertSession:
-    """Splits a batch into the largest that the files take."""
+    """Splits a batch into the largest sizes that the files take."""
 
     def __init__(self, files: list[FixedBatch]) -> None:
         self._files = sorted(files, key=lambda file: -file.size)
         self._last = self._files[-1]
-        self._used: set[str] | None = None  # set by the first call, which is with noise
+        self._used: set[str] | None = None  # set by the first call, which uses noise
 
     @property
     def attestation(self) -> Attestation:

@@ -60,7 +60,7 @@ def load(source: Source, settings: Settings) -> Session:
             "backend": "CPU",
             "numThread": settings.threads,
             "precision": "high",
-            "memory": "normal",  # `low` multiplies int8 weights with activations made int8
+            "memory": "normal",  # `low` multiplies int8 weights with activations converted to int8
         }
     )
     data = source.path.read_bytes()
@@ -75,7 +75,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class MnnSession:
-    """A session of an interpreter, made for the batch size that came last.
+    """A session of an interpreter, built for the most recent batch size.
 
     Inputs and logits are copied to and from arrays that are the session's own memory.
     """
@@ -139,10 +139,10 @@ class MnnSession:
         code = self._interpreter.runSession(self._session)
         if code != 0:
             raise Crashed(f"MNN could not compute the model (code {code})")
-        return self._logits.copy()  # the next call writes over it
+        return self._logits.copy()  # the next call overwrites it
 
     def _resize(self, shape: tuple[int, ...]) -> None:
-        """Make the session for another batch size; what the arrays were before is freed."""
+        """Rebuild the session for another batch size; the previous arrays are freed."""
         if shape[1:] != self._artifact.input_shape or shape[0] < 1:
             raise InputError(
                 f"input of shape {list(shape)}, expected "
@@ -157,7 +157,7 @@ class MnnSession:
 
 
 def _memory_of(tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The array that a session's tensor is.
+    """Return the array of a session's tensor.
 
     Raises:
         Crashed: it is not float32 of this shape, in this order.
@@ -176,6 +176,6 @@ def _memory_of(tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def _whole(value: float) -> int:
-    """A whole number that MNN's Python hands out as the float of the same 4 bytes."""
+    """Return a whole number that MNN's Python returns as the float with the same 4 bytes."""
     number: int = struct.unpack("<i", struct.pack("<f", value))[0]
     return number

@@ -1,4 +1,4 @@
-"""ncnn on the CPU. It computes one image at a time; the session goes through the batch."""
+"""ncnn on the CPU. It computes one image at a time, so the session loops over the batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolkit.machine.environment import NewThreads
 from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
-# By default ncnn stores and multiplies in fp16 or bf16 where the CPU can.
+# By default, ncnn stores and multiplies in fp16 or bf16 if the CPU can.
 _REDUCED = ("use_fp16_", "use_bf16_", "use_int8_")
 
 # Before each weight stands how it is stored (ncnn's modelbin.cpp); without a mark it is float32.
@@ -50,7 +50,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class NcnnSession:
-    """A net with one input and one output, and the image that goes into it, which stays in place.
+    """A net with one input and one output, and its input image, which keeps its memory.
 
     The image lies as ncnn wants it, each channel at a multiple of 16 bytes: on an array taken as
     it is, which ncnn's Python allows, its layers crash where a channel's size is not one.
@@ -183,10 +183,10 @@ def _damaged(folder: Path, reason: str) -> ArtifactError:
 
 
 def _load_weights(net: Any, folder: Path) -> Precision:
-    """Load `model.bin`, and say how its weights are stored."""
+    """Load `model.bin`, and return how its weights are stored."""
     reader = _reader((folder / "model.bin").read_bytes())
     if net.load_model(reader) != 0 or reader.left != 0:
-        raise _damaged(folder, "model.bin does not hold the weights of model.param")
+        raise _damaged(folder, "model.bin does not contain the weights of model.param")
     if _INT8 in reader.words:
         raise Unsupported(f"{folder} has int8 weights, expected float32 or float16")
     return "fp16" if _HALF in reader.words else "fp32"

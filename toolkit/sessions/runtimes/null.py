@@ -1,4 +1,4 @@
-"""The null runtime: answers zeros at once, so its time is the harness's own cost."""
+"""The null runtime: returns zeros at once, so its time is the overhead of the harness."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from toolkit.sessions.runtimes import Session, Source
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Nothing is loaded; the record alone says how many logits to answer."""
+    """Load nothing; the record says how many logits to return."""
     return NullSession(source.artifact.classes, settings)
 
 
 class NullSession:
-    """Zeros `[N,K]` for anything."""
+    """Returns zeros `[N,K]` for any input."""
 
     def __init__(self, classes: int, settings: Settings) -> None:
         self._classes = classes
@@ -24,7 +24,7 @@ class NullSession:
 
     @property
     def attestation(self) -> Attestation:
-        """It runs nothing, on as many threads as you like."""
+        """Nothing runs, on any number of threads."""
         return Attestation(
             runtime="null",
             version=np.__version__,

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: its own IR, a folder with `model.xml`, and ONNX as it is."""
+"""OpenVINO on the CPU: its own IR, a folder with `model.xml`, and unchanged ONNX files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 _PRECISIONS: dict[str, Precision] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 _EIGHT_BITS_OR_LESS = {"i8", "u8", "i4", "u4", "nf4", "f8e4m3", "f8e5m2"}
-# What a kernel computes in ends its name, as in `brgconv_avx512_amx_bf16`.
+# The arithmetic of a kernel is the end of its name, as in `brgconv_avx512_amx_bf16`.
 _ARITHMETIC = {"f32": FLOAT32, "bf16": "bfloat16", "f16": "float16", "i8": "int8", "u8": "int8"}
-# As the executed graph names them.
+# Names in the executed graph.
 _LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 _SHORTEST_FIRST = ("int8", UNKNOWN, "bfloat16", "float16", FLOAT32)
 _KEPT_BATCH_SIZES = 4
@@ -61,12 +61,12 @@ def _stored_precision(model: Any) -> Precision:
 
 def _properties(threads: int) -> dict[str, object]:
     return {
-        "INFERENCE_PRECISION_HINT": "f32",  # by default bf16 where the CPU has it
+        "INFERENCE_PRECISION_HINT": "f32",  # the default is bf16 if the CPU supports it
         "EXECUTION_MODE_HINT": "ACCURACY",
         "PERFORMANCE_HINT": "LATENCY",  # one call at a time, on all threads
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
-        # By default it runs at most one thread a physical core, however many were asked for.
+        # By default it runs at most one thread per physical core, whatever was requested.
         "ENABLE_HYPER_THREADING": True,
         # By default each process ties its first thread to the same first core.
         "ENABLE_CPU_PINNING": False,
@@ -74,7 +74,7 @@ def _properties(threads: int) -> dict[str, object]:
 
 
 class FixedBatch:
-    """A model compiled for one batch size, with one input and one output that stay in place.
+    """A model compiled for one batch size, with one input and one output that keep their memory.
 
     With a dynamic batch and OpenVINO's own call on arrays a single image takes 13 to 22 % longer,
     a hundred take 1 % longer (medians of alternating calls, 1 and 2 threads).
@@ -89,12 +89,12 @@ class FixedBatch:
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         self._input[:] = inputs
         self._request.infer(share_outputs=True)
-        logits: NDArray[np.floating] = self._output.copy()  # the next call writes over it
+        logits: NDArray[np.floating] = self._output.copy()  # the next call overwrites it
         return logits
 
 
 class OpenvinoSession:
-    """The model compiled for the batch sizes that came last."""
+    """The model compiled for the most recent batch sizes."""
 
     def __init__(
         self, compiled: Callable[[int], FixedBatch], version: str, *, stored: Precision
@@ -106,7 +106,7 @@ class OpenvinoSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Devices, precision, threads and kernels as the model that ran last reports them.
+        """Devices, precision, threads and kernels as reported by the model that ran last.
 
         int8 is what is computed in it, whatever the file asks for; fp16 is float16 weights.
         """
@@ -142,7 +142,7 @@ class OpenvinoSession:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A convolution or matrix product that is executed: its kernel, and what it takes in."""
+    """A convolution or matrix product that is executed: its kernel and its input types."""
 
     kernel: str
     precision: str
@@ -160,7 +160,7 @@ def _executed_layers(model: Any) -> list[Layer]:
 
 
 def _arithmetic(layers: list[Layer], precision: Precision) -> str:
-    """By the names of the kernels; where those differ, by the shortest."""
+    """Return the arithmetic from the names of the kernels; if they differ, the narrowest."""
     kernels = [each.kernel.lower() for each in layers]
     found = {_ARITHMETIC.get(each.rpartition("_")[2], UNKNOWN) for each in kernels}
     word = next((each for each in _SHORTEST_FIRST if each in found), UNKNOWN)

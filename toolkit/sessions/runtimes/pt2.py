@@ -1,4 +1,4 @@
-"""torch.export's `.pt2`. The archive format can carry pickles; such an archive is refused."""
+"""torch.export's `.pt2`. The archive format can contain pickles; such an archive is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 def _narrowest(graph: Graph) -> torch.dtype | None:
-    """float16 or bfloat16 where an operator gives it, else None."""
+    """Return float16 or bfloat16 if an operator produces it, else None."""
     import torch
 
     values = (node.meta.get("val") for node in graph.nodes)
@@ -61,7 +61,7 @@ def _refuse_pickles(path: Path) -> None:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ArtifactError(f"{path}: not a .pt2 archive ({error}); export it again") from error
-    pickled = [  # in any part of the name: torch takes all after the folder, slashes included
+    pickled = [  # in any part of the name: torch takes all after the folder, with slashes
         name for name in names if any(part.startswith(_PICKLED) for part in Path(name).parts)
     ]
     if pickled:

@@ -1,4 +1,4 @@
-"""TensorRT by ONNX Runtime's provider: `.onnx` as it is. Not yet run on a GPU.
+"""TensorRT through ONNX Runtime's provider: unchanged `.onnx` files; not yet run on a GPU.
 
 An engine is built at the first call of each larger batch, which takes seconds, and kept in memory.
 The provider has no option against TF32; the variable in `toolkit.processes.numerics` prevents it.
@@ -12,7 +12,7 @@ from toolkit.sessions.runtimes._onnxruntime import open_session
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load an `.onnx` file, all of it in TensorRT.
+    """Load an `.onnx` file completely in TensorRT.
 
     Raises:
         Unsupported: the provider is not there, or not the one that the session got.

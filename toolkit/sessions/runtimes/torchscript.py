@@ -1,4 +1,4 @@
-"""TorchScript, as `torch.jit.load` gives it: its own unpickler reads tensors, not objects."""
+"""TorchScript, as `torch.jit.load` returns it: its own unpickler reads tensors, not objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load(source: Source, settings: Settings) -> Session:
 
     device = prepare_torch(settings)
     with warnings.catch_warnings():
-        # torch 2.13 and later call TorchScript deprecated; it still works, and devices run it.
+        # torch deprecates TorchScript from 2.13 on; it still works, and devices run it.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         model = torch.jit.load(source.path, map_location=device)

@@ -1,4 +1,4 @@
-"""TorchScript with its weights made constants and its graph rewritten for inference.
+"""TorchScript with constant weights and a graph rewritten for inference.
 
 On a CPU the rewriting hands convolutions to oneDNN, with weights packed once, at load; on CUDA it
 makes one of a convolution and its ReLU.
@@ -13,7 +13,7 @@ from toolkit.sessions.runtimes import Session, Source
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load a `.torchscript` file, and freeze and optimize it."""
+    """Load a `.torchscript` file, then freeze and optimize it."""
     import torch
 
     from toolkit.artifacts.parsers.torchscript import allows_tf32, narrowest_cast
@@ -21,7 +21,7 @@ def load(source: Source, settings: Settings) -> Session:
 
     device = prepare_torch(settings)
     with warnings.catch_warnings():
-        # torch 2.13 and later call TorchScript deprecated; it still works, and devices run it.
+        # torch deprecates TorchScript from 2.13 on; it still works, and devices run it.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
         model = torch.jit.load(source.path, map_location=device)
@@ -33,8 +33,8 @@ def load(source: Source, settings: Settings) -> Session:
         optimized,
         weights,
         device,
-        narrowest=narrowest_cast(model),  # of the file: a rewritten graph may no longer say it
-        # Of the rewritten graph: on CUDA its convolutions with ReLU go by torch's flags, whatever
-        # the file says (cudnn_convolution_relu in torch's native/cudnn/ConvShared.cpp).
+        narrowest=narrowest_cast(model),  # from the file: a rewritten graph may no longer show it
+        # From the rewritten graph: on CUDA its convolutions with ReLU follow torch's flags and not
+        # the file (cudnn_convolution_relu in torch's native/cudnn/ConvShared.cpp).
         tf32=allows_tf32(optimized),
     )

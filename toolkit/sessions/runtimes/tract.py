@@ -1,4 +1,4 @@
-"""tract, a small engine in Rust, on one thread of the CPU; it reads ONNX as it is."""
+"""tract, a small engine in Rust, on one CPU thread; it reads unchanged ONNX files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(source: Source, settings: Settings) -> Session:
     import tract
 
     new_threads = NewThreads()
-    # No fact is set for the input: the file's own has a dynamic batch, and tract takes that.
+    # No input fact is set: the file's own has a dynamic batch, and tract accepts that.
     runnable = tract.onnx().load(source.path).into_model().into_runnable()
     started = new_threads.count()
     return TractSession(runnable, tract.version(), contents_of(source.path), started=started)
