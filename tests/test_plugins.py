@@ -13,7 +13,7 @@ import pytest
 from conftest import CHECKPOINT, PATIENCE_S, REPOSITORY
 
 from toolkit.errors import ToolkitWarning
-from toolkit.plugins import plugin_rows
+from toolkit.packages import plugin_rows
 from toolkit.sessions.runtimes import RUNTIMES, Runtime
 
 PLUGIN = REPOSITORY / "tests" / "plugin"

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.formats.coreml import LARGEST_BATCH, export
 from toolkit.errors import Unsupported
+from toolkit.packages import installed_version
 from toolkit.schema import Precision
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes.coreml import CoremlSession, largest_batch, precision_of
-from toolkit.versions import installed_version
 
 if installed_version("coremltools") is None:
     pytest.skip("pip install 'toolkit[coreml]'", allow_module_level=True)

@@ -30,8 +30,8 @@ from toolkit.machine.environment import (
     usable_cores,
     usable_cpus,
 )
+from toolkit.packages import dependency_versions
 from toolkit.schema import Gpu
-from toolkit.versions import dependency_versions
 
 Tree = Callable[[dict[str, str]], Path]
 CPUS = "sys/devices/system/cpu"

@@ -25,6 +25,7 @@ from toolkit.measurement.loadgen import (
     is_submission_length,
     library_of,
 )
+from toolkit.packages import installed_version
 from toolkit.report.markdown import render_markdown
 from toolkit.report.table import render_table
 from toolkit.results import read_results, start_results
@@ -38,7 +39,6 @@ from toolkit.schema import (
 from toolkit.sessions.candidates import Candidate, Subject, find_candidates
 from toolkit.sessions.loadgen import Sample, Stream, serve
 from toolkit.sessions.loadgen_log import LoadResult, violations
-from toolkit.versions import installed_version
 
 pytest.importorskip("mlperf_loadgen", reason="pip install 'toolkit[loadgen]'")
 

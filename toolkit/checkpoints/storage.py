@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
 from toolkit.files import publish, scratch_folder, sha256_of, write_atomically, write_json
+from toolkit.packages import versions_of
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,
@@ -25,7 +26,6 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
-from toolkit.versions import versions_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

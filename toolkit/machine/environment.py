@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit.machine.gpu_state import all_states
+from toolkit.packages import dependency_versions
 from toolkit.schema import Environment, Gpu
 from toolkit.timing import now
-from toolkit.versions import dependency_versions
 
 _ISA_FLAGS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),

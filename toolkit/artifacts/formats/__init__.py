@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError
-from toolkit.plugins import plugin_rows
+from toolkit.packages import plugin_rows, versions_of
 from toolkit.schema import ExpectedError, Isa, Precision
-from toolkit.versions import versions_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError, Unsupported
-from toolkit.plugins import plugin_rows
+from toolkit.packages import installed_version, plugin_rows
 from toolkit.schema import Artifact, Attestation, Device, Precision, Settings
-from toolkit.versions import installed_version
 
 if TYPE_CHECKING:
     import numpy as np

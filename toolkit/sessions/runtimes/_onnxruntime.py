@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from toolkit.artifacts.parsers.onnx import Contents, read_onnx, read_ort
 from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
+from toolkit.packages import installed_version
 from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
 from toolkit.sessions.runtimes import Source
 from toolkit.sessions.runtimes._cuda_libraries import (
@@ -23,7 +24,6 @@ from toolkit.sessions.runtimes._cuda_libraries import (
     loading_error,
     preload_cuda_libraries,
 )
-from toolkit.versions import installed_version
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # CUDA's provider has no int8 kernels for static int8. It computes these operators in float32, on

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ArtifactError, headline
 from toolkit.machine.environment import NewThreads
+from toolkit.packages import installed_version
 from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
-from toolkit.versions import installed_version
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _DELEGATE = "DELEGATE"
