@@ -13,7 +13,8 @@ CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
 class WorkerClock:
     """A timer for pytest-benchmark that shows the seconds spent in timed calls inside a worker.
 
-    So the table holds what the worker measured, without the way to the worker and back.
+    The table therefore contains the worker's measurements, without the transfer to the worker and
+    back.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class WorkerClock:
         return self._elapsed_s
 
     def timed_call(self, session: RemoteSession) -> Callable[[], None]:
-        """One timed call of the session, which moves this clock on."""
+        """Make one timed call of the session, which advances this clock."""
 
         def call() -> None:
             self._elapsed_s += session.measure(calls=1).samples_s[0][0]

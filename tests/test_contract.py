@@ -306,7 +306,7 @@ def test_timed_calls_are_counted(session: RemoteSession) -> None:
 def test_concurrent_streams_give_the_same_logits_as_one(candidate_of: Candidates, row: Row) -> None:
     """Each stream's outputs are compared with those of the first stream inside the worker."""
     if RUNTIMES[row.runtime].one_stream:
-        pytest.skip(f"{row.runtime} computes one call at a time in a process")
+        pytest.skip(f"{row.runtime} computes one call at a time per process")
     alone = candidate_of(row, threads=1)
     candidate = replace(alone, settings=replace(alone.settings, streams=2))
     with RemoteSession(candidate, batch_size=50, timeout_s=PATIENCE_S) as opened:
@@ -350,7 +350,8 @@ print(sizes[loads // 5], sizes[-1])
 @pytest.mark.slow
 @pytest.mark.parametrize("row", PAIRS, ids=names(PAIRS))
 def test_memory_stays_flat_over_repeated_loads(candidate_of: Candidates, row: Row) -> None:
-    """From the 20th load of 100 to the last; `compile` takes seconds a load, and loads 20 times."""
+    """From the 20th load of 100 to the last; `compile` takes seconds per load, and loads 20
+    times."""
     arguments = load_arguments(candidate_of(row, threads=1))
     loads = 20 if row.runtime == "compile" else 100
     done = subprocess.run(

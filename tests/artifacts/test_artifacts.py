@@ -356,6 +356,6 @@ def test_checkpoint_that_has_moved_away_is_one_clear_error(
     manifest = json.loads((own_exports / "manifest.json").read_text())
     manifest["checkpoint"] = "../gone"
     (own_exports / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match=r"gone, which is not there; .*--checkpoint"):
+    with pytest.raises(ArtifactError, match=r"gone, which does not exist; .*--checkpoint"):
         find_subject([own_exports], checkpoint=None, model=None)
     assert find_subject([own_exports], checkpoint=own_checkpoint, model=None).artifacts

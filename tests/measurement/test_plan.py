@@ -36,7 +36,7 @@ plans = st.builds(
         ({"min_rounds": 10**30}, "at most 1,000,000,000"),
         (
             {"target_width": 0},
-            "--target-width 0: expected a share above 0 and below 1, as 1% or 0.01",
+            "--target-width 0: expected a share above 0 and below 1, such as 1% or 0.01",
         ),
         ({"target_width": 1.5}, "--target-width 1.5: expected a share above 0 and below 1"),
         ({"target_width": 1}, "--target-width 1: expected a share above 0 and below 1"),

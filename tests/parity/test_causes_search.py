@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the usual name in the field
 from conftest import CHECKPOINT
 from numpy.typing import NDArray
 from torch import Tensor, nn

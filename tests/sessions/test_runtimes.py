@@ -33,7 +33,7 @@ def test_several_streams_are_accepted_unless_limited_to_one(row: Runtime) -> Non
     if not row.one_stream:
         row.refuse(several)
         return
-    with pytest.raises(Unsupported, match="2 streams were asked for; use --streams 1"):
+    with pytest.raises(Unsupported, match="2 streams were requested; use --streams 1"):
         row.refuse(several)
 
 
@@ -59,6 +59,6 @@ def test_impossible_settings_give_a_failed_row_without_a_process(subject: Subjec
         replace(candidate, runtime=row), batch_size=1, timeout_s=PATIENCE_S
     ) as session:
         for _ in range(2):  # the first failure stays
-            with pytest.raises(Unsupported, match="eager runs on cpu only, not on cuda"):
+            with pytest.raises(Unsupported, match="eager runs only on cpu, not on cuda"):
                 session.load()
         assert session.pid is None

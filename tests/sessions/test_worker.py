@@ -253,7 +253,7 @@ def test_row_reports_that_memory_cannot_be_kept(
 ) -> None:
     monkeypatch.setattr("toolkit.sessions.worker.keep_memory", lambda: False)
     source = null(subject).source
-    with pytest.raises(Unsupported, match=r"cannot keep memory; leave --keep-memory out"):
+    with pytest.raises(Unsupported, match=r"cannot keep memory; remove --keep-memory"):
         Worker().load(
             module="toolkit.sessions.runtimes.null",
             package="numpy",

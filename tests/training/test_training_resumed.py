@@ -85,16 +85,18 @@ def test_interrupted_training_state_is_neither_lost_nor_mixed(
     out = tmp_path / "ck"
     with pytest.raises(Killed):
         train(out=out, data=small_data, epochs=2, seed=4, progress=killed_after(5))
-    with pytest.raises(OutputError, match="go on with it with --resume, start over with --force"):
+    with pytest.raises(OutputError, match="continue it with --resume, start again with --force"):
         train(out=out, data=small_data, epochs=2, seed=4)
     with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):
         train(out=out, data=small_data, seed=5, resume=True)
     with pytest.raises(SettingError, match=r"--resume continues and --force starts again"):
         train(out=out, data=small_data, resume=True, force=True)
-    with pytest.raises(DatasetError, match=r"--resume: the data is not what the training began"):
+    with pytest.raises(
+        DatasetError, match=r"--resume: the data differs from the data at the start"
+    ):
         train(out=out, resume=True)
     found = train(out=out, data=small_data, resume=True)
-    with pytest.raises(DatasetError, match=r"--resume: the data is not what .* \(train-images"):
+    with pytest.raises(DatasetError, match=r"--resume: the data differs from .* \(train-images"):
         train(out=out, resume=True)
     assert found == train(out=out, data=small_data, resume=True)  # finished: nothing is done
     with pytest.raises(OutputError, match=r"--seed 5 \(it had 4\)"):

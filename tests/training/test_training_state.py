@@ -49,7 +49,7 @@ def test_state_round_trips_and_the_last_two_are_kept(tmp_path: Path) -> None:
     assert found.position == state(1000).position
     assert torch.equal(found.tensors["losses"], torch.arange(1001.0))
     assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(OutputError, match="interrupted after step 1000; go on with it"):
+    with pytest.raises(OutputError, match="interrupted after step 1000; continue it"):
         refuse_to_forget(tmp_path)
     (tmp_path / ".step-000000001.abc.safetensors.x.part").touch()  # left by a killed process
     forget_states(tmp_path)
@@ -79,7 +79,7 @@ def test_damaged_state_is_reported_and_the_previous_one_used(tmp_path: Path, dam
         path.write_bytes(b"x")
     with (
         pytest.warns(ToolkitWarning),
-        pytest.raises(CheckpointError, match="no training state that is whole; start over"),
+        pytest.raises(CheckpointError, match="no complete training state; start again"),
     ):
         read_state(tmp_path)
 
@@ -89,13 +89,13 @@ def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
     write_state(tmp_path, State(
         position=replace(whole.position, schema_version=99), tensors=whole.tensors
     ))  # fmt: skip
-    with pytest.raises(CheckpointError, match="not a state that this version can go on from"):
+    with pytest.raises(CheckpointError, match="this version cannot resume from this state"):
         read_state(tmp_path)
     forget_states(tmp_path)
     content = b"not safetensors"
     name = f"step-000000001.{hashlib.sha256(content).hexdigest()}.safetensors"
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match="start over with --force"):
+    with pytest.raises(CheckpointError, match="start again with --force"):
         read_state(tmp_path)
 
 

@@ -142,14 +142,14 @@ def test_eager_can_be_recommended_and_measured_again(
     )
     assert [row.runtime for row in results.measurements] == ["eager", "null"]
     other = replace(found.chosen, artifact_sha256="f" * 64)
-    with pytest.raises(SettingError, match=r"is not what was tuned .*tune again"):
+    with pytest.raises(SettingError, match=r"is not the tuned artifact .*tune again"):
         toolkit.bench([], data=small_data, tuned=other)
 
 
 def test_artifact_changed_since_tuning_is_refused(tuned: Tuning, artifacts: Path) -> None:
     assert tuned.chosen is not None
     other = replace(tuned.chosen, artifact_sha256="f" * 64)
-    with pytest.raises(SettingError, match=r"is not what was tuned .*tune again"):
+    with pytest.raises(SettingError, match=r"is not the tuned artifact .*tune again"):
         toolkit.bench([artifacts], tuned=other)
 
 

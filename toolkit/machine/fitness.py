@@ -277,7 +277,7 @@ def _quota(facts: Environment) -> MachineWarning | None:
     whole = max(1, math.floor(quota))
     return MachineWarning(
         code="quota",
-        message=f"the container may use {quota:g} cores: {facts.cores} threads are stopped "
+        message=f"the container may use {quota:g} cores: its {facts.cores} threads are stopped "
         "for a part of every period",
         action=f"`--threads {whole}`, or start the container with whole cores "
         f"(`docker run --cpus {math.ceil(quota)}`)",

@@ -22,7 +22,7 @@ _BUSY = ("user", "nice", "system", "irq", "softirq")  # guests' time is part of 
 class CpuTimes:
     """CPU seconds since boot of the usable CPUs, and those that our own processes have used.
 
-    `steal_s` is None where the system does not count it.
+    `steal_s` is None if the system does not count it.
     """
 
     busy_s: float
@@ -34,7 +34,7 @@ class CpuTimes:
 class LoadWatch:
     """Watches from its creation. It reads only then and at the end, so it disturbs nothing.
 
-    Ours are this process and its descendants, and the trees of the processes in `pids`.
+    Our own processes are this one and its descendants, and the trees of the processes in `pids`.
     """
 
     def __init__(self, *, pids: Iterable[int] = ()) -> None:
@@ -49,7 +49,8 @@ class LoadWatch:
 
 
 def interference(before: CpuTimes, after: CpuTimes, *, wall_s: float) -> Interference:
-    """Busy time that was not our own, as a mean number of cores; steal as a share of all time."""
+    """Return busy time that was not our own, as a mean number of cores; steal as a share of all
+    time."""
     others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
     total_s = after.total_s - before.total_s
     steal_share = None

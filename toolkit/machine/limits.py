@@ -1,7 +1,7 @@
 """The limits of this machine, measured with matrix products and copies; a model's FLOPs, counted.
 
-In: a number of threads, or a model. Out: `Limits`, or FLOPs an image. Measure in a process of its
-own: torch and ONNX Runtime are loaded side by side.
+In: a number of threads, or a model. Out: `Limits`, or FLOPs per image. Measure in a separate
+process: torch and ONNX Runtime are both loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
     """Measure the highest rates with `threads` threads; each takes about `time_s` seconds.
 
     Matrix products are tried in torch and in ONNX Runtime, at several sizes. The fastest single
-    call counts: a limit is what the machine reaches while nothing disturbs it.
+    call counts: a limit is what the machine reaches without any disturbance.
     """
     import torch
 
@@ -49,9 +49,10 @@ def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
 
 
 def count_flops(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """FLOPs of one image `[C,H,W]` in eval mode: two for each multiplication and its addition.
+    """Return the FLOPs of one image `[C,H,W]` in eval mode: two for each multiplication and its
+    addition.
 
-    As torch's own counter has it: products and convolutions count, the rest is nothing beside them.
+    As in torch's own counter, products and convolutions count; everything else is negligible.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -69,8 +70,9 @@ def count_flops(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
 def rates(
     product: Product, threads: int, time_s: float, *, sizes: Sequence[int] = _SIZES
 ) -> Iterator[float]:
-    """Operations a second at each size, in half of `time_s`; a library that has no such product
-    gives none, and a slow machine none for sizes of which a single call would take too long."""
+    """Return operations per second at each size, in half of `time_s`. A library without such a
+    product gives none, and a slow machine gives none for sizes whose single call would take too
+    long."""
     share_s = time_s / 2 / len(sizes)
     rate = float("inf")
     for size in sizes:
@@ -83,7 +85,8 @@ def rates(
 
 
 def _copy_rate(time_s: float) -> float:
-    """Bytes read and written a second, copying arrays that no cache holds, as STREAM counts."""
+    """Return bytes read and written per second, from copying arrays that no cache holds, as STREAM
+    counts."""
     import psutil
     import torch
 
@@ -94,7 +97,8 @@ def _copy_rate(time_s: float) -> float:
 
 
 def fastest_s(run: Run, time_s: float) -> float:
-    """The fastest call within `time_s` seconds, of one at least; the first goes untimed."""
+    """Return the time of the fastest call within `time_s` seconds, at least one; the first is
+    untimed."""
     run()
     samples_ns: list[int] = []
     watch = Stopwatch()

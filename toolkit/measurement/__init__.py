@@ -1,5 +1,5 @@
 """Measurement: candidates → speeds, ratios and ranks with their intervals.
 
-`bench.py` is the verb, `plan.py` says how long to measure, `passes.py` drives the workers,
-`conclusions.py` turns passes into rows. The statistics are in `toolkit.statistics`.
+`bench.py` is the entry point, `plan.py` says how long to measure, `passes.py` drives the workers,
+and `conclusions.py` turns passes into rows. The statistics are in `toolkit.statistics`.
 """

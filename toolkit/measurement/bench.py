@@ -122,7 +122,7 @@ def tuned_subject(
     """Return the checkpoint with the tuned artifact, from `paths` or from its recorded location.
 
     Raises:
-        SettingError: it is not there, or has changed.
+        SettingError: The artifact is missing or has changed.
     """
     place = Path(tuned.artifact_path)
     if tuned.format == CHECKPOINT_FORMAT:
@@ -135,15 +135,16 @@ def tuned_subject(
             if each.record.sha256 == tuned.artifact_sha256:
                 return replace(subject, artifacts=(each,))
     raise SettingError(
-        f"--settings: {place} is not what was tuned (nothing given has sha256 "
-        f"{tuned.artifact_sha256[:12]}); tune again"
+        f"--settings: {place} is not the tuned artifact (nothing given has sha256 "
+        f"{tuned.artifact_sha256[:12]}); run toolkit tune again"
     )
 
 
 def with_null(
     candidates: Sequence[Candidate], subject: Subject, settings: Settings
 ) -> list[Candidate]:
-    """The candidates and, last, the null runtime, which shows the harness's own cost."""
+    """Return the candidates, followed by the null runtime, which shows the overhead of the
+    harness."""
     others = [each for each in candidates if each.runtime.name != NULL]
     return [*others, checkpoint_candidate(subject, NULL, settings)]
 
@@ -170,7 +171,8 @@ class Bench:
     def with_capacity(
         self, results: Results, candidates: Sequence[Candidate], subject: Subject
     ) -> Results:
-        """Results with the limits of this machine and the FLOPs of the model, measured now."""
+        """Return results with the limits of this machine and the FLOPs of the model, measured
+        now."""
         threads = min(max(each.settings.all_threads for each in candidates), usable_cores())
         self.progress("limits", 0, 1)
         capacity = measure_capacity(
@@ -234,8 +236,8 @@ class Bench:
 
 
 def _measured_again(limits: Limits | None) -> Limits | None:
-    """The higher of what was measured before and now: faster than the limit is a convolution that
-    saves operations, or a limit that was measured while something disturbed."""
+    """Return the higher of the earlier and the current limit. Something faster than the limit is a
+    convolution that saves operations, or the limit was measured during a disturbance."""
     if limits is None:
         return None
     again = measure_capacity(limits.threads, gpu=limits.gpu is not None).limits

@@ -1,6 +1,6 @@
 """Conclusions: the readings of all passes → speeds, ratios, ranks, warnings.
 
-In: tallies as they stand, after any pass. Out: `Results` with what follows from them.
+In: tallies after any pass. Out: `Results` with the values derived from them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from toolkit.statistics.speeds import (
 def conclude(results: Results, passes: Passes, *, baseline: str | None) -> Results:
     """Return `results` with the measurements so far.
 
-    `baseline` is the runtime that the others are compared with; None is eager where it takes part,
-    else the first.
+    `baseline` is the runtime to compare the others with; None is eager if it is measured, else the
+    first.
     """
     tallies = passes.tallies
     baseline = baseline or _default_baseline(tallies)
@@ -92,8 +92,8 @@ def _default_baseline(tallies: Sequence[Tally]) -> str | None:
 
 
 def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -> Tally | None:
-    """What a candidate is compared with: the baseline with its settings and batch size; None where
-    it is alone there."""
+    """Return the baseline of a candidate: the one with its settings and batch size; None if there
+    is no other candidate."""
     same = [
         other
         for other in tallies
@@ -140,7 +140,8 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
 
 
 def _to_baseline(tally: Tally, baseline: Tally | None) -> Interval | None:
-    """Exactly 1 for the baseline itself; None where one of the two cannot be measured."""
+    """Return the ratio to the baseline: exactly 1 for the baseline itself; None if one of the two
+    cannot be measured."""
     if baseline is None or any(each.throughput() is None for each in (tally, baseline)):
         return None
     if tally is baseline:

@@ -131,12 +131,15 @@ def check_scenario(
         if scenario == "server" and value is None:
             raise SettingError(f"--scenario server needs {flag}, such as --target-qps 500")
         if scenario != "server" and value is not None:
-            raise SettingError(f"{flag} belongs to --scenario server; add that, or leave it out")
+            raise SettingError(
+                f"{flag} belongs to --scenario server; add that option, or remove {flag}"
+            )
         if value is not None:
             check_positive(flag, value)
     if scenario == "single-stream" and streams > 1:
         raise SettingError(
-            f"--streams {streams}: --scenario single-stream has one query at a time; leave it out"
+            f"--streams {streams}: --scenario single-stream has one query at a "
+            "time; remove --streams"
         )
     require_loadgen()
 
@@ -146,9 +149,10 @@ class Scenarios:
     """Runs the candidates, each in a fresh worker.
 
     Attributes:
-        wanted: What LoadGen is asked.
-        batch_size: Samples that one call takes at most.
-        timeout_s: A worker that is silent for longer than that and the load takes is killed.
+        wanted: The settings of LoadGen.
+        batch_size: Maximum number of samples per call.
+        timeout_s: A worker that is silent for longer than this plus the duration of the load is
+            killed.
     """
 
     wanted: ScenarioSettings
@@ -262,7 +266,8 @@ class Scenarios:
 
 
 def library_of(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The images that queries ask for: the first 1024, or as many as 256 MiB hold in float32."""
+    """Return the images of the queries: the first 1024, or as many as fit into 256 MiB in
+    float32."""
     image_bytes = 4 * int(np.prod(images.shape[1:]))
     return images[: max(1, min(_MOST_IMAGES, _MOST_BYTES // image_bytes))]
 

@@ -1,7 +1,7 @@
-"""Passes: all candidates take turns in rounds, each in a worker process of its own, and then again
-in fresh processes.
+"""Passes: all candidates take turns in rounds, in fresh worker processes for each pass.
 
-In: candidates with batch sizes, images, a plan. Out: what each of them gave, in its `Tally`.
+In: candidates with batch sizes, images, a plan. Out: the readings of each candidate, in its
+`Tally`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ _MOST_NULL_CALLS = 1000  # half a millisecond is enough to know its time
 
 @dataclass(kw_only=True)
 class Tally:
-    """What one candidate gave so far at one batch size. After a failure it has no further turn.
+    """The readings of one candidate so far, at one batch size. After a failure it gets no more
+    turns.
 
-    `logits` are those of the images that its calls rotate through: from verifying where they were
-    verified, else from its first worker. `load_s` is what its last worker took to start.
+    `logits` are those of the images that its calls rotate through: from the verification if there
+    was one, else from its first worker. `load_s` is the time that its last worker took to start.
     """
 
     candidate: Candidate
@@ -127,9 +128,9 @@ class Passes:
         return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
 
     def _pass(self, opened: Sequence[RemoteSession]) -> None:
-        """One pass: candidates of the same settings and batch size take turns, in workers of their
-        own; then those of the next. Who starts and warms up first is drawn anew each time, so that
-        it favours nobody."""
+        """Run one pass: candidates of the same settings and batch size take turns, each in its own
+        worker; then those of the next settings. The order in which they start and warm up is drawn
+        again each time, so that it favours none."""
         tables = dict.fromkeys(self._table(tally) for tally in self.tallies)
         for table in tables:
             alive = [each for each in self.tallies if each.failure is None]
@@ -160,9 +161,9 @@ class Passes:
         return None if self.together else tally.table
 
     def _load(self, sessions: Mapping[RemoteSession, Tally]) -> None:
-        """Load them: one by one in the first pass, whose load times are told; as many at a time as
-        there are cores in later ones, those first that take seconds longer. What fails now fails
-        again, and is told, when it is used."""
+        """Load the sessions: one by one in the first pass, whose load times are reported; in later
+        passes as many at a time as there are cores, those that take seconds longer first. A failure
+        here occurs again, and is reported, when the session is used."""
         alone = self._done["passes"] == 0 and not self.together
         pool = ThreadPoolExecutor(1 if alone else usable_cores())
         order = sorted(sessions, key=lambda each: -round(sessions[each].load_s))
@@ -177,8 +178,8 @@ class Passes:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _rounds(self, turns: Sequence[_Turn]) -> None:
-        """Warm-up one after the other, then rounds in an order that changes, and in the end one
-        more round on a repeated input."""
+        """Run the warm-ups one after another, then rounds in a changing order, and finally one
+        round on a repeated input."""
         images = self.images[: turns[0].tally.batch_size * DISTINCT_BATCHES]
         rounds = self.plan.rounds_per_pass
         try:
@@ -214,8 +215,8 @@ class Passes:
 
 
 class _Allowance:
-    """Seconds from the moment it is made; what a failure took is not counted, so that one that
-    hangs does not take the others' time."""
+    """Seconds from its creation. Time used by failures is not counted, so that a candidate that
+    hangs does not use up the time of the others."""
 
     def __init__(self, max_time_s: float) -> None:
         self._watch = Stopwatch()
@@ -337,7 +338,8 @@ class _Turn:
         )
 
     def _try(self, step: Callable[[], None]) -> None:
-        """The first failure is the tally's; after it nothing more is asked of the session."""
+        """Run a call. The tally keeps the first failure; after it, the session is not used any
+        more."""
         if self.tally.failure is None:
             try:
                 with self.allowance.not_for_failures():

@@ -44,8 +44,8 @@ class Plan:
         check_positive("--min-rounds", self.min_rounds)
         if self.min_rounds < _LEAST_ROUNDS:
             raise SettingError(
-                f"--min-rounds {self.min_rounds}: expected {_LEAST_ROUNDS} or more; fewer cannot "
-                "carry a 95 % interval"
+                f"--min-rounds {self.min_rounds}: expected {_LEAST_ROUNDS} or more; fewer "
+                "rounds give no 95 % interval"
             )
         if self.target_width is not None and not 0 < self.target_width < 1:
             raise SettingError(
@@ -72,7 +72,8 @@ class Plan:
         return max(1, min(most, math.ceil(_ROUND_MARGIN * self.round_s / call_s)))
 
     def enough(self, passes: int, speeds: Iterable[Interval]) -> bool:
-        """Whether to stop after so many passes, with these intervals of the candidates' speeds."""
+        """Return whether to stop after this many passes, with these intervals of the candidates'
+        speeds."""
         if passes < self.least_passes:
             return False
         wanted = self.target_width

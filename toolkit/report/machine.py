@@ -121,7 +121,7 @@ def _gpu_state(state: GpuState | None) -> str:
 
 def _interference(found: Interference) -> str:
     steal = "unknown" if found.steal_share is None else f"{found.steal_share:.1%}"
-    return f"others use {found.others_cores:.2f} cores now, steal {steal}"
+    return f"other processes use {found.others_cores:.2f} cores now, steal {steal}"
 
 
 def _limits(limits: Limits) -> dict[str, str]:

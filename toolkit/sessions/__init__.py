@@ -1,5 +1,5 @@
 """Sessions: artifacts loaded in runtimes, each in its own worker process.
 
-`candidates.py` pairs artifacts with runtimes, `remote.py` is the end that drives a worker, and
-`worker.py` and `loadgen.py` run inside it. `runtimes/` has one file per runtime.
+`candidates.py` pairs artifacts with runtimes. `remote.py` is the driver's end of a worker.
+`worker.py` and `loadgen.py` run inside the worker. `runtimes/` has one file per runtime.
 """

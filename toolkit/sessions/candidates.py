@@ -1,6 +1,6 @@
 """Candidates: pairs of artifact and runtime, with settings.
 
-In: artifacts, a checkpoint, names of runtimes. Out: the list that verify and bench go through.
+In: artifacts, a checkpoint, names of runtimes. Out: the list of candidates for verify and bench.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What one call of verify or bench is about: one checkpoint and the artifacts made from it."""
+    """The subject of a run of verify or bench: one checkpoint and the artifacts exported from
+    it."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -58,18 +59,18 @@ class Subject:
 def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str | None) -> Subject:
     """Read the artifacts and their checkpoint.
 
-    `checkpoint` is needed only where the folder that the manifest names has moved.
+    `checkpoint` is needed only if the folder named in the manifest has moved.
 
     Raises:
-        ArtifactError: missing or damaged artifacts, or artifacts of another checkpoint.
-        CheckpointError: the checkpoint is missing or damaged.
+        ArtifactError: Missing or damaged artifacts, or artifacts of another checkpoint.
+        CheckpointError: The checkpoint is missing or damaged.
     """
     artifacts = find_artifacts(paths)
     folder = checkpoint or artifacts[0].checkpoint
     if not folder.is_dir() and checkpoint is None:
         raise ArtifactError(
-            f"{artifacts[0].path.parent / MANIFEST} names the checkpoint folder {folder}, which is "
-            "not there; say where it is now with --checkpoint"
+            f"{artifacts[0].path.parent / MANIFEST} names the checkpoint folder {folder}, which "
+            "does not exist; give its new location with --checkpoint"
         )
     return subject_of(folder, artifacts, model=model)
 
@@ -104,15 +105,16 @@ def subject_of(
 def choose_runtimes(
     names: Sequence[str], artifacts: Iterable[tuple[str, Precision]], device: Device
 ) -> list[Runtime]:
-    """The runtimes named, none twice; `all` stands for all but `null` that run on `device` and
-    load the checkpoint or one of the `artifacts`. No names means those that are installed, run here
-    and need not be asked for.
+    """Return the named runtimes without duplicates. `all` means all except `null` that run on
+    `device` and load the checkpoint or one of the `artifacts`. No names means those that are
+    installed, run here and are used by default.
 
-    To `all`, and to no names, come for each format and precision among `artifacts` that none of
-    these loads those that would: without them it would pass uncompared, with them there is a row.
+    If none of them loads a format and precision among `artifacts`, runtimes that would load it are
+    added, so that it gets a row instead of passing without a comparison. This does not apply to
+    named runtimes.
 
     Raises:
-        UnknownNameError: an unknown runtime.
+        UnknownNameError: An unknown runtime.
     """
     checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
     kinds = [checkpoint, *artifacts]
@@ -138,12 +140,12 @@ def find_candidates(
 ) -> list[Candidate]:
     """Return the candidates of a subject: each chosen runtime with each artifact that it loads.
 
-    Artifacts of the same bytes are one candidate, wherever they lie. `lost` names formats that
-    could not be exported: a runtime that was named for one of them may be left without.
+    Artifacts with the same bytes are one candidate, wherever they are. `lost` names formats that
+    could not be exported: a runtime named for one of them may have no artifact.
 
     Raises:
-        UnknownNameError: an unknown runtime.
-        SettingError: a runtime that was named loads none of the artifacts.
+        UnknownNameError: An unknown runtime.
+        SettingError: A named runtime loads none of the artifacts.
     """
     candidates = []
     kinds = [(item.record.format, item.record.precision) for item in subject.artifacts]

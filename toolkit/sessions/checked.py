@@ -23,9 +23,9 @@ class CheckedSession:
         """Check inputs, run, check logits.
 
         Raises:
-            InputError: inputs that do not fit.
-            Crashed: the runtime returned something that is not logits `[N,K]`.
-            WrongOutput: the runtime wrote into its input.
+            InputError: Inputs that do not fit.
+            Crashed: The runtime returned something other than logits `[N,K]`.
+            WrongOutput: The runtime wrote into its input.
         """
         self.check_inputs(inputs)
         before = inputs.copy()
@@ -34,8 +34,9 @@ class CheckedSession:
         changed = int(np.count_nonzero(inputs != before))
         if changed:
             raise WrongOutput(
-                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in place, "
-                "so later calls would get other images; its session must give the model a copy"
+                f"the runtime changed {changed:,} of {inputs.size:,} values of its input in "
+                "place, so later calls would get other images; its session must pass a copy to "
+                "the model"
             )
         return logits
 
@@ -66,7 +67,7 @@ class CheckedSession:
 
 def check_same(found: NDArray[np.floating], expected: NDArray[np.floating], source: str) -> None:
     """Raise WrongOutput unless the logits `[N,K]` agree to four digits of the largest; NaN never
-    does."""
+    agrees."""
     scale = float(np.abs(expected).max())
     difference = float(np.abs(found - expected).max())
     if not difference <= _SAME * max(scale, 1e-30):

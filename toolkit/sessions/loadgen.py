@@ -1,10 +1,10 @@
 """MLPerf LoadGen inside the worker: it sends the queries, measures time, and judges.
 
-In: sessions' `run`, normalised images, what is asked. Out: LoadGen's verdict and numbers, and a
-random part of the answers, to be compared with untimed ones.
+In: sessions' `run`, normalised images, settings. Out: LoadGen's verdict and numbers, and a random
+part of the answers, for comparison with untimed ones.
 
-LoadGen has a clock and rules of its own (https://github.com/mlcommons/inference, loadgen/); nothing
-here times or judges what it reports.
+LoadGen has its own clock and rules (https://github.com/mlcommons/inference, loadgen/). Nothing here
+times or judges what it reports.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ INSTALL = "pip install 'toolkit[loadgen]'"
 _KEPT_BATCHES = 128  # per stream, whose answers are compared
 _TRIAL_S = 0.5
 _SPARE = 1.25  # a run may be this much faster than the trial and still reach the requested duration
-# LoadGen makes all queries before the first, 220 bytes a sample with what Python sees of them. An
-# offline run that would need more than these is INVALID by its duration.
+# LoadGen creates all queries before the first one, which takes 220 bytes per sample including
+# Python's view of them. An offline run that would need more than these is INVALID by its duration.
 _MOST_SAMPLES = 10_000_000
 _LEAST_LATENCY_S = 10e-6
 
@@ -65,7 +65,7 @@ def require_loadgen() -> Any:
     """Return LoadGen's module.
 
     Raises:
-        NotInstalled: says the command that installs it.
+        NotInstalled: The message has the install command.
     """
     try:
         return importlib.import_module(PACKAGE)
@@ -83,13 +83,13 @@ def run_scenario(
 ) -> tuple[LoadResult, list[Kept]]:
     """Let LoadGen query the sessions' `runs`, one per stream, for images of `library` `[N,C,H,W]`.
 
-    Batches of `batch_size` at most; single-stream sends one image after another to the first of
-    `runs`. LoadGen's files go to `folder`.
+    Batches have at most `batch_size` images. single-stream sends one image after another to the
+    first of `runs`. LoadGen's files go to `folder`.
 
     Raises:
         NotInstalled: LoadGen is missing.
-        Crashed: LoadGen counts other samples than were answered.
-        Exception: what a session raised.
+        Crashed: LoadGen's number of samples differs from the number of answers.
+        Exception: An exception of a session.
     """
     loadgen = require_loadgen()
     streams = [Stream(run, library, batch_size=batch_size) for run in runs]
@@ -156,8 +156,9 @@ def serve(
 ) -> None:
     """Call `start` with a function that takes samples, and answer them in the streams' threads.
 
-    A stream takes what waits, up to its batch size. Ends when `start` does; where a stream raises,
-    at once, and with its exception: LoadGen would wait for ever for the answers that are missing.
+    A stream takes waiting samples, up to its batch size. This ends when `start` ends. If a stream
+    raises, it ends at once with that exception, because LoadGen would wait forever for the missing
+    answers.
     """
     waiting: SimpleQueue[list[Sample] | None] = SimpleQueue()
     ends: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -206,7 +207,8 @@ def _serve(stream: Stream, waiting: SimpleQueue[list[Sample] | None], answer: An
 
 
 def _speed(streams: Sequence[Stream], loadgen: Any, wanted: ScenarioSettings) -> float:
-    """Samples/s in a trial of half a second on the same way, which warms the sessions too."""
+    """Return samples/s in a trial of half a second through the same code, which also warms up the
+    sessions."""
     single = wanted.scenario == "single-stream"
     size = 1 if single else streams[0].batch_size
     images = streams[0].images
@@ -230,8 +232,8 @@ def _no_answer(samples: Sequence[Sample]) -> None:
 
 
 def _test_settings(loadgen: Any, wanted: ScenarioSettings, speed: float) -> Any:
-    """LoadGen's settings. How many queries it makes beforehand follows from `speed`, in samples/s;
-    nothing else does."""
+    """Return LoadGen's settings. Only the number of queries that it creates in advance depends on
+    `speed`, in samples/s."""
     settings = loadgen.TestSettings()
     settings.mode = loadgen.TestMode.PerformanceOnly
     settings.min_duration_ms = round(wanted.min_duration_s * 1e3)

@@ -1,6 +1,6 @@
 """The driver's end of a worker: start, requests, failures.
 
-In: a candidate. Out: a `RemoteSession`, whose every failure is a `FailedRun` with a row's status:
+In: a candidate. Out: a `RemoteSession`. Each of its failures is a `FailedRun` with a row's status:
 died, hung, out of memory, not installed, unsupported. Child processes are always reaped.
 """
 
@@ -58,7 +58,8 @@ class Loaded:
 
 
 class RemoteSession:
-    """A session in a worker on this host. The first failure stays: every later call raises it."""
+    """A session in a worker on this host. After the first failure, every later call raises it
+    again."""
 
     def __init__(self, candidate: Candidate, *, batch_size: int, timeout_s: float) -> None:
         self.candidate = candidate
@@ -86,7 +87,7 @@ class RemoteSession:
         """Start the worker and load the session, once.
 
         Raises:
-            FailedRun: with the row's status and the tail of the worker's stderr.
+            FailedRun: With the row's status and the end of the worker's stderr.
         """
         if self._failure is not None:
             raise self._failure
@@ -119,7 +120,7 @@ class RemoteSession:
     ) -> Iterator[NDArray[np.floating]]:
         """Return logits `[N,K]` of each chunk of raw images `[N,C,H,W]`, in order.
 
-        The next chunk travels while one is computed; at most two are under way.
+        The next chunk is sent while one is computed; at most two are in transit.
         """
         self.load()
         waiting = 0
@@ -139,11 +140,11 @@ class RemoteSession:
         batch_size: int,
         expected: NDArray[np.floating] | None = None,
     ) -> NDArray[np.floating]:
-        """Give the worker the raw images that its timed calls rotate through; it repeats them
-        where they are fewer than five batches. Returns their logits `[N,K]`, so repeated.
+        """Give the worker the raw images that its timed calls rotate through; it repeats them if
+        there are fewer than five batches. Return their logits `[N,K]`, repeated in the same way.
 
         Raises:
-            FailedRun: `WrongOutput` where they are not those `expected` of the same images.
+            FailedRun: `WrongOutput` if they differ from the `expected` logits of the same images.
         """
         self.load()
         packed = None if expected is None else pack(expected)
@@ -151,8 +152,8 @@ class RemoteSession:
         return unpack(reply)
 
     def measure(self, *, calls: int, repeat: bool = False) -> Round:
-        """Wall times of `calls` calls in each stream, timed inside the worker; with `repeat` all of
-        them on one and the same input batch."""
+        """Return the wall times of `calls` calls in each stream, timed inside the worker; with
+        `repeat`, all calls use the same input batch."""
         self.load()
         found = self._ask("measure", calls=calls, repeat=repeat)
         samples_s = tuple(tuple(each / 1e9 for each in ns) for ns in found["samples_ns"])
@@ -163,11 +164,11 @@ class RemoteSession:
     ) -> LoadResult:
         """Let MLPerf LoadGen query the session for these raw images `[N,C,H,W]`.
 
-        The worker may be silent for twice the time asked for besides the usual: LoadGen goes on
-        until its last query is answered.
+        The worker may be silent for twice the requested time in addition to the usual timeout:
+        LoadGen continues until its last query is answered.
 
         Raises:
-            FailedRun: `WrongOutput` where timed answers differ from untimed ones.
+            FailedRun: `WrongOutput` if timed answers differ from untimed ones.
         """
         self.load()
         with tempfile.TemporaryDirectory(prefix="toolkit-loadgen-") as folder:
@@ -184,7 +185,7 @@ class RemoteSession:
         """Ask the worker again what really runs, after all calls so far.
 
         Raises:
-            FailedRun: `Unsupported` where that is not what was asked for.
+            FailedRun: `Unsupported` if it differs from the request.
         """
         self.load()
         attested = from_json(Attestation, self._ask("attest"))
@@ -207,8 +208,8 @@ class RemoteSession:
         return ""
 
     def close(self) -> None:
-        """End the worker, by force if it does not go by itself, and reap it. One that another
-        thread just starts ends as soon as it has."""
+        """End the worker, by force if necessary, and reap it. If another thread is starting it, it
+        ends as soon as it has started."""
         self._closed = True
         self._group.terminate(timeout=_EXIT_GRACE_S)
         if self._process is not None:
@@ -323,7 +324,9 @@ class RemoteSession:
         runs = found.threads, found.precision, found.device, found.streams
         if runs != wanted:
             raise self._fail(
-                Unsupported(f"asked for {_settings(*wanted)}, the session runs {_settings(*runs)}")
+                Unsupported(
+                    f"requested {_settings(*wanted)}, but the session runs {_settings(*runs)}"
+                )
             )
 
 
@@ -342,7 +345,8 @@ def open_sessions(
 def predict_all(
     session: RemoteSession, dataset: Dataset, batch_size: int, label: str, progress: Progress
 ) -> NDArray[np.floating]:
-    """Logits `[N,K]` of the whole data set, `batch_size` images a call; `label` names the bar."""
+    """Return logits `[N,K]` of the whole data set, `batch_size` images per call; `label` names the
+    progress bar."""
     size = max(1, _CHUNK_IMAGES // batch_size) * batch_size
     progress(label, 0, len(dataset))
     parts: list[NDArray[np.floating]] = []

@@ -1,10 +1,10 @@
 """The worker: one session in its own process, at the far end of a channel.
 
-In: requests `(command, arguments)`. Out: replies `("ok", value)` or
-`("error", status, reason, traceback)`. Both are made of plain values, so the far end may be
-another interpreter or another machine. The driver's end is `toolkit.sessions.remote`.
+In: requests `(command, arguments)`. Out: replies `("ok", value)` or `("error", status, reason,
+traceback)`. Both consist of plain values, so the far end may be another interpreter or another
+machine. The driver's end is `toolkit.sessions.remote`.
 
-Before the runtime sees anything the worker checks the artifact's bytes and each input.
+The worker checks the artifact's bytes and each input before the runtime sees them.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Channel(Protocol):
 
 
 def serve(channel: Channel) -> None:
-    """Answer requests until the driver closes the channel; then end, at once: there is nothing to
-    save, and torch alone takes half a second to take itself down."""
+    """Answer requests until the driver closes the channel. Then end immediately: there is nothing
+    to save, and torch alone takes half a second to shut down."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     faulthandler.enable(all_threads=False)
     worker = Worker()
@@ -133,8 +133,8 @@ class Worker:
         batch_size: int,
         variant: str | None = None,
     ) -> dict[str, Any]:
-        """Load the artifact once a stream; time the import, the first load and the first inference
-        apart."""
+        """Load the artifact once per stream; time the import, the first load and the first
+        inference separately."""
         record = from_json(Artifact, artifact)
         source = Source(path=Path(path), artifact=record, model=model, variant=variant)
         if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked when it is read
@@ -142,7 +142,9 @@ class Worker:
         wanted = from_json(Settings, settings)
         self._keeps_memory = wanted.keep_memory
         if wanted.keep_memory and not keep_memory():
-            raise Unsupported("this system's C library cannot keep memory; leave --keep-memory out")
+            raise Unsupported(
+                "the C library of this system cannot keep memory; remove --keep-memory"
+            )
         watch = Stopwatch()
         loader = import_loader(module, package, install)
         import_s = watch.elapsed_s()
@@ -173,7 +175,7 @@ class Worker:
         """Return what really runs in all streams, after all calls so far.
 
         Raises:
-            Unsupported: they differ.
+            Unsupported: The streams differ.
         """
         self._ready()
         sessions = [each.unchecked for each in self._sessions]
@@ -198,12 +200,12 @@ class Worker:
         batch_size: int,
         expected: dict[str, Any] | None,
     ) -> dict[str, Any]:
-        """Make the distinct input batches that the timed calls rotate through, and return the
-        logits `[N,K]` of their images, taken while nobody times them. Few images are repeated to
-        fill them.
+        """Prepare the distinct input batches that the timed calls rotate through, and return the
+        logits `[N,K]` of their images, computed without timing. A small number of images is
+        repeated to fill them.
 
         Raises:
-            WrongOutput: `expected`, the logits of the same images from before, differ.
+            WrongOutput: They differ from `expected`, the earlier logits of the same images.
         """
         session, spec = self._ready()
         pixels = pixels_of(images, shape)
@@ -216,15 +218,15 @@ class Worker:
         return pack(logits)
 
     def measure(self, *, calls: int, repeat: bool) -> dict[str, Any]:
-        """Wall time in ns of each of `calls` calls, one list a stream, and how many pages of memory
-        they were given; with `repeat` all of them on one and the same input.
+        """Return the wall time in ns of each of `calls` calls, one list per stream, and how many
+        pages of memory they were given; with `repeat`, all calls use the same input.
 
-        One untimed call goes before them: since the last round other workers had the caches. The
-        output of one of them, chosen at random, is compared, untimed, with what the same batch
-        gave before.
+        One untimed call is made first, because other workers have used the caches since the last
+        round. The output of one random call is compared, untimed, with the earlier output for the
+        same batch.
 
         Raises:
-            WrongOutput: it differs, or holds NaN.
+            WrongOutput: It differs, or contains NaN.
         """
         self._ready()
         if not self._batches:
@@ -245,11 +247,11 @@ class Worker:
     ) -> dict[str, Any]:
         """Let LoadGen query the sessions for these raw images `[N,C,H,W]`; its files go to `out`.
 
-        A random part of the answers is compared, untimed, with what the first session gave for the
-        same images before.
+        A random part of the answers is compared, untimed, with the earlier output of the first
+        session for the same images.
 
         Raises:
-            WrongOutput: they differ, or hold NaN.
+            WrongOutput: They differ, or contain NaN.
         """
         session, spec = self._ready()
         library = normalise(pixels_of(images, shape), spec)
@@ -281,8 +283,8 @@ class Worker:
         offset: int,
         kept: int,
     ) -> tuple[list[tuple[list[int], NDArray[np.floating]]], int]:
-        """One stream in this thread, as any caller would have it; several in theirs. Also how many
-        pages of memory the timed calls were given."""
+        """Time one stream in this thread, as a caller would; several streams in their own threads.
+        Also return how many pages of memory the timed calls were given."""
         if self._pool is not None:
             before = page_faults()
             timed = time_streams(runs, batches, self._pool, calls=calls, offset=offset, kept=kept)
@@ -303,7 +305,7 @@ def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:
     """Return the attestation of all streams; streams that differ cannot belong to one candidate.
 
     Raises:
-        Unsupported: they differ.
+        Unsupported: The streams differ.
     """
     said = [session.attestation for session in sessions]
     files = tuple(sorted({name for each in said for name in each.files}))

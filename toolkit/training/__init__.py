@@ -1,5 +1,6 @@
 """Training: dataset → checkpoint.
 
-`train.py` is the verb and `loop.py` the page to read: the recipe says how, the order which images,
-the feed brings them, the step computes, and the state resumes a training that was killed.
+`train.py` is the entry point, and `loop.py` the best place to start reading. The recipe says how to
+train, the order which images to use, the feed delivers them, the step computes, and the state
+resumes an interrupted training.
 """

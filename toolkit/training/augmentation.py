@@ -18,10 +18,11 @@ def move_a_little(images: Tensor, black: Tensor) -> Tensor:
 
     Args:
         images: Float `[N,C,H,W]`, normalised.
-        black: `[1,C,1,1]`, what a black pixel is after normalising; it fills what comes in.
+        black: `[1,C,1,1]`, the value of a black pixel after normalising; it fills empty areas.
 
     Returns:
-        As `images`, each moved by draws of its own from the device's generator.
+        Images like `images`, each transformed with its own random numbers from the device's
+        generator.
     """
     count, device = len(images), images.device
     draws = torch.rand(4, count, device=device, dtype=images.dtype) * 2 - 1
@@ -30,7 +31,8 @@ def move_a_little(images: Tensor, black: Tensor) -> Tensor:
     height, width = images.shape[2:]
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     shift_x, shift_y = 2 * _SHIFT * draws[2], 2 * _SHIFT * draws[3]
-    # Coordinates run from -1 to 1 along both sides: a turn must know how long the sides are.
+    # Coordinates run from -1 to 1 along both sides, so a rotation must know the length of the
+    # sides.
     row_x = torch.stack([cos, -sin * height / width, shift_x], 1)
     row_y = torch.stack([sin * width / height, cos, shift_y], 1)
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), list(images.shape), align_corners=False)

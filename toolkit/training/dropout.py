@@ -19,7 +19,8 @@ class ByteDropout(nn.Module):
         self._dropped = min(255, round(256 * p))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Zero a share `p` of the values, scale the others up; in eval mode change nothing."""
+        """Set a share `p` of the values to zero and scale the others up; in eval mode change
+        nothing."""
         if not self.training:
             return input
         words = torch.empty(-(-input.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
@@ -32,8 +33,8 @@ class ByteDropout(nn.Module):
 
 
 class _Scaled(torch.autograd.Function):
-    """`input * factors`, whose gradient comes back in the input's memory layout: to a max-pool
-    before it, a gradient in another layout than its own costs three times its work."""
+    """`input * factors`, whose gradient has the memory layout of the input. A preceding max-pool
+    takes three times as long if its gradient has another layout than its input."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, factors: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The feed: rows of a data set → normalised batches on the device.
 
-A data set that fits lies on the device as a whole, and a batch is picked there by index. One that
-does not is read by worker processes, batch by batch, while the step before is computed. The plain
-recipe converts image by image, as the plain script does. All three give the same numbers.
+A data set that fits is kept on the device as a whole, and batches are selected there by index. A
+larger one is read by worker processes, batch by batch, during the previous step. The plain recipe
+converts image by image, like a typical script. All three give the same numbers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_feed(
 
 
 class Scale:
-    """uint8 `[N,C,H,W]` → float32, `(x / 255 - mean) / std` a channel: the same bits on the CPU
+    """uint8 `[N,C,H,W]` → float32, `(x / 255 - mean) / std` per channel: on the CPU the same bits
     as `toolkit.data.preprocessing.normalise`."""
 
     def __init__(self, spec: InputSpec, device: Device) -> None:

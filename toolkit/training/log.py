@@ -41,7 +41,7 @@ class TrainingLog:
         """Called after each step; twice per second, report progress and check the losses.
 
         Raises:
-            SettingError: a loss is not finite; names the step, and what to try.
+            SettingError: A loss is not finite; the message names the step, and what to try.
         """
         if done == self._last or self._told.elapsed_s() > _EVERY_S:
             losses = self._losses[self._first : done].cpu()

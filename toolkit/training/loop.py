@@ -28,7 +28,8 @@ _EVALUATION_PIXELS = 250 * 28 * 28  # per batch; the memory of a model grows wit
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to train on what. `checkpoint` is the record of the model, which has no weights yet."""
+    """The model and data of a training. `checkpoint` is the record of the model, without
+    weights."""
 
     checkpoint: Checkpoint
     training: Dataset
@@ -54,10 +55,10 @@ def fit(
     """Train from the state, or from the start, to the end.
 
     Returns:
-        The model, on the device, and where the training is then.
+        The model, on the device, and the final position of the training.
 
     Raises:
-        SettingError: a loss that is not finite, or memory that does not suffice.
+        SettingError: A loss is not finite, or there is not enough memory.
     """
     options, order, spec = job.options, job.order, job.checkpoint.input
     recipe, device, rank = find_recipe(options.recipe), options.device, job.processes.rank

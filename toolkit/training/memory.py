@@ -13,14 +13,14 @@ from toolkit.errors import SettingError
 
 @contextmanager
 def explained(images: int, works: Callable[[int], object] | None) -> Iterator[None]:
-    """Run the body, a step on `images` images; where memory does not suffice, look for a batch size
-    for which it does.
+    """Run the body, a step on `images` images. If memory runs out, look for a batch size that fits.
 
-    `works` does the same with so many images, or raises `torch.OutOfMemoryError` too; None where
-    that cannot be tried, because other processes would have to take part.
+    `works` runs a step with the given number of images, or raises `torch.OutOfMemoryError`. It is
+    None if this cannot be tried, because other processes would have to take part.
 
     Raises:
-        SettingError: out of memory; names half, a quarter ... of the batch size, whatever fits.
+        SettingError: Out of memory; the message names half, a quarter ... of the batch size,
+            whichever fits.
     """
     try:
         yield

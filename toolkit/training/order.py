@@ -1,7 +1,7 @@
 """The order of the training images, and the seed of every step; pure functions.
 
-Both follow from the seed and the place (and from earlier losses, where it is asked for), so a
-training that was killed goes on as if it had not been, and no generator's state has to be kept.
+Both depend only on the seed and the position (and, if requested, on earlier losses). An interrupted
+training therefore continues exactly, and no state of a generator has to be saved.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _ORDER, _STEP = 0, 1  # independent streams of random numbers
 class Order:
     """`images` in batches of `batch_size`, shuffled again in each epoch, for `epochs` (may be 1.5).
 
-    Several processes share each batch evenly; in each epoch, other images that cannot be shared so
-    are left out.
+    Several processes share each batch evenly. Images that cannot be shared are left out, different
+    ones in each epoch.
     """
 
     images: int
@@ -63,11 +63,11 @@ class Order:
         return number * self.steps_per_epoch < self.steps < (number + 1) * self.steps_per_epoch
 
     def epoch(self, number: int, *, rank: int = 0, losses: Tensor | None = None) -> list[Tensor]:
-        """Rows of the images of each batch of epoch `number`, from 0: int64, sorted, so that a
-        file is read forward. Of several processes, each has its own part of every batch.
+        """Return the rows of each batch of epoch `number`, from 0: int64, sorted, so that a file is
+        read forward. With several processes, each has its own part of every batch.
 
-        `losses` has one of each image: an epoch that ends early then has the images whose loss was
-        largest, in random order. Of equal ones, those that come first in the data.
+        `losses` has one value per image. An epoch that ends early then has the images with the
+        largest loss, in random order. Among equal ones, those that come first in the data.
         """
         generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, number))
         rows = torch.randperm(self.images, generator=generator)

@@ -1,7 +1,6 @@
-"""Several processes that train one model together: PyTorch's DistributedDataParallel, as
-`torchrun` starts them.
+"""Several processes that train one model: DistributedDataParallel, started by `torchrun`.
 
-In: the environment that torchrun sets. Out: who this process is among them.
+In: the environment that torchrun sets. Out: the rank of this process.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ class Processes:
 
 @contextmanager
 def joined(device: Device) -> Iterator[Processes]:
-    """Join the others that torchrun started, by gloo on CPU and NCCL on CUDA; alone without it."""
+    """Join the processes that torchrun started, with gloo on CPU and NCCL on CUDA; without
+    torchrun, do nothing."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Processes()
         return

@@ -1,6 +1,6 @@
 """Recipes, and the options of one training; pure functions.
 
-In: what the user gave, and what an interrupted training had. Out: `TrainingOptions`.
+In: the user's options, and those of an interrupted training. Out: `TrainingOptions`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def find_recipe(name: str) -> Recipe:
     """Return the recipe of that name.
 
     Raises:
-        UnknownNameError: there is none; lists those that there are.
+        UnknownNameError: There is none; the message lists the known ones.
     """
     if name not in RECIPES:
         raise UnknownNameError("recipe", name, list(RECIPES))
@@ -124,13 +124,13 @@ def find_recipe(name: str) -> Recipe:
 def choose_options(
     given: Mapping[str, Any], machine: Mapping[str, Any], before: Options | None
 ) -> TrainingOptions:
-    """What was given (None: not), else what the earlier training had, else the recipe's or the
-    machine's.
+    """Return each option as given (None: not given), or else as in the earlier training, or else
+    the default of the recipe or the machine.
 
     Raises:
-        SettingError: a value out of range.
-        OutputError: the earlier training had another value than what was given, or its options
-            are not known.
+        SettingError: A value is out of range.
+        OutputError: The earlier training had another value than the given one, or its options are
+            unknown.
     """
     asked = {name: value for name, value in given.items() if value is not None}
     if before is None:
@@ -142,8 +142,9 @@ def choose_options(
     unknown = {each.name for each in fields(TrainingOptions)} - {"limit", *before}
     if unknown:
         raise OutputError(
-            f"--resume: the checkpoint was trained without {', '.join(map(_flag, sorted(unknown)))}"
-            "; choose another folder with --out, or replace it with --force in place of --resume"
+            "--resume: the checkpoint was trained without "
+            f"{', '.join(map(_flag, sorted(unknown)))}; choose another folder with --out, or "
+            "replace it with --force instead of --resume"
         )
     other = [
         f"{_flag(name)} {value} (it had {before.get(name, 0)})"
@@ -152,8 +153,9 @@ def choose_options(
     ]
     if other:
         raise OutputError(
-            f"--resume goes on with the options that the training had, but you gave "
-            f"{', '.join(other)}; leave them out, or start over with --force in place of --resume"
+            "--resume continues with the original options of the training, but you gave "
+            f"{', '.join(other)}; leave them out, or start again with --force instead of "
+            "--resume"
         )
     return TrainingOptions(**{"limit": 0, **before})  # type: ignore[arg-type]
 
@@ -161,8 +163,8 @@ def choose_options(
 def learning_rate(step: int, steps: int, options: TrainingOptions) -> float:
     """Return the learning rate of step `step`, from 0, of `steps`.
 
-    One-cycle: linearly from a tenth of the peak up to it within the first fifth, then linearly
-    down to nearly nothing. Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120
+    One-cycle: linearly from a tenth of the peak to the peak within the first fifth, then linearly
+    down to almost zero. Source: Smith and Topin 2019, https://arxiv.org/abs/1708.07120
     """
     if not find_recipe(options.recipe).one_cycle:
         return options.lr

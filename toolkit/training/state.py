@@ -1,7 +1,8 @@
 """The training state on disk, so that an interrupted training can be resumed.
 
-In: where the training is, and its tensors. Out: `step-<n>.<sha256>.safetensors` in the checkpoint
-folder, the last two of them. The name holds the checksum, so a damaged file is known.
+In: the position of the training, and its tensors. Out: `step-<n>.<sha256>.safetensors` in the
+checkpoint folder; the last two are kept. The name contains the checksum, so a damaged file is
+detected.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def write_state(folder: Path, state: State) -> None:
     """Write the state atomically. Keep the previous one and delete all others.
 
     Raises:
-        OutputError: not writable or disk full; what was there before is untouched.
+        OutputError: Not writable, or the disk is full; existing files are unchanged.
     """
     from safetensors.torch import save
 
@@ -93,18 +94,18 @@ def read_state(folder: Path) -> State | None:
     """Return the last complete state; None if there is no state.
 
     Warns:
-        ToolkitWarning: a state is damaged; the one before it is taken.
+        ToolkitWarning: A state is damaged; the previous one is used.
 
     Raises:
-        CheckpointError: no state is whole, or the last that is comes from another version.
+        CheckpointError: No state is complete, or the last complete one comes from another version.
     """
     from safetensors import SafetensorError, safe_open
 
     for path in _states(folder):
         if hashlib.sha256(path.read_bytes()).hexdigest() != path.name.split(".")[1]:
             warnings.warn(
-                f"{path} is damaged: its bytes do not have the checksum in its name; "
-                "looking for the state before it",
+                f"{path} is damaged: its bytes do not match the checksum in its name; trying "
+                "the previous state",
                 ToolkitWarning,
                 stacklevel=2,
             )
@@ -116,13 +117,13 @@ def read_state(folder: Path) -> State | None:
             position = from_json(Position, json.loads(text), version=_VERSION)
         except (SafetensorError, TypeError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: not a state that this version can go on from ({headline(error)}); "
-                "start over with --force in place of --resume"
+                f"{path}: this version cannot resume from this state ({headline(error)}); start "
+                "again with --force instead of --resume"
             ) from error
         return State(position=position, tensors=tensors)
     if has_state(folder):
         raise CheckpointError(
-            f"{folder} holds no training state that is whole; start over with --force in place of "
+            f"{folder} contains no complete training state; start again with --force instead of "
             "--resume"
         )
     return None
@@ -181,14 +182,15 @@ def refuse_to_forget(folder: Path) -> None:
     found = _states(folder)
     if found:
         raise OutputError(
-            f"{folder} holds a training that was interrupted after step {_step(found[0])}; go on "
-            "with it with --resume, start over with --force, or choose another folder with --out"
+            f"{folder} contains a training that was interrupted after step {_step(found[0])}; "
+            "continue it with --resume, start again with --force, or choose another folder "
+            "with --out"
         )
 
 
 def forget_states(folder: Path) -> None:
-    """Delete them, and what a killed process had begun to write: the training is done, or starts
-    over."""
+    """Delete all states, and incomplete files of a killed process: the training is finished, or
+    starts again."""
     for path in (*_states(folder), *folder.glob(".step-*.part")):
         path.unlink(missing_ok=True)
     for path in folder.glob(".part-*"):

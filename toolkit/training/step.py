@@ -19,7 +19,7 @@ _STEPS_BEFORE_RECORDING = 3  # libraries allocate in their first calls, but CUDA
 
 class Step(Protocol):
     """Trains on images `[N,C,H,W]`, normalised, and int64 labels `[N]`, both on the device, with
-    the learning rate; returns the cross entropy of each `[N]`, on the device."""
+    the learning rate; returns the cross entropy of each image `[N]`, on the device."""
 
     def __call__(self, images: Tensor, labels: Tensor, *, lr: float) -> Tensor: ...
 
@@ -33,8 +33,8 @@ def make_step(
     processes: Processes,
     label_smoothing: float = 0.0,
 ) -> tuple[Step, Optimizer]:
-    """The step that trains `model`, in place, and its optimizer; of several processes each must
-    make its own. `batch_size` is that of all batches but some."""
+    """Return the step that trains `model` in place, with its optimizer. With several processes,
+    each must make its own. `batch_size` is the usual size of a batch."""
     graphed = tuned and device == "cuda" and processes.count == 1
     optimizer: Optimizer
     if tuned:
@@ -93,15 +93,16 @@ class EagerStep:
         return F.cross_entropy(logits.detach(), labels, reduction="none")
 
     def _precision(self) -> AbstractContextManager[None]:
-        """Weights, loss and optimizer stay float32. No cache: a graph must not read one."""
+        """Weights, loss and optimizer stay float32. There is no cache, because a graph must not
+        read one."""
         return torch.autocast(
             self._device, torch.bfloat16, enabled=self._bfloat16, cache_enabled=False
         )
 
 
 class GraphedStep:
-    """The same step as a CUDA graph: the first batches run as they are, then it is recorded, and
-    replayed for every batch of `batch_size` images; others run as they are."""
+    """The same step as a CUDA graph. The first batches run normally, then the step is recorded, and
+    replayed for every batch of `batch_size` images; other batches run normally."""
 
     def __init__(self, eager: EagerStep, batch_size: int) -> None:
         self._eager = eager
@@ -133,8 +134,8 @@ class GraphedStep:
         return losses
 
     def _record(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
-        """Nothing is computed while recording. Other threads, such as a loader's, may use CUDA
-        meanwhile."""
+        """Record the graph; nothing is computed meanwhile. Other threads, such as a loader's, may
+        use CUDA at the same time."""
         self._images, self._labels = images.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):

@@ -1,7 +1,7 @@
 """Training: dataset → checkpoint; start reading with `loop`.
 
-The recipe says how, the order which images, the feed brings them, the step computes, and the state
-is what a training that was killed goes on from.
+The recipe says how to train, the order which images to use, the feed delivers them, the step
+computes, and the state resumes an interrupted training.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ def _finished(
     """Return the checkpoint of a finished training: nothing is left to do.
 
     Raises:
-        OutputError: it is not the training that is asked for.
-        DatasetError: it had other data.
+        OutputError: It is not the requested training.
+        DatasetError: It used other data.
     """
     found = read_checkpoint(out)
     if found.training is None:
@@ -209,8 +209,9 @@ def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if other:
         raise DatasetError(
-            f"--resume: the data is not what the training began with ({', '.join(other)}); give "
-            "that with --data, or start over with --force in place of --resume"
+            "--resume: the data differs from the data at the start of the training "
+            f"({', '.join(other)}); give the original data with --data, or start again with "
+            "--force instead of --resume"
         )
 
 
@@ -239,8 +240,9 @@ def _untrained(out: Path, training: Dataset, test: Dataset) -> Checkpoint:
     shape = training.images.shape[1:]
     if test.images.shape[1:] != shape or min(shape[1:]) < 6:
         raise DatasetError(
-            f"training images have shape {list(shape)}, test images {list(test.images.shape[1:])}; "
-            "the reference CNN needs both the same and at least 6x6 pixels"
+            f"training images have shape {list(shape)}, test images "
+            f"{list(test.images.shape[1:])}; the reference CNN needs equal shapes of at least "
+            "6x6 pixels"
         )
     channels, height, width = (int(size) for size in shape)
     classes = max(training.classes, test.classes)
@@ -266,7 +268,7 @@ def _choose_device(device: str) -> Device:
         raise SettingError(f"--device {device}: expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingError(
-            f"--device cuda: torch {torch.__version__} finds no CUDA device here; "
-            "use --device cpu, or --device auto to take CUDA where there is one"
+            f"--device cuda: torch {torch.__version__} finds no CUDA device here; use --device "
+            "cpu, or --device auto to use CUDA if available"
         )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

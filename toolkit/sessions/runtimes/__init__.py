@@ -101,7 +101,7 @@ class Runtime:
             )
         if settings.device not in self.devices:
             raise Unsupported(
-                f"{self.name} runs on {', '.join(self.devices)} only, not on {settings.device}; "
+                f"{self.name} runs only on {', '.join(self.devices)}, not on {settings.device}; "
                 f"use --device {self.devices[0]}"
             )
         if format in self.cpu_formats and settings.device != "cpu":
@@ -112,8 +112,8 @@ class Runtime:
             )
         if settings.streams > 1 and self.one_stream:
             raise Unsupported(
-                f"{self.name} computes one call at a time in a process, and {settings.streams} "
-                "streams were asked for; use --streams 1"
+                f"{self.name} computes one call at a time per process, but {settings.streams} "
+                "streams were requested; use --streams 1"
             )
 
     def version(self) -> str | None:
@@ -127,7 +127,7 @@ class Source:
     """The source of a session: the artifact's file (or the checkpoint folder) and its record.
 
     `model` is the model factory that the user trusts, for runtimes that build the model. `variant`
-    asks eager torch for the model as a narrower precision would compute it, see
+    asks eager PyTorch to compute like a narrower precision, see
     `toolkit.artifacts.rounding.torch_model.VARIANTS`; other runtimes ignore it.
     """
 
@@ -140,8 +140,8 @@ class Source:
 class Session(Protocol):
     """A loaded artifact with fixed settings.
 
-    `run` takes float32 `[N,C,H,W]`, normalised, and returns logits `[N,K]` in host memory
-    (float32; float64 where the attested precision is fp64). The caller owns both arrays.
+    `run` takes float32 `[N,C,H,W]`, normalised, and returns logits `[N,K]` in host memory (float32;
+    float64 if the attested precision is fp64). The caller owns both arrays.
     """
 
     @property
@@ -211,7 +211,8 @@ RUNTIMES = {
         Runtime(
             name="pt2",
             module="toolkit.sessions.runtimes.pt2",
-            # All that its loader would import: else the import, 1.2 s, counts as load time.
+            # All modules that its loader would import; otherwise the import (1.2 s) counts as load
+            # time.
             package="torch.export.pt2_archive._package",
             distributions=("torch",),
             formats=("pt2",),
@@ -288,8 +289,8 @@ RUNTIMES = {
             distributions=("executorch",),
             formats=("executorch",),
             install="pip install 'toolkit[executorch]'",
-            # Its Python binding holds the interpreter's lock while it computes (seen in 1.5.1), and
-            # all sessions of a process share one thread pool.
+            # Its Python binding holds the GIL while it computes (seen in 1.5.1), and all sessions
+            # of a process share one thread pool.
             one_stream=True,
         ),
         Runtime(
@@ -345,7 +346,7 @@ def find_runtime(name: str) -> Runtime:
     """Return the row of a runtime.
 
     Raises:
-        UnknownNameError: no such runtime; the message lists the known ones.
+        UnknownNameError: No such runtime; the message lists the known ones.
     """
     found = RUNTIMES.get(name) or known_runtimes().get(name)
     if found is None:
@@ -354,10 +355,11 @@ def find_runtime(name: str) -> Runtime:
 
 
 def import_loader(module: str, package: str, install: str) -> Loader:
-    """Import a runtime's module, then the package it stands on, whose import it may prepare.
+    """Import a runtime's module, then the package that it uses, because the module may prepare its
+    import.
 
     Raises:
-        NotInstalled: the package is missing; says the command that installs it.
+        NotInstalled: The package is missing; the message has the install command.
     """
     loader: Loader = importlib.import_module(module)
     try:

@@ -1,7 +1,7 @@
 """Shared code of the ONNX Runtime sessions: one provider, and the attestation of what ran.
 
-Inputs and outputs are not bound in advance: that gave nothing (0.2 % at a batch of 100, 0.4 % at
-1, medians of alternating calls).
+Inputs and outputs are not bound in advance, because that made no difference (0.2 % at a batch of
+100, 0.4 % at 1, medians of alternating calls).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def open_session(
     asked.intra_op_num_threads = settings.threads
     asked.inter_op_num_threads = 1
     asked.log_severity_level = 3
-    # Its threads spin while a call runs, as they do by default, but not after it: an idle worker
-    # must not take the core from the one that is being timed.
+    # Its threads spin during a call, which is the default, but not after it: an idle worker must
+    # not take the core from the one that is being timed.
     asked.add_session_config_entry("session.force_spinning_stop", "1")
     own_format = source.artifact.format == "ort"
     asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
@@ -158,8 +158,8 @@ class OnnxSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Provider from the session, with its share of the operators where it has not all of them;
-        precision and arithmetic from the file, threads as the system counts them."""
+        """Provider from the session, with its share of the operators if it does not run all of
+        them; precision and arithmetic from the file; threads counted by the system."""
         provider = self._session.get_providers()[0]
         device: Device = "cpu" if provider == CPU else "cuda"
         arithmetic, evidence = self._arithmetic(provider)
@@ -180,8 +180,9 @@ class OnnxSession:
         )
 
     def _arithmetic(self, provider: str) -> tuple[str, Evidence]:
-        """The file's, if the provider shortens nothing: on a CPU there is no other kernel than the
-        file's types name, on CUDA an option that is read back says it. TensorRT does not tell."""
+        """Return the arithmetic of the file if the provider does not reduce it. On a CPU, all
+        kernels use the types in the file. On CUDA, an option is read back. TensorRT does not report
+        it."""
         word = self._contents.arithmetic
         if provider == CPU:
             return word, "from the file"

@@ -37,7 +37,7 @@ def prepare_torch(settings: Settings) -> torch.device:
     """Set threads and arithmetic; return the device.
 
     Raises:
-        Unsupported: CUDA was asked for and torch finds none.
+        Unsupported: CUDA was requested, and torch finds none.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported(f"torch {torch.__version__} finds no CUDA device here; use --device cpu")
@@ -87,8 +87,8 @@ class TorchSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Read back from torch and from the loaded parameters; the arithmetic is shown by a few
-        products, as what runs now would compute them."""
+        """Read back from torch and from the loaded parameters. A few products show the arithmetic
+        that is used now."""
         cuda = self._device.type == "cuda"
         return Attestation(
             runtime=self._runtime,

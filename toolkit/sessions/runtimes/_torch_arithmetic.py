@@ -1,6 +1,6 @@
 """The arithmetic of torch's convolutions and products: pinned to float32, and shown by numbers.
 
-In: torch as the model's own code has left it. Out: a word for the arithmetic.
+In: the state of torch after the model's own code has run. Out: a word for the arithmetic.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ _FULL = "ieee"
 _IMAGES = 16  # with fewer, torch may use its own convolution instead of oneDNN's
 _CHANNELS, _SIDE, _WIDTH = 8, 6, 64
 
-# The largest relative error of a factor that is shortened. Rounding bfloat16 moves it by 2^-9 of
-# its size, cutting it off by 2^-8; TF32 and float16 have three more digits.
+# The largest relative error of a shortened factor. Rounding to bfloat16 changes it by 2^-9 of its
+# size, truncation by 2^-8; TF32 and float16 have three more bits.
 _BFLOAT16_ERROR, _TF32_ERROR, _FLOAT32_ERROR = 2**-9.5, 2**-13, 2**-20
 
 
 def pin_arithmetic() -> None:
-    """fp32 means fp32: switch off all that makes float32 products shorter, whoever switched it on.
+    """Make fp32 mean fp32: switch off everything that shortens float32 products, whoever switched
+    it on.
 
-    To be called before a model is built, and again afterwards: its module's code may have changed
+    Call this before a model is built, and again afterwards: its module's code may have changed
     flags, and the environment that oneDNN reads at its first convolution.
     """
     pin()
@@ -54,9 +55,10 @@ def allow_tf32() -> None:
 
 
 def read_arithmetic(device: torch.device) -> str:
-    """The word for what `device` computes float32 convolutions and matrix products in, now.
+    """Return the word for the arithmetic in which `device` computes float32 convolutions and matrix
+    products now.
 
-    Flags tell what is allowed on a GPU; a product whose exact result is known tells what happens.
+    Flags show what is allowed on a GPU; a product with a known exact result shows what happens.
     """
     if device.type == "cuda" and any(each.fp32_precision != _FULL for each in _cuda_operators()):
         return TF32
@@ -84,8 +86,8 @@ def _word(error: float) -> str:
 def _largest_error(device: torch.device) -> float:
     """Return the relative error of a convolution and of matrix products that return their input.
 
-    Each sum has one term that is not 0, a number times 1: float32 gives exactly that number, in
-    whatever order it adds; shorter factors give a shorter one.
+    Each sum has one term that is not 0, a number times 1. float32 gives exactly that number, in any
+    order of summation; shorter factors give a shorter number.
     """
     generator = torch.Generator().manual_seed(0)
     images = _numbers(generator, _IMAGES, _CHANNELS, _SIDE, _SIDE).to(device)

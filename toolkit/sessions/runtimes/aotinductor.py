@@ -25,8 +25,8 @@ def load(source: Source, settings: Settings) -> Session:
     """Load an `.aoti.pt2` package.
 
     Raises:
-        ArtifactError: not such a package.
-        Unsupported: compiled for another device or processor.
+        ArtifactError: Not such a package.
+        Unsupported: Compiled for another device or processor.
     """
     from torch._C._aoti import AOTIModelContainerRunnerCpu
 
@@ -46,9 +46,9 @@ def load(source: Source, settings: Settings) -> Session:
 def _unpacked(source: Source) -> Iterator[tuple[Path, dict[str, str]]]:
     """Return its metadata, and its library for the time needed to open it.
 
-    torch's own loader unpacks to a folder that only its destructor removes, which a worker, that
-    just ends, never calls. A library that is open needs its file no longer. It never closes, but is
-    found again by its path: so in one process a package always has the same.
+    torch's own loader unpacks to a folder that only its destructor removes; a worker ends without
+    calling it. An open library no longer needs its file. It is never closed, but is found again by
+    its path, so a package always has the same path within a process.
     """
     folder = _folders.get(source.artifact.sha256)
     if folder is None:

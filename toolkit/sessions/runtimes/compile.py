@@ -1,7 +1,7 @@
 """`torch.compile`: the checkpoint itself, compiled by Inductor in the worker at the first calls.
 
 The compiled kernels go to torch's cache folder, which is in the temporary folder of the system
-unless TORCHINDUCTOR_CACHE_DIR names another.
+unless TORCHINDUCTOR_CACHE_DIR names another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load(source: Source, settings: Settings) -> Session:
     """Load the checkpoint folder `source.path`; the first call of a batch size may compile.
 
     Raises:
-        Unsupported: no C++ compiler is found.
+        Unsupported: No C++ compiler is found.
     """
     import torch
     from torch._dynamo import config as dynamo_config
@@ -40,7 +40,8 @@ def load(source: Source, settings: Settings) -> Session:
     dynamo_config.fail_on_recompile_limit_hit = True
     model = load_same_model(source.path, source.artifact.checkpoint_id, trusted=source.model)
     model = model.to(device)
-    # One code for one image, and one or two for more: torch takes other convolutions from 16 on.
+    # One compiled version for one image, and one or two for more: torch uses other convolutions
+    # from 16 on.
     compiled = torch.compile(model, dynamic=True)
     return CompiledSession(TorchSession("compile", compiled, model.parameters(), device))
 

@@ -43,7 +43,7 @@ class CoremlSession:
     @property
     def attestation(self) -> Attestation:
         """Compute units from the model, precision from its program. Core ML has no setting for
-        threads, and does not tell: it may take every core."""
+        threads and does not report them: it may use every core."""
         return Attestation(
             runtime="coreml",
             version=self._version,
@@ -75,7 +75,7 @@ def precision_of(spec: Any) -> Precision:
     """Return the precision of the weights in the ML program of a model's specification.
 
     Raises:
-        Unsupported: no ML program, or weights that are not all float32 or all float16.
+        Unsupported: No ML program, or weights that are not all float32 or all float16.
     """
     from coremltools.proto import MIL_pb2
 

@@ -1,7 +1,7 @@
 """Eager PyTorch: the checkpoint itself, which every artifact must agree with.
 
-With precision fp64 it is the reference of the parity reports. With a variant it computes as a
-narrower precision would, which tells how large that precision's error should be.
+With precision fp64 it is the reference of the parity reports. With a variant it computes like a
+narrower precision, which shows how large the error of that precision should be.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def load(source: Source, settings: Settings) -> Session:
     """Load the checkpoint folder `source.path`, in the variant of the source.
 
     Raises:
-        Unsupported: an unknown variant.
+        Unsupported: An unknown variant.
     """
     import torch
 

@@ -37,8 +37,8 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 def _set_threads(threads: int) -> None:
-    """Set the size of the process's one thread pool. A method keeps the pool that it was loaded
-    with, so sessions that are loaded before it changes must not run after it."""
+    """Set the size of the process's only thread pool. A method keeps the pool that it was loaded
+    with, so sessions loaded before the change must not run after it."""
     from executorch.extension.pybindings import portable_lib
 
     if portable_lib._threadpool_get_thread_count() != threads:

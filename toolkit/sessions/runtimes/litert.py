@@ -26,10 +26,11 @@ _ARITHMETIC: dict[Precision, str] = {
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load a folder of `.tflite` files; each gets its memory at the first call of its batch size.
+    """Load a folder of `.tflite` files; memory for a file is allocated at the first call of its
+    batch size.
 
     Raises:
-        ArtifactError: a file is damaged, or none takes a single image.
+        ArtifactError: A file is damaged, or none takes a single image.
     """
     files = [
         FixedBatch(path, source.artifact.input_shape, threads=settings.threads)
@@ -39,7 +40,7 @@ def load(source: Source, settings: Settings) -> Session:
     if 1 not in sizes or len(set(sizes)) < len(sizes):
         raise ArtifactError(
             f"{source.path}: files for batch sizes {sizes}, expected one for a single image and "
-            "at most one a size; export it again with toolkit export --format litert --force"
+            "at most one per size; export it again with toolkit export --format litert --force"
         )
     return LitertSession(files)
 
@@ -110,7 +111,7 @@ class FixedBatch:
     def provider(self) -> str:
         """What computes: the delegate, the builtin kernels, or both, each for a part of the graph.
 
-        XNNPACK is the only delegate that an interpreter takes by itself on a CPU.
+        XNNPACK is the only delegate that an interpreter uses by default on a CPU.
         """
         operations = self._interpreter._get_ops_details()
         parts = [each for each in operations if each["op_name"] == _DELEGATE]
@@ -145,8 +146,8 @@ class FixedBatch:
 
     @property
     def arithmetic(self) -> str:
-        """What kernels compute in: XNNPACK and the builtin ones do as the graph's types say. They
-        have no Winograd convolutions."""
+        """The arithmetic of the kernels: XNNPACK and the builtin kernels use the types in the
+        graph. They have no Winograd convolutions."""
         return UNKNOWN if self._may_halve else _ARITHMETIC[self.precision]
 
 
@@ -160,8 +161,9 @@ class LitertSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Of the file that ran last: types and delegate as its interpreter has them. `files` are
-        those that computed something after the first call, which a worker makes with noise."""
+        """Attestation of the file that ran last: types and delegate as reported by its interpreter.
+        `files` are those that computed something after the first call, which a worker makes with
+        noise."""
         threads = self._last.threads
         return Attestation(
             runtime="litert",

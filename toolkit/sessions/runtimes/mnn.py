@@ -13,7 +13,8 @@ from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
 from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
-# Numbers from MNN's C++ headers (Interpreter.hpp, MNNForwardType.h): its Python has no names.
+# Numbers from MNN's C++ headers (Interpreter.hpp, MNNForwardType.h), because its Python has no
+# names for them.
 _WINOGRAD_LEVEL = 3
 _BACKENDS, _THREADS = 2, 4
 _PROVIDERS = {0: "CPU", 13: "CPU_EXTENSION"}  # the second one has its AVX2 code
@@ -24,9 +25,9 @@ _ARITHMETIC: dict[Precision, str] = {
     "int8-weights": "float32 on int8 weights",
 }
 
-# By default MNN chooses among Winograd convolutions of larger tiles, by the size of the batch: one
-# image's logits then differ by 3e-4 from one batch size to the next, and from float32 by 5e-4.
-# With the smallest tile it is 1e-5.
+# By default, MNN chooses among Winograd convolutions with larger tiles, by the batch size: the
+# logits of an image then differ by 3e-4 between batch sizes, and by 5e-4 from float32. With the
+# smallest tile, the difference is 1e-5.
 _SMALLEST_TILE = 1
 _NO_WINOGRAD = 0  # source/backend/cpu/compute/ConvolutionFloatFactory.cpp
 
@@ -42,9 +43,9 @@ def load(source: Source, settings: Settings) -> Session:
 
     if settings.threads > 1 and settings.streams > 1:
         raise Unsupported(
-            f"MNN's sessions share one pool of threads, so {settings.streams} streams of "
-            f"{settings.threads} threads are not {settings.all_threads} threads; "
-            "use --streams 1, or --threads 1"
+            f"MNN's sessions share one thread pool, so {settings.streams} streams of "
+            f"{settings.threads} threads are not {settings.all_threads} threads; use --streams "
+            "1, or --threads 1"
         )
     try:
         interpreter = MNN.Interpreter(str(source.path))
@@ -77,7 +78,7 @@ def load(source: Source, settings: Settings) -> Session:
 class MnnSession:
     """A session of an interpreter, built for the most recent batch size.
 
-    Inputs and logits are copied to and from arrays that are the session's own memory.
+    Inputs and logits are copied to and from arrays in the session's own memory.
     """
 
     def __init__(
@@ -101,11 +102,11 @@ class MnnSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Backend and threads from the session, precision from how the weights are stored. MNN
-        does not report what it computes in.
+        """Backend and threads from the session, precision from the storage type of the weights. MNN
+        does not report its arithmetic.
 
         Raises:
-            Unsupported: another backend than the CPU's computes.
+            Unsupported: Another backend than the CPU's computes.
         """
         backend = self._interpreter.getSessionInfo(self._session, _BACKENDS)
         if backend not in _PROVIDERS:
@@ -130,8 +131,8 @@ class MnnSession:
         """Float32 `[N,C,H,W]` → logits `[N,K]`.
 
         Raises:
-            InputError: another shape.
-            Crashed: MNN reports an error, or gives something else than logits.
+            InputError: Another shape.
+            Crashed: MNN reports an error, or returns something other than logits.
         """
         if inputs.shape != self._inputs.shape:
             self._resize(inputs.shape)
@@ -160,7 +161,7 @@ def _memory_of(tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the array of a session's tensor.
 
     Raises:
-        Crashed: it is not float32 of this shape, in this order.
+        Crashed: It is not float32 of this shape, in this order.
     """
     import MNN
 

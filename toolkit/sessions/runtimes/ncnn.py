@@ -18,7 +18,8 @@ from toolkit.sessions.runtimes import Session, Source
 # By default, ncnn stores and multiplies in fp16 or bf16 if the CPU can.
 _REDUCED = ("use_fp16_", "use_bf16_", "use_int8_")
 
-# Before each weight stands how it is stored (ncnn's modelbin.cpp); without a mark it is float32.
+# A mark before each weight says how it is stored (ncnn's modelbin.cpp); without a mark it is
+# float32.
 _HALF = (0x01306B47).to_bytes(4, "little")
 _INT8 = (0x000D4B38).to_bytes(4, "little")
 
@@ -27,8 +28,8 @@ def load(source: Source, settings: Settings) -> Session:
     """Load a folder with `model.param` and `model.bin`, and run it once.
 
     Raises:
-        ArtifactError: damaged, or not of a model with one input and one output.
-        Unsupported: the weights are int8.
+        ArtifactError: Damaged, or not a model with one input and one output.
+        Unsupported: The weights are int8.
     """
     import ncnn
 
@@ -52,8 +53,9 @@ def load(source: Source, settings: Settings) -> Session:
 class NcnnSession:
     """A net with one input and one output, and its input image, which keeps its memory.
 
-    The image lies as ncnn wants it, each channel at a multiple of 16 bytes: on an array taken as
-    it is, which ncnn's Python allows, its layers crash where a channel's size is not one.
+    The image has ncnn's layout: each channel starts at a multiple of 16 bytes. ncnn's Python also
+    accepts an array without a copy, but layers crash on it if the size of a channel is not such a
+    multiple.
     """
 
     def __init__(
@@ -76,11 +78,11 @@ class NcnnSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Precision as the weights are marked, threads as the system counted them, arithmetic by
+        """Precision from the marks of the weights, threads counted by the system, arithmetic from
         the net's options.
 
         Raises:
-            Unsupported: an option that reduces precision is on.
+            Unsupported: An option that reduces precision is on.
         """
         reduced = [name for name in _reduced_options(self._net) if getattr(self._net.opt, name)]
         if reduced:
@@ -109,11 +111,11 @@ class NcnnSession:
     def check_once(self) -> None:
         """Compute one image, and count the threads that this starts.
 
-        OpenMP keeps its threads for the thread that calls, and ends them with it: what a new one
-        starts are this session's alone.
+        OpenMP keeps its threads for the calling thread and ends them with it, so the threads that a
+        new one starts belong to this session alone.
 
         Raises:
-            Crashed: the model does not compute, or gives something else than logits.
+            Crashed: The model does not compute, or returns something other than logits.
         """
         with ThreadPoolExecutor(1) as pool:
             started = pool.submit(self._started_threads).result()
@@ -124,7 +126,7 @@ class NcnnSession:
         """Float32 `[N,C,H,W]` → logits `[N,K]`.
 
         Raises:
-            InputError: another shape, for which ncnn gives garbage.
+            InputError: Another shape, for which ncnn gives wrong results.
             Crashed: ncnn reports an error.
         """
         if inputs.shape[1:] != self._artifact.input_shape:
@@ -160,8 +162,8 @@ class NcnnSession:
 
 
 def may_use_winograd(graph: str) -> bool:
-    """Whether `model.param` has a convolution that ncnn computes by Winograd's method where it may:
-    3x3, without strides or dilation (src/layer/x86/convolution_x86.cpp)."""
+    """Return whether `model.param` has a convolution that ncnn may compute with the Winograd
+    method: 3x3, without strides or dilation (src/layer/x86/convolution_x86.cpp)."""
     for line in graph.splitlines():
         kind, *words = line.split() or [""]
         if not kind.startswith("Convolution"):
@@ -193,7 +195,8 @@ def _load_weights(net: Any, folder: Path) -> Precision:
 
 
 def _reader(data: bytes) -> Any:
-    """What ncnn reads weights from; `words` are the 4 bytes it read alone, `left` those unread."""
+    """The reader of ncnn's weights; `words` are the 4 bytes that it read separately, `left` the
+    unread bytes."""
     import ncnn
 
     address_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(

@@ -19,7 +19,7 @@ def load(source: Source, settings: Settings) -> Session:
     """Load an `.onnx` or `.ort` file.
 
     Raises:
-        Unsupported: the provider that was asked for is not the one that the session got.
+        Unsupported: The requested provider is not the one that the session got.
     """
     cuda = settings.device == "cuda"
     return open_session(

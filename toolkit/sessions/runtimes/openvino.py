@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
-# `import openvino` tells a server of its makers, from a child process, unless this package, which
-# comes with it, is missing (seen in 2026.4.1). So here it is missing: no socket is opened then.
+# `import openvino` sends telemetry from a child process, unless this package, which comes with it,
+# is missing (seen in 2026.4.1). Here it is hidden, so no socket is opened.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 _PRECISIONS: dict[str, Precision] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -45,8 +45,8 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 def _stored_precision(model: Any) -> Precision:
-    """The narrowest of what weights are stored in and values are cast to. The compiled model cannot
-    tell: it holds weights as it computes with them."""
+    """Return the narrowest type that weights are stored in or values are cast to. The compiled
+    model does not show it, because it holds weights in their computed type."""
     outputs = [(node.get_type_name(), each) for node in model.get_ops() for each in node.outputs()]
     types = {each.get_element_type().get_type_name() for _, each in outputs}
     matrices = {
@@ -76,8 +76,8 @@ def _properties(threads: int) -> dict[str, object]:
 class FixedBatch:
     """A model compiled for one batch size, with one input and one output that keep their memory.
 
-    With a dynamic batch and OpenVINO's own call on arrays a single image takes 13 to 22 % longer,
-    a hundred take 1 % longer (medians of alternating calls, 1 and 2 threads).
+    With a dynamic batch and OpenVINO's own call on arrays, a single image takes 13 to 22 % longer,
+    and a hundred take 1 % longer (medians of alternating calls, 1 and 2 threads).
     """
 
     def __init__(self, model: Any) -> None:
@@ -108,7 +108,8 @@ class OpenvinoSession:
     def attestation(self) -> Attestation:
         """Devices, precision, threads and kernels as reported by the model that ran last.
 
-        int8 is what is computed in it, whatever the file asks for; fp16 is float16 weights.
+        int8 means that it is computed in int8, whatever the file requests; fp16 means float16
+        weights.
         """
         model = self._compiled(self._batch_size).model
         layers = _executed_layers(model)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch.fx import Graph
 
-# Entries that torch.export.load hands to pickle (torch/export/pt2_archive/constants.py). Weights
-# and sample inputs go through torch.load, which every worker holds to tensors by
+# Entries that torch.export.load passes to pickle (torch/export/pt2_archive/constants.py). Weights
+# and sample inputs go through torch.load, which every worker restricts to tensors with
 # TORCH_FORCE_WEIGHTS_ONLY_LOAD (toolkit.sessions.remote).
 _PICKLED = ("custom_obj_", "opaque_obj_")
 
@@ -24,7 +24,7 @@ def load(source: Source, settings: Settings) -> Session:
     """Load a `.pt2` file.
 
     Raises:
-        ArtifactError: not an archive, or it carries pickled objects.
+        ArtifactError: Not an archive, or it contains pickled objects.
     """
     import torch
 

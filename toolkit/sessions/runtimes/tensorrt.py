@@ -15,7 +15,7 @@ def load(source: Source, settings: Settings) -> Session:
     """Load an `.onnx` file completely in TensorRT.
 
     Raises:
-        Unsupported: the provider is not there, or not the one that the session got.
+        Unsupported: The provider is missing, or is not the one that the session got.
     """
     return open_session(
         source,

@@ -39,8 +39,7 @@ class TractSession:
 
     @property
     def attestation(self) -> Attestation:
-        """Precision and arithmetic from the file, threads as the system counts those that it
-        started."""
+        """Precision and arithmetic from the file; the started threads are counted by the system."""
         return Attestation(
             runtime="tract",
             version=self._version,
@@ -64,10 +63,11 @@ class TractSession:
 
 
 def contents_of(path: Path) -> Contents:
-    """What the file holds: tract multiplies in float32, and widens what is stored in float16.
+    """Return the contents of the file: tract multiplies in float32, and converts weights stored in
+    float16.
 
     Raises:
-        Unsupported: quantised weights: tract rounds as the file says, but multiplies in float32.
+        Unsupported: Quantised weights: tract rounds as the file says, but multiplies in float32.
     """
     contents = read_onnx(path)
     if contents.precision not in ("fp32", "fp16"):
