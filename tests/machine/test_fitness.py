@@ -13,7 +13,8 @@ from samples import ALONE, MEASURED, QUIET, UNKNOWN, WORST
 from scipy import stats as scipy_stats
 
 from toolkit.cli import commands
-from toolkit.machine.fitness import instruction_sets, judge, judge_artifacts, judge_speeds
+from toolkit.machine.fitness import instruction_sets, judge, judge_artifacts
+from toolkit.machine.speed_warnings import judge_speeds
 from toolkit.schema import (
     Artifact,
     GpuState,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from toolkit.machine.fitness import judge, judge_artifacts, judge_speeds
+from toolkit.machine.fitness import judge, judge_artifacts
 from toolkit.machine.interference import combined
+from toolkit.machine.speed_warnings import judge_speeds
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.report.labels import distinct, facts_of
 from toolkit.schema import Interval, Limits, MachineWarning, Measurement, Rank, Results, Status

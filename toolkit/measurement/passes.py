@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -22,6 +22,7 @@ from toolkit.machine.environment import usable_cores
 from toolkit.machine.gpu_state import GpuReader, open_reader
 from toolkit.machine.gpu_watch import watched
 from toolkit.machine.interference import LoadWatch
+from toolkit.measurement.allowance import Allowance
 from toolkit.measurement.plan import Plan
 from toolkit.progress import Progress, silent
 from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
@@ -91,7 +92,7 @@ class Passes:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self._allowance = _Allowance(self.plan.max_time_s)
+        self._allowance = Allowance(self.plan.max_time_s)
         self._random = random.Random(self.seed)
         self._done = {"passes": 0, "warm-up": 0, "rounds": 0}
         on_gpu = any(each.candidate.settings.device == "cuda" for each in self.tallies)
@@ -214,37 +215,13 @@ class Passes:
         self.progress(label, done, passes * per_pass, note)
 
 
-class _Allowance:
-    """Seconds from its creation. Time used by failures is not counted, so that a candidate that
-    hangs does not use up the time of the others."""
-
-    def __init__(self, max_time_s: float) -> None:
-        self._watch = Stopwatch()
-        self._max_time_s = max_time_s
-        self._lost_s = 0.0
-
-    def is_over(self) -> bool:
-        """Return whether all seconds are used up."""
-        return self._watch.elapsed_s() - self._lost_s > self._max_time_s
-
-    @contextmanager
-    def not_for_failures(self) -> Iterator[None]:
-        """Return the time of the body if it ends in a failure; the failure is raised again."""
-        watch = Stopwatch()
-        try:
-            yield
-        except FailedRun:
-            self._lost_s += watch.elapsed_s()
-            raise
-
-
 @dataclass
 class _Turn:
     """One candidate in one pass at one batch size."""
 
     tally: Tally
     session: RemoteSession
-    allowance: _Allowance
+    allowance: Allowance
     gpu: GpuReader | None = None
     calls: int = 1
     warmed: WarmUp | None = None

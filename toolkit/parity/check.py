@@ -25,7 +25,8 @@ from toolkit.parity.verdict import compare, not_run
 from toolkit.progress import Progress, silent
 from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityReport, Settings
 from toolkit.sessions.candidates import Candidate, Subject
-from toolkit.sessions.remote import RemoteSession, predict_all
+from toolkit.sessions.predictions import predict_all
+from toolkit.sessions.remote import RemoteSession
 
 _SEARCH_S = 60.0  # for the search for a cause; it usually takes about 10 s
 

@@ -36,7 +36,8 @@ from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
-from toolkit.sessions.remote import RemoteSession, predict_all
+from toolkit.sessions.predictions import predict_all
+from toolkit.sessions.remote import RemoteSession
 
 _VERSION = 2  # of the content, and of how it is computed
 _BATCH_SIZE = 50  # float64 intermediates of 100 images do not fit into a small CPU's caches

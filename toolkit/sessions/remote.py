@@ -24,7 +24,6 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from toolkit.data import Dataset
 from toolkit.errors import (
     Crashed,
     FailedRun,
@@ -35,7 +34,6 @@ from toolkit.errors import (
 from toolkit.machine.environment import oom_kills
 from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
-from toolkit.progress import Progress
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
@@ -43,7 +41,6 @@ from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.messages import pack, pack_images, unpack
 
 _PIPELINED_CHUNKS = 2
-_CHUNK_IMAGES = 1000
 _EXIT_GRACE_S = 2.0
 
 
@@ -340,22 +337,6 @@ def open_sessions(
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
             for each in candidates
         ]
-
-
-def predict_all(
-    session: RemoteSession, dataset: Dataset, batch_size: int, label: str, progress: Progress
-) -> NDArray[np.floating]:
-    """Return logits `[N,K]` of the whole data set, `batch_size` images per call; `label` names the
-    progress bar."""
-    size = max(1, _CHUNK_IMAGES // batch_size) * batch_size
-    progress(label, 0, len(dataset))
-    parts: list[NDArray[np.floating]] = []
-    done = 0
-    for logits in session.predict(dataset.chunks(size), batch_size=batch_size):
-        parts.append(logits)
-        done += len(logits)
-        progress(label, done, len(dataset), "images")
-    return np.concatenate(parts)
 
 
 def _settings(threads: int, precision: str, device: str, streams: int) -> str:

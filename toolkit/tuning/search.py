@@ -14,8 +14,9 @@ import numpy as np
 from toolkit.data import Dataset
 from toolkit.machine.allocator import can_keep_memory
 from toolkit.machine.environment import describe_environment
-from toolkit.machine.fitness import PAGE_FAULTS, judge, judge_artifacts
+from toolkit.machine.fitness import judge, judge_artifacts
 from toolkit.machine.interference import combined
+from toolkit.machine.speed_warnings import PAGE_FAULTS
 from toolkit.measurement.conclusions import distinct_names
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
