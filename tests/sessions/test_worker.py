@@ -58,7 +58,7 @@ def null(subject: Subject) -> Candidate:
         ("wrong count", "crashed", "returned float32 [99, 10]"),
         ("wrong dtype", "crashed", "returned float64 [100, 10]"),
         ("not an array", "crashed", "returned list []"),
-        ("other threads", "unsupported", "asked for 1 threads, fp32 on cpu"),
+        ("other threads", "unsupported", "requested 1 threads, fp32 on cpu"),
         ("other device", "unsupported", "the session runs 1 threads, fp32 on cuda"),
         ("other precision", "unsupported", "1 threads, fp16 on cpu"),
     ],

@@ -166,7 +166,7 @@ def test_no_recommendation_if_nothing_keeps_the_constraints(
         out=tmp_path / "tuning.json",
     )
     assert (found.recommended, found.chosen, found.exit_code) == (None, None, 1)
-    with pytest.raises(ToolkitError, match=r"recommends nothing: nothing passed"):
+    with pytest.raises(ToolkitError, match=r"contains no recommendation: nothing passed"):
         toolkit.read_tuning(tmp_path / "tuning.json")
 
 

@@ -311,7 +311,7 @@ def factors(operators: Sequence[Operator]) -> Iterator[Family]:
                 kind="scaled layer",
                 what="the whole output of "
                 f"{each.layer}{' after its ' + each.activation if each.activation else ''}, "
-                f"or the weights of the layer after it, is multiplied by {0}",
+                f"or the weights of the layer after it, is multiplied by {{0}}",
                 action=f"Check the weights and the scales of {each.layer} and of the layer "
                 "after it, and look for a factor between them (dropout's 1/(1-p)).",
                 index=each.index,
