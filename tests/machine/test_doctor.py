@@ -87,7 +87,8 @@ def test_text_of_a_healthy_machine() -> None:
         "processor    a processor, x86_64",
         "cores        8 usable of 8; 4 physical; no quota",
         "clock        unknown; governor performance; turbo off",
-        "load         0.10 (mean of the last minute); other processes use 0.05 cores now, steal 0.0%",
+        "load         0.10 (mean of the last minute); other processes use 0.05 cores now, steal "
+        "0.0%",
         "temperature  60 °C, critical at 100 °C",
         "memory       8.0 of 16.0 GB available, 0.0 GB in swap",
         "Limits with 4 threads",

@@ -149,7 +149,7 @@ OPERATORS: dict[str, tuple[Callable[[Net], object], str, str]] = {
     "kernels": (lambda net: net.conv2.weight.copy_(net.conv2.weight.flip(2, 3)), "kernels turned",
                 "the kernels of conv2 are turned by 180 degrees"),
     "layer": (lambda net: (net.fc1.weight.mul_(1.02), net.fc1.bias.mul_(1.02)), "scaled layer",
-              "the whole output of fc1, or the weights of the layer after it, is multiplied by 1.02"),
+              "whole output of fc1, or the weights of the layer after it, is multiplied by 1.02"),
     "weights": (lambda net: net.fc1.weight.mul_(1.3), "scaled layer",
                 "the whole output of conv2, or the weights of the layer after it,"),
     "first weights": (lambda net: net.conv1.weight.mul_(1.3), "scaled weights",

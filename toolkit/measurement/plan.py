@@ -49,8 +49,8 @@ class Plan:
             )
         if self.target_width is not None and not 0 < self.target_width < 1:
             raise SettingError(
-                f"--target-width {self.target_width}: expected a share above 0 and below 1, such as "
-                "1% or 0.01"
+                f"--target-width {self.target_width}: expected a share above 0 and below 1, such "
+                "as 1% or 0.01"
             )
 
     @property

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from toolkit.report.numbers import interval_text
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
-from toolkit.schema import ComparedRow, Comparison, Interval
+from toolkit.schema import ComparedRow, Comparison
 
 _HEADINGS: dict[str, Callable[[ComparedRow], str]] = {
     "candidate": lambda row: row.name,
-    "old images/s [95 %]": lambda row: _interval(row.old, "{:,.0f}"),
-    "new images/s [95 %]": lambda row: _interval(row.new, "{:,.0f}"),
-    "new/old [95 %]": lambda row: _interval(row.ratio, "{:.3f}"),
-    "to other rows [95 %]": lambda row: _interval(row.to_others, "{:.3f}"),
+    "old images/s [95 %]": lambda row: interval_text(row.old, "{:,.0f}"),
+    "new images/s [95 %]": lambda row: interval_text(row.new, "{:,.0f}"),
+    "new/old [95 %]": lambda row: interval_text(row.ratio, "{:.3f}"),
+    "to other rows [95 %]": lambda row: interval_text(row.to_others, "{:.3f}"),
     "verdict": lambda row: _verdict(row),
 }
 
@@ -68,7 +69,7 @@ def _shared(comparison: Comparison) -> str:
             "can be told from the drift of the machine. To improve this, measure other "
             "runtimes as well."
         )
-    bounds = f"new/old {_interval(common, '{:.3f}')}"
+    bounds = f"new/old {interval_text(common, '{:.3f}')}"
     if common.low <= 1 <= common.high:
         return f"All rows together did not change: {bounds}. Each row is compared with the others."
     change = "slower" if common.value < 1 else "faster"
@@ -119,10 +120,3 @@ def _verdict(row: ComparedRow) -> str:
 
 def _has_failed(status: str | None) -> bool:
     return status not in (None, "measured")
-
-
-def _interval(found: Interval | None, template: str) -> str:
-    if found is None:
-        return ""
-    value, low, high = (template.format(each) for each in (found.value, found.low, found.high))
-    return f"{value} [{low}-{high}]"

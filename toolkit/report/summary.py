@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toolkit.report.numbers import interval_text
 from toolkit.report.parity import parity_text, status_text
 from toolkit.schema import (
     EXACT_PRECISIONS,
     NULL,
-    Interval,
     Measurement,
     ParityReport,
     Rank,
@@ -140,14 +140,7 @@ def _speed(row: Measurement) -> str:
         return "—"  # it computes nothing, so it has no throughput; see its latency
     if row.images_per_s is None:
         return status_text(row.status, row.reason)
-    return _interval(row.images_per_s, "{:,.0f}")
-
-
-def _interval(found: Interval | None, template: str) -> str:
-    if found is None:
-        return ""
-    value, low, high = (template.format(each) for each in (found.value, found.low, found.high))
-    return f"{value} [{low}-{high}]"
+    return interval_text(row.images_per_s, "{:,.0f}")
 
 
 def _to_baseline(row: SummaryRow) -> str:
@@ -157,7 +150,7 @@ def _to_baseline(row: SummaryRow) -> str:
     ratio = row.measurement.to_baseline
     if ratio is not None and ratio.low == ratio.high == 1:
         return "1"
-    return _interval(ratio, "{:.2f}")
+    return interval_text(ratio, "{:.2f}")
 
 
 def _latency(share: float) -> Callable[[SummaryRow], str]:

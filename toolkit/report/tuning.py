@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from toolkit.report.numbers import interval_text
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
-from toolkit.schema import FINAL_STAGE, REMEASURED_STAGE, Interval, Settings, Trial, Tuning
+from toolkit.schema import FINAL_STAGE, REMEASURED_STAGE, Settings, Trial, Tuning
 
 _HEADINGS = (
     *("", "runtime", "format", "precision", "threads", "streams", "memory", "images/s [95 %]"),
@@ -38,8 +39,8 @@ def _cells(trial: Trial, tuning: Tuning) -> list[str]:
         *(role, own.runtime, own.format, own.precision),
         *(str(own.settings.threads), str(own.settings.streams)),
         "kept" if own.settings.keep_memory else "",
-        _interval(trial.images_per_s, "{:,.0f}"),
-        "1" if trial.name == tuning.baseline else _interval(trial.to_baseline, "{:.2f}"),
+        interval_text(trial.images_per_s, "{:,.0f}"),
+        "1" if trial.name == tuning.baseline else interval_text(trial.to_baseline, "{:.2f}"),
         "" if trial.latency_s is None else f"{trial.latency_s * 1e3:.2f}",
         f"{trial.size_bytes / 1e6:.2f}",
         "" if trial.accuracy is None else f"{trial.accuracy:.2%}",
@@ -90,10 +91,3 @@ def _fates(trials: Sequence[Trial]) -> str:
 def _settings(settings: Settings) -> str:
     kept = ", memory kept" if settings.keep_memory else ""
     return f"{settings.threads} threads, {settings.streams} streams{kept}"
-
-
-def _interval(found: Interval | None, template: str) -> str:
-    if found is None:
-        return ""
-    value, low, high = (template.format(each) for each in (found.value, found.low, found.high))
-    return f"{value} [{low}-{high}]"

@@ -33,7 +33,7 @@ def load(source: Source, settings: Settings) -> Session:
         ArtifactError: A file is damaged, or none takes a single image.
     """
     files = [
-        FixedBatch(path, source.artifact.input_shape, threads=settings.threads)
+        BatchFile(path, source.artifact.input_shape, threads=settings.threads)
         for path in sorted(source.path.glob("*.tflite"))
     ]
     sizes = [each.size for each in files]
@@ -45,7 +45,7 @@ def load(source: Source, settings: Settings) -> Session:
     return LitertSession(files)
 
 
-class FixedBatch:
+class BatchFile:
     """One file: an interpreter for one batch size, `[size,C,H,W]` → `[size,K]`, both float32."""
 
     def __init__(self, path: Path, input_shape: tuple[int, int, int], *, threads: int) -> None:
@@ -154,7 +154,7 @@ class FixedBatch:
 class LitertSession:
     """Splits a batch into the largest sizes that the files take."""
 
-    def __init__(self, files: list[FixedBatch]) -> None:
+    def __init__(self, files: list[BatchFile]) -> None:
         self._files = sorted(files, key=lambda file: -file.size)
         self._last = self._files[-1]
         self._used: set[str] | None = None  # set by the first call, which uses noise

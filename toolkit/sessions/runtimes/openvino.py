@@ -36,10 +36,10 @@ def load(source: Source, settings: Settings) -> Session:
     path = source.path / "model.xml" if source.path.is_dir() else source.path
     model = core.read_model(path)
 
-    def compiled(batch_size: int) -> FixedBatch:
+    def compiled(batch_size: int) -> CompiledBatch:
         fixed = model.clone()
         fixed.reshape({fixed.input(0): [batch_size, *source.artifact.input_shape]})
-        return FixedBatch(core.compile_model(fixed, "CPU", _properties(settings.threads)))
+        return CompiledBatch(core.compile_model(fixed, "CPU", _properties(settings.threads)))
 
     return OpenvinoSession(compiled, openvino.__version__, stored=_stored_precision(model))
 
@@ -73,7 +73,7 @@ def _properties(threads: int) -> dict[str, object]:
     }
 
 
-class FixedBatch:
+class CompiledBatch:
     """A model compiled for one batch size, with one input and one output that keep their memory.
 
     With a dynamic batch and OpenVINO's own call on arrays, a single image takes 13 to 22 % longer,
@@ -97,7 +97,7 @@ class OpenvinoSession:
     """The model compiled for the most recent batch sizes."""
 
     def __init__(
-        self, compiled: Callable[[int], FixedBatch], version: str, *, stored: Precision
+        self, compiled: Callable[[int], CompiledBatch], version: str, *, stored: Precision
     ) -> None:
         self._compiled = lru_cache(maxsize=_KEPT_BATCH_SIZES)(compiled)
         self._batch_size = 1
