@@ -29,9 +29,6 @@ def mapped(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     return load_dataset("train", tmp_path)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*multi-threaded:DeprecationWarning"
-)  # Python 3.12 warns on forks
 @pytest.mark.parametrize(
     "feed",
     [Resident, Streamed, OneByOne, partial(OneByOne, workers=2)],

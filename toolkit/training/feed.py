@@ -135,6 +135,8 @@ class OneByOne:
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=self._workers,
             pin_memory=self._pinned,
+            # Not a fork, the default on Linux: other threads of this process may hold locks.
+            multiprocessing_context="spawn" if self._workers else None,
         )
         for images, labels in loader:
             yield (
