@@ -185,13 +185,13 @@ FORMATS = (
 REWRITTEN = (
     *(variant(f"opset {each}", _opset(each), short=each == 13) for each in range(13, 22)),
     *(
-        variant(f"optimised offline: {level}", _optimised(level), short=level == "ENABLE_ALL")
+        variant(f"optimised offline: {level}", _optimised(level))
         for level in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_ALL")
     ),
     variant("weights as Constant nodes", edited(onnx_files.weights_as_constants)),
     variant("pool rounds up, no effect", edited(onnx_files.ceil_pool)),
     variant("Gemm as MatMul and Add", edited(onnx_files.gemm_as_matmul)),
-    variant("fc1 as the sum of two halves", edited(onnx_files.split_sum), short=True),
+    variant("fc1 as the sum of two halves", edited(onnx_files.split_sum)),
     variant("features in another order", edited(onnx_files.features_permuted)),
     variant("last layer in float64", edited(onnx_files.in_double)),
     variant("two Transposes that cancel", edited(onnx_files.shuffled_layout)),
@@ -204,7 +204,7 @@ _SIZES = (1, 7, 33, 64, 256, 1000)
 SETTINGS = (
     *(
         variant(f"batch size {size}", onnx_files.marked(f"batch {size}"), batch_size=size,
-                bed="mnist 300", short=size == 7)
+                bed="mnist 300")
         for size in _SIZES
     ),
     *(

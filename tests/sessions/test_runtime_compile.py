@@ -17,6 +17,7 @@ from toolkit.sessions.remote import RemoteSession
 IMAGES = load_dataset("test").images[:40]
 
 
+@pytest.mark.slow
 def test_compiled_logits_match_eager_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_gates_select_an_exact_candidate_over_a_faster_one_with_flips(artifacts:
     assert found.recommended != found.baseline  # eager was not requested
 
 
+@pytest.mark.slow
 def test_single_thread_uses_the_same_settings_in_each_heat(
     artifacts: Path, small_data: Path
 ) -> None:
