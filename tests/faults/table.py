@@ -30,11 +30,13 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     built = [each for each in outcomes if each.status not in ("not built", _NOT_RUN)]
     faults = [each for each in built if not each.case.healthy]
     healthy = [each for each in built if each.case.healthy]
-    caught = [each for each in faults if each.right]
+    passed = [each for each in faults if each.status == "passed" and each.right]
+    caught = [each for each in faults if each.right and each not in passed]
     nameable = [each for each in caught if each.case.cause]
     return {
         "faults": len(faults),
         "caught": len(caught),
+        "rightly passed": len(passed),
         "with a cause to name": len(nameable),
         "named": sum(each.named for each in nameable),
         "named wrongly": sum(each.named_wrongly for each in caught),
@@ -61,6 +63,8 @@ def page(outcomes: Sequence[Outcome], note: str) -> str:
         "| | cases | count |",
         "| --- | --- | --- |",
         f"| faults caught | {number['faults']} | {number['caught']} |",
+        f"| faults passed, without effect or within the rounding of the file "
+        f"| {number['faults']} | {number['rightly passed']} |",
         f"| faults whose cause is named | {number['with a cause to name']} | {number['named']} |",
         f"| faults with a wrong cause | {number['caught']} | {number['named wrongly']} |",
         f"| healthy variants failed | {number['healthy']} | {number['false alarms']} |",
