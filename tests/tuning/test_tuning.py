@@ -80,6 +80,7 @@ def test_all_candidates_run_with_one_thread_and_fewer_on_all_cores(tuned: Tuning
     assert all(each.accuracy is None for each in tuned.trials if each.stage == 1)
 
 
+@pytest.mark.slow
 def test_tuning_file_matches_the_result_and_bench_reads_it(
     tuned: Tuning, artifacts: Path, small_data: Path, cli: Cli
 ) -> None:
