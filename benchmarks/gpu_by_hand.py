@@ -138,7 +138,7 @@ def find_candidate(runtime: str, exports: Path) -> Candidate:
 
 
 def medians_s(sides: dict[str, Run], batches: list[Batch]) -> dict[str, float]:
-    """Of `PAIRS` calls of each side, in a random order, each after an untimed one."""
+    """Time `PAIRS` calls of each side in random order, each after one untimed call."""
     times_s: dict[str, list[float]] = {name: [] for name in sides}
     order = np.random.default_rng(1)
     for number in range(PAIRS):

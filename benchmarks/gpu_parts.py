@@ -56,7 +56,7 @@ class Run:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """Those that the parts go through."""
+        """Return the runtimes that each part tests."""
         return RUNTIMES if self.device == "cuda" else ON_BOTH
 
     @property
@@ -109,7 +109,7 @@ def environment(run: Run, more: Mapping[str, str] | None = None) -> dict[str, st
 def python(
     run: Run, *arguments: object, limit_s: float, more: Mapping[str, str] | None = None
 ) -> Done:
-    """Run Python with these arguments, for `limit_s` seconds or as many as are left."""
+    """Run Python with these arguments. Stop after `limit_s` seconds, or when the time is up."""
     watch = Stopwatch()
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
@@ -274,7 +274,7 @@ def bench(run: Run) -> dict[str, Any]:
 
 
 def train(run: Run) -> dict[str, Any]:
-    """The command as a whole process, twice: the first reads cold files."""
+    """Run the command twice as a process of its own. The first run reads files from the disk."""
     rows: list[dict[str, Any]] = []
     for number in (1, 2):
         out = run.scratch / f"trained-{number}"

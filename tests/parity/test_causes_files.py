@@ -131,6 +131,15 @@ def test_tensors_in_tf32_of_which_some_fit_into_fp16_are_in_tf32() -> None:
     assert cause.kind == "weights rounded to TF32"
 
 
+def test_tensors_in_bf16_beside_tf32_have_no_single_format() -> None:
+    """No tensor of numbers in TF32 is in bfloat16 by chance."""
+    changed = {"conv.weight": cut(CONV * np.float32(1e-6), 13), "fc.weight": cut(MATRIX, 16)}
+    expected = {"conv.weight": CONV * np.float32(1e-6), "fc.weight": MATRIX}
+    cause = compare_tensors(expected, changed)
+    assert cause is not None
+    assert cause.kind == "weights rounded"
+
+
 def test_weights_of_another_training_are_another_checkpoint() -> None:
     random = np.random.default_rng(9)
     other = {name: random.standard_normal(each.shape) for name, each in WEIGHTS.items()}

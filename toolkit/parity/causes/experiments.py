@@ -69,7 +69,8 @@ class Experiments:
         self._operators = self._recorded()
 
     def _recorded(self) -> list[Operator]:
-        """None if the model's code cannot be recorded; only inputs are tried then."""
+        """Return the operators that the model calls; none if its code cannot be recorded. Then only
+        other inputs are tried."""
         try:
             with torch.no_grad():
                 return record(self._model, torch.from_numpy(self._inputs[:2]))
