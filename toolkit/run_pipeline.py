@@ -67,6 +67,7 @@ def run(
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Run:
     """Train (or use `checkpoint`), export, verify, bench, and write the results.
@@ -91,10 +92,12 @@ def run(
             defaults of `SessionOptions`. Training uses CUDA if available.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust any model factory that the checkpoint names.
         progress: Receives the progress of every step.
 
     Raises:
-        ToolkitError: Bad input, or a step that could not be done at all.
+        ToolkitError: Bad input, a model factory that is not trusted, or a step that could not be
+            done at all.
     """
     options = session or SessionOptions()
     settings, timeout_s = options.settings, options.timeout_s
@@ -123,11 +126,12 @@ def run(
         precisions=precisions,
         calibration=calibration,
         model=model,
+        trust=trust,
         record=record,
         progress=progress,
     )
     refuse_overlap(exported.artifacts, dataset)
-    subject = subject_of(checkpoint, exported.stored, model=model, record=record)
+    subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
     candidates = _candidates(subject, exported, runtimes, settings)
     lost = _lost_rows(exported, runtimes, settings, dataset, gates)
     results = replace(start_results(subject, dataset), parity=lost)
@@ -217,7 +221,7 @@ def _candidates(
     the checkpoint itself is the only candidate."""
     named = [name for name in runtimes if name != NULL]
     lost = [item.format for item in exported.failures]
-    found = find_candidates(subject, named, settings, lost=lost)
+    found = find_candidates(subject, named, settings, lost=lost, own=True)
     found = found or [checkpoint_candidate(subject, EAGER, settings)]
     return with_null(found, subject, settings)
 

@@ -153,9 +153,9 @@ def test_a_checkpoint_cannot_name_code_to_run(own_checkpoint: Path, tmp_path: Pa
     trap = tmp_path / "trap"
     record["model"] = {"factory": "os:mkdir", "arguments": {"path": str(trap)}}
     (own_checkpoint / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="if you trust that code, add --model os:mkdir"):
+    with pytest.raises(CheckpointError, match=r"os:mkdir.*not trusted"):
         load_model(own_checkpoint)
-    with pytest.raises(CheckpointError, match="not part of"):
+    with pytest.raises(CheckpointError, match="not trusted"):
         load_model(own_checkpoint, trusted="another.module:factory")
     assert not trap.exists()
 

@@ -128,6 +128,7 @@ class Harness:
                 runtimes=[first.runtime],
                 data=bed.data,
                 model=bed.trusted,
+                trust=True,  # files with planted faults are not those that export wrote
                 session=SessionOptions(
                     batch_size=first.batch_size,
                     threads=first.threads,

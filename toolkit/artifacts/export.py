@@ -24,7 +24,7 @@ from toolkit.artifacts.manifest import (
 )
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.artifacts.writer import ArtifactWriter
-from toolkit.checkpoints.storage import load_model
+from toolkit.checkpoints.storage import load_model, read_checkpoint
 from toolkit.errors import (
     ArtifactError,
     DatasetError,
@@ -46,6 +46,7 @@ from toolkit.schema import (
     Precision,
 )
 from toolkit.settings import check_positive
+from toolkit.trust_store.factories import trusted_factory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,7 @@ def export(
     isas: Sequence[Isa] | None = None,
     force: bool = False,
     model: str | None = None,
+    trust: bool = False,
     record: Checkpoint | None = None,
     timeout_s: float = 600.0,
     progress: Progress = silent,
@@ -110,6 +112,7 @@ def export(
         force: Export again even if the artifact exists and matches, and replace the artifacts of
             another checkpoint.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust any model factory that the checkpoint names.
         record: The checkpoint's record, if this process has already read and checked it.
         timeout_s: A converter that takes longer is stopped.
         progress: Receives the progress of each artifact.
@@ -122,12 +125,15 @@ def export(
         UnknownNameError: An unknown format.
         SettingError: A named format supports none of the precisions.
         DatasetError: int8 is requested, and the training images are missing or do not fit.
-        CheckpointError: The checkpoint is missing or damaged, or its factory is not trusted.
+        CheckpointError: The checkpoint is missing or damaged.
+        NotTrustedError: Its model factory is not trusted.
         ArtifactError: `out` contains the artifacts of another checkpoint.
         OutputError: Not writable, or the disk is full; existing files are unchanged.
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
+    record = record or read_checkpoint(checkpoint)
+    model = trusted_factory(record.model, model=model, trust=trust, what=str(checkpoint))
     module, record = load_model(checkpoint, trusted=model, record=record)
     settings = calibration or CalibrationSettings()
     images, drawn, measured = _draw(settings, record, [each for _, each in pairs])

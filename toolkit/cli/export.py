@@ -14,9 +14,10 @@ from toolkit.cli.options import (
     formats_option,
     model_option,
     precisions_option,
+    trust_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import EXPORTS, make_importable
+from toolkit.cli.shared import EXPORTS
 
 if TYPE_CHECKING:
     from toolkit.artifacts.export import Export
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     help=f"Folder to write the artifacts to. Default: {EXPORTS}/<checkpoint>.",
 )
 @model_option
+@trust_option
 @force_option
 @outcome_of
 def export(
@@ -66,6 +68,7 @@ def export(
     timeout_s: float,
     out: Path | None,
     model: str | None,
+    trust: bool,
     force: bool,
 ) -> Outcome:
     """Export a checkpoint to one or more formats and precisions.
@@ -76,7 +79,6 @@ def export(
     from toolkit.artifacts.calibration import CalibrationSettings
     from toolkit.schema import to_json
 
-    make_importable(model)
     checkpoint = checkpoint or reference_checkpoint()
     done = toolkit.export(
         checkpoint,
@@ -88,6 +90,7 @@ def export(
         ),
         isas=isas or None,
         model=model,
+        trust=trust,
         force=force,
         timeout_s=timeout_s,
         progress=progress,

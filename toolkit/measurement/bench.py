@@ -45,6 +45,7 @@ def bench(
     baseline: str | None = None,
     out: Path | None = None,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Results:
     """Measure throughput and latency of artifacts, with the null runtime for comparison.
@@ -64,6 +65,7 @@ def bench(
         baseline: Runtime that the others are compared with; None is `eager` where it takes part.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
         model: The model factory to trust, where it is not the toolkit's own.
+        trust: Trust all programs among the artifacts, and the model factory.
         progress: Told about warm-up and rounds.
 
     Returns:
@@ -79,9 +81,9 @@ def bench(
         runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
     grid = make_grid(options.settings, batch_size=options.batch_size, sweep=sweep or {})
     if tuned is None:
-        subject = find_subject(paths, checkpoint=checkpoint, model=model)
+        subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     else:
-        subject = tuned_subject(tuned, paths, checkpoint=checkpoint, model=model)
+        subject = tuned_subject(tuned, paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = [
         candidate
         for settings in grid.settings
@@ -117,7 +119,12 @@ def _options_of(tuned: Configuration, options: SessionOptions) -> SessionOptions
 
 
 def tuned_subject(
-    tuned: Configuration, paths: Sequence[Path], *, checkpoint: Path | None, model: str | None
+    tuned: Configuration,
+    paths: Sequence[Path],
+    *,
+    checkpoint: Path | None,
+    model: str | None,
+    trust: bool = False,
 ) -> Subject:
     """Return the checkpoint with the tuned artifact, from `paths` or from its recorded location.
 
@@ -126,11 +133,12 @@ def tuned_subject(
     """
     place = Path(tuned.artifact_path)
     if tuned.format == CHECKPOINT_FORMAT:
-        subject = subject_of(checkpoint or place, [], model=model)
+        subject = subject_of(checkpoint or place, [], model=model, trust=trust)
         if subject.checkpoint.sha256 == tuned.artifact_sha256:
             return subject
     else:
-        subject = find_subject(list(paths) or [place], checkpoint=checkpoint, model=model)
+        given = list(paths) or [place]
+        subject = find_subject(given, checkpoint=checkpoint, model=model, trust=trust)
         for each in subject.artifacts:
             if each.record.sha256 == tuned.artifact_sha256:
                 return replace(subject, artifacts=(each,))

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 
-from toolkit.checkpoints.model import REFERENCE_FACTORY
 from toolkit.checkpoints.storage import RECORD, read_checkpoint, refuse_to_replace, save_checkpoint
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
@@ -47,6 +46,7 @@ from toolkit.training.state import (
     refuse_to_forget,
 )
 from toolkit.training.warmup import libraries_loaded_meanwhile
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 __all__ = ["evaluate", "train"]
 

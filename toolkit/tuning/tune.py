@@ -52,6 +52,7 @@ def tune(
     out: Path | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Tuning:
     """Find the fastest configuration of a checkpoint's artifacts that passes verification.
@@ -69,13 +70,15 @@ def tune(
         out: Folder to write `tuning.json` to; None writes none.
         timeout_s: A worker that does not answer for this long is killed.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust all programs among the artifacts, and the model factory.
         progress: Receives the progress of every stage.
 
     Returns:
         All trials, how far each came, and the recommendation; None if there is none.
 
     Raises:
-        ToolkitError: Bad input, or the float64 reference could not be computed.
+        ToolkitError: Bad input, a program that is not trusted, or the float64 reference could not
+            be computed.
     """
     watch = Stopwatch()
     wanted = constraints or Constraints()
@@ -92,7 +95,8 @@ def tune(
     if out is not None:
         check_writable(out / TUNING)
     cores = usable_cores() if threads is None else check_threads(threads)
-    subject = _only(find_subject(paths, checkpoint=checkpoint, model=model), precisions)
+    subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
+    subject = _only(subject, precisions)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     refuse_overlap([stored.record for stored in subject.artifacts], dataset)
