@@ -36,7 +36,8 @@ class Candidate:
 
     @property
     def depends_on_the_batch(self) -> bool:
-        """Whether the logits of an image change slightly with the other images in its batch."""
+        """Return whether the logits of an image change slightly with the other images in its
+        batch."""
         return TRAITS[self.source.artifact.precision].depends_on_the_batch
 
     @property
@@ -87,8 +88,8 @@ def subject_of(
     `record` is the checkpoint's record, if this process has already read and checked it.
 
     Raises:
-        ArtifactError: artifacts of another checkpoint.
-        CheckpointError: the checkpoint is missing or damaged.
+        ArtifactError: Artifacts of another checkpoint.
+        CheckpointError: The checkpoint is missing or damaged.
     """
     record = record or read_checkpoint(folder)
     for stored in artifacts:
