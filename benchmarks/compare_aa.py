@@ -180,9 +180,9 @@ def results_of(rows: Sequence[Measurement]) -> Results:
 
 
 def simulate(world: World, *, runs: int, seed: int) -> Counter[str]:
-    """Count outcomes of `runs` pairs: `exit 1` and so on; `found`: the first row was called a
-    regression; `wrong`: another one was; `each by itself`: Welch's 95 % interval of some row lies
-    below 1, which is the rule without any correction."""
+    """Count the outcomes of `runs` pairs: exit codes (`exit 1`); `found`: the first row was called
+    a regression; `wrong`: another row was; `each by itself`: Welch's 95 % interval of any row lies
+    below 1, which is the rule without correction."""
     random = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
     for _ in range(runs):

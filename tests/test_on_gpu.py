@@ -1,4 +1,4 @@
-"""The script for a GPU says what it found, what failed, and that a GPU is missing."""
+"""The GPU script reports its results, its failures, and a missing GPU."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_each_failure_is_a_line() -> None:
     assert failures(failed) == [
         "kills: took longer than 90 s",
         "export of narrow: exit code 1",
-        "by-hand eager: by hand the logits are 3.0e+00 away from the session's",
+        "by-hand eager: the logits of direct calls are 3.0e+00 away from the session's",
         "bench pt2 fp32: SIGSEGV",
         "parity eager checkpoint fp32: failed: 3 flips",
     ]
@@ -94,7 +94,8 @@ def test_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 3
     assert done.stdout.startswith("No CUDA device: torch ")
-    assert "Nothing that needs one was run." in (tmp_path / "out" / "on_gpu.md").read_text()
+    report = (tmp_path / "out" / "on_gpu.md").read_text()
+    assert "The parts that need one were not run." in report
 
 
 def test_unknown_part_is_refused(tmp_path: Path) -> None:
