@@ -225,7 +225,7 @@ def test_any_batch_size_gives_the_same_logits(session: RemoteSession) -> None:
         np.testing.assert_allclose(found, wanted[:count], atol=closeness(session), rtol=0)
 
 
-def test_place_in_the_batch_does_not_matter(session: RemoteSession) -> None:
+def test_position_in_the_batch_does_not_matter(session: RemoteSession) -> None:
     order = np.random.default_rng(0).permutation(len(IMAGES))
     wanted = logits_of(session, batch_size=100)[order]
     np.testing.assert_allclose(
@@ -285,7 +285,7 @@ def test_plain_session_computes_plain_sums(candidate_of: Candidates, row: Row) -
             assert not np.array_equal(found, wanted)
 
 
-def test_load_and_first_inference_are_timed_apart(session: RemoteSession) -> None:
+def test_load_and_first_inference_are_timed_separately(session: RemoteSession) -> None:
     loaded = session.load()
     assert min(loaded.import_s, loaded.load_s, loaded.first_inference_s) > 0
 

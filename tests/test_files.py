@@ -76,7 +76,7 @@ def test_a_write_replaces_what_was_there(tmp_path: Path) -> None:
     assert only_file(tmp_path).read_text() == "second"
 
 
-def test_a_reader_keeps_the_old_file_whole(tmp_path: Path) -> None:
+def test_open_reader_keeps_the_old_content(tmp_path: Path) -> None:
     """The new file takes the name; the old bytes are not overwritten."""
     path = tmp_path / "file"
     path.write_bytes(b"old content")

@@ -63,7 +63,7 @@ def test_table_has_a_row_for_each_runtime_in_speed_and_in_parity() -> None:
     assert failures(FOUND) == []
 
 
-def test_each_failure_is_a_line() -> None:
+def test_each_failure_has_a_line() -> None:
     failed = {
         **FOUND,
         "parity": {"rows": [{**ROW, "status": "failed", "reason": "3 flips"}], "took_s": 1.0},
@@ -84,7 +84,7 @@ def test_each_failure_is_a_line() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
+def test_missing_gpu_is_reported(tmp_path: Path) -> None:
     script = REPOSITORY / "benchmarks" / "on_gpu"
     done = subprocess.run(
         [sys.executable, str(script), "--out", str(tmp_path / "out")],

@@ -248,7 +248,7 @@ def branching(tmp_path: Path) -> Path:
     ],
     ids=["alone", "its runtime", "its runtime and another", "another runtime"],
 )
-def test_failed_export_is_a_row_and_the_run_continues(
+def test_failed_export_gives_a_row_and_the_run_continues(
     branching: Path,
     small_data: Path,
     tmp_path: Path,
@@ -282,7 +282,7 @@ def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_failed_format_without_a_runtime_is_a_row(
+def test_failed_format_without_a_runtime_gives_a_failed_row(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(FORMATS["onnx"], name="orphan", distributions=("no-such-package",))

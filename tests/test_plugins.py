@@ -58,7 +58,7 @@ def test_runtimes_lists_the_rows_of_another_package(installed: Path) -> None:
     assert record["formats"][-1]["versions"] == {"toolkit-plain": "1.2.3"}
 
 
-def test_each_row_that_cannot_be_used_is_one_line_that_names_its_package(installed: Path) -> None:
+def test_unusable_row_gives_one_warning_that_names_its_package(installed: Path) -> None:
     lines = toolkit(installed, "runtimes").stderr.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("Warning: package toolkit-plain: ") for line in lines)
@@ -70,7 +70,7 @@ def test_each_row_that_cannot_be_used_is_one_line_that_names_its_package(install
     assert "it is Format, expected a row of type Runtime" in text
 
 
-def test_its_format_is_exported_and_its_runtime_verified(
+def test_plugin_format_is_exported_and_its_runtime_verified(
     installed: Path, tmp_path: Path, small_data: Path
 ) -> None:
     """Its engine can be imported only with the variable that its row names."""
@@ -85,7 +85,7 @@ def test_its_format_is_exported_and_its_runtime_verified(
     assert (row["flips"], row["session"]["version"]) == (0, "1.2.3")
 
 
-def test_artifacts_of_a_package_that_is_gone_stay_recorded(installed: Path, tmp_path: Path) -> None:
+def test_artifacts_of_an_uninstalled_package_stay_recorded(installed: Path, tmp_path: Path) -> None:
     out = tmp_path / "exports"
     for formats, path in (("plain", installed), ("torchscript", tmp_path)):
         done = toolkit(path, "export", CHECKPOINT, "--format", formats, "--out", out)

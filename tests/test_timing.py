@@ -61,7 +61,7 @@ def test_a_clock_that_goes_backwards_is_an_error(monkeypatch: pytest.MonkeyPatch
         time_calls(str, [1], calls=2)
 
 
-def test_a_clock_that_stands_still_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_that_does_not_move_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_of(monkeypatch, itertools.repeat(7))
     with pytest.raises(ClockError, match="did not move during 4 calls; use a larger batch size"):
         time_calls(str, [1], calls=4)

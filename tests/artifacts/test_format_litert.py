@@ -93,7 +93,7 @@ def test_weights_in_the_file_have_the_type_of_the_precision(
     assert sizes["int8-dynamic"] < sizes["fp16"] < sizes["fp32"]
 
 
-def test_int8_leaves_the_layer_of_the_logits_in_float(folders: dict[Precision, Path]) -> None:
+def test_int8_keeps_the_logits_layer_in_float(folders: dict[Precision, Path]) -> None:
     operations = operations_of(folders["int8"] / "batch-1.tflite")
     hidden, last = (types for name, types in operations if name == "FULLY_CONNECTED")
     assert hidden == {"int8", "int32"}

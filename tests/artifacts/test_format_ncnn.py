@@ -80,7 +80,7 @@ class Unknown(nn.Module):
         return torch.lgamma(input.flatten(1)[:, :5].abs() + 1)
 
 
-def test_an_operator_that_ncnn_does_not_have_fails_the_export(tmp_path: Path) -> None:
+def test_export_fails_for_operators_that_ncnn_lacks(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"has no operator torch\.lgamma"):
         export(request_for(tmp_path / "model.ncnn", model=Unknown()))
     assert list(tmp_path.iterdir()) == []
@@ -100,7 +100,7 @@ def test_threads_are_counted(folder: Path) -> None:
     assert threads == [1, 3, 2]
 
 
-def test_another_shape_is_refused(folder: Path) -> None:
+def test_input_of_another_shape_is_refused(folder: Path) -> None:
     session = load(source_of(folder, "ncnn"), Settings(threads=1))
     with pytest.raises(InputError, match=r"expected \[N, 3, 31, 29\]"):
         session.run(np.zeros((2, 3, 29, 31), np.float32))

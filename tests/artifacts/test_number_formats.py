@@ -55,7 +55,7 @@ def test_rounded_values_match_torch(kind: Kind, dtype: type[np.floating]) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensors_are_rounded_as_arrays_are(kind: Kind) -> None:
+def test_tensors_are_rounded_like_arrays(kind: Kind) -> None:
     values = SPREAD.astype(np.float32)
     for axis in (0, 1):
         rounded = round_tensor(torch.from_numpy(values), kind, axis=axis).numpy()

@@ -70,7 +70,7 @@ def test_absolute_speed_of_a_row_does_not_matter(pairs: list[Pair], shift: float
         assert left.p_value == pytest.approx(right.p_value, abs=1e-6)
 
 
-def test_the_p_value_is_welchs_against_the_median_row_times_the_rows() -> None:
+def test_p_value_is_welchs_against_the_median_row_corrected_for_all_rows() -> None:
     """The others have no noise, so the machine's speed is known exactly."""
     random = np.random.default_rng(1)
     machine = {side: random.normal(0, 0.02, 8) for side in ("old", "new")}

@@ -185,7 +185,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return install
 
 
-def test_gpus_as_nvidia_smi_writes_them(nvidia_smi: Callable[[str], None]) -> None:
+def test_nvidia_smi_output_is_parsed(nvidia_smi: Callable[[str], None]) -> None:
     nvidia_smi(
         '[ "$1" = --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,temperature.gpu,'
         'utilization.gpu,persistence_mode ] && [ "$2" = --format=csv,noheader,nounits ] || exit 2\n'
@@ -228,7 +228,7 @@ def test_missing_nvidia_smi_means_no_gpu(tmp_path: Path, monkeypatch: pytest.Mon
     assert gpus() == ()
 
 
-def test_the_hottest_sensor_of_the_processor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hottest_sensor_of_the_processor_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded sensors, because few machines that run tests have any."""
 
     def sensor(current: float, critical: float | None) -> SimpleNamespace:

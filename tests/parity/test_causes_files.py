@@ -104,7 +104,7 @@ def test_equal_tensors_and_those_of_other_names_have_no_cause() -> None:
     assert compare_tensors(WEIGHTS, {"Constant_7": BIAS * 3, "fc.weight": MATRIX.T}) is None
 
 
-def test_all_tensors_rounded_alike_are_one_cause() -> None:
+def test_tensors_rounded_in_the_same_way_have_one_cause() -> None:
     half = {name: each.astype(np.float16).astype(np.float32) for name, each in WEIGHTS.items()}
     cause = compare_tensors(WEIGHTS, half)
     assert cause is not None
@@ -122,7 +122,7 @@ def test_tiny_weights_distinguish_float16_from_tf32() -> None:
         assert cause.kind == f"weights rounded to {kind}"
 
 
-def test_tensors_in_tf32_of_which_some_fit_into_fp16_are_in_tf32() -> None:
+def test_tf32_tensors_that_partly_fit_into_fp16_are_reported_as_tf32() -> None:
     """As many digits, but fewer small numbers: a tensor of large ones is in both formats."""
     small = CONV * np.float32(1e-6)
     expected = {"small": small, "large": MATRIX}
@@ -131,7 +131,7 @@ def test_tensors_in_tf32_of_which_some_fit_into_fp16_are_in_tf32() -> None:
     assert cause.kind == "weights rounded to TF32"
 
 
-def test_tensors_in_bf16_beside_tf32_have_no_single_format() -> None:
+def test_mixed_bf16_and_tf32_tensors_have_no_single_format() -> None:
     """No tensor of numbers in TF32 is in bfloat16 by chance."""
     changed = {"conv.weight": cut(CONV * np.float32(1e-6), 13), "fc.weight": cut(MATRIX, 16)}
     expected = {"conv.weight": CONV * np.float32(1e-6), "fc.weight": MATRIX}
@@ -164,7 +164,7 @@ def test_tensors_are_found_in_bytes_in_any_layout(
     assert "conv.weight differs in 1 of 1,152 values: [4, 5, 1, 1]" in cause.text
 
 
-def test_tensors_that_a_file_does_not_hold_are_not_invented(tmp_path: Path) -> None:
+def test_tensors_missing_from_a_file_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(np.random.default_rng(3).bytes(50_000))
     assert find_tensors(WEIGHTS, [path]) == {}

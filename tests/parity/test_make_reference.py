@@ -102,7 +102,7 @@ KEPT = References(
 )
 
 
-def test_a_kept_reference_reads_back(tmp_path: Path) -> None:
+def test_kept_reference_round_trips(tmp_path: Path) -> None:
     keep_references(tmp_path / "kept.npz", KEPT)
     again = read_references(tmp_path / "kept.npz", DATASET, SPECIAL)
     assert again is not None

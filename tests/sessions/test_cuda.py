@@ -83,19 +83,19 @@ def test_export_computes_in_float32(exports: Path, runtime: str) -> None:
     assert distance < 2e-5
 
 
-def test_file_that_allows_tf32_computes_in_tf32_and_says_so(with_tf32: Path) -> None:
+def test_file_that_allows_tf32_computes_in_tf32_and_attests_it(with_tf32: Path) -> None:
     word, distance = arithmetic_and_distance(with_tf32, "torchscript")
     assert word == "TF32"
     assert distance > 2e-4
 
 
-def test_frozen_file_that_allows_tf32_is_attested_as_it_computes(with_tf32: Path) -> None:
+def test_frozen_file_that_allows_tf32_attests_its_actual_arithmetic(with_tf32: Path) -> None:
     """Fused convolutions go by torch's flags, and not by the file."""
     word, distance = arithmetic_and_distance(with_tf32, "torchscript-frozen")
     assert (word, distance > 2e-4) in [("float32", False), ("TF32", True)]
 
 
-def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(
+def test_file_that_allows_tf32_is_judged_with_the_tf32_allowance(
     with_tf32: Path, small_data: Path
 ) -> None:
     session = SessionOptions(device="cuda")
@@ -111,7 +111,7 @@ def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(
 
 
 @pytest.mark.parametrize("runtime", ["eager", "cudagraph", "onnxruntime"])
-def test_batches_of_many_sizes_stay_apart(exports: Path, runtime: str) -> None:
+def test_batches_of_many_sizes_do_not_share_buffers(exports: Path, runtime: str) -> None:
     """Each shape has buffers of its own, and few are kept."""
     candidate = find_candidates(
         find_subject([exports], checkpoint=CHECKPOINT, model=None), [runtime], ON_CUDA

@@ -88,7 +88,7 @@ def test_pinning_twice_is_idempotent() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "word"), [(torch.bfloat16, "bfloat16"), (torch.float16, "TF32")])
-def test_shortened_factors_show_in_the_numbers(
+def test_shortened_factors_are_detected_from_numbers(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, word: str
 ) -> None:
     """Shortened as a processor would do it; float16 has as many digits as TF32."""
@@ -136,7 +136,7 @@ def test_arithmetic_changed_by_a_call_is_attested_afterwards(
     ("dtype", "precision", "arithmetic"),
     [(torch.float64, "fp64", "float64"), (torch.float16, "fp16", "float16")],
 )
-def test_other_parameters_have_other_arithmetic(
+def test_arithmetic_follows_the_parameter_dtype(
     dtype: torch.dtype, precision: str, arithmetic: str
 ) -> None:
     model = ColourNet().to(dtype)

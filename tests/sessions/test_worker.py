@@ -89,7 +89,7 @@ def test_exception_in_a_worker_keeps_its_traceback(subject: Subject) -> None:
     assert "in run" in caught.value.stderr_tail
 
 
-def test_hang_is_killed_and_named(subject: Subject) -> None:
+def test_hanging_worker_is_killed_and_reported(subject: Subject) -> None:
     with session_of(faulty(subject, "hang"), timeout_s=2) as session:
         with pytest.raises(FailedRun) as caught:
             list(session.predict([IMAGES], batch_size=100))
@@ -132,7 +132,7 @@ def test_page_faults_are_those_of_the_timed_calls() -> None:
     assert pages <= given < 2 * pages
 
 
-def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:
+def test_worker_that_stops_reading_is_killed_and_reported(subject: Subject) -> None:
     chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than fits into a pipe
     with session_of(null(subject), timeout_s=2) as session:
         session.load()

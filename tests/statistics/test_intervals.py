@@ -173,7 +173,7 @@ def test_values_without_spread_give_certain_verdicts() -> None:
     assert (found.p_below(1), found.p_above(1), found.p_below(0.8)) == (0, 1, 1)
 
 
-def test_holm_as_published() -> None:
+def test_holm_matches_a_published_example() -> None:
     """The 15 p-values of Benjamini and Hochberg 1995, section 4, of which family-wise corrections
     reject three; times 15, 14, 13 ... by hand, and never below the previous one."""
     published = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
@@ -187,7 +187,7 @@ def test_holm_as_published() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=15))
 @settings(deadline=None)
-def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float]) -> None:
+def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
     """It also rejects as defined: the k-th smallest while p <= 5 % / (n - k + 1)."""
     found = holm(p_values)
     for single, corrected in zip(p_values, found, strict=True):
@@ -201,7 +201,7 @@ def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float
 
 
 @pytest.mark.parametrize("passes", [6, 10, 20])
-def test_a_bootstrap_over_passes_scaled_for_few_of_them_agrees(passes: int) -> None:
+def test_bootstrap_scaled_for_few_passes_agrees_with_the_closed_form(passes: int) -> None:
     """Hesterberg 2015: the percentile bootstrap of a mean is too narrow by sqrt((n - 1) / n), and
     by the normal quantile instead of Student's. With these corrections it equals the closed form,
     except for skewness: a tenth of the width here."""
@@ -218,7 +218,7 @@ def test_a_bootstrap_over_passes_scaled_for_few_of_them_agrees(passes: int) -> N
     assert (low, high) == pytest.approx((-half_width, half_width), rel=0.1)
 
 
-def test_student_t_of_tables() -> None:
+def test_student_t_matches_published_tables() -> None:
     assert [student_t(freedom) for freedom in (1, 3, 5, 9)] == pytest.approx(
         [12.706, 3.182, 2.571, 2.262], abs=1e-3
     )
@@ -331,7 +331,7 @@ def test_one_slow_round_per_pass_does_not_change_the_speed(slow: float) -> None:
     assert found.low == found.value == found.high == pytest.approx(100)
 
 
-def test_precision_is_the_longer_side_relative_to_the_value() -> None:
+def test_relative_half_width_uses_the_longer_side() -> None:
     assert relative_half_width(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(
         0.05
     )

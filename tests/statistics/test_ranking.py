@@ -40,7 +40,7 @@ def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> N
 
 
 @pytest.mark.parametrize("passes", [2, 4, 5, 6])
-def test_no_order_is_asserted_below_six_passes(passes: int) -> None:
+def test_fewer_than_six_passes_assert_no_order(passes: int) -> None:
     _, second = rank({"slow": SLOW[:passes], "fast": FAST[:passes]})
     assert second.to_faster is not None
     assert second.to_faster.high < 0.6
@@ -48,7 +48,7 @@ def test_no_order_is_asserted_below_six_passes(passes: int) -> None:
     assert second.reason == ("needs six passes" if passes < 6 else None)
 
 
-def test_one_pass_of_many_rounds_asserts_no_order_either() -> None:
+def test_one_pass_of_many_rounds_asserts_no_order() -> None:
     _, second = rank({"slow": [[100.0] * 9], "fast": [[200.0] * 9]})
     assert (second.too_close, second.reason) == (True, "needs six passes")
 
@@ -60,7 +60,7 @@ def test_ranking_of_zero_and_one_candidates() -> None:
 
 @given(st.permutations(["slow", "fast", "close"]))
 @settings(deadline=None)
-def test_the_order_they_come_in_does_not_matter(names: list[str]) -> None:
+def test_input_order_does_not_matter(names: list[str]) -> None:
     candidates = {"slow": SLOW, "fast": FAST, "close": CLOSE}
     assert rank({name: candidates[name] for name in names}) == rank(candidates)
 

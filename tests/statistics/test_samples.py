@@ -24,7 +24,7 @@ SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_siz
 @pytest.mark.parametrize(
     ("share", "needed"), [(0.5, 5), (0.9, 29), (0.1, 29), (0.95, 59), (0.99, 299), (0.999, 2995)]
 )
-def test_samples_needed_of_tables(share: float, needed: int) -> None:
+def test_samples_needed_matches_published_tables(share: float, needed: int) -> None:
     assert samples_needed(share) == needed
 
 

@@ -13,9 +13,7 @@ from toolkit.statistics.shares import accuracy_drop, needed_images, percent, poi
 
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.data(), st.sampled_from([0.9, 0.975, 0.999]))
-def test_the_rate_has_scipys_exact_bounds(
-    images: int, data: st.DataObject, confidence: float
-) -> None:
+def test_rate_bounds_match_scipy(images: int, data: st.DataObject, confidence: float) -> None:
     count = data.draw(st.integers(0, images))
     two_sided = 2 * confidence - 1
     wanted = binomtest(count, images).proportion_ci(two_sided, method="exact")
@@ -66,7 +64,7 @@ def test_the_drop_excludes_zero_only_where_mcnemars_exact_test_does(lost: int, w
 @pytest.mark.parametrize(
     ("lost", "won"), [(0.001, 0.001), (0.01, 0.01), (0.0, 0.0005), (0.003, 0.001), (0.02, 0.0)]
 )
-def test_the_bounds_of_the_drop_hold_as_often_as_they_say(lost: float, won: float) -> None:
+def test_accuracy_drop_bounds_have_their_stated_coverage(lost: float, won: float) -> None:
     random = np.random.default_rng(0)
     images = 2000
     draws = random.multinomial(images, [lost, won, 1 - lost - won], size=400)

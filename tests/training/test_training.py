@@ -132,7 +132,7 @@ def test_missing_cuda_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_training_on_cuda_if_available(small_data: Path, tmp_path: Path) -> None:
+def test_training_runs_on_cuda(small_data: Path, tmp_path: Path) -> None:
     checkpoint = train(out=tmp_path / "ck", data=small_data, epochs=1)
     assert checkpoint.training is not None
     assert checkpoint.training.options["device"] == "cuda"

@@ -105,7 +105,7 @@ def test_interrupted_training_state_is_neither_lost_nor_mixed(
 
 
 @pytest.mark.usefixtures("every_step_told")
-def test_a_damaged_state_is_one_line_on_stderr(cli: Cli, small_data: Path, tmp_path: Path) -> None:
+def test_damaged_state_gives_one_line_on_stderr(cli: Cli, small_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "ck"
     options: dict[str, Any] = {"data": small_data, "epochs": 2, "threads": 1}
     with pytest.raises(Killed):

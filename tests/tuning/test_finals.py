@@ -37,7 +37,7 @@ def test_possible_winners_and_the_runner_up_lead() -> None:
     assert lead([], ANY) == []
 
 
-def test_pareto_set_comes_from_the_interleaved_heat() -> None:
+def test_pareto_set_comes_from_the_interleaved_stage() -> None:
     slow, fast = entry("slow", 0.2), entry("fast", 0.1)
     lead([slow, fast], ANY)
     assert (slow.pareto, fast.pareto) == (False, True)
