@@ -1,4 +1,4 @@
-"""What is built from this project: a wheel that works by itself, an sdist that passes its tests."""
+"""The built packages: a wheel that works by itself, and an sdist that passes its tests."""
 
 from __future__ import annotations
 

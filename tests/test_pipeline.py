@@ -36,7 +36,7 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 
 @pytest.fixture
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This tests which rows exist, not how well they are measured."""
+    """Measure one pass only: the tests check which rows exist, not how exact they are."""
     short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
     monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
 
@@ -150,7 +150,7 @@ def test_run_continues_after_a_failed_export(
 
 
 def at_work(process: psutil.Process) -> bool:
-    """Whether it has begun, judged by its CPU time, whatever else runs on the machine."""
+    """Return whether the process has started its work, judged by its CPU time."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return sum(process.cpu_times()[:2]) > 0.5
     return False

@@ -73,7 +73,7 @@ def test_unusable_row_gives_one_warning_that_names_its_package(installed: Path) 
 def test_plugin_format_is_exported_and_its_runtime_verified(
     installed: Path, tmp_path: Path, small_data: Path
 ) -> None:
-    """Its engine can be imported only with the variable that its row names."""
+    """The plug-in's engine can be imported only with the environment variable in its row."""
     out = tmp_path / "exports"
     exported = toolkit(installed, "export", CHECKPOINT, "--format", "plain", "--out", out)
     assert exported.returncode == 0, exported.stderr

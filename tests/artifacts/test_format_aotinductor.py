@@ -49,7 +49,7 @@ def test_compiled_code_does_not_fix_the_number_of_threads(package: Path) -> None
 def test_nothing_is_left_in_the_temporary_folder(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the worker, which unpacks the package and ends without cleaning up."""
+    """A worker unpacks the package and ends without cleaning up."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     candidate = candidate_for(package, runtime="aotinductor")

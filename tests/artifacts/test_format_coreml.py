@@ -1,4 +1,4 @@
-"""Core ML: the specification of the package, and a session on a replacement for Apple's own."""
+"""Core ML: the specification of the package, and a session with a stand-in for Apple's model."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) 
 
 
 def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> None:
-    """Except in the first call, which a worker makes with noise."""
+    """The first call does not count: a worker makes it with noise."""
     session = opened(folders["fp32"])
     session.run(MANY)
     assert not session.attestation.files
@@ -123,7 +123,8 @@ def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> N
 
 
 def test_reduced_precision_mark_is_detected(folders: dict[Precision, Path], tmp_path: Path) -> None:
-    """A name in the file's metadata; here it is after the model, where LiteRT ignores it."""
+    """The mark is a name in the file's metadata; here it follows the model, where LiteRT ignores
+    it."""
     content = (folders["fp32"] / "batch-1.tflite").read_bytes()
     (tmp_path / "batch-1.tflite").write_bytes(content + b"reduced_precision_support")
     session = opened(tmp_path)

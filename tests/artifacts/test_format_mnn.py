@@ -70,7 +70,7 @@ def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
 def test_nothing_is_left_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the path is relative to it."""
+    """The path is relative to the working folder."""
     monkeypatch.chdir(tmp_path)
     export(request_for(Path("model.mnn"), "fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]

@@ -37,7 +37,7 @@ def test_export_leaves_only_the_two_files(folder: Path) -> None:
 def test_exported_user_model_gives_the_same_logits(
     tmp_path: Path, precision: Precision, tolerance: float
 ) -> None:
-    """Channels of 31 x 29 pixels, between which ncnn leaves gaps."""
+    """ncnn leaves gaps between channels of 31 x 29 pixels."""
     path = tmp_path / "model.ncnn"
     export(request_for(path, precision))
     session = load(source_of(path, "ncnn", precision), Settings(threads=1))

@@ -189,7 +189,7 @@ def test_missing_provider_is_reported(files: dict[Precision, Path], module: Load
 def test_operators_left_to_another_provider_and_tf32_are_attested(
     tf32: str, arithmetic: str
 ) -> None:
-    """On a replacement for a session on a GPU."""
+    """Uses a stand-in for a session on a GPU."""
     parts = [("CUDAExecutionProvider", 7), ("CPUExecutionProvider", 2)]
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -220,7 +220,7 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
     ("operator", "arithmetic"), [("Conv", "float32 on int8 values"), ("QLinearConv", "int8")]
 )
 def test_int8_arithmetic_on_cuda_follows_the_products(operator: str, arithmetic: str) -> None:
-    """CUDA's provider dequantises, and multiplies float32; on a stand-in for such a session."""
+    """CUDA's provider dequantises and multiplies in float32. Uses a stand-in for such a session."""
     node = SimpleNamespace(op_type=operator)
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider"],

@@ -198,7 +198,7 @@ export(request)
 
 
 def test_export_uses_no_network_and_does_not_write_to_home(tmp_path: Path) -> None:
-    """As a user runs it, not as in CI, where telemetry may be inactive."""
+    """Run without the variables of CI, because libraries may disable telemetry there."""
     home = tmp_path / "home"
     home.mkdir()
     dropped = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME")

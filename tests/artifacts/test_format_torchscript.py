@@ -28,7 +28,8 @@ CONVOLUTIONS = CUDNN.conv
 
 @pytest.fixture(autouse=True)
 def flags_come_back() -> Iterator[None]:
-    """This flag sets all of cuDNN's flags: torch raises on reading if they differ."""
+    """Restore cuDNN's flags after each test. This one sets all of them; torch raises an error on
+    reading if they differ."""
     before = CUDNN.allow_tf32
     yield
     CUDNN.allow_tf32 = before
@@ -155,7 +156,7 @@ def test_tf32_flag_of_the_file_matters_only_on_a_gpu(
 
 
 def test_frozen_session_reads_tf32_from_the_rewritten_graph(tmp_path: Path) -> None:
-    """Its convolutions are others than the file's: on a CPU oneDNN's, which know no TF32."""
+    """On a CPU, the rewritten graph has oneDNN's convolutions, which have no TF32."""
     path = tmp_path / "model.torchscript"
     torch.jit.save(traced(ColourNet(), tf32=True), path)
     session: Any = torchscript_frozen.load(source_of(path, "torchscript"), Settings(threads=1))

@@ -254,7 +254,7 @@ def test_manifest_cannot_name_files_outside_its_folder(exports: Path) -> None:
 def nobody() -> Iterator[None]:
     """Run as a user without read access to the test's files."""
     if os.geteuid() != 0:
-        pytest.skip("becoming somebody else needs root")
+        pytest.skip("switching to another user needs root")
     os.seteuid(65534)
     try:
         yield
@@ -274,7 +274,9 @@ def test_unreadable_folder_is_an_artifact_error(exports: Path) -> None:
                 check()
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="a file that opens and fails")
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").is_file(), reason="needs a file that opens and cannot be read"
+)
 def test_read_error_is_an_artifact_error() -> None:
     with pytest.raises(ArtifactError, match=r"cannot read /proc/self/mem: Input/output error"):
         check_artifact(Path("/proc/self/mem"), record_of("mem", b""))

@@ -29,7 +29,7 @@ SPREAD = np.random.default_rng(0).standard_normal((64, 50)) * 10.0 ** np.linspac
 
 
 def by_torch(values: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
-    """Torch's own conversions, or its fake quantisation."""
+    """Round with torch's own conversions, or its fake quantisation."""
     tensor = torch.from_numpy(values)
     if kind == "int8":
         steps = torch.from_numpy(int8_steps(values)).flatten()

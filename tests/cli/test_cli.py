@@ -95,7 +95,7 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
 def test_a_limit_that_a_candidate_beats_is_measured_again(
     exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first measurement was disturbed, as on a machine that stalls, so that any candidate beats
+    """The first measurement is disturbed, as on a machine that stalls, so every candidate exceeds
     it."""
     limits_of(tmp_path, monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
     results = toolkit.bench(
@@ -285,7 +285,7 @@ def test_two_copies_of_an_artifact_are_reported_as_one_row(
 def test_training_reports_its_true_speed_without_a_terminal(
     cli: Cli, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clock that moves by a tenth of a second at each reading."""
+    """The clock advances by a tenth of a second per reading."""
     readings = itertools.count(0, 100_000_000)
     monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: next(readings))
     result = cli(

@@ -219,7 +219,7 @@ def test_run_compared_with_itself_has_no_regression(run: Results) -> None:
 @given(CALM, st.floats(0.5, 0.9))
 @settings(deadline=None)
 def test_uniform_slowdown_of_one_row_is_found(speeds: Speeds, factor: float) -> None:
-    """In the other direction it is no regression."""
+    """The same change in the other direction is not a regression."""
     slower = of_speeds(speeds, scaled(speeds, factor), fail_below=-0.03)
     assert (slower.verdict, slower.regression) == ("slower", True)
     assert slower.ratio is not None

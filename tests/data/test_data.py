@@ -182,7 +182,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
 def test_all_folder_layouts_are_read(tmp_path: Path, place: str) -> None:
-    """Directly, and in torchvision's layout, given by its root or its `<Name>`."""
+    """Files directly in the folder, and torchvision's layout given by its root or its `<Name>`."""
     write_pair(tmp_path / "mine" / place, GOOD, idx_bytes(LABELS))
     dataset = load_dataset("test", tmp_path / "mine")
     assert np.array_equal(dataset.images[:], IMAGES[:, None])

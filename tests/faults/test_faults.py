@@ -1,6 +1,6 @@
 """Planted faults are caught, healthy variants pass: some of each kind, on 300 images.
 
-The whole, on 2,000 and 10,000 images, is `pytest -m slow tests/faults`.
+`pytest -m slow tests/faults` runs all cases on 2,000 and 10,000 images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = {
 
 
 def wrong(outcomes: Sequence[Outcome]) -> list[str]:
-    """What was not judged as it should be, or whose cause was named wrongly."""
+    """Return the cases with a wrong verdict or a wrong cause."""
     return [
         f"{each.case.name}: {each.status}, cause {each.cause}: {each.reason}"
         for each in outcomes

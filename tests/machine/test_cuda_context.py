@@ -1,4 +1,4 @@
-"""A CUDA context is made where there is a driver, and nothing happens where there is none."""
+"""The CUDA context is created if there is a driver; otherwise nothing happens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.machine import cuda_context
 
 
 class Driver:
-    """Answers as the driver does; `fails` names the call that does not work."""
+    """A stand-in for the driver; `fails` names the call that fails."""
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[str] = []

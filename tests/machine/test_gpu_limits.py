@@ -1,4 +1,4 @@
-"""Limits of a GPU: warmed until steady; of two measurements the higher one. None without a GPU."""
+"""GPU limits: warm-up until steady, the higher of two measurements, and none without a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GPU = GpuLimits(
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Take so many seconds, by a clock that nothing else moves."""
+    """Return a function that advances a fake clock by the given seconds."""
     now_ns = [0]
     monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: now_ns[0])
 
@@ -42,7 +42,7 @@ def test_missing_device_gives_no_limits(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_gpu_is_warmed_up_until_its_speed_is_steady(work: Callable[[float], None]) -> None:
-    """Its clock rises to a sixth of the time a call took at first."""
+    """The time per call falls to a sixth as the clock rises."""
     calls: list[float] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""NVML's answers become a state; what it does not answer is None."""
+"""NVML's values become a state; values that it does not report are None."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from toolkit.schema import GpuState
 
 
 class NVMLError(Exception):
-    """As the package has it."""
+    """A stand-in for pynvml's exception."""
 
 
 class Nvml(SimpleNamespace):
-    """The module pynvml: two GPUs, whose handles are their numbers; `silent` questions fail."""
+    """A stand-in for pynvml with two GPUs, whose handles are their numbers; `silent` queries
+    fail."""
 
     def __init__(self, *silent: str) -> None:
         answers: dict[str, Any] = {

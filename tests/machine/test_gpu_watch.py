@@ -1,4 +1,4 @@
-"""States of a GPU: before, while something runs, and after."""
+"""GPU states are recorded before, during and after a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.schema import GpuState
 
 
 class Reader:
-    """Gives other states one after another."""
+    """Returns a different state for each reading."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -27,7 +27,7 @@ def test_states_are_recorded_before_during_and_after() -> None:
     reader: Any = Reader()
     with watched(reader) as states:
         assert len(states) >= 1
-        wait_until(lambda: len(states) >= 3, "the GPU was looked at twice meanwhile")
+        wait_until(lambda: len(states) >= 3, "the GPU was read twice during the run")
     assert len(states) == reader.reads >= 4
     assert [state.clock_hz for state in states] == [n + 1.0 for n in range(reader.reads)]
 

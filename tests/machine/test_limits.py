@@ -25,7 +25,7 @@ print(json.dumps(to_json(measure_limits(1, time_s=0.08))))
 
 
 def measured(before: str = "") -> Limits:
-    """In a separate process, as always, so that torch's threads do not change here."""
+    """Measure in a separate process, so that torch's threads do not change in this one."""
     code = MEASURE.format(before=before)
     answer = subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True)
     return from_json(Limits, json.loads(answer))
@@ -52,7 +52,7 @@ def test_missing_int8_product_leaves_only_that_limit_unknown() -> None:
 
 
 class Work:
-    """Calls that take exactly the given time, by a clock that nothing else moves."""
+    """Calls that take exactly the given time on a fake clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0

@@ -190,7 +190,7 @@ def test_a_worker_killed_between_rounds_keeps_its_rounds(subject: Subject) -> No
 def test_failure_during_timing_gives_a_failed_row(
     subject: Subject, fault: str, status: str, reason: str
 ) -> None:
-    """Right when it is checked, wrong when it is timed."""
+    """The logits are right when they are checked, and wrong when the calls are timed."""
     passes = passes_of([faulty(subject, fault), null(subject)])
     passes.run()
     results = concluded(subject, passes)
@@ -271,8 +271,8 @@ def test_no_time_left_is_reported(subject: Subject) -> None:
 
 
 class Clock:
-    """Moves by a hundredth of a second at each reading, and otherwise only when told to. It
-    therefore times the work that is done, on however busy a machine."""
+    """A clock that advances by a hundredth of a second per reading, and otherwise only on request.
+    Results do not depend on the load of the machine."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -307,7 +307,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_hanging_candidate_does_not_use_up_the_time_of_others(
     subject: Subject, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is killed after the time that all of them may take."""
+    """The candidate is killed after the time limit of the whole measurement."""
 
     class Hanging(RemoteSession):
         def measure(self, *, calls: int, repeat: bool = False) -> Round:

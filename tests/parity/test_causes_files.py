@@ -123,7 +123,8 @@ def test_tiny_weights_distinguish_float16_from_tf32() -> None:
 
 
 def test_tf32_tensors_that_partly_fit_into_fp16_are_reported_as_tf32() -> None:
-    """As many digits, but fewer small numbers: a tensor of large ones is in both formats."""
+    """float16 has as many digits as TF32 but fewer small numbers, so a tensor of large values fits
+    both formats."""
     small = CONV * np.float32(1e-6)
     expected = {"small": small, "large": MATRIX}
     cause = compare_tensors(expected, {name: cut(w, 13) for name, w in expected.items()})
@@ -132,7 +133,7 @@ def test_tf32_tensors_that_partly_fit_into_fp16_are_reported_as_tf32() -> None:
 
 
 def test_mixed_bf16_and_tf32_tensors_have_no_single_format() -> None:
-    """No tensor of numbers in TF32 is in bfloat16 by chance."""
+    """A tensor in TF32 never fits bfloat16 by chance."""
     changed = {"conv.weight": cut(CONV * np.float32(1e-6), 13), "fc.weight": cut(MATRIX, 16)}
     expected = {"conv.weight": CONV * np.float32(1e-6), "fc.weight": MATRIX}
     cause = compare_tensors(expected, changed)

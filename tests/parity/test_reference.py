@@ -23,7 +23,7 @@ def logits_of(seed: int, *, scale: float = 1.0, offset: float = 0.0) -> np.ndarr
 
 
 def rounded(logits: np.ndarray, seed: int, noise: float) -> np.ndarray:
-    """Round as float32 sums in some order would."""
+    """Add rounding errors like those of float32 sums in some order."""
     random = np.random.default_rng(seed)
     return (logits + noise * random.normal(size=logits.shape)).astype(np.float32)
 

@@ -324,8 +324,8 @@ def measured(name: str, **changes: object) -> Measurement:
 
 
 def ranked(*places: tuple[str, bool]) -> tuple[Rank, ...]:
-    """Names, fastest first, and whether each is too close to the one before; a name that starts
-    with a `|` begins a new table."""
+    """Return ranks for names, fastest first, with whether each is too close to the one before; a
+    name that starts with `|` begins a new table."""
     ranks = []
     for number, (name, close) in enumerate(places):
         first = number == 0 or name.startswith("|")

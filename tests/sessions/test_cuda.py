@@ -1,4 +1,5 @@
-"""What only a GPU shows: a TorchScript file that asks for TF32 gets it, and is called so."""
+"""Tests that need a GPU: a TorchScript file that allows TF32 uses it, and its session attests
+this."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ def with_tf32(exports: Path, tmp_path: Path) -> Path:
 
 
 def arithmetic_and_distance(folder: Path, runtime: str) -> tuple[str, float]:
-    """What a worker attests, and how far its logits are from float64."""
+    """Return the attested arithmetic, and the distance of the worker's logits from float64."""
     model, record = load_model(CHECKPOINT)
     inputs = torch.from_numpy(normalise(np.asarray(IMAGES), record.input))
     with torch.inference_mode():
@@ -90,7 +91,7 @@ def test_file_that_allows_tf32_computes_in_tf32_and_attests_it(with_tf32: Path) 
 
 
 def test_frozen_file_that_allows_tf32_attests_its_actual_arithmetic(with_tf32: Path) -> None:
-    """Fused convolutions go by torch's flags, and not by the file."""
+    """Fused convolutions follow torch's flags, not the file."""
     word, distance = arithmetic_and_distance(with_tf32, "torchscript-frozen")
     assert (word, distance > 2e-4) in [("float32", False), ("TF32", True)]
 
@@ -112,7 +113,7 @@ def test_file_that_allows_tf32_is_judged_with_the_tf32_allowance(
 
 @pytest.mark.parametrize("runtime", ["eager", "cudagraph", "onnxruntime"])
 def test_batches_of_many_sizes_do_not_share_buffers(exports: Path, runtime: str) -> None:
-    """Each shape has buffers of its own, and few are kept."""
+    """Each shape has its own buffers, and only a few are kept."""
     candidate = find_candidates(
         find_subject([exports], checkpoint=CHECKPOINT, model=None), [runtime], ON_CUDA
     )[0]

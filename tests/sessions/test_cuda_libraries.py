@@ -40,7 +40,7 @@ def test_folders_are_found_in_all_places_of_the_path(packages: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared libraries as Linux names them")
 def test_libraries_are_loaded_and_damaged_ones_left_out(tmp_path: Path) -> None:
-    """Any library will do: the name counts."""
+    """Any library will do, because libraries are selected by name."""
     real = next(
         path
         for folder in ("/lib", "/lib64", "/usr/lib")

@@ -1,4 +1,4 @@
-"""fp32 means fp32 in torch, whatever a model's code sets; exceptions are attested."""
+"""fp32 is computed in float32, whatever flags a model's code sets; exceptions are attested."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_pinning_twice_is_idempotent() -> None:
 def test_shortened_factors_are_detected_from_numbers(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, word: str
 ) -> None:
-    """Shortened as a processor would do it; float16 has as many digits as TF32."""
+    """Factors are shortened as in hardware; float16 has as many digits as TF32."""
     plain = torch.nn.functional.conv2d
 
     def shortened(images: Tensor, kernels: Tensor, *, padding: int) -> Tensor:

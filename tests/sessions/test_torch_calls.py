@@ -40,7 +40,7 @@ def pinned_arithmetic() -> None:
 def test_any_number_of_images_gives_the_models_logits(
     make: MakeCall, device: str, model: nn.Module
 ) -> None:
-    """More shapes than are kept, and the first one again."""
+    """Uses more shapes than are kept, and then the first one again."""
     wanted = logits_of(IMAGES.copy(), model.cpu())
     call = make(model.eval().to(device), torch.float32)
     for count in (1, 2, 3, 4, 5, 6, 1):
@@ -83,7 +83,8 @@ def test_strided_inputs_are_accepted(make: MakeCall, device: str) -> None:
 
 @needs_cuda
 def test_graph_writes_only_into_its_own_memory() -> None:
-    """Its input on the GPU lives as long as the graph: else others are given that memory."""
+    """The graph's input on the GPU must live as long as the graph; otherwise its memory is
+    reused."""
     call = graph_call(ColourNet().eval().cuda(), torch.float32)
     logits(call, IMAGES)
     others = [torch.full(IMAGES.shape, 7.0, device="cuda") for _ in range(8)]

@@ -117,7 +117,7 @@ def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
 
 
 def test_page_faults_are_those_of_the_timed_calls() -> None:
-    """Without those of the preceding untimed call."""
+    """Page faults of the preceding untimed call do not count."""
     pages = 5000
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -144,7 +144,7 @@ def test_worker_that_stops_reading_is_killed_and_reported(subject: Subject) -> N
 
 
 def test_a_session_that_is_closed_while_it_starts_leaves_no_worker(subject: Subject) -> None:
-    """As after Ctrl-C while other threads start the workers of a pass."""
+    """This happens after Ctrl-C while other threads start the workers of a pass."""
     session = session_of(null(subject))
     session.close()
     with pytest.raises(Crashed, match="closed before it had started"):
@@ -275,7 +275,7 @@ def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
 
 
 def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> None:
-    """Otherwise a runtime that remembers its last answer would be timed doing that."""
+    """Otherwise a runtime that caches its last answer would be timed while it uses the cache."""
     batches = [np.full((1, 1, 28, 28), number, np.float32) for number in range(5)]
     given: list[float] = []
 
@@ -297,7 +297,7 @@ def test_measure_before_prepare_is_an_error(subject: Subject) -> None:
 
 
 def test_unexpected_logits_give_a_failed_row(subject: Subject) -> None:
-    """As from a fresh worker that computes something other than the verified one."""
+    """This happens if a fresh worker computes something other than the verified one."""
     with session_of(null(subject)) as session:
         with pytest.raises(WrongOutput, match="this worker gave logits that differ by up to 1"):
             session.prepare(IMAGES, batch_size=50, expected=np.ones((250, 10), np.float32))

@@ -23,7 +23,7 @@ def test_rate_bounds_match_scipy(images: int, data: st.DataObject, confidence: f
 
 
 def test_bound_for_no_flip_in_ten_thousand() -> None:
-    """1 - 0.025 ** (1 / 10,000), as by hand."""
+    """The bound is 1 - 0.025 ** (1 / 10,000)."""
     assert rate(0, 10_000, 0.975).high == pytest.approx(3.688e-4, abs=1e-7)
     assert rate(0, 3, 0.975).high == pytest.approx(0.7076, abs=1e-4)
 

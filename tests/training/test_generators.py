@@ -1,4 +1,4 @@
-"""Random numbers of a step: those of `torch.manual_seed`, and the caller's go on."""
+"""Seeding gives the numbers of `torch.manual_seed`; the caller's generators are restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adam without the class of torch: the same bits, and torch's compiler is not imported."""
+"""FusedAdam gives the same bits as torch's Adam, and does not import torch's compiler."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ RUNTIMES = ("torchscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_heats() -> Iterator[None]:
-    """The tests check what follows from speeds, not how exact they are."""
+def short_stages() -> Iterator[None]:
+    """Shorten all stages: the tests do not need exact speeds."""
     with pytest.MonkeyPatch.context() as patch:
         short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
         for name in ("_FIRST", "_SECOND"):
