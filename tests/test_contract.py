@@ -318,7 +318,7 @@ def test_concurrent_streams_give_the_same_logits_as_one(candidate_of: Candidates
         assert opened.load().attestation.streams == 2
 
 
-def test_idle_worker_is_idle(session: RemoteSession) -> None:
+def test_idle_worker_uses_no_cpu(session: RemoteSession) -> None:
     """Threads may spin for a while after a call; how long depends on the runtime and the
     machine."""
     session.prepare(IMAGES[:100], batch_size=100)

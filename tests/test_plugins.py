@@ -94,7 +94,7 @@ def test_artifacts_of_an_uninstalled_package_stay_recorded(installed: Path, tmp_
     assert [each["format"] for each in manifest["artifacts"]] == ["torchscript", "plain"]
 
 
-def test_row_must_have_the_name_of_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_name_must_match_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = metadata.EntryPoint("mine", "toolkit.sessions.runtimes:RUNTIMES", "toolkit.runtimes")
     row = next(iter(RUNTIMES.values()))
     monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: row)

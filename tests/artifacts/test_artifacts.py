@@ -174,7 +174,7 @@ def test_artifacts_of_same_weights_in_another_model_are_kept_without_force(
 
 
 @pytest.mark.parametrize("field", ["checkpoint_sha256", "spec_sha256"])
-def test_an_artifact_of_another_checkpoint_in_the_manifest_is_exported_again(
+def test_recorded_artifact_of_another_checkpoint_is_exported_again(
     own_exports: Path, field: str
 ) -> None:
     """Export does not treat an artifact that verify refuses as up to date."""

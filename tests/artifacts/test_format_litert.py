@@ -80,7 +80,7 @@ def test_every_precision_matches_the_model_and_attests_itself(
     assert attested.provider.startswith("XNNPACK")
 
 
-def test_weights_in_the_file_have_the_type_of_the_precision(
+def test_stored_weights_have_the_type_of_the_precision(
     folders: dict[Precision, Path],
 ) -> None:
     kinds = {precision: kinds_of(path / "batch-1.tflite") for precision, path in folders.items()}

@@ -55,7 +55,7 @@ class OneByOne(nn.Module):
         return logits
 
 
-def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
+def test_plain_setting_switches_winograd_off(file: Path, tmp_path: Path) -> None:
     source = source_of(file, "mnn")
     usual, plain = (load(source, Settings(threads=1, plain=each)) for each in (False, True))
     assert usual.attestation.arithmetic == "float32 (Winograd)"

@@ -64,7 +64,7 @@ def test_possible_winograd_convolutions_are_detected(layer: str, winograd: bool)
     assert may_use_winograd(graph) is winograd
 
 
-def test_plain_switches_winograd_off(folder: Path) -> None:
+def test_plain_setting_switches_winograd_off(folder: Path) -> None:
     source = source_of(folder, "ncnn")
     usual, plain = (load(source, Settings(threads=1, plain=each)) for each in (False, True))
     assert usual.attestation.arithmetic == "float32 (Winograd)"

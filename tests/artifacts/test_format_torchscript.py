@@ -133,7 +133,7 @@ def test_activations_in_a_narrower_type_are_attested(
     assert found.evidence["arithmetic"] == "read back"
 
 
-def test_autocast_is_a_cast() -> None:
+def test_autocast_is_detected_as_a_cast() -> None:
     class Autocast(ColourNet):
         def forward(self, x: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -92,7 +92,7 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
     assert not record["interrupted"]
 
 
-def test_a_limit_that_a_candidate_beats_is_measured_again(
+def test_limit_exceeded_by_a_candidate_is_measured_again(
     exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first measurement is disturbed, as on a machine that stalls, so every candidate exceeds
@@ -192,7 +192,7 @@ def test_failed_gate_is_exit_code_1(cli: Cli, own_exports: Path, small_data: Pat
     assert "flips, at most 0 allowed" in record["parity"][0]["reason"]
 
 
-def test_a_lenient_gate_passes_the_same_candidate(
+def test_lenient_gate_passes_the_failed_candidate(
     cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
     result = cli(

@@ -230,7 +230,7 @@ def test_uniform_slowdown_of_one_row_is_found(speeds: Speeds, factor: float) -> 
 
 @given(ANY, ANY, st.floats(-0.9, 0))
 @settings(deadline=None)
-def test_a_regression_is_shown_to_be_beyond_the_limit(
+def test_regression_is_significantly_beyond_the_limit(
     old: Speeds, new: Speeds, limit: float
 ) -> None:
     row = of_speeds(old, new, fail_below=limit)

@@ -95,7 +95,7 @@ def test_chunks_are_the_images_in_order(size: int) -> None:
     assert 0 < len(chunks[-1]) <= size
 
 
-def test_head_is_recorded_as_a_part() -> None:
+def test_head_is_recorded_as_a_subset() -> None:
     whole = load_dataset("test")
     head = whole.head(250)
     assert (len(head), head.record.images, head.record.name) == (250, 250, "mnist[:250]")

@@ -41,7 +41,7 @@ def test_there_are_120_faults_and_120_healthy_variants_with_unique_names() -> No
     assert len(names) == len(set(names))
 
 
-def test_the_page_of_faults_has_a_row_for_each_case() -> None:
+def test_faults_page_has_a_row_for_each_case() -> None:
     """Write it again with `python -m tests.faults --out docs/faults.md`."""
     page = PAGE.read_text()
     assert [case.name for case in ALL if f"| {case.name} |" not in page] == []

@@ -126,7 +126,7 @@ def test_turbo_is_read(tree: Tree, files: dict[str, str], on: bool | None) -> No
     assert turbo(tree(files)) is on
 
 
-def test_siblings_count_once(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smt_siblings_count_as_one_core(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "usable_cpus", lambda: [0, 2, 3])
     lists = {0: "0,4\n", 2: "2-3\n", 3: "2-3\n"}
     files = {f"{CPUS}/cpu{n}/topology/thread_siblings_list": text for n, text in lists.items()}
@@ -151,7 +151,7 @@ def test_arm_board_name_is_read(tree: Tree) -> None:
     assert instruction_sets(root) == ("asimd", "asimddp")
 
 
-def test_last_level_caches_add_up(tree: Tree) -> None:
+def test_last_level_cache_sizes_are_summed(tree: Tree) -> None:
     files: dict[str, str] = {}
     for cpu in range(4):
         for index, level, size, shared in (

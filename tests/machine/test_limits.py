@@ -77,7 +77,7 @@ def test_rate_counts_two_operations_per_multiplication_in_the_fastest_call(work:
     assert rate == pytest.approx(2 * 256**3 / 0.02)
 
 
-def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
+def test_large_products_are_left_out_on_a_slow_machine(work: Work) -> None:
     sizes = []
 
     def product(size: int, threads: int) -> limits.Run:
@@ -102,7 +102,7 @@ def test_fastest_call_is_found_even_if_one_call_exceeds_the_time(work: Work) -> 
 
 
 @pytest.mark.parametrize(("cache_bytes", "copied"), [(None, 4_000_000), (2_000_000, 8_000_000)])
-def test_a_copied_byte_counts_twice_and_no_cache_holds_the_arrays(
+def test_copied_bytes_count_twice_and_arrays_exceed_the_caches(
     monkeypatch: pytest.MonkeyPatch, cache_bytes: int | None, copied: int
 ) -> None:
     monkeypatch.setattr(limits, "_COPY_BYTES", 4_000_000)

@@ -99,7 +99,7 @@ def test_changed_tensor_is_named_with_its_place(way: str) -> None:
     assert "2 tensors of 3 agree" in cause.text
 
 
-def test_equal_tensors_and_those_of_other_names_have_no_cause() -> None:
+def test_equal_tensors_and_tensors_with_other_names_have_no_cause() -> None:
     assert compare_tensors(WEIGHTS, WEIGHTS) is None
     assert compare_tensors(WEIGHTS, {"Constant_7": BIAS * 3, "fc.weight": MATRIX.T}) is None
 

@@ -196,7 +196,7 @@ def test_columns_without_content_are_left_out() -> None:
     ]
 
 
-def test_no_flips_and_zero_values_are_content() -> None:
+def test_zero_flips_and_zero_values_are_shown() -> None:
     exact = replace(PASSED, flips=0, benign_flips=0, max_abs_diff=0.0)
     row = dict(zip(*markdown_table(results_of(exact)), strict=True))
     assert (row["flips"], row["max diff"]) == ("0 of 10,000: ≤ 0.037%", "0.0e+00")
@@ -369,7 +369,7 @@ def test_unmeasured_rows_come_last_without_a_place() -> None:
     assert column(results, "place") == ["1", ""]
 
 
-def test_close_call_is_reported_with_what_would_decide_it() -> None:
+def test_close_call_reports_how_many_rounds_would_decide_it() -> None:
     results = replace(results_of(MEASURED), ranking=ranked(("a", False), ("b", True)))
     wanted = (
         "Too close to call: b and a (0.990 times as fast [0.970-1.010]); "

@@ -121,7 +121,7 @@ def test_runtime_named_twice_is_used_once(subject: Subject) -> None:
     assert pairs(find_candidates(subject, ["pt2", "pt2"], ONE_THREAD)) == [("pt2", "pt2")]
 
 
-def test_artifacts_of_the_same_bytes_are_one_candidate_and_all_recorded(
+def test_artifacts_with_the_same_bytes_are_one_candidate_and_all_recorded(
     exports: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(exports, tmp_path / "copy"))

@@ -101,7 +101,7 @@ def test_shortened_factors_are_detected_from_numbers(
     assert read_arithmetic(CPU) == word
 
 
-def test_small_error_has_unknown_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_product_error_means_unknown_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "linear", lambda given, *_: given * (1 + 1e-5))
     assert read_arithmetic(CPU) == "unknown"
 

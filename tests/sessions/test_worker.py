@@ -274,7 +274,7 @@ def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
         assert [len(calls) for calls in session.measure(calls=6).samples_s] == [6]
 
 
-def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> None:
+def test_first_timed_call_has_another_input_than_the_previous_call() -> None:
     """Otherwise a runtime that caches its last answer would be timed while it uses the cache."""
     batches = [np.full((1, 1, 28, 28), number, np.float32) for number in range(5)]
     given: list[float] = []
@@ -305,7 +305,7 @@ def test_unexpected_logits_give_a_failed_row(subject: Subject) -> None:
             session.measure(calls=1)
 
 
-def test_streams_that_differ_from_the_first_are_refused(subject: Subject) -> None:
+def test_streams_with_other_attestations_are_refused(subject: Subject) -> None:
     with (
         session_of(faulty(subject, "other streams", streams=2)) as session,
         pytest.raises(Unsupported, match="its 2 streams run differently") as caught,

@@ -84,7 +84,7 @@ def binomial_bounds(trials: int, share: float) -> tuple[float, float]:
 # Closed forms
 
 
-def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
+def test_speed_has_students_interval_over_the_medians_of_passes() -> None:
     """Medians 100, 110, 95 and, for two rounds, the geometric middle; one slow round each."""
     passes: list[list[float]] = [[100, 100, 20], [110, 50, 111], [95, 95], [99, 101]]
     logs = np.log([100, 110, 95, math.sqrt(99 * 101)])
@@ -95,7 +95,7 @@ def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
     assert found.passes == 4
 
 
-def test_the_ratio_of_few_passes_is_students_interval_over_pairs() -> None:
+def test_ratio_of_few_passes_has_students_paired_interval() -> None:
     """With one round per pass, it equals scipy's paired t interval on logarithms."""
     random = np.random.default_rng(3)
     new, old = random.uniform(90, 110, 5), random.uniform(90, 110, 5)
@@ -119,7 +119,7 @@ def test_ratio_of_six_passes_excludes_1_when_the_signed_rank_test_rejects(
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
-def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> None:
+def test_ratio_of_two_runs_has_welchs_interval(counts: tuple[int, int]) -> None:
     """With one round per pass, it equals scipy's Welch interval on logarithms."""
     random = np.random.default_rng(4)
     new, old = random.normal(100, 1, counts[0]), random.normal(103, 5, counts[1])
@@ -132,7 +132,7 @@ def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> No
 
 @pytest.mark.parametrize("limit", [0.9, 0.97, 1.0, 1.03])
 @pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
-def test_the_p_value_of_a_loss_between_runs_is_welchs(
+def test_p_value_of_a_loss_between_runs_matches_welchs_test(
     counts: tuple[int, int], limit: float
 ) -> None:
     """It equals scipy's one-sided value for logarithms shifted by that of the limit."""
@@ -147,7 +147,7 @@ def test_the_p_value_of_a_loss_between_runs_is_welchs(
 
 
 @pytest.mark.parametrize("passes", [2, 6, 8])
-def test_the_p_value_of_a_pair_is_that_of_the_paired_t_test(passes: int) -> None:
+def test_p_value_of_a_pair_matches_the_paired_t_test(passes: int) -> None:
     random = np.random.default_rng(13)
     new, old = random.normal(98, 2, passes), random.normal(100, 2, passes)
     found = paired_difference(new[:, None].tolist(), old[:, None].tolist())
@@ -225,7 +225,9 @@ def test_student_t_matches_published_tables() -> None:
 
 
 @pytest.mark.parametrize(("rounds", "low", "high"), [(6, 1, 6), (7, 1, 7), (10, 2, 9), (20, 6, 15)])
-def test_one_pass_lies_between_two_of_its_rounds(rounds: int, low: int, high: int) -> None:
+def test_interval_of_one_pass_lies_between_two_of_its_rounds(
+    rounds: int, low: int, high: int
+) -> None:
     """The ranks of the sign test's interval, from tables."""
     found = speed_interval([[float(value) for value in range(1, rounds + 1)]])
     assert (found.low, found.high) == pytest.approx((low, high))

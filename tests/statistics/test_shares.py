@@ -36,7 +36,9 @@ def test_invalid_share_is_an_error(count: int, images: int) -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(600, 20_000))
-def test_the_drop_lies_between_its_bounds_and_mirrors(lost: int, won: int, images: int) -> None:
+def test_accuracy_drop_lies_between_its_bounds_and_mirrors(
+    lost: int, won: int, images: int
+) -> None:
     found = accuracy_drop(lost, won, images, 0.975)
     other = accuracy_drop(won, lost, images, 0.975)
     assert found.low <= found.value <= found.high
@@ -46,7 +48,7 @@ def test_the_drop_lies_between_its_bounds_and_mirrors(lost: int, won: int, image
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 40))
-def test_the_drop_excludes_zero_only_where_mcnemars_exact_test_does(lost: int, won: int) -> None:
+def test_accuracy_drop_excludes_zero_only_if_mcnemars_exact_test_does(lost: int, won: int) -> None:
     """The exact test of McNemar is the binomial test of the images that differ."""
     found = accuracy_drop(lost, won, 10_000, 0.975)
     if lost + won == 0:
