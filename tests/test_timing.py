@@ -121,7 +121,7 @@ def test_fast_stream_continues_untimed_until_the_slow_one_finishes(
     def slow(_: str) -> str:
         if next(slow_calls) == 2:  # its last timed call ends after the other has finished its own
             slow_began.set()
-            wait_until(lambda: len(fast.given) >= 10, "the fast stream goes on")
+            wait_until(lambda: len(fast.given) >= 10, "the fast stream continues")
         return ""
 
     streams: list[Callable[[str], str]] = [fast, slow]

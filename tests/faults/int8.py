@@ -1,7 +1,7 @@
 """Planted faults of int8 ONNX files: one tensor of the reference CNN's int8 export is changed.
 
-Each builder changes the given model. The checksum in the manifest is then updated to match, as if
-somebody had post-processed the file.
+Each builder changes the given model. The checksum in the manifest is then updated, as if the file
+had been post-processed.
 """
 
 from __future__ import annotations

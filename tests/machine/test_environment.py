@@ -174,7 +174,7 @@ def test_missing_files_give_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a shell script in place of `nvidia-smi`, which this machine may lack."""
+    """Replace `nvidia-smi`, which this machine may lack, by a shell script."""
 
     def install(script: str) -> None:
         program = tmp_path / "nvidia-smi"

@@ -321,7 +321,7 @@ def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> N
 @given(PASSES)
 @settings(deadline=None)
 def test_common_slowdown_cancels_in_the_ratio(passes: Passes) -> None:
-    """Every round of a run is a quarter slower than its pair, whatever the machine did."""
+    """Every round of a run is a quarter slower than its pair, in any state of the machine."""
     slower = [[value * 0.75 for value in rounds] for rounds in passes]
     assert around(ratio_interval(slower, passes)) == pytest.approx((0.75, 0.75, 0.75))
 
