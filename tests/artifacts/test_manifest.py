@@ -241,7 +241,7 @@ def test_checkpoint_path_is_relative_so_that_both_folders_can_move(tmp_path: Pat
     assert relative_to(tmp_path, tmp_path) == "."
 
 
-def test_manifest_cannot_name_files_outside_its_folder(exports: Path) -> None:
+def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
     manifest = json.loads((exports / MANIFEST).read_text())
     manifest["artifacts"][0]["path"] = "../secret.onnx"
     (exports / MANIFEST).write_text(json.dumps(manifest))

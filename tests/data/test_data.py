@@ -175,7 +175,7 @@ def test_incomplete_gzip_file_is_refused(tmp_path: Path, content: bytes) -> None
         read_idx(tmp_path / "images.gz", dimensions=(3,))
 
 
-def test_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"cannot read .*No such file"):
         read_idx(tmp_path / "images", dimensions=(3,))
 
