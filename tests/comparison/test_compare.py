@@ -495,7 +495,7 @@ def test_only_equal_candidates_are_paired(changes: dict[str, Any], name: str) ->
     assert [row.verdict for row in found.rows] == ["too close to call", "only in new"]
     assert found.rows[1].name == name != found.rows[0].name
     with pytest.raises(
-        ToolkitError, match=r"in common: old has onnxruntime fp32 onnx \(batch 100, 1 threads"
+        ToolkitError, match=r"in common: old has onnxruntime fp32 onnx \(batch 100, 1 thread"
     ):
         compare(results_of(measured()), results_of(other))
 

@@ -243,8 +243,8 @@ def test_names_are_as_short_as_possible() -> None:
         *("a fp32, onnx", "a fp32, ort", "b fp32"),
     ]
     assert named(tally("a"), tally("a", batch_size=1)) == ["a fp32, batch 100", "a fp32, batch 1"]
-    assert named(tally("a"), tally("a", threads=2)) == ["a fp32, 1 threads", "a fp32, 2 threads"]
-    assert named(tally("a"), tally("a", streams=2)) == ["a fp32, 1 streams", "a fp32, 2 streams"]
+    assert named(tally("a"), tally("a", threads=2)) == ["a fp32, 1 thread", "a fp32, 2 threads"]
+    assert named(tally("a"), tally("a", streams=2)) == ["a fp32, 1 stream", "a fp32, 2 streams"]
     assert named(tally("a"), tally("a")) == ["a fp32", "a fp32 #2"]
 
 

@@ -58,9 +58,9 @@ def null(subject: Subject) -> Candidate:
         ("wrong count", "crashed", "returned float32 [99, 10]"),
         ("wrong dtype", "crashed", "returned float64 [100, 10]"),
         ("not an array", "crashed", "returned list []"),
-        ("other threads", "unsupported", "requested 1 threads, fp32 on cpu"),
-        ("other device", "unsupported", "the session runs 1 threads, fp32 on cuda"),
-        ("other precision", "unsupported", "1 threads, fp16 on cpu"),
+        ("other threads", "unsupported", "requested 1 thread, fp32 on cpu"),
+        ("other device", "unsupported", "the session runs 1 thread, fp32 on cuda"),
+        ("other precision", "unsupported", "1 thread, fp16 on cpu"),
     ],
 )
 def test_worker_fault_has_a_status_and_a_reason(

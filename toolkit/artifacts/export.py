@@ -39,6 +39,7 @@ from toolkit.schema import (
     MANIFEST_SCHEMA_VERSION,
     TRAITS,
     Artifact,
+    Calibration,
     Checkpoint,
     Isa,
     Manifest,
@@ -128,14 +129,8 @@ def export(
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
     module, record = load_model(checkpoint, trusted=model, record=record)
-    images, drawn = None, None
-    wanted = [TRAITS[precision] for _, precision in pairs]
     settings = calibration or CalibrationSettings()
-    if any(each.calibrated for each in wanted):
-        images, drawn = draw(settings, record)
-    measured = images
-    if images is None and any(each.quantised for each in wanted):
-        measured = _draw_if_there(settings, record)
+    images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
     if (out / MANIFEST).exists() and manifest.artifacts:
@@ -148,7 +143,7 @@ def export(
         trusted=model,
         images=images,
         drawn=drawn,
-        measured=None if measured is None else measured[:MEASURED_IMAGES],
+        measured=measured,
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
@@ -201,14 +196,25 @@ def choose_artifacts(
     return pairs
 
 
-def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray[np.float32] | None:
-    """Return training images to measure the expected error on, for formats that need none
-    otherwise."""
-    count = min(settings.images, MEASURED_IMAGES)
+def _draw(
+    settings: CalibrationSettings, record: Checkpoint, precisions: Sequence[Precision]
+) -> tuple[NDArray[np.float32] | None, Calibration | None, NDArray[np.float32] | None]:
+    """Return the calibration images and their record, and the images to measure the expected error
+    on; each is None if no precision needs it.
+
+    Raises:
+        DatasetError: Calibration images are needed, but missing or unsuitable.
+    """
+    if any(TRAITS[each].calibrated for each in precisions):
+        images, drawn = draw(settings, record)
+        return images, drawn, images[:MEASURED_IMAGES]
+    if not any(TRAITS[each].quantised for each in precisions):
+        return None, None, None
     try:
-        return draw(replace(settings, images=count), record)[0]
-    except DatasetError:
-        return None
+        few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
+        return None, None, draw(few, record)[0]
+    except DatasetError:  # the export works without a measured error
+        return None, None, None
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:
@@ -254,10 +260,9 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
     precisions = list(EXPORTED_PRECISIONS)
     artifacts = sorted(
         (*kept, artifact),
+        # Formats of packages that are no longer installed come last.
         key=lambda item: (
-            order.get(
-                item.format, len(order)
-            ),  # last: formats of a package that is no longer installed
+            order.get(item.format, len(order)),
             precisions.index(item.precision),
         ),
     )

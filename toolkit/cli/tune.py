@@ -62,9 +62,9 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("tuning.json"),
+    default=Path(),
     show_default=True,
-    help="File to write. Pass it to 'toolkit bench --settings'.",
+    help="Folder to write tuning.json to. Pass that file to 'toolkit bench --settings'.",
 )
 @outcome_of
 def tune(
@@ -93,6 +93,7 @@ def tune(
     """
     import toolkit
     from toolkit.report.tuning import render_tuning
+    from toolkit.results import TUNING
     from toolkit.schema import Constraints, to_json
 
     make_importable(model)
@@ -117,6 +118,6 @@ def tune(
     )
     return Outcome(
         record=to_json(found),
-        text=f"{render_tuning(found)}\n{out}",
+        text=f"{render_tuning(found)}\n{out / TUNING}",
         exit_code=found.exit_code,
     )

@@ -110,16 +110,15 @@ def train(
     chosen = _choose_device(
         str(state.position.options["device"]) if state and device == "auto" else device
     )
+    given = {
+        **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
+        **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
+    }
     with joined(chosen) as processes:
-        given = {
-            **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
-            **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
-            **{"device": None if device == "auto" else chosen, "processes": processes.count},
-        }
-        own = {
-            "device": chosen,
-            "threads": _own_cores() if threads is None else check_threads(threads),
-        }
+        given["device"] = None if device == "auto" else chosen
+        given["processes"] = processes.count
+        own_threads = _own_cores() if threads is None else check_threads(threads)
+        own = {"device": chosen, "threads": own_threads}
         if resume and state is None and (out / RECORD).exists():
             return _finished(out, data, given, own)
         if not resume:

@@ -21,6 +21,7 @@ from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.parity.gates import GateSettings
 from toolkit.progress import Progress, silent
+from toolkit.results import TUNING
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     Constraints,
@@ -65,7 +66,7 @@ def tune(
         batch_size: Images per call.
         threads: Total number of threads that may work at the same time; None uses all usable cores.
         constraints: Limits that a recommendation must keep.
-        out: File to write, usually `tuning.json`; None writes none.
+        out: Folder to write `tuning.json` to; None writes none.
         timeout_s: A worker that does not answer for this long is killed.
         model: The model factory to trust, if it is not part of the toolkit.
         progress: Receives the progress of every stage.
@@ -89,7 +90,7 @@ def tune(
     check_positive("--timeout", timeout_s)
     _refuse_devices(runtimes)
     if out is not None:
-        check_writable(out)
+        check_writable(out / TUNING)
     cores = usable_cores() if threads is None else check_threads(threads)
     subject = _only(find_subject(paths, checkpoint=checkpoint, model=model), precisions)
     dataset = load_dataset("test", data)
@@ -109,7 +110,7 @@ def tune(
     found = search.run(runtimes)
     tuning = replace(found, wall_s=watch.elapsed_s())
     if out is not None:
-        write_json(out, to_json(tuning))
+        write_json(out / TUNING, to_json(tuning))
     return tuning
 
 

@@ -58,19 +58,13 @@ def open_session(
                 "and CUDA_VISIBLE_DEVICES); use --device cpu"
             )
         preload_cuda_libraries()
+    own_format = source.artifact.format == "ort"
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = settings.threads
     asked.inter_op_num_threads = 1
     asked.log_severity_level = 3
-    # Its threads spin during a call, which is the default, but not after it: an idle worker must
-    # not take the core from the one that is being timed.
-    asked.add_session_config_entry("session.force_spinning_stop", "1")
-    own_format = source.artifact.format == "ort"
-    asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
-    asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
-    asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    # On ARM it can compute float32 products in bfloat16.
-    asked.add_session_config_entry(_FAST_PRODUCTS, "0")
+    for name, value in _session_config(own_format=own_format, whole=whole).items():
+        asked.add_session_config_entry(name, value)
     new_threads = NewThreads()
     session = onnxruntime.InferenceSession(
         str(source.path),
@@ -99,6 +93,20 @@ def open_session(
         threads=threads,
         counted=started is not None,
     )
+
+
+def _session_config(*, own_format: bool, whole: bool) -> dict[str, str]:
+    """Return ONNX Runtime's configuration entries of a session."""
+    return {
+        # Its threads spin during a call, which is the default, but not after it: an idle worker
+        # must not take the core from the one that is being timed.
+        "session.force_spinning_stop": "1",
+        "session.load_model_format": "ORT" if own_format else "ONNX",
+        "session.disable_cpu_ep_fallback": str(int(whole)),
+        "session.record_ep_graph_assignment_info": "1",
+        # On ARM it can compute float32 products in bfloat16.
+        _FAST_PRODUCTS: "0",
+    }
 
 
 def _no_provider(onnxruntime: Any, provider: str) -> str:
