@@ -1,8 +1,8 @@
 """The parts of `benchmarks/on_gpu`: each runs programs of the toolkit and returns plain values.
 
-In: a `Run`, which has the folders, the device and the seconds that are left. Out: a dictionary that
-goes into on_gpu.json as it is. A program that fails or takes too long is a text under `error`; it
-ends neither its part nor the others.
+In: a `Run` with the folders, the device and the remaining time. Out: a dictionary for on_gpu.json.
+If a program fails or takes too long, the dictionary has a text under `error`; its part and the
+other parts continue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
 TORCH_RUNTIMES = ("eager", "cudagraph", "torchscript", "torchscript-frozen", "pt2", "compile")
 RUNTIMES = (*TORCH_RUNTIMES, "onnxruntime")
-ON_BOTH = ("eager", "torchscript", "onnxruntime")  # for a trial on the CPU
+ON_BOTH = ("eager", "torchscript", "onnxruntime")  # for a test run on the CPU
 SEEDS = 10
 _TAIL = 600
 
@@ -35,10 +35,10 @@ Part = Callable[["Run"], dict[str, Any]]
 
 @dataclass(kw_only=True)
 class Run:
-    """Where things are, and until when: seconds from its start.
+    """The folders, the device and the time limit of a run, in seconds from its start.
 
-    `passes` is the number of processes of each runtime in the benchmark, `kills` of trainings that
-    are killed.
+    `passes` is the number of processes per runtime in the benchmark, `kills` the number of killed
+    trainings.
     """
 
     out: Path
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def left_s(self) -> float:
-        """Seconds until all must have ended."""
+        """Return the seconds until everything must have ended."""
         return self.limit_s - self.watch.elapsed_s()
 
     @property
@@ -61,18 +61,18 @@ class Run:
 
     @property
     def exports(self) -> Path:
-        """Artifacts in float32."""
+        """Return the folder of the artifacts in float32."""
         return self.scratch / "exports"
 
     @property
     def narrow_exports(self) -> Path:
-        """Artifacts in other precisions."""
+        """Return the folder of the artifacts in other precisions."""
         return self.scratch / "narrow"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A program that has ended: its exit code (None: it took too long), what it wrote, seconds."""
+    """A finished program: its exit code (None: it took too long), its output and its duration."""
 
     code: int | None
     stdout: str
@@ -81,13 +81,13 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The end of what it wrote, where it failed."""
+        """Return the reason of a failure, with the end of the output."""
         if self.code is None:
             return f"took longer than {self.wall_s:.0f} s; {self.stderr[-_TAIL:].strip()}"
         return f"exit code {self.code}: {(self.stderr or self.stdout)[-_TAIL:].strip()}"
 
     def json(self) -> dict[str, Any] | None:
-        """The object that it wrote to its standard output, if it did."""
+        """Return the JSON object on stdout; None if there is none."""
         try:
             found = json.loads(self.stdout)
         except ValueError:
@@ -96,7 +96,7 @@ class Done:
 
 
 def environment(run: Run, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """That of all programs: this repository's toolkit, and a cache of this run's own."""
+    """Return the environment of all programs: this repository's toolkit, and a separate cache."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
@@ -137,7 +137,7 @@ def toolkit(
 
 
 def side_by_side(tasks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Do all tasks at the same time; name → result."""
+    """Run all tasks at the same time; return their results by name."""
     with ThreadPoolExecutor(max(1, len(tasks))) as pool:
         futures = {name: pool.submit(task) for name, task in tasks.items()}
         return {name: future.result() for name, future in futures.items()}
@@ -166,7 +166,7 @@ _NVIDIA_SMI = "driver_version,clocks.sm,clocks.max.sm,temperature.gpu,power.draw
 
 
 def card(run: Run) -> dict[str, Any]:
-    """The card, its driver, its clock while idle, and versions."""
+    """Return the card, its driver, its idle clock, and versions."""
     done = python(run, "-c", _CARD, limit_s=60)
     found = done.json() or {"error": done.error}
     try:
@@ -202,12 +202,13 @@ def export(run: Run) -> dict[str, Any]:
 
 
 def by_hand(run: Run) -> dict[str, Any]:
-    """Sessions against loops by hand, and the GPU's own time: all load, then one after another."""
+    """Compare sessions with direct calls, and measure the GPU's own time. All processes load at the
+    same time, then measure one after another."""
     script = REPOSITORY / "benchmarks" / "gpu_by_hand.py"
     waiting = {name: _start(run, script, name, run.exports) for name in run.runtimes}
     for process in waiting.values():
         assert process.stdout is not None
-        process.stdout.readline()  # it is ready, or has ended
+        process.stdout.readline()  # ready or ended
     rows = {}
     for name, process in waiting.items():
         try:
@@ -250,7 +251,7 @@ toolkit.bench([Path(exports)], runtimes=runtimes, device=device, plan=plan, out=
 
 
 def bench(run: Run) -> dict[str, Any]:
-    """Images/s of each runtime, host memory to host memory, in interleaved rounds."""
+    """Measure images/s of each runtime from host memory to host memory, in interleaved rounds."""
     out = run.out / "bench"
     done = python(
         run, "-c", _BENCH, run.exports, run.device, run.passes, out, *run.runtimes, limit_s=290
@@ -274,7 +275,8 @@ def bench(run: Run) -> dict[str, Any]:
 
 
 def train(run: Run) -> dict[str, Any]:
-    """Run the command twice as a process of its own. The first run reads files from the disk."""
+    """Run the command twice, each time in a new process. The first run reads files from the
+    disk."""
     rows: list[dict[str, Any]] = []
     for number in (1, 2):
         out = run.scratch / f"trained-{number}"
@@ -308,7 +310,8 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def seeds(run: Run) -> dict[str, Any]:
-    """Accuracy over seeds, and the time of a training in a process that has trained before."""
+    """Measure the accuracy over seeds, and the time of a training in a process that has trained
+    before."""
     count = SEEDS if run.device == "cuda" else 1
     done = python(run, "-c", _SEEDS, run.device, count, limit_s=90)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
@@ -325,7 +328,7 @@ def seeds(run: Run) -> dict[str, Any]:
 
 
 def kills(run: Run) -> dict[str, Any]:
-    """Trainings that are killed and resumed end with the bytes of one that was left alone."""
+    """Check that killed and resumed trainings give the same bytes as an uninterrupted one."""
     script = REPOSITORY / "benchmarks" / "kills.py"
     options = ("--kills", run.kills, "--device", run.device, "--in-steps")
     done = python(run, script, *options, limit_s=150)
@@ -334,7 +337,8 @@ def kills(run: Run) -> dict[str, Any]:
 
 
 def parity(run: Run) -> dict[str, Any]:
-    """All test images through each runtime; the first call keeps the reference for the others."""
+    """Verify each runtime on all test images; the first call caches the reference for the
+    others."""
     first, *others = [[name] for name in run.runtimes]
     found = {"first": _verify(run, run.exports, first)}
     tasks: dict[str, Callable[[], dict[str, Any]]] = {
@@ -372,7 +376,8 @@ def _verify(run: Run, exports: Path, runtimes: Sequence[str]) -> dict[str, Any]:
 
 
 def contract(run: Run) -> dict[str, Any]:
-    """The contract suite's rows on CUDA, a process for each runtime, and the tests that need it."""
+    """Run the contract suite's rows on CUDA, one process per runtime, and the tests that need
+    CUDA."""
     tasks: dict[str, Callable[[], dict[str, Any]]] = {
         name: partial(_pytest, run, "tests/test_contract.py", "-k", _rows_of(name))
         for name in (*run.runtimes, "null")
@@ -389,14 +394,14 @@ def contract(run: Run) -> dict[str, Any]:
 
 
 def _rows_of(runtime: str) -> str:
-    """For pytest's -k."""
+    """Return the expression for pytest's -k."""
     if runtime == "torchscript":
         return "cuda and torchscript and not frozen"
     return "cuda and frozen" if runtime == "torchscript-frozen" else f"cuda and {runtime}"
 
 
 def _pytest(run: Run, *arguments: str) -> dict[str, Any]:
-    """Counts as far as it came: each test is a line of its own as soon as it has ended."""
+    """Return the counts of all tests that ended: pytest prints a line as soon as a test ends."""
     options = ("-v", "-p", "no:benchmark", "-p", "no:cacheprovider", "--tb=short")
     unbuffered = {"PYTHONUNBUFFERED": "1"}
     done = python(run, "-m", "pytest", *options, *arguments, limit_s=240, more=unbuffered)
@@ -412,7 +417,7 @@ def _pytest(run: Run, *arguments: str) -> dict[str, Any]:
 
 
 def faults(run: Run) -> dict[str, Any]:
-    """Planted faults and healthy variants, the short version."""
+    """Run the short version of the planted faults and healthy variants."""
     done = python(
         run,
         *("-m", "tests.faults", "--device", run.device, "--short", "--images", "300"),
@@ -460,7 +465,7 @@ except FailedRun as failure:
 
 
 def bad_input(run: Run) -> dict[str, Any]:
-    """What is said where there is no device, or a library is missing."""
+    """Return the error messages without a device, or without a library."""
     runtimes = ("eager", "cudagraph", "onnxruntime")
 
     def load(visible: str) -> list[str]:

@@ -20,8 +20,8 @@ RUNTIMES = ("torchscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_heats() -> Iterator[None]:
-    """The tests check what follows from speeds, not how exact they are."""
+def short_stages() -> Iterator[None]:
+    """Shorten all stages: the tests do not need exact speeds."""
     with pytest.MonkeyPatch.context() as patch:
         short = Plan(min_time_s=0.3, min_rounds=6, round_s=0.05, passes=1)
         for name in ("_FIRST", "_SECOND"):
@@ -51,7 +51,7 @@ def tuned(artifacts: Path, small_data: Path) -> Tuning:
     )
 
 
-def test_recommendation_passed_the_last_heat_and_is_in_the_pareto_set(
+def test_recommendation_passed_the_last_stage_and_is_in_the_pareto_set(
     tuned: Tuning,
 ) -> None:
     assert tuned.recommended is not None
@@ -120,7 +120,7 @@ def test_gates_select_an_exact_candidate_over_a_faster_one_with_flips(artifacts:
 
 
 @pytest.mark.slow
-def test_single_thread_uses_the_same_settings_in_each_heat(
+def test_single_thread_uses_the_same_settings_in_each_stage(
     artifacts: Path, small_data: Path
 ) -> None:
     found = toolkit.tune(

@@ -54,25 +54,26 @@ def bench(
         paths: Export folders or artifact files, all of one checkpoint.
         runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        checkpoint: The checkpoint folder, if it is not the one named in the manifest.
         data: Folder of IDX files whose test images are the inputs; None is the bundled MNIST.
-        session: How sessions run; None is the defaults of `SessionOptions`.
-        tuned: What `tune` recommended: its artifact, runtime, settings and batch size, with eager
-            beside it, in place of all that is given alone; `paths` may be empty then.
-        sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
-            other; it goes before the value given alone.
+        session: How sessions run; None uses the defaults of `SessionOptions`.
+        tuned: A configuration recommended by `tune`. Its artifact, runtime, settings and batch size
+            replace the other arguments, and eager PyTorch is measured for comparison. `paths` may
+            then be empty.
+        sweep: Values of `batch-size`, `threads` and `streams` to measure in every combination; they
+            replace the values in `session`.
         plan: How long to measure; None is `Plan()`.
-        baseline: Runtime that the others are compared with; None is `eager` where it takes part.
+        baseline: Runtime to compare the others with; None is `eager` if it is measured.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
-        model: The model factory to trust, where it is not the toolkit's own.
+        model: The model factory to trust, if it is not part of the toolkit.
         trust: Trust all programs among the artifacts, and the model factory.
-        progress: Told about warm-up and rounds.
+        progress: Receives the progress of warm-up and rounds.
 
     Returns:
         Results with one measurement per candidate and setting, raw samples included.
 
     Raises:
-        ToolkitError: bad input.
+        ToolkitError: Bad input.
         Interrupted: Ctrl-C after the first round; it carries the results so far.
     """
     options = session or SessionOptions()

@@ -122,7 +122,7 @@ def check_scenario(
     """Check the options of a scenario.
 
     Raises:
-        SettingError: an unknown scenario, an option missing or out of place, a value out of range.
+        SettingError: An unknown scenario, a missing or unsuitable option, or a value out of range.
         NotInstalled: LoadGen is missing.
     """
     given = {"--target-qps": target_qps, "--latency-bound": latency_bound_s}

@@ -111,7 +111,7 @@ def _gpu(gpu: Gpu) -> str:
 
 
 def _gpu_state(state: GpuState | None) -> str:
-    """What NVML adds to what `nvidia-smi` says."""
+    """Return the values that NVML adds to those of `nvidia-smi`."""
     if state is None:
         return "power unknown: install nvidia-ml-py (`pip install 'toolkit[cuda]'`)"
     power = "unknown" if state.power_w is None else f"{state.power_w:.0f} W"

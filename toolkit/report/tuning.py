@@ -13,7 +13,7 @@ from toolkit.schema import FINAL_STAGE, REMEASURED_STAGE, Settings, Trial, Tunin
 
 _HEADINGS = (
     *("", "runtime", "format", "precision", "threads", "streams", "memory", "images/s [95 %]"),
-    *("x eager [95 %]", "ms a call", "size MB", "accuracy", "flips"),
+    *("x eager [95 %]", "ms per call", "size MB", "accuracy", "flips"),
 )
 
 

@@ -39,7 +39,8 @@ class Candidate:
 
     @property
     def depends_on_the_batch(self) -> bool:
-        """Whether the logits of an image change slightly with the other images in its batch."""
+        """Return whether the logits of an image change slightly with the other images in its
+        batch."""
         return TRAITS[self.source.artifact.precision].depends_on_the_batch
 
     @property
@@ -103,8 +104,8 @@ def subject_of(
 
     Raises:
         NotTrustedError: The checkpoint names a model factory that is not trusted.
-        ArtifactError: artifacts of another checkpoint.
-        CheckpointError: the checkpoint is missing or damaged.
+        ArtifactError: Artifacts of another checkpoint.
+        CheckpointError: The checkpoint is missing or damaged.
     """
     record = record or read_checkpoint(folder)
     for stored in artifacts:

@@ -70,7 +70,7 @@ def open_session(
         str(source.path),
         sess_options=asked,
         providers=[(provider, dict(options))],
-        enable_fallback=0,  # else the CPU silently runs the operators that the provider cannot
+        enable_fallback=0,  # otherwise the CPU silently runs operators that the provider lacks
     )
     if session.get_providers()[0] != provider:
         # Without this check, a missing CUDA library shows only as a warning and a slow CPU run.
@@ -110,7 +110,7 @@ def _session_config(*, own_format: bool, whole: bool) -> dict[str, str]:
 
 
 def _no_provider(onnxruntime: Any, provider: str) -> str:
-    """Say why the provider is missing, and what to do."""
+    """Return why the provider is missing, and what to do."""
     found = ", ".join(onnxruntime.get_available_providers())
     text = f"onnxruntime {onnxruntime.__version__} has no {provider}, only {found}"
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
@@ -126,7 +126,7 @@ def _no_provider(onnxruntime: Any, provider: str) -> str:
 
 
 def _not_the_one(onnxruntime: Any, provider: str, runs: str) -> str:
-    """Say why the session runs on another provider, and what to do."""
+    """Return why the session runs on another provider, and what to do."""
     text = f"asked onnxruntime {onnxruntime.__version__} for {provider}, it runs {runs}"
     short = provider.removesuffix("ExecutionProvider").lower()
     library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{short}.so"
