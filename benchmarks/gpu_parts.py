@@ -136,6 +136,11 @@ def toolkit(
     return python(run, "-m", "toolkit", *arguments, limit_s=limit_s, more=more)
 
 
+def _program(name: str) -> tuple[str, ...]:
+    """Return Python's arguments that start a program of `benchmarks/gpu_programs.py`."""
+    return ("-m", "benchmarks.gpu_programs", name)
+
+
 def side_by_side(tasks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     """Run all tasks at the same time; return their results by name."""
     with ThreadPoolExecutor(max(1, len(tasks))) as pool:
@@ -143,31 +148,12 @@ def side_by_side(tasks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         return {name: future.result() for name, future in futures.items()}
 
 
-_CARD = """
-import json, os, platform, sys
-found = {"python": platform.python_version(), "cores": os.cpu_count()}
-try:
-    import torch
-    found |= {"torch": torch.__version__, "cuda": torch.version.cuda}
-    if torch.cuda.is_available():
-        found |= {"card": torch.cuda.get_device_name(), "cudnn": torch.backends.cudnn.version(),
-                  "memory_bytes": torch.cuda.get_device_properties(0).total_memory}
-except ImportError as error:
-    found["torch"] = f"missing: {error}"
-try:
-    import onnxruntime
-    found |= {"onnxruntime": onnxruntime.__version__,
-              "providers": onnxruntime.get_available_providers()}
-except ImportError as error:
-    found["onnxruntime"] = f"missing: {error}"
-print(json.dumps(found))
-"""
 _NVIDIA_SMI = "driver_version,clocks.sm,clocks.max.sm,temperature.gpu,power.draw"
 
 
 def card(run: Run) -> dict[str, Any]:
     """Return the card, its driver, its idle clock, and versions."""
-    done = python(run, "-c", _CARD, limit_s=60)
+    done = python(run, *_program("card"), limit_s=60)
     found = done.json() or {"error": done.error}
     try:
         text = subprocess.check_output(
@@ -236,25 +222,18 @@ def _start(run: Run, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-_BENCH = """
-import json, sys
-from pathlib import Path
-import toolkit
-from toolkit.measurement.plan import Plan
-exports, device, passes, out, *runtimes = sys.argv[1:]
-passes = int(passes)
-plan = Plan(passes=passes, min_rounds=max(6, 6 * passes), min_time_s=0.6 * passes, max_time_s=280)
-toolkit.bench([Path(exports)], runtimes=runtimes, device=device, plan=plan, out=Path(out),
-              threads=4, timeout_s=120,
-              progress=lambda *told: print(*told, file=sys.stderr, flush=True))
-"""
-
-
 def bench(run: Run) -> dict[str, Any]:
     """Measure images/s of each runtime from host memory to host memory, in interleaved rounds."""
     out = run.out / "bench"
     done = python(
-        run, "-c", _BENCH, run.exports, run.device, run.passes, out, *run.runtimes, limit_s=290
+        run,
+        *_program("bench"),
+        run.exports,
+        run.device,
+        run.passes,
+        out,
+        *run.runtimes,
+        limit_s=290,
     )
     if not (out / "results.json").exists():
         return {"error": done.error}
@@ -297,23 +276,11 @@ def train(run: Run) -> dict[str, Any]:
     return {"rows": rows, "same_bytes": len({each.get("sha256") for each in rows}) == 1}
 
 
-_SEEDS = """
-import json, sys, tempfile
-from pathlib import Path
-import toolkit
-device, count = sys.argv[1], int(sys.argv[2])
-with tempfile.TemporaryDirectory() as folder:
-    for seed in range(1, count + 1):
-        found = toolkit.train(out=Path(folder) / str(seed), device=device, seed=seed).training
-        print(json.dumps([seed, found.accuracy, found.wall_s]), flush=True)
-"""
-
-
 def seeds(run: Run) -> dict[str, Any]:
     """Measure the accuracy over seeds, and the time of a training in a process that has trained
     before."""
     count = SEEDS if run.device == "cuda" else 1
-    done = python(run, "-c", _SEEDS, run.device, count, limit_s=90)
+    done = python(run, *_program("seeds"), run.device, count, limit_s=90)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     if len(rows) < count:
         return {"rows": rows, "error": done.error}
@@ -427,50 +394,13 @@ def faults(run: Run) -> dict[str, Any]:
     return {"lines": lines} if done.code == 0 else {"lines": lines, "error": done.error}
 
 
-_LOAD = """
-import sys
-from pathlib import Path
-from toolkit.sessions.candidates import find_subject, find_candidates
-from toolkit.errors import FailedRun
-from toolkit.schema import Settings
-from toolkit.sessions.remote import RemoteSession
-subject = find_subject([Path(sys.argv[1])], checkpoint=None, model=None)
-for name in sys.argv[2:]:
-    candidate = find_candidates(subject, [name], Settings(threads=1, device="cuda"))[0]
-    with RemoteSession(candidate, batch_size=1, timeout_s=100) as session:
-        try:
-            session.load()
-            print(f"{name}: loaded")
-        except FailedRun as failure:
-            print(f"{name}: {failure.status}: {failure.reason}")
-"""
-_WITHOUT_LIBRARIES = """
-import sys
-from pathlib import Path
-import toolkit.sessions.runtimes._cuda_libraries
-toolkit.sessions.runtimes._cuda_libraries.library_folders = lambda: []
-from toolkit.sessions.candidates import find_subject, find_candidates
-from toolkit.errors import FailedRun
-from toolkit.sessions.runtimes import import_loader
-from toolkit.schema import Settings
-subject = find_subject([Path(sys.argv[1])], checkpoint=None, model=None)
-candidate = find_candidates(subject, ["onnxruntime"], Settings(threads=1, device="cuda"))[0]
-row = candidate.runtime
-try:
-    import_loader(row.module, row.package, row.install).load(candidate.source, candidate.settings)
-    print("onnxruntime: loaded")
-except FailedRun as failure:
-    print(f"onnxruntime: {failure.status}: {failure.reason}")
-"""
-
-
 def bad_input(run: Run) -> dict[str, Any]:
     """Return the error messages without a device, or without a library."""
     runtimes = ("eager", "cudagraph", "onnxruntime")
 
     def load(visible: str) -> list[str]:
         hidden = {"CUDA_VISIBLE_DEVICES": visible}
-        done = python(run, "-c", _LOAD, run.exports, *runtimes, limit_s=90, more=hidden)
+        done = python(run, *_program("load"), run.exports, *runtimes, limit_s=90, more=hidden)
         return done.stdout.splitlines() or [done.error]
 
     def untrained() -> list[str]:
@@ -480,7 +410,7 @@ def bad_input(run: Run) -> dict[str, Any]:
         return [f"train: exit code {done.code}: {done.stderr.strip()}"]
 
     def without_libraries() -> list[str]:
-        done = python(run, "-c", _WITHOUT_LIBRARIES, run.exports, limit_s=60)
+        done = python(run, *_program("without_libraries"), run.exports, limit_s=60)
         return done.stdout.splitlines() or [done.error]
 
     return side_by_side(
