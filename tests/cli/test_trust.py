@@ -80,6 +80,7 @@ def test_trust_shows_what_would_run_and_needs_an_answer(cli: Cli, stranger: Path
 def test_export_trusts_what_it_writes_and_writes_again_what_is_not_trusted(
     cli: Cli, stranger: Path, own_checkpoint: Path
 ) -> None:
+    own_checkpoint = own_checkpoint.rename(own_checkpoint.parent / "mnist-cnn")
     one = ("export", own_checkpoint, "--format", "pt2", "--out", stranger, "--json")
     assert json.loads(cli(*one).stdout)["written"] == ["mnist-cnn.pt2"]
     assert json.loads(cli(*one).stdout)["written"] == []
