@@ -5,13 +5,18 @@ Results start with the known facts and are written completely after each row.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
 from toolkit.data import Dataset
 from toolkit.errors import OutputError, ToolkitError
-from toolkit.files import check_writable, write_atomically, write_json
+from toolkit.files import (
+    RESULTS_BYTES,
+    check_writable,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from toolkit.machine.environment import describe_environment
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
@@ -115,7 +120,7 @@ def _read(
     kind: type[Record], noun: str, file: Path, version: int, expected: str, again: str
 ) -> Record:
     try:
-        return from_json(kind, json.loads(file.read_bytes()), version=version)
+        return from_json(kind, read_json(file, most_bytes=RESULTS_BYTES), version=version)
     except OSError as error:
         raise ToolkitError(
             f"cannot read {file}: {error.strerror or error}; expected {expected}"
