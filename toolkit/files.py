@@ -77,7 +77,9 @@ def read_regular(path: Path, *, most_bytes: int | None = None, within: Path | No
             text = f"its {size_bytes:,} bytes do not fit into memory"
             raise OSError(errno.ENOMEM, text) from error
     if len(content) > size_bytes:
-        raise OSError(errno.EFBIG, f"it is longer than the {size_bytes:,} bytes of its size")
+        raise OSError(
+            errno.EFBIG, f"it has more than the {size_bytes:,} bytes that the system reports"
+        )
     return content
 
 
@@ -156,7 +158,9 @@ def sha256_of_open(file: BinaryIO) -> str:
     while chunk := file.read(_CHUNK_BYTES):
         done += len(chunk)
         if done > size_bytes:
-            raise OSError(errno.EFBIG, f"it is longer than the {size_bytes:,} bytes of its size")
+            raise OSError(
+                errno.EFBIG, f"it has more than the {size_bytes:,} bytes that the system reports"
+            )
         digest.update(chunk)
     return digest.hexdigest()
 
