@@ -144,7 +144,7 @@ def test_weights_larger_than_the_memory_are_refused_before_they_are_read(
 
 def test_a_reference_model_larger_than_the_memory_is_not_built() -> None:
     spec = ModelSpec(factory=REFERENCE_FACTORY, arguments={"height": 60_000, "width": 60_000})
-    with pytest.raises(CheckpointError, match="cannot build .* MemoryError: its weights have"):
+    with pytest.raises(CheckpointError, match=r"cannot build .* MemoryError: its weights have"):
         build_model(spec)
 
 
