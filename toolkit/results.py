@@ -113,6 +113,12 @@ def read_tuning(path: Path) -> Tuning:
         raise ToolkitError(
             f"{path} contains no recommendation: {found.why}; run toolkit tune again"
         )
+    names = [trial.name for trial in found.trials]
+    if not {found.recommended, found.baseline} <= {*names}:
+        raise ToolkitError(
+            f"{path} recommends {found.recommended!r} over {found.baseline!r}, but its trials are "
+            f"{', '.join(names) or 'none'}; run toolkit tune again"
+        )
     return found
 
 
