@@ -1,6 +1,6 @@
 """A reader in a separate process: it may crash, hang or fill the memory without ending the rest.
 
-In: the name of a target, and damaged content. Out: what became of it.
+In: a target, and damaged content. Out: what became of it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toolkit.errors import ToolkitError, printable
 
 from .counts import Fate
-
-if TYPE_CHECKING:
-    from .targets import Target
+from .targets import Target
 
 _MOST_MEMORY_BYTES = 8 << 30  # address space: a bomb ends in MemoryError, not in the kernel's hands
 
@@ -39,7 +36,7 @@ class Answer:
 class Apart:
     """The process of one target, started again when it has died."""
 
-    def __init__(self, target: str, *, timeout_s: float) -> None:
+    def __init__(self, target: type[Target], *, timeout_s: float) -> None:
         self._target = target
         self._timeout_s = timeout_s
         self._start()
@@ -88,15 +85,13 @@ class Apart:
         self._start()
 
 
-def _serve(name: str, folder: str, connection: Connection) -> None:
+def _serve(kind: type[Target], folder: str, connection: Connection) -> None:
     """Run in the child: send the healthy content, then read what comes."""
-    from .parsers import TARGETS
-
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY_BYTES, _MOST_MEMORY_BYTES))
     warnings.simplefilter("ignore")
     os.chdir(folder)
-    target = TARGETS[name](Path(folder))
+    target = kind(Path(folder))
     connection.send_bytes(target.healthy)
     with contextlib.suppress(EOFError):
         while True:

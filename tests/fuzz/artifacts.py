@@ -26,6 +26,7 @@ from toolkit.data import load_dataset
 from toolkit.errors import ToolkitError, printable
 from toolkit.files import files_in, sha256_of, size_of
 from toolkit.parity.check import Basis, ParityCheck
+from toolkit.parity.reference import Reference
 from toolkit.schema import Artifact, ParityReport, Settings, Status
 from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
@@ -135,7 +136,8 @@ class Verifier:
                 candidate, batch_size=_BATCH_SIZE, timeout_s=self._timeout_s
             ) as session:
                 report, logits = self._check.judge(session, self._basis)
-            fate, reason = self._fate(report, logits), report.reason or ""
+            fate = fate_of(report, logits, self._basis.references.data)
+            reason = report.reason or ""
         except ToolkitError as error:
             fate, reason, what = "refused", printable(str(error)), name
         except Exception:  # noqa: BLE001 - this is what the fuzzer looks for
@@ -164,16 +166,20 @@ class Verifier:
             next(each for each in candidates if each.source.artifact.format == pair.format)
         ), str(what)
 
-    def _fate(self, report: ParityReport, logits: NDArray[np.floating] | None) -> Fate:
-        if report.status != "passed":
-            return _FATES.get(report.status, "crashed")
-        reference, limit = self._basis.references.data, report.gates.max_floors
-        if logits is None or limit is None or logits.shape != reference.logits.shape:
-            return "wrong pass"
-        far = np.abs(logits.astype(np.float64) - reference.logits)
-        spacing = np.spacing(np.abs(reference.logits).astype(np.float32))
-        near = far <= limit * np.maximum(reference.floors[:, None], spacing)
-        return "passed" if near.all() else "wrong pass"
+
+def fate_of(
+    report: ParityReport, logits: NDArray[np.floating] | None, reference: Reference
+) -> Fate:
+    """Return what the row is, and compare the logits `[N,K]` of a pass once more."""
+    if report.status != "passed":
+        return _FATES.get(report.status, "crashed")
+    limit = report.gates.max_floors
+    if logits is None or limit is None or logits.shape != reference.logits.shape:
+        return "wrong pass"
+    far = np.abs(logits.astype(np.float64) - reference.logits)
+    spacing = np.spacing(np.abs(reference.logits).astype(np.float32))
+    near = far <= limit * np.maximum(reference.floors[:, None], spacing)
+    return "passed" if near.all() else "wrong pass"
 
 
 def trusted(candidate: Candidate) -> Candidate:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,10 +18,12 @@ from toolkit.artifacts.formats import known_formats
 from toolkit.files import write_json
 from toolkit.timing import Stopwatch
 
-from .artifacts import Exports, Outcome, Pair, Verifier
 from .counts import Counts, table
 from .parsers import TARGETS
 from .search import search
+
+if TYPE_CHECKING:
+    from .artifacts import Outcome, Pair, Verifier
 
 _PARSERS_SHARE = 0.25  # of the time; the rest is for artifacts
 
@@ -143,6 +146,8 @@ def main(
     if parsers:
         rows += fuzz_parsers(parsers, seed=seed, seconds=seconds * share, timeout_s=timeout_s)
     if chosen:
+        from .artifacts import Exports, Verifier
+
         with _folder(exports) as folder, _folder(None) as scratch:
             os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
             made = Exports(folder, chosen)

@@ -24,12 +24,13 @@ class Found(Exception):  # noqa: N818 - it is what the search looks for
 
 def search(target: str, *, seed: int, seconds: float, timeout_s: float) -> Counts:
     """Give a parser damaged content for some seconds; the same seed gives the same content."""
-    counts, watch = Counts(target=target), Stopwatch()
-    with Apart(target, timeout_s=timeout_s) as apart:
+    counts = Counts(target=target)
+    with Apart(TARGETS[target], timeout_s=timeout_s) as apart:
         answer = apart.read(apart.healthy)
         if answer.fate != "accepted":
             counts.add("driver crash", f"the healthy content is not accepted: {answer.text}")
             return counts
+        watch = Stopwatch()
         while watch.elapsed_s() < seconds and len(counts.findings) < _MOST_FINDINGS:
             found = _round(apart, counts, seed=seed, watch=watch, seconds=seconds)
             if found:
