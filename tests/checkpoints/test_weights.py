@@ -13,11 +13,12 @@ import torch
 from hostile import IRREGULAR, large_file, put_irregular
 from torch import Tensor, nn
 
-from toolkit.checkpoints.model import REFERENCE_FACTORY, build_model
+from toolkit.checkpoints.model import build_model
 from toolkit.checkpoints.storage import WEIGHTS, import_weights, load_model, read_checkpoint
 from toolkit.checkpoints.weights import put_weights, read_safetensors, read_state_dict
 from toolkit.errors import CheckpointError, ToolkitWarning
 from toolkit.schema import InputSpec, ModelSpec
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 
 def small_model() -> nn.Module:

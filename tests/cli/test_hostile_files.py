@@ -17,9 +17,9 @@ from conftest import CHECKPOINT, Cli, write_idx, write_images
 from hostile import IRREGULAR, gzip_bomb, idx_header, large_file, move_out, put_irregular
 from safetensors.torch import load_file, save_file
 
-from toolkit.checkpoints.model import REFERENCE_FACTORY
 from toolkit.data import load_dataset
 from toolkit.files import RECORD_BYTES, RESULTS_BYTES
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 pytestmark = pytest.mark.timeout(600)  # such a file may hang the command
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.checkpoints.model import REFERENCE_FACTORY as FACTORY
 from toolkit.schema import CHECKPOINT_SCHEMA_VERSION, Checkpoint, InputSpec, ModelSpec
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 SHAPE = (1, 12, 12)
 CLASSES = 10
@@ -25,7 +25,7 @@ def write_checkpoint(folder: Path) -> Checkpoint:
     from toolkit.checkpoints.model import build_model
     from toolkit.checkpoints.storage import save_checkpoint
 
-    spec = ModelSpec(factory=FACTORY, arguments={"height": SHAPE[1], "width": SHAPE[2]})
+    spec = ModelSpec(factory=REFERENCE_FACTORY, arguments={"height": SHAPE[1], "width": SHAPE[2]})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(spec)

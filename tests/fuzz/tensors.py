@@ -12,9 +12,10 @@ import numpy as np
 from toolkit.errors import ToolkitError
 from toolkit.files import sha256_of
 from toolkit.schema import InputSpec, ModelSpec
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 from .changes import damaged_json
-from .model import FACTORY, SHAPE, write_checkpoint, write_data
+from .model import SHAPE, write_checkpoint, write_data
 from .targets import Target
 
 
@@ -73,7 +74,9 @@ class StateDictTarget(Target):
         import_weights(
             self.folder / "weights.pt",
             out=self.folder / "out",
-            model=ModelSpec(factory=FACTORY, arguments={"height": SHAPE[1], "width": SHAPE[2]}),
+            model=ModelSpec(
+                factory=REFERENCE_FACTORY, arguments={"height": SHAPE[1], "width": SHAPE[2]}
+            ),
             input_spec=InputSpec(shape=SHAPE, mean=(0.5,), std=(0.5,)),
             classes=10,
             force=True,

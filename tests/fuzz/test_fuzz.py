@@ -136,7 +136,7 @@ def test_a_row_that_did_not_pass_is_not_a_finding(status: Status, fate: str) -> 
 
 
 def test_the_same_seed_does_the_same_damage(tmp_path: Path) -> None:
-    checksums = []
+    checksums: list[str] = []
     for seed in (*range(30), *range(30)):
         folder = tmp_path / f"{len(checksums)}"
         folder.mkdir()
@@ -153,7 +153,7 @@ def test_the_same_seed_does_the_same_damage(tmp_path: Path) -> None:
 def test_the_table_counts_cases_and_keeps_findings() -> None:
     counts = Counts(target="onnx")
     for fate in ("passed", "failed", "failed"):
-        counts.add(fate)  # type: ignore[arg-type]
+        counts.add(fate)
     counts.add("hang", "too long")
     assert counts.findings == ["hang: too long"]
     assert table([counts]).splitlines()[2].startswith("| onnx | 4 | 0 | 0 | 2 |")
