@@ -35,6 +35,15 @@ def headline(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
 
 
+def printable(text: str) -> str:
+    """Return text whose control characters and lone surrogates are escaped: a name in somebody's
+    file must not steer the terminal, nor fail to be printed."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a measurement; `results` contains the readings so far, marked `interrupted`."""
 

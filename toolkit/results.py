@@ -5,13 +5,18 @@ Results start with the known facts and are written completely after each row.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
 from toolkit.data import Dataset
 from toolkit.errors import OutputError, ToolkitError
-from toolkit.files import check_writable, write_atomically, write_json
+from toolkit.files import (
+    RESULTS_BYTES,
+    check_writable,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from toolkit.machine.environment import describe_environment
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
@@ -109,6 +114,12 @@ def read_tuning(path: Path) -> Tuning:
         raise ToolkitError(
             f"{path} contains no recommendation: {found.why}; run toolkit tune again"
         )
+    names = [trial.name for trial in found.trials]
+    if not {found.recommended, found.baseline} <= {*names}:
+        raise ToolkitError(
+            f"{path} recommends {found.recommended!r} over {found.baseline!r}, but its trials are "
+            f"{', '.join(names) or 'none'}; run toolkit tune again"
+        )
     return found
 
 
@@ -116,7 +127,7 @@ def _read(
     kind: type[Record], noun: str, file: Path, version: int, expected: str, again: str
 ) -> Record:
     try:
-        return from_json(kind, json.loads(file.read_bytes()), version=version)
+        return from_json(kind, read_json(file, most_bytes=RESULTS_BYTES), version=version)
     except OSError as error:
         raise ToolkitError(
             f"cannot read {file}: {error.strerror or error}; expected {expected}"

@@ -6,7 +6,6 @@ In: folders or artifact files. Out: artifacts whose size and checksum were check
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.errors import ArtifactError
-from toolkit.files import sha256_of, size_of, write_json
+from toolkit.files import read_json, refuse_large, sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
@@ -38,7 +37,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path, within=folder)
         manifest = from_json(Manifest, data, version=MANIFEST_SCHEMA_VERSION)
     except FileNotFoundError as error:
         raise ArtifactError(
@@ -46,17 +45,27 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtifactError(
             f"{path}: not a manifest: {error}; export again with toolkit export --force"
         ) from error
-    for record in manifest.artifacts:
-        if Path(record.path).name != record.path:
-            raise ArtifactError(
-                f"{path} records {record.path!r}, expected the name of a file in the same "
-                "folder; export again with toolkit export --force"
-            )
+    _check_names([record.path for record in manifest.artifacts], path)
     return manifest
+
+
+def _check_names(names: Sequence[str], manifest: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in ("", "..") or Path(name).name != name:
+            raise ArtifactError(
+                f"{manifest} records {name!r}, expected the name of a file in the same folder; "
+                "export again with toolkit export --force"
+            )
+        if name in seen:
+            raise ArtifactError(
+                f"{manifest} records {name!r} twice; export again with toolkit export --force"
+            )
+        seen.add(name)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -111,12 +120,15 @@ def check_artifact(path: Path, record: Artifact) -> None:
     with _as_artifact_error(path):
         if not path.exists():
             raise ArtifactError(f"no {path}, although its manifest lists it; {again}")
-        size_bytes, found = size_of(path), sha256_of(path)
+        size_bytes = size_of(path, within=path.parent)
     if size_bytes != record.size_bytes:
         raise ArtifactError(
             f"{path}: {size_bytes} bytes, expected {record.size_bytes}; "
             f"the file is {'empty' if size_bytes == 0 else 'truncated or replaced'}: {again}"
         )
+    with _as_artifact_error(path):
+        refuse_large(path)
+        found = sha256_of(path, within=path.parent)
     if found != record.sha256:
         raise ArtifactError(
             f"{path}: sha256 {found}, expected {record.sha256}; the file was damaged: {again}"

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from toolkit.errors import ToolkitError, ToolkitWarning
+from toolkit.errors import ToolkitError, ToolkitWarning, printable
 
 INTERRUPTED = 130
 
@@ -64,9 +64,8 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
             text = f"internal error: {type(error).__name__}: {error}; run again with --debug"
             _fail(text, 3, as_json=as_json, kind=type(error).__name__)
         if not _is_one_of_others():
-            click.echo(
-                json.dumps(outcome.record, indent=2, allow_nan=False) if as_json else outcome.text
-            )
+            record, text = outcome.record, printable(outcome.text)
+            click.echo(json.dumps(record, indent=2, allow_nan=False) if as_json else text)
         sys.exit(outcome.exit_code)
 
     return run
@@ -90,7 +89,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ToolkitWarning):
-            click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+            click.echo(f"Warning: {printable(' '.join(str(message).split()))}", err=True)
         else:
             usual(message, category, *where, **more)
 
@@ -101,7 +100,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
 
 def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") -> NoReturn:
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     click.echo(f"Error: {line}", err=True)
     if as_json and not _is_one_of_others():
         click.echo(json.dumps({"error": {"type": kind, "message": line, "exit_code": code}}))

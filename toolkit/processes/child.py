@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.files import RESULTS_BYTES, read_json, read_tail
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
 
@@ -63,8 +64,11 @@ def run_apart(
         environment.pop(name, None)
     code = _run(module, job, scratch, log, environment, what=what, timeout_s=timeout_s)
     outcome = scratch / _OUTCOME
-    found = json.loads(outcome.read_text()) if code == 0 and outcome.exists() else None
-    tail = tail_of(log.read_text(errors="replace"))
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        if code == 0:
+            found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
+    tail = tail_of(read_tail(log, within=scratch))
     if found is None:
         raise Crashed(f"{what} ended: {exit_text(code)}", stderr_tail=tail)
     if "error" in found:

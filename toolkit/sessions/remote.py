@@ -31,6 +31,7 @@ from toolkit.errors import (
     TimedOut,
     Unsupported,
 )
+from toolkit.files import read_tail
 from toolkit.machine.environment import oom_kills
 from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
@@ -202,7 +203,7 @@ class RemoteSession:
     def stderr_tail(self) -> str:
         """The last lines that the worker wrote to stderr."""
         with contextlib.suppress(OSError):
-            return tail_of(self._log.read_text(errors="replace"))
+            return tail_of(read_tail(self._log, within=self._scratch))
         return ""
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import ToolkitError
+from toolkit.files import RESULTS_BYTES, files_in, read_json, read_regular
 from toolkit.parity.causes.stored import find_tensors
 from toolkit.parity.causes.symptoms import Symptoms
 from toolkit.parity.causes.tensors import compare_tensors
@@ -91,9 +92,11 @@ def search_apart(
         values["outcome"] = str(scratch / "outcome.json")
         _run(json.dumps(values), scratch, timeout_s=timeout_s)
         outcome = scratch / "outcome.json"
-        if not outcome.exists():
+        try:
+            found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
+        except (OSError, ValueError):  # the child ended before it had written all of it
             return Outcome(cause=None)
-        return from_json(Outcome, json.loads(outcome.read_text()))
+        return from_json(Outcome, found)
 
 
 def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
@@ -161,11 +164,12 @@ class _Search:
     def _weights(self) -> Cause | None:
         if self._job.format == _CHECKPOINT:
             return None
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         from toolkit.checkpoints.storage import WEIGHTS
 
-        tensors = load_file(Path(self._job.checkpoint, WEIGHTS))
+        folder = Path(self._job.checkpoint)
+        tensors = load(read_regular(folder / WEIGHTS, within=folder))
         floats = {name: each for name, each in tensors.items() if each.dtype == np.float32}
         path = Path(self._job.artifact)
         cause = compare_tensors(floats, find_tensors(floats, _files(path)))
@@ -202,9 +206,7 @@ class _Search:
 
 
 def _files(artifact: Path) -> list[Path]:
-    if artifact.is_file():
-        return [artifact]
-    return sorted(each for each in artifact.rglob("*") if each.is_file())
+    return files_in(artifact) if artifact.is_dir() else [artifact]
 
 
 def main() -> None:
