@@ -19,6 +19,7 @@ from toolkit.files import sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
+_HOME = Path("~")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,21 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def relative_to(folder: Path, target: Path) -> str:
-    """Return `target` as a manifest in `folder` names it: a relative path, so that both can be
-    moved."""
-    return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
+    """Return `target` as a file in `folder` names it: a relative path, so that both can be moved.
+
+    If it would lead into the user's home from outside, it begins with `~`: the name of a home is
+    usually that of its user.
+    """
+    inside, outside = target.resolve(), folder.resolve()
+    home = Path(os.path.realpath(Path("~").expanduser()))
+    if inside.is_relative_to(home) and not outside.is_relative_to(home) and home != home.parent:
+        return (_HOME / inside.relative_to(home)).as_posix()
+    return Path(os.path.relpath(inside, outside)).as_posix()
+
+
+def find_relative(folder: Path, name: str) -> Path:
+    """Return what `relative_to` named in a file in `folder`."""
+    return Path(name).expanduser() if Path(name).is_relative_to(_HOME) else folder / name
 
 
 def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
@@ -96,7 +109,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
                 stored = StoredArtifact(
                     record=record,
                     path=folder / record.path,
-                    checkpoint=folder / manifest.checkpoint,
+                    checkpoint=find_relative(folder, manifest.checkpoint),
                 )
                 check_artifact(stored.path, record)
                 found.setdefault(stored.path.resolve(), stored)

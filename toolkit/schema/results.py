@@ -17,7 +17,8 @@ RESULTS_SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """The checkpoint in results.json."""
+    """The checkpoint in results.json. `path` is for people: `.`, `~`, `<tmp>` and `<user>` stand
+    for names that belong to the machine."""
 
     name: str
     path: str

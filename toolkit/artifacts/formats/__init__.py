@@ -148,6 +148,8 @@ FORMATS = {
             module="toolkit.artifacts.formats.aotinductor",
             suffix=".aoti.pt2",
             distributions=("torch",),
+            # Line tables name the files of the exporting machine; read when Inductor is imported.
+            environment={"AOT_INDUCTOR_ENABLE_LINE_TABLES": "0"},
         ),
         Format(
             name="openvino",
