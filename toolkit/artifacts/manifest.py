@@ -8,17 +8,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.artifacts.parsers.onnx import read_onnx
-from toolkit.errors import ArtifactError
-from toolkit.files import sha256_of, size_of, write_json
+from toolkit.errors import ArtifactError, ToolkitWarning
+from toolkit.files import remove_file, sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""The signature of the manifest and of all other files in its folder; see `signing`."""
+
 _HOME = Path("~")
 
 
@@ -61,8 +65,24 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of `folder`, atomically."""
-    write_json(folder / MANIFEST, to_json(manifest))
+    """Write the manifest of `folder`, atomically. The signature of another manifest is removed
+    first.
+
+    Warns:
+        ToolkitWarning: There was one.
+    """
+    path, content = folder / MANIFEST, to_json(manifest)
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_bytes()) == json.loads(json.dumps(content)):
+            return
+    if remove_file(folder / SIGNATURE):
+        warnings.warn(
+            f"removed {folder / SIGNATURE}: it signed other files than {folder} holds now; sign "
+            "them with toolkit export --sign KEY",
+            ToolkitWarning,
+            stacklevel=2,
+        )
+    write_json(path, content)
 
 
 def relative_to(folder: Path, target: Path) -> str:
@@ -93,7 +113,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
         raise ArtifactError("no artifacts given; expected export folders or artifact files")
     found: dict[Path, StoredArtifact] = {}
     for path in paths:
-        folder = _folder_of(path)
+        folder = folder_of(path)
         manifest = read_manifest(folder)
         names = [record.path for record in manifest.artifacts]
         whole = folder == path
@@ -152,8 +172,13 @@ def _refuse_external_data(path: Path) -> None:
             )
 
 
-def _folder_of(path: Path) -> Path:
-    """Return the export folder: the path itself, or the folder that contains it."""
+def folder_of(path: Path) -> Path:
+    """Return the export folder of an artifact or folder: the path itself, or the folder that
+    contains it.
+
+    Raises:
+        ArtifactError: Nothing is there, or it cannot be read.
+    """
     with _as_artifact_error(path):
         folder = path if path.is_dir() and not _is_artifact(path) else path.parent
         if not path.exists() and not (folder / MANIFEST).exists():

@@ -49,6 +49,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help=f"Folder to write the artifacts to. Default: {EXPORTS}/<checkpoint>.",
 )
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Private key (elliptic curve, PEM) to sign all files of the folder with, for 'toolkit "
+    "verify --key'. Needs the extra 'signing'.",
+)
 @model_option
 @force_option
 @outcome_of
@@ -64,6 +71,7 @@ def export(
     data: Path | None,
     timeout_s: float,
     out: Path | None,
+    sign: Path | None,
     model: str | None,
     force: bool,
 ) -> Outcome:
@@ -89,6 +97,7 @@ def export(
         isas=isas or None,
         model=model,
         force=force,
+        sign=sign,
         timeout_s=timeout_s,
         progress=progress,
     )
@@ -106,14 +115,16 @@ def export(
     headings = ["format", "precision", "file", "size MB", "sha256", ""]
     failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
     failures = [f"{name}: {reason}" for name, reason in failed.items()]
+    signed = [] if done.signed_by is None else [f"Signed by the key {done.signed_by}."]
     table = aligned(headings, rows, numeric=[False, False, False, True, False, False])
     return Outcome(
         record={
             "folder": str(done.folder),
             "written": list(done.written),
             "failed": failed,
+            "signed_by": done.signed_by,
             **to_json(done.manifest),
         },
-        text="\n".join([table, *failures]),
+        text="\n".join([table, *signed, *failures]),
         exit_code=3 if failures else 0,
     )

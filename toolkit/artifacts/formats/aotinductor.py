@@ -21,7 +21,7 @@ from toolkit.places import blank_places
 # torch.export keeps the batch dynamic. Inductor asks torch which convolution to use and narrows the
 # batch to the side of 16 that the example is on (torch 2.14: `s < 16 [guard added]`).
 _TRACED_BATCH = 32
-_LIBRARY = (".so", ".dylib")
+LIBRARY = (".so", ".dylib")
 
 
 def export(request: Request) -> Written:
@@ -48,7 +48,7 @@ def export(request: Request) -> Written:
         aoti_compile_and_package(program, package_path=package, inductor_configs=_configuration())
 
     def without_paths(name: str, content: bytes) -> bytes:
-        if sys.platform == "darwin" and name.endswith(_LIBRARY):
+        if sys.platform == "darwin" and name.endswith(LIBRARY):
             return content  # it is signed, and macOS does not load it once it has changed
         return blank_places(content, also=[cache])
 
