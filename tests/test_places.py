@@ -22,12 +22,12 @@ PACKAGE = Path(toolkit.__file__).parent
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine whose user is `alice` and whose host is `big-server`."""
-    for name in ("home/alice/work", "scratch", "code"):
+    for name in ("home/alice/work", "scratch", "home/alice/code"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path / "home" / "alice"))
     monkeypatch.setenv("LOGNAME", "alice")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "code")])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "home" / "alice" / "code")])
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "home" / "alice" / "venv"))
     monkeypatch.setattr(platform, "node", lambda: "big-server")
     monkeypatch.chdir(tmp_path / "home" / "alice" / "work")
@@ -45,7 +45,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "<python>/lib/site-packages/torch/a.py",
         ),
         ("{}/scratch/toolkit-x/log", "<tmp>/toolkit-x/log"),
-        ("{}/code/net.py:3", "<path>/net.py:3"),
+        ("{}/home/alice/code/net.py:3", "<path>/net.py:3"),
         ("g++ -I{}/home/alice/venv/include x.cpp", "g++ -I<python>/include x.cpp"),
         ("file://{}/home/alice/net.py", "file://~/net.py"),
         ("/data/alice/net.py", "/data/<user>/net.py"),
@@ -75,7 +75,7 @@ def test_other_text_stays(text: str) -> None:
 
 
 def test_folder_with_a_longer_name_stays_whole(machine: Path) -> None:
-    assert without_places(f"{machine}/coder/net.py").endswith("/coder/net.py")
+    assert without_places(f"{machine}/home/alice/coder/net.py").endswith("~/coder/net.py")
 
 
 def test_the_toolkit_itself_has_a_name_of_its_own() -> None:
@@ -103,7 +103,9 @@ def test_bytes_keep_their_length_and_name_nothing(machine: Path) -> None:
 
 
 def test_failure_of_a_row_names_no_folder(machine: Path) -> None:
-    failure = Crashed(f"no {machine}/home/alice/x", stderr_tail=f'File "{machine}/code/net.py"')
+    failure = Crashed(
+        f"no {machine}/home/alice/x", stderr_tail=f'File "{machine}/home/alice/code/net.py"'
+    )
     assert (failure.reason, failure.stderr_tail) == ("no ~/x", 'File "<path>/net.py"')
     assert str(failure) == "crashed: no ~/x"
     failure.stderr_tail = f"{machine}/home/alice/y"
