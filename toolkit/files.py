@@ -298,6 +298,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove_file(path: Path) -> bool:
+    """Remove a file; return whether there was one.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    with _as_output_error(path):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as JSON, atomically. NaN and infinity are refused, because they are not JSON."""
     write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -23,7 +23,7 @@ from toolkit.artifacts.manifest import (
     relative_to,
     write_manifest,
 )
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, ToolkitWarning
 from toolkit.files import sha256_of, size_of
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
 
@@ -388,3 +388,14 @@ def test_unrecorded_artifact_folder_is_refused(tmp_path: Path) -> None:
     other.mkdir()
     with pytest.raises(ArtifactError, match=r"other is not recorded in .*recorded: model\.ncnn"):
         find_artifacts([other])
+
+
+def test_changed_manifest_loses_its_signature(exports: Path) -> None:
+    signature = exports / "manifest.sig"
+    signature.write_text("signed")
+    write_manifest(exports, read_manifest(exports))
+    assert signature.exists()
+    with pytest.warns(ToolkitWarning, match=r"removed .*manifest.sig.*--sign KEY"):
+        write_manifest(exports, replace(read_manifest(exports), checkpoint="../moved"))
+    assert not signature.exists()
+    assert read_manifest(exports).checkpoint == "../moved"

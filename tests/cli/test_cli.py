@@ -456,6 +456,19 @@ def test_runtime_that_loads_no_artifact_gives_one_error_line(cli: Cli, own_expor
     assert_one_line(result, 2, "runtime pt2 loads pt2", "toolkit export --format pt2")
 
 
+@pytest.mark.parametrize("command", [("export", "--sign", "key"), ("verify", "--key", "key")])
+def test_missing_package_for_signatures_is_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    for name in [each for each in sys.modules if each.startswith("model_signing.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    result = cli(*command)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert f"{command[1]} needs the package model-signing" in result.stderr
+    assert "pip install 'toolkit[signing]'" in result.stderr
+
+
 def test_json_output_has_a_record_for_errors(cli: Cli) -> None:
     result = cli("verify", "nowhere", "--json")
     error = json.loads(result.stdout)["error"]

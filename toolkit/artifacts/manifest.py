@@ -6,18 +6,24 @@ In: folders or artifact files. Out: artifacts whose size and checksum were check
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.artifacts.parsers.onnx import read_onnx
-from toolkit.errors import ArtifactError
-from toolkit.files import read_json, refuse_large, sha256_of, size_of, write_json
+from toolkit.errors import ArtifactError, ToolkitWarning
+from toolkit.files import read_json, refuse_large, remove_file, sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""The signature of the manifest and of all other files in its folder; see `signing`."""
+
+_HOME = Path("~")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +75,42 @@ def _check_names(names: Sequence[str], manifest: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of `folder`, atomically."""
-    write_json(folder / MANIFEST, to_json(manifest))
+    """Write the manifest of `folder`, atomically. The signature of another manifest is removed
+    first.
+
+    Warns:
+        ToolkitWarning: There was one.
+    """
+    path, content = folder / MANIFEST, to_json(manifest)
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(path) == json.loads(json.dumps(content)):
+            return
+    if remove_file(folder / SIGNATURE):
+        warnings.warn(
+            f"removed {folder / SIGNATURE}: it signed other files than {folder} holds now; sign "
+            "them with toolkit export --sign KEY",
+            ToolkitWarning,
+            stacklevel=2,
+        )
+    write_json(path, content)
 
 
 def relative_to(folder: Path, target: Path) -> str:
-    """Return `target` as a manifest in `folder` names it: a relative path, so that both can be
-    moved."""
-    return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
+    """Return `target` as a file in `folder` names it: a relative path, so that both can be moved.
+
+    If it would lead into the user's home from outside, it begins with `~`: the name of a home is
+    usually that of its user.
+    """
+    inside, outside = target.resolve(), folder.resolve()
+    home = Path(os.path.realpath(Path("~").expanduser()))
+    if inside.is_relative_to(home) and not outside.is_relative_to(home) and home != home.parent:
+        return (_HOME / inside.relative_to(home)).as_posix()
+    return Path(os.path.relpath(inside, outside)).as_posix()
+
+
+def find_relative(folder: Path, name: str) -> Path:
+    """Return what `relative_to` named in a file in `folder`."""
+    return Path(name).expanduser() if Path(name).is_relative_to(_HOME) else folder / name
 
 
 def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
@@ -89,7 +123,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
         raise ArtifactError("no artifacts given; expected export folders or artifact files")
     found: dict[Path, StoredArtifact] = {}
     for path in paths:
-        folder = _folder_of(path)
+        folder = folder_of(path)
         manifest = read_manifest(folder)
         names = [record.path for record in manifest.artifacts]
         whole = folder == path
@@ -105,7 +139,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
                 stored = StoredArtifact(
                     record=record,
                     path=folder / record.path,
-                    checkpoint=folder / manifest.checkpoint,
+                    checkpoint=find_relative(folder, manifest.checkpoint),
                 )
                 check_artifact(stored.path, record)
                 found.setdefault(stored.path.resolve(), stored)
@@ -151,8 +185,13 @@ def _refuse_external_data(path: Path) -> None:
             )
 
 
-def _folder_of(path: Path) -> Path:
-    """Return the export folder: the path itself, or the folder that contains it."""
+def folder_of(path: Path) -> Path:
+    """Return the export folder of an artifact or folder: the path itself, or the folder that
+    contains it.
+
+    Raises:
+        ArtifactError: Nothing is there, or it cannot be read.
+    """
     with _as_artifact_error(path):
         folder = path if path.is_dir() and not _is_artifact(path) else path.parent
         if not path.exists() and not (folder / MANIFEST).exists():

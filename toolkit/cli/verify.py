@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @paths_argument
 @checkpoint_option
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    metavar="PUB",
+    help="Public key (PEM) of whoever signed the folders with 'toolkit export --sign'. Anything "
+    "that it did not sign is refused. Needs the extra 'signing'.",
+)
 @gates_options
 @session_options
 @outcome_of
