@@ -32,7 +32,7 @@ from toolkit.errors import (
     SettingError,
     UnknownNameError,
 )
-from toolkit.files import make_folder
+from toolkit.locks import locked_folder
 from toolkit.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
@@ -123,7 +123,8 @@ def export(
         DatasetError: int8 is requested, and the training images are missing or do not fit.
         CheckpointError: The checkpoint is missing or damaged, or its factory is not trusted.
         ArtifactError: `out` contains the artifacts of another checkpoint.
-        OutputError: Not writable, or the disk is full; existing files are unchanged.
+        OutputError: Not writable, the disk is full, or another command writes to `out`; existing
+            files are unchanged.
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
@@ -136,10 +137,6 @@ def export(
     measured = images
     if images is None and any(each.quantised for each in wanted):
         measured = _draw_if_there(settings, record)
-    make_folder(out)
-    manifest = _open_manifest(out, checkpoint, record, force=force)
-    if (out / MANIFEST).exists() and manifest.artifacts:
-        write_manifest(out, manifest)  # the checkpoint's folder may have moved
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
@@ -152,6 +149,22 @@ def export(
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
+    with locked_folder(out):
+        return _write_all(writer, pairs, force=force, progress=progress)
+
+
+def _write_all(
+    writer: ArtifactWriter,
+    pairs: Sequence[tuple[Format, Precision]],
+    *,
+    force: bool,
+    progress: Progress,
+) -> Export:
+    """Write the artifacts that are missing or outdated, each with its record."""
+    out, checkpoint = writer.out, writer.checkpoint
+    manifest = _open_manifest(out, checkpoint, writer.record, force=force)
+    if (out / MANIFEST).exists() and manifest.artifacts:
+        write_manifest(out, manifest)  # the checkpoint's folder may have moved
     written, failures = [], []
     for number, (row, precision) in enumerate(pairs):
         progress("export", number, len(pairs), f"{row.name} {precision}")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from toolkit.checkpoints.import_path import factories_importable
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.errors import CheckpointError, headline
 from toolkit.schema import ModelSpec
@@ -66,7 +67,8 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
             f"the toolkit{given}; if you trust that code, add --model {spec.factory}"
         )
     try:
-        model = _find_factory(spec.factory)(**spec.arguments)
+        with factories_importable():
+            model = _find_factory(spec.factory)(**spec.arguments)
     except Exception as error:
         raise CheckpointError(
             f"cannot build the model with {spec.factory}({spec.arguments}): {headline(error)}; "
@@ -84,7 +86,12 @@ def _find_factory(name: str) -> Callable[..., object]:
     if name == REFERENCE_FACTORY:
         return ReferenceCNN
     module_name, _, attribute = name.partition(":")
-    factory: Callable[..., object] = getattr(importlib.import_module(module_name), attribute)
+    module = importlib.import_module(module_name)
+    try:
+        factory: Callable[..., object] = getattr(module, attribute)
+    except AttributeError as error:  # perhaps a library of the same name
+        place = getattr(module, "__file__", None)
+        raise AttributeError(f"{error} (imported from {place})") from error
     return factory
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
 from toolkit.files import publish, scratch_folder, sha256_of, write_atomically, write_json
+from toolkit.locks import locked_folder
 from toolkit.packages import versions_of
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
@@ -189,7 +190,9 @@ def import_weights(
         classes=classes,
         sha256="",
     )
-    return save_checkpoint(out, module, record)
+    with locked_folder(out):
+        refuse_to_replace(out, force=force)  # another command may have written it by now
+        return save_checkpoint(out, module, record)
 
 
 def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str) -> None:

@@ -9,7 +9,7 @@ import click
 
 from toolkit.cli.options import force_option, read_numbers
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import import_from_current_folder
+from toolkit.cli.shared import make_importable
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "factory",
     required=True,
     metavar="MODULE:FUNCTION",
-    help="Factory function of the model. The current folder is searched too.",
+    help="Factory function of the model. The current folder is searched last.",
 )
 @click.option("--input-shape", required=True, metavar="C,H,W", help="Shape of one image.")
 @click.option("--classes", type=int, required=True, help="Number of classes.")
@@ -59,7 +59,7 @@ def import_weights(
     import toolkit
     from toolkit.schema import InputSpec, ModelSpec, to_json
 
-    import_from_current_folder()
+    make_importable(factory)
     shape = read_numbers("--input-shape", input_shape, int, count=3)
     spec = InputSpec(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.checkpoints.bundled import REFERENCE
+from toolkit.checkpoints.import_path import import_factories_from
 from toolkit.cli.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -26,14 +26,8 @@ def or_default(paths: tuple[Path, ...]) -> list[Path]:
 
 
 def make_importable(model: str | None) -> None:
-    """Allow imports from the current folder if a model factory is named."""
-    if model is not None:
-        import_from_current_folder()
-
-
-def import_from_current_folder() -> None:
-    """Allow imports from the current folder, as `python -m` does."""
-    sys.path.insert(0, str(Path.cwd()))
+    """Allow the import of a named model factory from the current folder, after all libraries."""
+    import_factories_from(None if model is None else Path.cwd())
 
 
 def take(kind: type[Record], options: dict[str, Any]) -> Record:

@@ -10,6 +10,7 @@ winners are measured again, because the speed that selected a winner is an overe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.data import check_fits, load_dataset
 from toolkit.errors import SettingError, UnknownNameError
 from toolkit.files import check_writable, write_json
+from toolkit.locks import locked_file
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.parity.gates import GateSettings
@@ -106,11 +108,12 @@ def tune(
         timeout_s=timeout_s,
         progress=progress,
     )
-    found = search.run(runtimes)
-    tuning = replace(found, wall_s=watch.elapsed_s())
-    if out is not None:
-        write_json(out, to_json(tuning))
-    return tuning
+    with locked_file(out) if out is not None else nullcontext():
+        found = search.run(runtimes)
+        tuning = replace(found, wall_s=watch.elapsed_s())
+        if out is not None:
+            write_json(out, to_json(tuning))
+        return tuning
 
 
 def _refuse_devices(runtimes: Sequence[str]) -> None:
