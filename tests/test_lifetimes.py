@@ -1,5 +1,5 @@
-"""What outlives a command: no process and no half file, however it ends; and the next command deletes
-what a killed one could not."""
+"""No process and no half file outlives a command, however it ends; the next command deletes what a
+killed one could not."""
 
 from __future__ import annotations
 

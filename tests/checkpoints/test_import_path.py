@@ -83,17 +83,9 @@ def test_files_named_like_libraries_do_not_replace_them(folder: Path, safe: bool
         folder, "verify", "exports", *runtimes, *model, "--data", ".", "--json", safe=safe
     )
     rows = json.loads(verified.stdout)["parity"]
-    assert {(row["runtime"], row["status"]) for row in rows if row["format"] != "openvino"} == {
-        ("eager", "passed"),
-        ("onnxruntime", "passed"),
-        *([("openvino", "passed")] if ("openvino", "onnx") in pairs(rows) else []),
-    }
-    assert ("openvino", "openvino") in pairs(rows)
+    assert {row["status"] for row in rows} == {"passed"}
+    assert {row["format"] for row in rows} == {"checkpoint", "onnx", "openvino"}
     assert not (folder / "trapped").exists(), (folder / "trapped").read_text()
-
-
-def pairs(rows: list[dict[str, str]]) -> set[tuple[str, str]]:
-    return {(row["runtime"], row["format"]) for row in rows}
 
 
 def test_library_in_place_of_the_factory_is_named(folder: Path) -> None:
