@@ -1,7 +1,7 @@
-"""A runtime that fails in the way that its source's `model` names; loaded only inside workers.
+"""A runtime that fails as its source's `model` says; loaded only inside workers.
 
-`slow` and `segfault after 40 calls` take 30 ms per call, so that a short round is one call; so does
-`cache` with an input other than the last one.
+`slow` and `segfault after 40 calls` take 30 ms per call, so that a short round is one call. `cache`
+takes as long for an input other than the last one.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,16 @@ ROOT = os.geteuid() == 0
 
 
 def toolkit(
-    *arguments: object, before: str = "", cwd: Path | None = None, **environment: str | Path | None
+    *arguments: object,
+    before: str = "",
+    cwd: Path | None = None,
+    environment: Mapping[str, str | Path | None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command, after the lines of shell in `before`; None removes a variable."""
-    changed = {**os.environ, **{name: str(value) for name, value in environment.items() if value}}
-    for name, value in environment.items():
-        if value is None:
-            changed.pop(name, None)
+    given = environment or {}
+    removed = [name for name, value in given.items() if value is None]
+    changed = {name: str(value) for name, value in {**os.environ, **given}.items()}
+    changed = {name: value for name, value in changed.items() if name not in removed}
     return subprocess.run(
         ["sh", "-c", f'{before}\nexec "$@"', "sh", sys.executable, "-P", "-m", "toolkit"]
         + [str(argument) for argument in arguments],
@@ -41,9 +44,10 @@ def toolkit(
     )
 
 
-def verify(exports: Path, data: Path, **options: str | Path | None) -> None:
+def verify(exports: Path, data: Path, environment: Mapping[str, str | Path | None]) -> None:
     """Verify one artifact, which must pass."""
-    done = toolkit("verify", exports / "mnist-cnn.onnx", *ONE, "--data", data, "--json", **options)
+    arguments = (exports / "mnist-cnn.onnx", *ONE, "--data", data, "--json")
+    done = toolkit("verify", *arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     assert [row["status"] for row in json.loads(done.stdout)["parity"]] == ["passed"]
 
@@ -79,18 +83,22 @@ def test_strange_paths_work(
         (folder / each).mkdir()
     shutil.copytree(CHECKPOINT, folder / "cnn")
     shutil.copytree(small_data, folder / "data")
-    surroundings = {"TMPDIR": folder / "tmp", "HOME": folder / "home", **language}
+    surroundings: dict[str, str | Path | None] = {
+        "TMPDIR": folder / "tmp",
+        "HOME": folder / "home",
+        **language,
+    }
     exported = toolkit(
         *("export", folder / "cnn", "--format", "onnx", "--format", "mnn", "--out", folder / "out"),
         cwd=folder,
-        **surroundings,
+        environment=surroundings,
     )
     assert exported.returncode == 0, exported.stdout + exported.stderr
     done = toolkit(
         *("bench", folder / "out" / "cnn.onnx", *ONE, "--data", folder / "data", "--json"),
         *("--min-time", 0.1, "--max-time", 2, "--out", folder / "results"),
         cwd=folder,
-        **surroundings,
+        environment=surroundings,
     )
     assert done.returncode == 0, done.stderr
     assert [row["status"] for row in json.loads(done.stdout)["measurements"]] == ["measured"] * 2
@@ -102,11 +110,11 @@ def test_strange_paths_work(
 def test_home_that_is_missing_or_cannot_be_written_costs_only_the_cache(
     own_exports: Path, small_data: Path, home: str | None
 ) -> None:
-    verify(own_exports, small_data, HOME=home, XDG_CACHE_HOME=None)
+    verify(own_exports, small_data, {"HOME": home, "XDG_CACHE_HOME": None, "XDG_STATE_HOME": None})
 
 
 def test_missing_temporary_folder_is_replaced(own_exports: Path, small_data: Path) -> None:
-    verify(own_exports, small_data, TMPDIR="/nonexistent")
+    verify(own_exports, small_data, {"TMPDIR": "/nonexistent"})
 
 
 @pytest.fixture
@@ -126,7 +134,8 @@ def test_full_temporary_folder_is_one_line(
     own_exports: Path, small_data: Path, mounted: Path
 ) -> None:
     done = toolkit(
-        *("verify", own_exports / "mnist-cnn.onnx", *ONE, "--data", small_data), TMPDIR=mounted
+        *("verify", own_exports / "mnist-cnn.onnx", *ONE, "--data", small_data),
+        environment={"TMPDIR": mounted},
     )
     assert_said(done, "temporary", "set TMPDIR")
 
@@ -136,7 +145,7 @@ def test_temporary_folder_that_fills_up_is_a_row_or_an_error(mounted: Path, tmp_
     done = toolkit(
         *("export", CHECKPOINT, "--format", "openvino", "--precision", "int8"),
         *("--out", tmp_path / "out"),
-        TMPDIR=mounted,
+        environment={"TMPDIR": mounted},
     )
     assert done.returncode in (2, 3)
     assert "Traceback" not in done.stderr
@@ -147,7 +156,7 @@ def test_temporary_folder_that_fills_up_is_a_row_or_an_error(mounted: Path, tmp_
 def test_temporary_folder_without_execution_is_enough(
     own_exports: Path, small_data: Path, mounted: Path
 ) -> None:
-    verify(own_exports, small_data, TMPDIR=mounted)
+    verify(own_exports, small_data, {"TMPDIR": mounted})
 
 
 def test_low_limit_of_memory_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from toolkit.cli.run import run
 from toolkit.cli.runtimes import runtimes
 from toolkit.cli.streams import cannot_print, discard_output, prepare_streams, tell
 from toolkit.cli.train import train
+from toolkit.cli.trust import trust
 from toolkit.cli.tune import tune
 from toolkit.cli.verify import verify
 from toolkit.interruption import end_at_once
@@ -39,7 +40,7 @@ def commands() -> None:
 
 for command in (
     *(train, import_weights, export, verify, bench, loadgen, compare, tune, run),
-    *(runtimes, doctor),
+    *(trust, runtimes, doctor),
 ):
     commands.add_command(command)
 

@@ -16,7 +16,7 @@ from toolkit.cli.options import (
     streams_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import make_importable, or_default, results_outcome, take
+from toolkit.cli.shared import or_default, results_outcome, take
 from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ def loadgen(
     import toolkit
     from toolkit.errors import Interrupted
 
-    make_importable(options["model"])
     try:
         results = toolkit.loadgen(
             or_default(paths),

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: default paths, imports of user code, results as an outcome."""
+"""Shared parts of the commands: default paths, results as an outcome."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.checkpoints.bundled import REFERENCE
-from toolkit.checkpoints.import_path import import_factories_from
 from toolkit.cli.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -23,11 +22,6 @@ EXPORTS = Path("models/exports")
 def or_default(paths: tuple[Path, ...]) -> list[Path]:
     """Return the given paths, or else the exports of the reference CNN."""
     return list(paths) or [EXPORTS / REFERENCE.name]
-
-
-def make_importable(model: str | None) -> None:
-    """Allow the import of a named model factory from the current folder, after all libraries."""
-    import_factories_from(None if model is None else Path.cwd())
 
 
 def take(kind: type[Record], options: dict[str, Any]) -> Record:

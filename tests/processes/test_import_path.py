@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_S, write_idx
 
-from toolkit.checkpoints.import_path import (
-    FOLDER_VARIABLE,
+from toolkit.processes.import_path import (
+    FOLDERS_VARIABLE,
+    add_factory_folder,
     factories_importable,
-    import_factories_from,
+    factory_folders,
 )
 
 LIBRARIES = ("numpy", "json", "torch", "click", "onnxruntime", "execnet", "safetensors")
@@ -99,26 +99,28 @@ def test_library_in_place_of_the_factory_is_named(folder: Path) -> None:
     assert not (folder / "trapped").exists()
 
 
-def test_folder_is_last_and_only_while_a_factory_is_imported(
+def test_folders_are_last_and_only_while_a_factory_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
     before = list(sys.path)
     with factories_importable():
         assert sys.path == before
-    import_factories_from(tmp_path)
+    folders = [str(tmp_path), f"{tmp_path}:\n\udcff"]
+    for each in (*folders, folders[0]):
+        add_factory_folder(each)
+    assert factory_folders() == folders
     assert sys.path == before
     with factories_importable():
-        assert sys.path == [*before, str(tmp_path)]
+        assert sys.path == [*before, *folders]
     assert sys.path == before
-    import_factories_from(None)
-    assert FOLDER_VARIABLE not in os.environ
 
 
 def test_folder_that_is_on_the_path_anyway_stays_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
+    add_factory_folder(str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     before = list(sys.path)
     with factories_importable():
