@@ -113,6 +113,9 @@ class FaultySession:
         if self._fault == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
             np.ones(1 << 40, np.uint8)
+        if self._fault == "fill memory":
+            blocks = [np.ones(1 << 24, np.uint8) for _ in range(128)]
+            raise RuntimeError(f"{len(blocks)} blocks did fit")
         if self._fault == "noise":
             print("chatter on stdout", flush=True)
             os.write(1, b"more of it\n")

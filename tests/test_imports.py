@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_only_timing_reads_a_clock(name: str) -> None:
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     used |= {node.id for node in nodes if isinstance(node, ast.Name)}
     assert not used & CLOCK_CALLS
+
+
+def test_durations_come_from_a_clock_that_never_goes_back() -> None:
+    """The wall clock only gives the date: it may be set at any moment."""
+    used = [
+        node.attr
+        for node in ast.walk(TREES["timing"])
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in CLOCKS
+    ]
+    assert set(used) == {"perf_counter_ns", "now"}
+    assert used.count("now") == 1
+    assert time.get_clock_info("perf_counter").monotonic
 
 
 def python(code: str) -> str:

@@ -156,7 +156,7 @@ def at_work(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_leaves_no_child_process_and_no_partial_file(
     small_data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -169,14 +169,15 @@ def test_interrupt_leaves_no_child_process_and_no_partial_file(
     children = driver.children(recursive=True)
     os.killpg(process.pid, number)  # like a terminal: the workers get it too
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert stdout == ""
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("Error: interrupted")
     assert not any(child.is_running() for child in children)
     leftovers = [str(path) for path in tmp_path.rglob("*") if "part" in path.name]
     assert leftovers == []
-    assert not list(tmp_path.glob("toolkit-worker-*"))
+    assert not list(tmp_path.glob("toolkit-*"))
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_interrupt_during_bench_rounds_keeps_measurements(

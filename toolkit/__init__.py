@@ -17,10 +17,10 @@ Modules are imported on first use, so `import toolkit` is fast.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` is slow to import, and a signal would find no handler so long
 if TYPE_CHECKING:
+    from typing import Any
+
     from toolkit.artifacts.export import export
     from toolkit.artifacts.trust import trust
     from toolkit.checkpoints.bundled import reference_checkpoint
@@ -85,6 +85,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    import importlib
+
     from toolkit.machine.system import check_system
 
     check_system()

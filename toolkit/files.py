@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from toolkit.errors import OutputError
+from toolkit.interruption import uninterrupted
+from toolkit.scratch import note_incomplete
 
 RECORD_BYTES = 16 << 20
 """Size of the largest manifest or checkpoint record that is read; real ones have some kilobytes."""
@@ -230,7 +232,7 @@ def make_folder(path: Path) -> None:
     Raises:
         OutputError: A file is in the way, or the location is not writable.
     """
-    with _as_output_error(path):
+    with as_output_error(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
@@ -240,7 +242,7 @@ def check_writable(path: Path) -> None:
     Raises:
         OutputError: `path` is a folder, or its parent is not writable.
     """
-    with _as_output_error(path):
+    with as_output_error(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     with scratch_folder(path.parent):
@@ -253,11 +255,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         OutputError: Not writable, or the disk is full; `path` is unchanged.
     """
-    data = content.encode() if isinstance(content, str) else content
+    # File names may hold bytes that are no text.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     make_folder(path.parent)
-    with _as_output_error(path):
+    with uninterrupted(), as_output_error(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         try:
+            note_incomplete(Path(name))
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
             publish(Path(name), path)
@@ -279,7 +283,7 @@ def publish(temporary: Path, path: Path) -> None:
     """
     umask = os.umask(0)
     os.umask(umask)
-    with _as_output_error(path):
+    with uninterrupted(), as_output_error(path):
         for each in [*temporary.rglob("*"), temporary]:
             each.chmod((0o777 if each.is_dir() else 0o666) & ~umask)
             _sync(each)
@@ -304,7 +308,7 @@ def remove_file(path: Path) -> bool:
     Raises:
         OutputError: It cannot be removed.
     """
-    with _as_output_error(path):
+    with as_output_error(path):
         try:
             path.unlink()
         except FileNotFoundError:
@@ -322,16 +326,21 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     """Create a temporary folder inside `beside`, on the same file system, and delete it at the
     end."""
     make_folder(beside)
-    with _as_output_error(beside):
-        folder = Path(tempfile.mkdtemp(prefix=".part-", dir=beside))
+    folder = None
     try:
+        with uninterrupted(), as_output_error(beside):
+            folder = Path(tempfile.mkdtemp(prefix=".part-", dir=beside))
+            note_incomplete(folder)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with uninterrupted():
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an OutputError that names `path`."""
     try:
         yield
     except OSError as error:

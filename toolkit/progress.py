@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 _REFRESHES_PER_S = 2  # the default of 10 took 1.7 % of a core next to the timed work
@@ -76,6 +76,7 @@ def _picture() -> Iterator[Progress]:
 def _line_printer(write: Callable[[str], object]) -> Progress:
     def show(label: str, done: int, total: int, note: str = "", /) -> None:
         if done == total:
-            write(f"{label}: {done}/{total} {note}".rstrip() + "\n")
+            with suppress(OSError):  # nobody can see it; the work goes on
+                write(f"{label}: {done}/{total} {note}".rstrip() + "\n")
 
     return show

@@ -15,6 +15,7 @@ from toolkit.artifacts.manifest import MANIFEST
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, OutputError, SettingError
+from toolkit.locks import locked_folder
 from toolkit.measurement.bench import Bench, with_null
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import Plan
@@ -113,33 +114,37 @@ def run(
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
     trained = folder / f"{dataset.record.name}-cnn"
     _refuse_to_mix(folder, trained if checkpoint is None else None)
-    if checkpoint is None:
-        checkpoint = trained
-        record = _train(trained, quick=quick, data=data, threads=options.threads, progress=progress)
-    else:
-        record = read_checkpoint(checkpoint)
-    check_fits(dataset, record)
-    exported = export(
-        checkpoint,
-        out=folder / ARTIFACTS,
-        formats=formats,
-        precisions=precisions,
-        calibration=calibration,
-        model=model,
-        trust=trust,
-        record=record,
-        progress=progress,
-    )
-    refuse_overlap(exported.artifacts, dataset)
-    subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
-    candidates = _candidates(subject, exported, runtimes, settings)
-    lost = _lost_rows(exported, runtimes, settings, dataset, gates)
-    results = replace(start_results(subject, dataset), parity=lost)
-    write_results(folder / RESULTS, results)
-    basis = check.basis(subject, dataset, settings)
-    with _kept_when_interrupted(folder):
-        results = _verify_and_measure(candidates, basis, results, check, bench, folder)
-    return Run(folder=folder, results=results)
+    with locked_folder(folder):
+        _refuse_to_mix(folder, trained if checkpoint is None else None)  # nobody else's, either
+        if checkpoint is None:
+            checkpoint = trained
+            record = _train(
+                trained, quick=quick, data=data, threads=options.threads, progress=progress
+            )
+        else:
+            record = read_checkpoint(checkpoint)
+        check_fits(dataset, record)
+        exported = export(
+            checkpoint,
+            out=folder / ARTIFACTS,
+            formats=formats,
+            precisions=precisions,
+            calibration=calibration,
+            model=model,
+            trust=trust,
+            record=record,
+            progress=progress,
+        )
+        refuse_overlap(exported.artifacts, dataset)
+        subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
+        candidates = _candidates(subject, exported, runtimes, settings)
+        lost = _lost_rows(exported, runtimes, settings, dataset, gates)
+        results = replace(start_results(subject, dataset), parity=lost)
+        write_results(folder / RESULTS, results)
+        basis = check.basis(subject, dataset, settings)
+        with _kept_when_interrupted(folder):
+            results = _verify_and_measure(candidates, basis, results, check, bench, folder)
+        return Run(folder=folder, results=results)
 
 
 def _verify_and_measure(

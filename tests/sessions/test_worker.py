@@ -6,7 +6,9 @@ import contextlib
 import mmap
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,66 @@ def test_worker_that_stops_reading_is_killed_and_reported(subject: Subject) -> N
         with pytest.raises(FailedRun) as caught:
             list(session.predict(chunks, batch_size=100))
     assert caught.value.status == "timed_out"
+
+
+def test_a_worker_that_is_stopped_before_it_answers_is_killed_and_named(subject: Subject) -> None:
+    with session_of(null(subject), timeout_s=2) as session:
+        session.load()
+        assert session.pid is not None
+        os.kill(session.pid, signal.SIGSTOP)
+        with pytest.raises(FailedRun, match="timed out: after 2 s"):
+            session.measure(calls=1)
+        assert not psutil.pid_exists(session.pid)
+
+
+def test_a_worker_that_is_stopped_does_not_hold_up_the_end(subject: Subject) -> None:
+    with session_of(null(subject)) as session:
+        session.load()
+        assert session.pid is not None
+        os.kill(session.pid, signal.SIGSTOP)
+    assert not psutil.pid_exists(session.pid)
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group whose processes get 64 MB of memory."""
+    for root, limits in (
+        (Path("/sys/fs/cgroup/memory"), {"memory.limit_in_bytes": "64M", "memory.swappiness": "0"}),
+        (Path("/sys/fs/cgroup"), {"memory.max": "64M", "memory.swap.max": "0"}),
+    ):
+        group = root / f"toolkit-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            try:
+                if not (group / "cgroup.procs").exists():  # a plain folder
+                    continue
+                for name, value in limits.items():
+                    (group / name).write_text(value)
+                yield group
+                return
+            finally:
+                wait_until(partial(_removed, group), "the control group is empty")
+    pytest.skip("needs the right to make a control group")
+
+
+def _removed(group: Path) -> bool:
+    with contextlib.suppress(OSError):
+        group.rmdir()
+        return True
+    return False
+
+
+def test_worker_that_the_kernel_kills_for_its_memory_is_out_of_memory(
+    subject: Subject, small_group: Path
+) -> None:
+    with session_of(faulty(subject, "fill memory")) as session:
+        session.load()
+        (small_group / "cgroup.procs").write_text(str(session.pid))
+        with pytest.raises(FailedRun) as caught:
+            list(session.predict([IMAGES], batch_size=100))
+    assert (caught.value.status, caught.value.reason) == (
+        *("out_of_memory", "killed by the kernel (SIGKILL)"),
+    )
 
 
 def test_a_session_that_is_closed_while_it_starts_leaves_no_worker(subject: Subject) -> None:

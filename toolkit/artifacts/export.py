@@ -34,7 +34,8 @@ from toolkit.errors import (
     SettingError,
     UnknownNameError,
 )
-from toolkit.files import make_folder, remove_file
+from toolkit.files import remove_file
+from toolkit.locks import locked_folder
 from toolkit.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
@@ -134,7 +135,8 @@ def export(
         CheckpointError: The checkpoint is missing or damaged.
         NotTrustedError: Its model factory is not trusted.
         ArtifactError: `out` contains the artifacts of another checkpoint.
-        OutputError: Not writable, or the disk is full; existing files are unchanged.
+        OutputError: Not writable, the disk is full, or another command writes to `out`; existing
+            files are unchanged.
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
@@ -145,12 +147,6 @@ def export(
     module, record = load_model(checkpoint, trusted=model, record=record)
     settings = calibration or CalibrationSettings()
     images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
-    make_folder(out)
-    manifest = _open_manifest(out, checkpoint, record, force=force)
-    if sign is not None:
-        remove_file(out / SIGNATURE)  # a new one follows
-    if (out / MANIFEST).exists() and manifest.artifacts:
-        write_manifest(out, manifest)  # the checkpoint's folder may have moved
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
@@ -163,6 +159,25 @@ def export(
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
+    with locked_folder(out):
+        return _write_all(writer, pairs, force=force, sign=sign, progress=progress)
+
+
+def _write_all(
+    writer: ArtifactWriter,
+    pairs: Sequence[tuple[Format, Precision]],
+    *,
+    force: bool,
+    sign: Path | None,
+    progress: Progress,
+) -> Export:
+    """Write the artifacts that are missing or outdated, each with its record."""
+    out, checkpoint = writer.out, writer.checkpoint
+    manifest = _open_manifest(out, checkpoint, writer.record, force=force)
+    if sign is not None:
+        remove_file(out / SIGNATURE)  # a new one follows
+    if (out / MANIFEST).exists() and manifest.artifacts:
+        write_manifest(out, manifest)  # the checkpoint's folder may have moved
     written, failures = [], []
     for number, (row, precision) in enumerate(pairs):
         progress("export", number, len(pairs), f"{row.name} {precision}")

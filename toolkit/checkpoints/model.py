@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.errors import CheckpointError, headline
 from toolkit.files import memory_bytes
+from toolkit.processes.import_path import factories_importable
 from toolkit.schema import ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY
 
@@ -66,7 +67,8 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     try:
         if spec.factory == REFERENCE_FACTORY:
             _refuse_large(spec)
-        model = _find_factory(spec.factory)(**spec.arguments)
+        with factories_importable():
+            model = _find_factory(spec.factory)(**spec.arguments)
     except Exception as error:
         raise CheckpointError(
             f"cannot build the model with {spec.factory}({spec.arguments}): {headline(error)}; "
@@ -94,7 +96,12 @@ def _find_factory(name: str) -> Callable[..., object]:
     if name == REFERENCE_FACTORY:
         return ReferenceCNN
     module_name, _, attribute = name.partition(":")
-    factory: Callable[..., object] = getattr(importlib.import_module(module_name), attribute)
+    module = importlib.import_module(module_name)
+    try:
+        factory: Callable[..., object] = getattr(module, attribute)
+    except AttributeError as error:  # perhaps a library of the same name
+        place = getattr(module, "__file__", None)
+        raise AttributeError(f"{error} (imported from {place})") from error
     return factory
 
 

@@ -34,6 +34,7 @@ from toolkit.files import (
     write_atomically,
     write_json,
 )
+from toolkit.locks import locked_folder
 from toolkit.packages import versions_of
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
@@ -221,7 +222,9 @@ def import_weights(
         classes=classes,
         sha256="",
     )
-    saved = save_checkpoint(out, module, record)
+    with locked_folder(out):
+        refuse_to_replace(out, force=force)  # another command may have written it by now
+        saved = save_checkpoint(out, module, record)
     if program is not None:
         trust_store().remember([program], command="import")
     return saved

@@ -1,12 +1,13 @@
 """The command line. It registers the commands; `toolkit.cli.outcome` prints their results.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 passed; 1 a verdict
-failed; 2 wrong usage or bad input; 3 something could not be run; 130 interrupted.
+failed; 2 wrong usage or bad input; 3 something could not be run; 130 interrupted (128 + the number
+of the signal).
 """
 
 from __future__ import annotations
 
-import signal
+import sys
 
 import click
 
@@ -17,13 +18,14 @@ from toolkit.cli.doctor import doctor
 from toolkit.cli.export import export
 from toolkit.cli.import_weights import import_weights
 from toolkit.cli.loadgen import loadgen
-from toolkit.cli.outcome import started_by_torchrun
 from toolkit.cli.run import run
 from toolkit.cli.runtimes import runtimes
+from toolkit.cli.streams import cannot_print, discard_output, prepare_streams, tell
 from toolkit.cli.train import train
 from toolkit.cli.trust import trust
 from toolkit.cli.tune import tune
 from toolkit.cli.verify import verify
+from toolkit.interruption import end_at_once
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,7 +34,7 @@ def commands() -> None:
     """Export a trained PyTorch classifier, verify the exported files, and benchmark them.
 
     Exit codes: 0 passed; 1 a verdict failed; 2 wrong usage or bad input; 3 something could not be
-    run; 4 'compare' is undecided; 130 interrupted.
+    run; 4 'compare' is undecided; 130 interrupted (129 by SIGHUP, 131 by SIGQUIT, 143 by SIGTERM).
     """
 
 
@@ -44,9 +46,13 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line. SIGTERM is handled like Ctrl-C: child processes end and no incomplete
-    file is left. Under torchrun it is not, because torchrun sends SIGTERM to processes that wait
-    for each other."""
-    if not started_by_torchrun():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    commands()
+    """Run the command line. SIGHUP, SIGQUIT and SIGTERM are handled like Ctrl-C: child processes
+    end and no incomplete file is left."""
+    end_at_once()
+    prepare_streams()
+    try:
+        commands()
+    except OSError as error:  # from the help; the commands handle their own errors
+        discard_output()
+        tell(f"Error: {cannot_print(error)}")
+        sys.exit(2)

@@ -18,8 +18,9 @@ from toolkit.cli.options import (
     streams_option,
     sweep_option,
 )
-from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
+from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import or_default, results_outcome, take
+from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -80,7 +81,7 @@ def bench(
             progress=progress,
         )
     except Interrupted as stop:
-        return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
+        return replace(results_outcome(stop.results), exit_code=exit_code_of(stop))
     return results_outcome(results)
 
 

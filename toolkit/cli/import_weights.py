@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "factory",
     required=True,
     metavar="MODULE:FUNCTION",
-    help="Factory function of the model. The current folder is searched too.",
+    help="Factory function of the model. The current folder is searched last.",
 )
 @click.option("--input-shape", required=True, metavar="C,H,W", help="Shape of one image.")
 @click.option("--classes", type=int, required=True, help="Number of classes.")

@@ -15,8 +15,9 @@ from toolkit.cli.options import (
     session_options,
     streams_option,
 )
-from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
+from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import or_default, results_outcome, take
+from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -51,5 +52,5 @@ def loadgen(
             progress=progress,
         )
     except Interrupted as stop:
-        return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
+        return replace(results_outcome(stop.results), exit_code=exit_code_of(stop))
     return results_outcome(results)

@@ -25,7 +25,7 @@ model_option = click.option(
     "--model",
     metavar="MODULE:FUNCTION",
     help="Factory function of your own model. Naming it here allows its code to run; the current "
-    "folder is searched too.",
+    "folder is searched last.",
 )
 trust_option = click.option(
     "--trust",

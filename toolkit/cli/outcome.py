@@ -6,21 +6,22 @@ exit code.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
 
-from toolkit.errors import ToolkitError, ToolkitWarning, printable
-
-INTERRUPTED = 130
+from toolkit.cli.explanations import explained
+from toolkit.cli.streams import show, tell
+from toolkit.errors import OutputError, ToolkitWarning, printable
+from toolkit.interruption import exit_code_of, installed, received, signals_raised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +47,28 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
             from toolkit.machine.system import check_system
             from toolkit.progress import bars
 
-            check_system()
-
-            with _warnings_in_lines(), bars() as progress:
-                outcome = command(progress=progress, **arguments)
-        except KeyboardInterrupt:
-            _fail("interrupted; no incomplete files were left behind", INTERRUPTED, as_json=as_json)
-        except ToolkitError as error:
-            if debug:
-                raise
-            _fail(str(error), error.exit_code, as_json=as_json, kind=type(error).__name__)
+            with signals_raised(), _warnings_in_lines():
+                check_system()
+                _sweep()
+                with bars() as progress:
+                    outcome = command(progress=progress, **arguments)
+        except KeyboardInterrupt as stop:
+            _interrupted(exit_code_of(stop), as_json=as_json)
         except click.ClickException:
             raise
         except Exception as error:
+            number = received()
+            if number is not None:  # a library turned the interruption into its own error
+                _interrupted(128 + number, as_json=as_json)
             if debug:
                 raise
-            text = f"internal error: {type(error).__name__}: {error}; run again with --debug"
-            _fail(text, 3, as_json=as_json, kind=type(error).__name__)
+            _fail(*explained(error), as_json=as_json, kind=type(error).__name__)
         if not _is_one_of_others():
             record, text = outcome.record, printable(outcome.text)
-            click.echo(json.dumps(record, indent=2, allow_nan=False) if as_json else text)
+            try:
+                show(json.dumps(record, indent=2, allow_nan=False) if as_json else text)
+            except OutputError as error:
+                _fail(str(error), error.exit_code, as_json=False)
         sys.exit(outcome.exit_code)
 
     return run
@@ -82,14 +85,14 @@ def _is_one_of_others() -> bool:
     return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _warnings_in_lines() -> Iterator[None]:
     """Print each toolkit warning as one line on stderr; leave warnings of libraries unchanged."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ToolkitWarning):
-            click.echo(f"Warning: {printable(' '.join(str(message).split()))}", err=True)
+            tell(f"Warning: {printable(' '.join(str(message).split()))}")
         else:
             usual(message, category, *where, **more)
 
@@ -99,9 +102,26 @@ def _warnings_in_lines() -> Iterator[None]:
         yield
 
 
+def _sweep() -> None:
+    """Delete what killed commands left behind, and say so."""
+    from toolkit.scratch import say_swept, sweep
+
+    say_swept(sweep())
+
+
+def _interrupted(code: int, *, as_json: bool) -> NoReturn:
+    if installed():  # child processes whose start was interrupted; otherwise they may be others'
+        from toolkit.processes.endings import kill_children
+
+        kill_children()
+    _fail("interrupted; no incomplete files were left behind", code, as_json=as_json)
+
+
 def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") -> NoReturn:
     line = printable(" ".join(message.split()))
-    click.echo(f"Error: {line}", err=True)
+    tell(f"Error: {line}")
     if as_json and not _is_one_of_others():
-        click.echo(json.dumps({"error": {"type": kind, "message": line, "exit_code": code}}))
+        record = {"error": {"type": kind, "message": line, "exit_code": code}}
+        with contextlib.suppress(OutputError):
+            show(json.dumps(record))
     sys.exit(code)

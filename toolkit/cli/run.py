@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
-from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
+from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import results_outcome, take
+from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -44,7 +45,7 @@ def run(progress: Progress, **options: Any) -> Outcome:
             progress=progress,
         )
     except Interrupted as stop:
-        return replace(results_outcome(stop.results), exit_code=INTERRUPTED)
+        return replace(results_outcome(stop.results), exit_code=exit_code_of(stop))
     outcome = results_outcome(done.results)
     return replace(
         outcome,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, SettingError
+from toolkit.locks import locked_folder
 from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.conclusions import conclude
@@ -96,15 +98,16 @@ def bench(
     work.check_baseline(candidates)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    if out is not None:
-        refuse_to_mix(out)
-    started = work.with_capacity(start_results(subject, dataset), candidates, subject)
     tallies = [
         Tally(candidate=candidate, batch_size=size)
         for candidate in candidates
         for size in grid.batch_sizes
     ]
-    return work.measure(tallies, dataset, started, out=out)
+    with locked_folder(out) if out is not None else nullcontext():
+        if out is not None:
+            refuse_to_mix(out)
+        started = work.with_capacity(start_results(subject, dataset), candidates, subject)
+        return work.measure(tallies, dataset, started, out=out)
 
 
 def _options_of(tuned: Configuration, options: SessionOptions) -> SessionOptions:

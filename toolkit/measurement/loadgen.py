@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from toolkit.data import check_fits, load_dataset
 from toolkit.errors import FailedRun, Interrupted, SettingError
+from toolkit.locks import locked_folder
 from toolkit.machine.fitness import judge
 from toolkit.machine.interference import LoadWatch, combined
 from toolkit.measurement.conclusions import distinct_names
@@ -94,8 +96,6 @@ def loadgen(
     candidates = find_candidates(subject, runtimes, options.settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    if out is not None:
-        refuse_to_mix(out)
     wanted = ScenarioSettings(
         scenario=scenario,
         min_duration_s=min_time_s,
@@ -109,7 +109,10 @@ def loadgen(
         timeout_s=options.timeout_s,
         progress=progress,
     )
-    return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
+    with locked_folder(out) if out is not None else nullcontext():
+        if out is not None:
+            refuse_to_mix(out)
+        return load.run(candidates, dataset.images[:], start_results(subject, dataset), out=out)
 
 
 def check_scenario(

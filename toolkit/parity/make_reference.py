@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from toolkit.data import Dataset
 from toolkit.errors import CheckpointError, Crashed, OutputError
 from toolkit.files import read_regular, write_atomically
+from toolkit.locks import locked_folder
 from toolkit.machine.allocator import can_keep_memory
 from toolkit.machine.environment import describe_environment
 from toolkit.parity.gates import MAX_FLOORS
@@ -333,7 +334,8 @@ def keep_references(path: Path, found: References) -> None:
         precision=np.str_(found.data.precision),
     )
     with contextlib.suppress(OutputError, OSError):
-        write_atomically(path, buffer.getvalue())
+        with locked_folder(path.parent):
+            write_atomically(path, buffer.getvalue())
         kept = sorted(path.parent.glob("*.npz"), key=lambda each: -each.stat().st_mtime)
         total = 0
         for each in kept:

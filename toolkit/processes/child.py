@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,10 @@ from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
 from toolkit.files import RESULTS_BYTES, read_json, read_tail
+from toolkit.interruption import uninterrupted
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
+from toolkit.scratch import temporary_folder
 
 _OUTCOME = "outcome.json"
 
@@ -29,9 +30,8 @@ _OUTCOME = "outcome.json"
 @contextlib.contextmanager
 def scratch_of(purpose: str) -> Iterator[Path]:
     """Create a folder for one job: the child's home, temporary folder and working folder."""
-    prefix = f"toolkit-{purpose}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    with temporary_folder(purpose) as folder:
+        yield folder
 
 
 def run_apart(
@@ -108,28 +108,37 @@ def _run(
     """
     # -P: the child must not import files from the current folder.
     command = [sys.executable, "-P", "-m", module]
+    request = json.dumps({**job, _OUTCOME: str(scratch.resolve() / _OUTCOME)})
+    process = None
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=scratch,
-            start_new_session=True,
-        )
-        request = json.dumps({**job, _OUTCOME: str(scratch.resolve() / _OUTCOME)})
         try:
+            with uninterrupted():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=scratch,
+                    start_new_session=True,
+                )
             process.communicate(request.encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise TimedOut(
                 f"{what} did not finish within {timeout_s:g} s and was stopped"
             ) from error
         finally:  # the child and the processes that it started
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with uninterrupted():
+                kill_group(process)
     return process.returncode
+
+
+def kill_group(process: subprocess.Popen[bytes] | None) -> None:
+    """Kill and reap a process, if it was started, and all processes of its session."""
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def answer(

@@ -54,3 +54,11 @@ def kill_tree(process: psutil.Process) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         process.wait(timeout=_EXIT_GRACE_S)
+
+
+def kill_children() -> None:
+    """Kill all processes that this one has started, and theirs."""
+    with contextlib.suppress(psutil.Error):
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                each.kill()

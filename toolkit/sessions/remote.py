@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import execnet
@@ -32,11 +30,13 @@ from toolkit.errors import (
     Unsupported,
 )
 from toolkit.files import read_tail
+from toolkit.interruption import uninterrupted
 from toolkit.machine.environment import oom_kills
 from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
 from toolkit.report.labels import count_of
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
+from toolkit.scratch import ScratchFolder
 from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.loadgen_log import LoadResult
@@ -69,8 +69,8 @@ class RemoteSession:
         self._killed_by_watchdog = False
         self._closed = False
         self._oom_kills = oom_kills()
-        self._scratch = Path(tempfile.mkdtemp(prefix="toolkit-worker-"))
-        self._log = self._scratch / "stderr.log"
+        self._scratch = ScratchFolder("worker")
+        self._log = self._scratch.path / "stderr.log"
         self._log.touch()
         self._group = execnet.Group()
         self._channel: Any = None
@@ -170,7 +170,7 @@ class RemoteSession:
             FailedRun: `WrongOutput` if timed answers differ from untimed ones.
         """
         self.load()
-        with tempfile.TemporaryDirectory(prefix="toolkit-loadgen-") as folder:
+        with tempfile.TemporaryDirectory(prefix="loadgen-", dir=self._scratch.path) as folder:
             self._send(
                 "loadgen",
                 **pack_images(images),
@@ -210,10 +210,11 @@ class RemoteSession:
         """End the worker, by force if necessary, and reap it. If another thread is starting it, it
         ends as soon as it has started."""
         self._closed = True
-        self._group.terminate(timeout=_EXIT_GRACE_S)
-        if self._process is not None:
-            kill_tree(self._process)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        with uninterrupted():
+            self._group.terminate(timeout=_EXIT_GRACE_S)
+            if self._process is not None:
+                kill_tree(self._process)
+            self._scratch.remove()
 
     def _start(self) -> None:
         # -P: the worker must not import files from the current folder.
@@ -239,7 +240,7 @@ class RemoteSession:
     def _environment(self) -> dict[str, str]:
         """Return the environment variables of the worker, in addition to those that it inherits."""
         threads = str(self.candidate.settings.threads)
-        cache = os.environ.get("CUDA_CACHE_PATH", str(self._scratch / "cuda"))
+        cache = os.environ.get("CUDA_CACHE_PATH", str(self._scratch.path / "cuda"))
         return {
             **self.candidate.runtime.environment,
             **PINNED_ENVIRONMENT,

@@ -7,9 +7,10 @@ computes, and the state resumes an interrupted training.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from toolkit.checkpoints.storage import RECORD, read_checkpoint, refuse_to_repla
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
 from toolkit.errors import DatasetError, SettingError
-from toolkit.files import make_folder
+from toolkit.locks import locked_folder
 from toolkit.machine.allocator import kept_memory
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
@@ -101,7 +102,8 @@ def train(
         SettingError: A setting is out of range, CUDA is requested but missing, there is not enough
             memory, or a loss is not finite.
         DatasetError: The data is missing, damaged, or not the data of the interrupted training.
-        OutputError: `out` is not writable, or already holds a checkpoint or a training state.
+        OutputError: `out` is not writable, already holds a checkpoint or a training state, or
+            another command writes to it.
     """
     check_positive("--save-every", save_every_s)
     if resume and force:
@@ -121,10 +123,8 @@ def train(
         own = {"device": chosen, "threads": own_threads}
         if resume and state is None and (out / RECORD).exists():
             return _finished(out, data, given, own)
-        if not resume:
-            refuse_to_replace(out, force=force)
-        if not (resume or force):
-            refuse_to_forget(out)
+        check = partial(_refuse_to_lose, out, resume=resume, force=force)
+        check()
         options = choose_options(given, own, state.position.options if state else None)
         with libraries_loaded_meanwhile(options):
             training, test, sha256 = _load(data, state)
@@ -144,31 +144,47 @@ def train(
             before_s=state.position.wall_s if state else 0.0,
             writes=processes.writes,
         )
-        return _carry_out(job, keeper, out, state=state, progress=progress)
+        return _carry_out(job, keeper, out, check=check, state=state, progress=progress)
+
+
+def _refuse_to_lose(out: Path, *, resume: bool, force: bool) -> None:
+    """Raise OutputError if `out` holds a checkpoint or a state that this training would replace."""
+    if not resume:
+        refuse_to_replace(out, force=force)
+    if not (resume or force):
+        refuse_to_forget(out)
 
 
 def _carry_out(
-    job: Job, keeper: Keeper, out: Path, *, state: State | None, progress: Progress
+    job: Job,
+    keeper: Keeper,
+    out: Path,
+    *,
+    check: Callable[[], None],
+    state: State | None,
+    progress: Progress,
 ) -> Checkpoint:
-    """Train, write the checkpoint, and delete the states."""
+    """Train, write the checkpoint, and delete the states. `check` refuses to replace others'."""
     processes = job.processes
-    make_folder(out)
     processes.wait()  # no process writes before all have looked
-    if state is None and processes.writes:
-        forget_states(out)
     torch.set_num_threads(job.options.threads)
     tuned = find_recipe(job.options.recipe).tuned
     with (
+        locked_folder(out) if processes.writes else nullcontext(),
         callers_generators_kept(job.options.device),
         _reproducible(),
         kept_memory() if tuned else nullcontext(),
     ):
+        if processes.writes:
+            check()  # another command may have written there in the meantime
+            if state is None:
+                forget_states(out)
         model, end = fit(
             job, keeper, state=state, progress=progress if processes.writes else silent
         )
-    if processes.writes:
-        save_checkpoint(out, model, replace(job.checkpoint, training=_record(job, end)))
-        forget_states(out)
+        if processes.writes:
+            save_checkpoint(out, model, replace(job.checkpoint, training=_record(job, end)))
+            forget_states(out)
     processes.wait()
     return read_checkpoint(out)
 

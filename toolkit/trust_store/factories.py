@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
 from toolkit.errors import CheckpointError
 from toolkit.files import sha256_of
+from toolkit.processes.import_path import add_factory_folder
 from toolkit.schema import ModelSpec, Program
 from toolkit.trust_store.store import require_trust, trust_store
 
@@ -48,10 +48,10 @@ def trusted_factory(spec: ModelSpec, *, model: str | None, trust: bool, what: st
 
 
 def make_importable(program: Program) -> None:
-    """Allow imports from the folder of a factory; it comes last, so that nothing in it replaces
-    another module."""
-    if program.root and program.root not in sys.path:
-        sys.path.append(program.root)
+    """Allow the import of a factory from its folder; that comes last, so that nothing in it
+    replaces another module."""
+    if program.root:
+        add_factory_folder(program.root)
 
 
 def factory_program(spec: ModelSpec) -> Program:

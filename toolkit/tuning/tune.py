@@ -10,6 +10,7 @@ winners are measured again, because the speed that selected a winner is an overe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.data import check_fits, load_dataset
 from toolkit.errors import SettingError, UnknownNameError
 from toolkit.files import check_writable
+from toolkit.locks import locked_file
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.parity.gates import GateSettings
@@ -110,11 +112,12 @@ def tune(
         timeout_s=timeout_s,
         progress=progress,
     )
-    found = search.run(runtimes)
-    tuning = replace(found, wall_s=watch.elapsed_s())
-    if out is not None:
-        write_tuning(out / TUNING, tuning)
-    return tuning
+    with locked_file(out / TUNING) if out is not None else nullcontext():
+        found = search.run(runtimes)
+        tuning = replace(found, wall_s=watch.elapsed_s())
+        if out is not None:
+            write_tuning(out / TUNING, tuning)
+        return tuning
 
 
 def _refuse_devices(runtimes: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ moved them 18 (static) and 3 (dynamic) times as far.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
 from toolkit.schema import TRAITS, ExpectedError
+from toolkit.scratch import temporary_folder
 
 # Otherwise ONNX Runtime, which quantises, sends telemetry about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -50,8 +50,8 @@ def export(request: Request) -> Written:
     """
     if request.precision == "fp32":
         return Written(opset=write_onnx(request.model, request.example, request.path))
-    with tempfile.TemporaryDirectory() as scratch:
-        plain, changed = Path(scratch, "fp32.onnx"), Path(scratch, "changed.onnx")
+    with temporary_folder("onnx") as scratch:
+        plain, changed = scratch / "fp32.onnx", scratch / "changed.onnx"
         opset = write_onnx(request.model, request.example, plain)
         isas = None
         if request.precision == "fp16":

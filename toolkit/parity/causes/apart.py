@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +20,11 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ToolkitError
 from toolkit.files import RESULTS_BYTES, files_in, read_json, read_regular
+from toolkit.interruption import uninterrupted
 from toolkit.parity.causes.stored import find_tensors
 from toolkit.parity.causes.symptoms import Symptoms
 from toolkit.parity.causes.tensors import compare_tensors
+from toolkit.processes.child import kill_group
 from toolkit.schema import (
     EXACT_PRECISIONS,
     Cause,
@@ -34,6 +34,7 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
+from toolkit.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,8 +79,7 @@ def search_apart(
 
     `symptoms` are those of the raw `images` `[n,C,H,W]`.
     """
-    with tempfile.TemporaryDirectory(prefix="toolkit-causes-", ignore_cleanup_errors=True) as name:
-        scratch = Path(name)
+    with temporary_folder("causes") as scratch:
         np.savez(
             scratch / "arrays.npz",
             images=images,
@@ -109,22 +109,23 @@ def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
     }
     # -P: the child must not import files from the current folder.
     command = [sys.executable, "-P", "-m", "toolkit.parity.causes.apart"]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd=scratch,
-        start_new_session=True,
-    )
+    process = None
     try:
+        with uninterrupted():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd=scratch,
+                start_new_session=True,
+            )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(job.encode(), timeout=timeout_s)
     finally:  # the child and the processes that it started
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with uninterrupted():
+            kill_group(process)
 
 
 class _Search:

@@ -1,0 +1,177 @@
+"""Folders of killed processes are found and deleted; those of living processes, other users and
+other programs are left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE_S
+
+from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.scratch import ScratchFolder, say_swept, sweep, sweep_beside, temporary_folder
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty temporary folder."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@contextmanager
+def owner(code: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `code` in a process, and wait until it is done; the process lives on."""
+    head = (
+        "from pathlib import Path\nfrom toolkit.files import scratch_folder, write_atomically\n"
+        "from toolkit.scratch import ScratchFolder, note_incomplete\n"
+    )
+    tail = "\nprint('done', flush=True)\ninput()\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", head + code + tail],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_folder_of_a_killed_process_is_swept(temporary: Path) -> None:
+    code = "(ScratchFolder('worker').path / 'inside').write_text('x')"
+    with owner(code) as process:
+        (folder,) = temporary.iterdir()
+        assert folder.name.startswith("toolkit-worker-")
+        assert sweep() == []  # it has an owner
+        assert (folder / "inside").exists()
+        process.kill()
+        process.wait()
+        assert sweep() == [folder]
+    assert list(temporary.iterdir()) == []
+
+
+def test_folder_is_gone_when_its_process_ends(temporary: Path) -> None:
+    with owner("ScratchFolder('worker')") as process:
+        assert len(list(temporary.iterdir())) == 1
+        process.communicate("\n", timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert list(temporary.iterdir()) == []
+
+
+def test_process_that_is_forked_leaves_the_folder_to_its_parent(temporary: Path) -> None:
+    fork = """
+import os, sys
+folder = ScratchFolder("worker")
+child = os.fork()
+if child == 0:
+    sys.exit()
+os.waitpid(child, 0)
+"""
+    with owner(fork):
+        assert len(list(temporary.iterdir())) == 1
+        assert sweep() == []
+
+
+def test_incomplete_files_of_a_killed_process_are_swept_wherever_they_are(
+    temporary: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code = f"""
+block = scratch_folder(Path({str(out)!r}))
+(block.__enter__() / "half").write_text("half")
+write_atomically(Path({str(out / "whole")!r}), "whole")
+half = Path({str(out / ".results.json.abcd1234.part")!r})
+half.write_text("half")
+note_incomplete(half)
+note_incomplete(Path({str(out / "whole")!r}))
+"""
+    with owner(code) as process:
+        assert sweep() == []
+        assert len(list(out.iterdir())) == 3
+        process.kill()
+        process.wait()
+        found = sweep()
+    assert {path.name[:6] for path in found} == {".part-", ".resul"}
+    assert [path.name for path in out.iterdir()] == ["whole"]  # complete, although it was noted
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_of_other_programs_are_not_swept(temporary: Path) -> None:
+    for name in ("toolkit-worker-abcd1234", "other-abcd1234.scratch", "toolkit.scratch.txt"):
+        (temporary / name).mkdir()
+    (temporary / "toolkit-file-abcd1234.scratch").write_text("a file")
+    (temporary / "real").mkdir()
+    (temporary / "toolkit-link-abcd1234.scratch").symlink_to(temporary / "real")
+    before = sorted(temporary.iterdir())
+    assert sweep() == []
+    assert sorted(temporary.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_folders_of_other_users_are_not_swept(temporary: Path) -> None:
+    folder = temporary / "toolkit-worker-abcd1234.scratch"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    assert sweep() == []
+    os.chown(folder, 0, 0)
+    assert sweep() == [folder]
+
+
+def test_only_incomplete_files_beside_an_output_are_swept(tmp_path: Path) -> None:
+    ours = {".part-abcd1234", ".results.json.abcd1234.part", ".a\nb.abcd_234.part"}
+    others = {"results.json", ".part-", ".part-of-a-plan", "x.abcd1234.part", ".x.abcd.part"}
+    for name in ours | others:
+        (tmp_path / name).write_text("")
+    assert {path.name for path in sweep_beside(tmp_path, "results.json")} == {
+        ".results.json.abcd1234.part"
+    }
+    assert {path.name for path in sweep_beside(tmp_path)} == ours - {".results.json.abcd1234.part"}
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_link_among_incomplete_files_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".part-abcd1234").symlink_to(tmp_path / "mine")
+    assert sweep_beside(out) == [out / ".part-abcd1234"]
+    assert (tmp_path / "mine" / "file").read_text() == "mine"
+
+
+def test_sweeping_is_said_in_one_line() -> None:
+    say_swept([])
+    with pytest.warns(ToolkitWarning) as caught:
+        say_swept([Path(f"/tmp/{number}") for number in range(5)])
+    (only,) = caught
+    assert str(only.message) == (
+        "deleted what a killed command had left behind: /tmp/0, /tmp/1, /tmp/2 and 2 more"
+    )
+
+
+def test_missing_temporary_folder_is_an_error_that_says_what_to_do(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
+    with pytest.raises(OutputError, match=r"cannot create a temporary folder.*set TMPDIR"):
+        ScratchFolder("worker")
+
+
+def test_folder_is_deleted_after_an_error(temporary: Path) -> None:
+    with pytest.raises(IsADirectoryError), temporary_folder("export") as folder:
+        folder.write_text("x")
+    assert list(temporary.iterdir()) == []
