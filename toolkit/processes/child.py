@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
 
@@ -42,8 +43,9 @@ def run_apart(
     timeout_s: float,
     threads: int | None = None,
     without: Sequence[str] = (),
+    needs: Needs = Needs(),  # noqa: B008 - it is frozen
 ) -> dict[str, Any]:
-    """Run `python -m module` on a job, and return the result of its work.
+    """Run `python -m module` on a job, confined, and return the result of its work.
 
     Args:
         module: Its `main` calls `answer`.
@@ -53,6 +55,7 @@ def run_apart(
         timeout_s: The child is killed after this many seconds.
         threads: Threads of OpenMP and MKL in the child; None leaves them to the libraries.
         without: Environment variables that the child does not get.
+        needs: What it reads, writes and uses besides its libraries and `scratch`.
 
     Raises:
         FailedRun: The exception of the work, or how its process ended, with its last output.
@@ -61,7 +64,9 @@ def run_apart(
     environment = _environment(scratch, threads)
     for name in without:
         environment.pop(name, None)
-    code = _run(module, job, scratch, log, environment, what=what, timeout_s=timeout_s)
+    with Confinement(scratch, needs) as confined:
+        command = [*confined.command, "-m", module]
+        code = _run(command, job, scratch, log, environment, what=what, timeout_s=timeout_s)
     outcome = scratch / _OUTCOME
     found = json.loads(outcome.read_text()) if code == 0 and outcome.exists() else None
     tail = tail_of(log.read_text(errors="replace"))
@@ -79,7 +84,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     environment = {
         **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
-        **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
+        **own_folders(scratch),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
     if threads is not None:
@@ -88,7 +93,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
 
 
 def _run(
-    module: str,
+    command: list[str],
     job: dict[str, Any],
     scratch: Path,
     log: Path,
@@ -102,8 +107,6 @@ def _run(
     Raises:
         TimedOut: The child was killed.
     """
-    # -P: the child must not import files from the current folder.
-    command = [sys.executable, "-P", "-m", module]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,

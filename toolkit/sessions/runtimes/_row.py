@@ -31,6 +31,7 @@ class Runtime:
         one_thread: It computes in one thread, whatever is asked for.
         one_stream: It computes one call at a time in a process.
         own_threads: It decides by itself how many threads compute, and does not tell.
+        compiles: It starts a compiler, and keeps compiled code for later.
         opt_in: Takes part only if it or `all` is named: it takes long, or has few uses.
         devices: Where its sessions run.
         cpu_formats: Those of its formats that it loads on the CPU only.
@@ -49,6 +50,7 @@ class Runtime:
     one_thread: bool = False
     one_stream: bool = False
     own_threads: bool = False
+    compiles: bool = False
     opt_in: bool = False
     devices: tuple[Device, ...] = ("cpu",)
     cpu_formats: tuple[str, ...] = ()
