@@ -100,7 +100,9 @@ def test_hang_is_killed_and_named(subject: Subject) -> None:
 
 def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
     """For example a running compiler, which would take a core from the other candidates."""
-    with session_of(faulty(subject, "hang with a child"), timeout_s=2) as session:
+    candidate = faulty(subject, "hang with a child")
+    candidate = replace(candidate, runtime=replace(candidate.runtime, compiles=True))
+    with session_of(candidate, timeout_s=2) as session:
         session.load()
         assert session.pid is not None
         (child,) = psutil.Process(session.pid).children(recursive=True)

@@ -33,6 +33,7 @@ USE_DEVICE = READ_FILE | WRITE_FILE | IOCTL_DEV
 _RIGHTS_SINCE = {1: 13, 2: 14, 3: 15, 5: 16}  # ABI version → number of rights
 _TCP_SINCE, _TCP = 4, 0b11  # bind, connect
 _SCOPES_SINCE, _SCOPES = 6, 0b11  # abstract Unix sockets, signals to other processes
+_ALL_THREADS_SINCE, _ALL_THREADS = 8, 1 << 3
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every processor
 _VERSION, _PATH_BENEATH = 1, 1
@@ -80,10 +81,16 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
         for path, rights in rules:
             _allow(ruleset, path, rights & known)
         no_new_privileges()
-        _call(_RESTRICT_SELF, ruleset, 0)
+        _call(_RESTRICT_SELF, ruleset, _ALL_THREADS if restricts_all_threads(abi) else 0)
     finally:
         os.close(ruleset)
     return abi
+
+
+def restricts_all_threads(abi: int) -> bool:
+    """Return whether this version restricts threads that already run, and not only the calling
+    one."""
+    return abi >= _ALL_THREADS_SINCE
 
 
 def no_new_privileges() -> None:

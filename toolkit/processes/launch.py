@@ -84,6 +84,7 @@ def confine(policy: dict[str, Any]) -> str:
         with contextlib.suppress(OSError):
             landlock.no_new_privileges()
         _drop_capabilities()
+    earlier = _other_threads()
     version, without_landlock = 0, None
     try:
         version = landlock.restrict(policy["rules"])
@@ -95,7 +96,10 @@ def confine(policy: dict[str, Any]) -> str:
             seccomp.restrict(programs=policy["programs"])
         except OSError as error:
             without_seccomp = f"seccomp is refused ({error.strerror})"
-    return describe(version, without_landlock, without_seccomp)
+    found = describe(version, without_landlock, without_seccomp)
+    if earlier and version and not landlock.restricts_all_threads(version):
+        found += f" (Landlock not for {earlier} threads that Python's start-up files started)"
+    return found
 
 
 def offered() -> str:
@@ -116,6 +120,12 @@ def describe(version: int, without_landlock: str | None, without_seccomp: str | 
     if not has:
         return f"not confined: {'; '.join(lacks)}"
     return ", ".join(has) if not lacks else f"{has[0]} only: {lacks[0]}"
+
+
+def _other_threads() -> int:
+    with contextlib.suppress(OSError):
+        return len(list(Path("/proc/self/task").iterdir())) - 1
+    return 0
 
 
 def _limit(limits: dict[str, int]) -> None:

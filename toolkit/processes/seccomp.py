@@ -1,7 +1,7 @@
 """seccomp: a filter in the Linux kernel refuses system calls; no root is needed.
 
-In: whether programs may be started. Out: the calling thread, and all that it starts from now on,
-is filtered.
+In: whether programs may be started. Out: this process, and all that it starts from now on, is
+filtered (Linux 4.17 and later).
 
 A short list of refusals, because the calls that a runtime needs are unknown. These are own bindings
 because no package fits: `pyseccomp` needs the library libseccomp, which pip does not install, and
@@ -102,6 +102,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24)  # offsets in struct seccomp
 _SET_MODE_FILTER, _PR_SET_SECCOMP, _MODE_FILTER = 1, 22, 2
 # Otherwise Linux before 5.16 slows down every filtered process against Spectre 4.
 _SPEC_ALLOW = 1 << 2
+_ALL_THREADS = 1 << 0
 
 Instruction = tuple[int, int, int, int]
 
@@ -133,11 +134,11 @@ def restrict(*, programs: bool) -> None:
     library.syscall.restype = ctypes.c_long
     number = ctypes.c_long(_ARCHITECTURES[platform.machine()][2])
     mode = ctypes.c_long(_SET_MODE_FILTER)
-    for flags in (_SPEC_ALLOW, 0):  # Linux before 4.17 does not know the flag
-        if library.syscall(number, mode, ctypes.c_long(flags), description) == 0:
-            return
-    code = ctypes.get_errno()
-    raise OSError(code, os.strerror(code))
+    flags = ctypes.c_long(_SPEC_ALLOW | _ALL_THREADS)
+    found = library.syscall(number, mode, flags, description)
+    if found != 0:  # for a thread that cannot be filtered, its number
+        code = ctypes.get_errno() if found < 0 else errno.ESRCH
+        raise OSError(code, os.strerror(code))
 
 
 def program(*, programs: bool, machine: str | None = None) -> list[Instruction]:
