@@ -22,6 +22,7 @@ from toolkit.machine.allocator import can_keep_memory
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.expected import Expectations
 from toolkit.parity.reference import Reference, References
+from toolkit.processes.confinement import SWITCH, offered
 from toolkit.schema import Settings, to_json
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.sessions.checked import CheckedSession
@@ -340,6 +341,28 @@ def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
     candidate = faulty(subject, "", threads=2)
     with session_of(candidate) as session:
         assert session.load().attestation.version == "2"  # what its module saw when it was imported
+
+
+@pytest.mark.skipif(
+    not offered().startswith("Landlock") or "only" in offered(), reason=f"here: {offered()}"
+)
+def test_worker_reaches_nothing_that_is_not_its_business(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    with session_of(faulty(subject, f"reach {tmp_path}")) as session:
+        attested = session.load().attestation
+        assert session.attest().confinement == attested.confinement
+    assert attested.version == "10 of 10 refused"
+    assert attested.confinement == offered()
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_worker_says_that_it_is_not_confined(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+    with session_of(null(subject)) as session:
+        confinement = session.load().attestation.confinement
+    assert confinement == "not confined: TOOLKIT_UNCONFINED is set"
 
 
 def test_worker_ends_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:

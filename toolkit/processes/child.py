@@ -20,7 +20,7 @@ from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
 from toolkit.processes.confinement import Confinement, Needs, own_folders
-from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
+from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of_file
 from toolkit.processes.numerics import pinned
 
 _OUTCOME = "outcome.json"
@@ -69,7 +69,7 @@ def run_apart(
         code = _run(command, job, scratch, log, environment, what=what, timeout_s=timeout_s)
     outcome = scratch / _OUTCOME
     found = json.loads(outcome.read_text()) if code == 0 and outcome.exists() else None
-    tail = tail_of(log.read_text(errors="replace"))
+    tail = tail_of_file(log)
     if found is None:
         raise Crashed(f"{what} ended: {exit_text(code)}", stderr_tail=tail)
     if "error" in found:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+from pathlib import Path
 
 import psutil
 
@@ -25,6 +27,7 @@ FAILURES: dict[str, type[FailedRun]] = {
 
 _STDERR_TAIL_LINES = 40
 _EXIT_GRACE_S = 2.0
+_TAIL_BYTES = 64 << 10
 
 
 def exit_text(code: int) -> str:
@@ -40,6 +43,13 @@ def exit_text(code: int) -> str:
 def tail_of(text: str) -> str:
     """Return the last lines of the output of a process."""
     return "\n".join(text.splitlines()[-_STDERR_TAIL_LINES:])
+
+
+def tail_of_file(path: Path) -> str:
+    """Return the last lines of a log, which may be larger than the memory."""
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - _TAIL_BYTES, 0))
+        return tail_of(file.read(_TAIL_BYTES).decode(errors="replace"))
 
 
 def joined(*parts: str) -> str:

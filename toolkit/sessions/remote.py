@@ -32,7 +32,7 @@ from toolkit.errors import (
 )
 from toolkit.machine.environment import oom_kills
 from toolkit.processes.confinement import Confinement
-from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
+from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of_file
 from toolkit.processes.numerics import REMOVED_FROM_ENVIRONMENT
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.sessions import bootstrap
@@ -205,7 +205,7 @@ class RemoteSession:
     def stderr_tail(self) -> str:
         """The last lines that the worker wrote to stderr."""
         with contextlib.suppress(OSError):
-            return tail_of(self._log.read_text(errors="replace"))
+            return tail_of_file(self._log)
         return ""
 
     def close(self) -> None:
