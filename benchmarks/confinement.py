@@ -75,10 +75,11 @@ def main(runtime: str, starts: int, batch_size: int) -> None:
     for place, (what, unit, scale) in enumerate((("start", "ms", 1e3), ("one call", "µs", 1e6))):
         plain, confined = (np.array([each[place] for each in found[name]]) for name in kinds)
         low, high = _interval(confined / plain)
+        more = np.median(confined - plain) * scale
+        medians = [f"{np.median(each) * scale:.2f} {unit}" for each in (plain, confined)]
         print(
-            f"{what}: plain {np.median(plain) * scale:.2f} {unit}, confined "
-            f"{np.median(confined) * scale:.2f} {unit}, "
-            f"{np.median(confined - plain) * scale:+.2f} {unit} between neighbours; ratio {np.median(confined / plain):.3f} [{low:.3f}-{high:.3f}]"
+            f"{what}: plain {medians[0]}, confined {medians[1]}; of neighbours {more:+.2f} {unit}, "
+            f"ratio {np.median(confined / plain):.3f} [{low:.3f}-{high:.3f}]"
         )
 
 

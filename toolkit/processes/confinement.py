@@ -35,13 +35,20 @@ _ETC = (
     *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "alternatives", "locale.alias"),
     *("localtime", "timezone", "nsswitch.conf", "passwd", "group", "hosts", "os-release"),
     *("lsb-release", "debian_version", "redhat-release", "mime.types", "magic", "fonts"),
-    *("OpenCL", "vulkan", "nvidia", "ssl/certs", "pki/tls/certs", "ca-certificates", "python3"),
+    *("OpenCL", "vulkan", "nvidia", "ssl/certs", "pki/tls/certs", "python3"),
+    *("ssl/openssl.cnf", "pki/tls/openssl.cnf", "crypto-policies", "gnutls"),
     f"python{sys.version_info.major}.{sys.version_info.minor}",
 )
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _GPU_DEVICES = ("nvidia*", "nvidia-caps/*", "dri/*")
 _PARTS_OF_A_PREFIX = ("bin", "include", "lib", "lib64", "libexec", "share")
 _PYTHON_FILES = (".py", ".so", ".pth")
+# Import this toolkit, wherever it is; its folder may not be on the child's path yet.
+_START = (
+    "import sys, importlib.util as u; s = u.spec_from_file_location('toolkit', {!r}); "
+    "m = sys.modules['toolkit'] = u.module_from_spec(s); s.loader.exec_module(m); "
+    "from toolkit.processes.launch import main; main()"
+)
 _MORE_PROCESSES = 4096
 _ADDRESS_SPACE_BYTES = 256 << 30  # reserved by threads and libraries, beside what they use
 _OWN_FOLDERS = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
@@ -88,11 +95,7 @@ class Confinement:
             )
         )
         # -P: the child must not import files from the current folder.
-        root = str(Path(toolkit.__file__).resolve().parents[1])
-        start = (
-            f"import sys; sys.path.insert(0, {root!r}); "
-            "from toolkit.processes.launch import main; main()"
-        )
+        start = _START.format(str(Path(toolkit.__file__).resolve()))
         self.command = [sys.executable, "-P", "-u", "-c", start, str(policy)]
         """The start of a command; it goes on with `-m MODULE` or `-c CODE`."""
 

@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import json
 import os
-import runpy
 import select
 import signal
 import struct
@@ -43,6 +42,8 @@ def main() -> None:
     tie(policy["lifeline"])
     os.environ[CONFINEMENT] = policy["off"] or confine(policy)
     if kind == "-m":
+        import runpy
+
         runpy.run_module(code, run_name="__main__", alter_sys=True)
     else:
         exec(code, vars(sys.modules["__main__"]))
@@ -136,8 +137,8 @@ def _limit(limits: dict[str, int]) -> None:
         number = getattr(resource, name, None)
         if number is None:
             continue
-        _, hard = resource.getrlimit(number)
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        known = [each for each in resource.getrlimit(number) if each != resource.RLIM_INFINITY]
+        most = min([wanted, *known])
         with contextlib.suppress(OSError, ValueError):  # macOS refuses some
             resource.setrlimit(number, (most, most))
 
@@ -151,9 +152,8 @@ def _be_killed_first() -> None:
 def _drop_capabilities() -> None:
     """Give up root's powers, except over the permissions of files, which Landlock restricts."""
     import ctypes
-    import platform
 
-    number = _CAPSET.get(platform.machine())
+    number = _CAPSET.get(os.uname().machine)
     if number is None or os.geteuid() != 0:
         return
     header = struct.pack("=Ii", _PR_SET_CAPABILITIES_VERSION, 0)

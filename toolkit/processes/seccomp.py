@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 import sys
 
@@ -111,8 +110,8 @@ def why_missing() -> str | None:
     """Return why this system cannot filter system calls; None if it can."""
     if sys.platform != "linux":
         return "this system has no seccomp"
-    if platform.machine() not in _ARCHITECTURES:
-        return f"the toolkit has no seccomp filter for {platform.machine()}"
+    if os.uname().machine not in _ARCHITECTURES:
+        return f"the toolkit has no seccomp filter for {os.uname().machine}"
     library = ctypes.CDLL(None, use_errno=True)
     arguments = map(ctypes.c_ulong, (_MODE_FILTER, 0, 0, 0))
     library.prctl(_PR_SET_SECCOMP, *arguments)  # no filter is given: EFAULT, if it would be taken
@@ -132,7 +131,7 @@ def restrict(*, programs: bool) -> None:
     description = struct.pack("HP", len(filter_) // 8, ctypes.addressof(buffer))
     library = ctypes.CDLL(None, use_errno=True)
     library.syscall.restype = ctypes.c_long
-    number = ctypes.c_long(_ARCHITECTURES[platform.machine()][2])
+    number = ctypes.c_long(_ARCHITECTURES[os.uname().machine][2])
     mode = ctypes.c_long(_SET_MODE_FILTER)
     flags = ctypes.c_long(_SPEC_ALLOW | _ALL_THREADS)
     found = library.syscall(number, mode, flags, description)
@@ -144,7 +143,7 @@ def restrict(*, programs: bool) -> None:
 def program(*, programs: bool, machine: str | None = None) -> list[Instruction]:
     """Return the filter for `machine` (default: this one) as (code, jump if true, jump if false,
     operand)."""
-    architecture, column, _ = _ARCHITECTURES[machine or platform.machine()]
+    architecture, column, _ = _ARCHITECTURES[machine or os.uname().machine]
     refused = {**_NUMBERS, **({} if programs else _PROGRAMS)}
     numbers = [each[column] for each in refused.values()]
     rules: list[Instruction] = [

@@ -58,6 +58,10 @@ def environment_of(candidate: Candidate, scratch: Path) -> dict[str, str]:
 def _compiled_code() -> dict[str, str]:
     """Return the folders where torch keeps compiled code: those that it uses outside of a worker,
     so that the next worker need not compile again."""
-    usual = str(Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}"))
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in containers, a user may have no name
+        user = str(os.getuid())
+    usual = str(Path(tempfile.gettempdir(), f"torchinductor_{user}"))
     named = {each: os.environ[each] for each in (_TRITON_CACHE,) if each in os.environ}
     return {_TORCH_CACHE: os.environ.get(_TORCH_CACHE, usual), **named}
