@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import toolkit
 from toolkit.processes import landlock
 from toolkit.processes.launch import CONFINEMENT, offered
 
@@ -26,6 +25,7 @@ __all__ = ["CONFINEMENT", "SWITCH", "Confinement", "Needs", "offered", "own_fold
 SWITCH = "TOOLKIT_UNCONFINED"
 """The environment variable that switches confinement off."""
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _SYSTEM = (
     *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/proc", "/sys"),
     *("/nix/store", "/gnu/store", "/run/current-system", "/run/opengl-driver", "/snap"),
@@ -95,7 +95,7 @@ class Confinement:
             )
         )
         # -P: the child must not import files from the current folder.
-        start = _START.format(str(Path(toolkit.__file__).resolve()))
+        start = _START.format(str(_PACKAGE / "__init__.py"))
         self.command = [sys.executable, "-P", "-u", "-c", start, str(policy)]
         """The start of a command; it goes on with `-m MODULE` or `-c CODE`."""
 
@@ -171,7 +171,7 @@ def _libraries(*, programs: bool) -> Iterator[Path]:
     yield from map(Path, _SYSTEM)
     for prefix in dict.fromkeys((sys.prefix, sys.base_prefix, sys.exec_prefix)):
         yield from _prefix(Path(prefix))
-    yield Path(toolkit.__file__).resolve().parent
+    yield _PACKAGE
     listed = [*sys.path, *_paths_in("LD_LIBRARY_PATH"), *_paths_in("CUDA_HOME", "CUDA_PATH")]
     if programs:
         listed += _paths_in("PATH")
