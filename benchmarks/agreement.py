@@ -68,7 +68,7 @@ def pytest_benchmark_s(runtime: str, threads: int) -> float:
 
 
 def readings(model: Path, runtime: str, threads: int) -> dict[str, Reading]:
-    """Return each tool that can measure this runtime."""
+    """Return the function of each tool that can measure this runtime, by name."""
     found: dict[str, Reading] = {
         "toolkit bench": lambda: bench_s(model, runtime, threads),
         "pytest-benchmark": lambda: pytest_benchmark_s(runtime, threads),

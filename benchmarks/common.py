@@ -1,4 +1,4 @@
-"""What the benchmarks share: the reference checkpoint's folder, and the workers' own clock."""
+"""Shared parts of the benchmarks: the reference checkpoint's folder, and the workers' clock."""
 
 from __future__ import annotations
 

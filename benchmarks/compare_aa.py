@@ -74,8 +74,8 @@ WORLDS = {
     "machine 5 %": World(machine=0.05),
     "passes 5 %": World(between=0.05),
     "five rows of 2 to 4 passes": World(few=5),
-    "rows differ by 1 % of their own": World(own=0.01),
-    "rows differ by 2 % of their own": World(own=0.02),
+    "rows differ individually by 1 %": World(own=0.01),
+    "rows differ individually by 2 %": World(own=0.02),
     "4 rows": World(rows=4),
     "1 row": World(rows=1),
     "a row lost 10 %": World(loss=0.1),
@@ -180,9 +180,9 @@ def results_of(rows: Sequence[Measurement]) -> Results:
 
 
 def simulate(world: World, *, runs: int, seed: int) -> Counter[str]:
-    """Count outcomes of `runs` pairs: `exit 1` and so on; `found`: the first row was called a
-    regression; `wrong`: another one was; `each by itself`: Welch's 95 % interval of some row lies
-    below 1, which is the rule without any correction."""
+    """Count the outcomes of `runs` pairs: exit codes (`exit 1`); `found`: the first row was called
+    a regression; `wrong`: another row was; `each by itself`: Welch's 95 % interval of any row lies
+    below 1, which is the rule without correction."""
     random = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
     for _ in range(runs):

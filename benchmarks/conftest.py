@@ -1,4 +1,4 @@
-"""Shared fixtures of the benchmarks: exports of the reference checkpoint, and the workers' own
+"""Shared fixtures of the benchmarks: exports of the reference checkpoint, and the workers'
 clock."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure how often bench finds a planted slowdown, and how often it finds one where there is none.
+"""Measure how often bench finds a planted slowdown, and how often it reports one that is not there.
 
     python benchmarks/detection.py --slower 0 --slower 0.03 --runs 100 --out found.jsonl
 

@@ -1,11 +1,11 @@
-"""One runtime on CUDA: its session against the same calls by hand, and what the GPU itself took.
+"""Compare a session on CUDA with direct calls of its runtime, and measure the GPU's own time.
 
     python benchmarks/gpu_by_hand.py eager EXPORTS
 
-It loads both, writes `ready`, and waits for a line on its standard input, so that another process
-can load meanwhile and be told when it is its turn. Then it writes one JSON object: medians of
-alternating calls in seconds, and per call the seconds that the GPU spent in kernels and in copies
-(by NVIDIA's CUPTI, through torch's profiler). `benchmarks/on_gpu` starts it.
+The script loads both, writes `ready`, and waits for a line on stdin, so that several processes can
+load at the same time and then measure one after another. It writes one JSON object: medians of
+alternating calls in seconds, and the seconds per call that the GPU spent in kernels and in copies
+(from NVIDIA's CUPTI, through torch's profiler). `benchmarks/on_gpu` starts it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Run = Callable[[Batch], NDArray[np.floating]]
 
 
 def eager(candidate: Candidate) -> Run:
-    """The usual advice: pinned memory, copies that do not wait, one wait at the end."""
+    """Return a call as usually advised: pinned memory, asynchronous copies, one wait at the end."""
     import torch
 
     from toolkit.checkpoints.storage import load_model
@@ -61,7 +61,7 @@ def eager(candidate: Candidate) -> Run:
 
 
 def cudagraph(candidate: Candidate) -> Run:
-    """As torch's documentation records a graph, with the copies inside."""
+    """Return a graph recorded as in torch's documentation, including the copies."""
     import torch
 
     from toolkit.checkpoints.storage import load_model
@@ -95,7 +95,7 @@ def cudagraph(candidate: Candidate) -> Run:
 
 
 def onnxruntime(candidate: Candidate) -> Run:
-    """A session with the settings of the toolkit's."""
+    """Return a session with the same settings as the toolkit's."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -127,7 +127,7 @@ BY_HAND: dict[str, Callable[[Candidate], Run]] = {
 
 
 def find_candidate(runtime: str, exports: Path) -> Candidate:
-    """The runtime with its fp32 artifact."""
+    """Return the candidate of the runtime and its fp32 artifact."""
     subject = find_subject([exports], checkpoint=None, model=None)
     found = find_candidates(subject, [runtime], Settings(threads=THREADS, device="cuda"))
     return next(
@@ -150,7 +150,8 @@ def medians_s(sides: dict[str, Run], batches: list[Batch]) -> dict[str, float]:
 
 
 def device_s(run: Run, batches: list[Batch]) -> dict[str, float]:
-    """Seconds per call that the GPU spent in kernels, in copies to it and in copies from it."""
+    """Return the seconds per call that the GPU spent in kernels, in copies to it, and in copies
+    from it."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -161,7 +162,7 @@ def device_s(run: Run, batches: list[Batch]) -> dict[str, float]:
     sums = {"kernels_s": 0.0, "to_device_s": 0.0, "from_device_s": 0.0}
     for event in profiler.events():
         if not str(event.device_type).endswith("CUDA") or event.name.startswith("##"):
-            continue  # not of the GPU, or a caption over other events
+            continue  # not a GPU event, or a label of other events
         kind = "kernels_s"
         if "Memcpy HtoD" in event.name:
             kind = "to_device_s"
@@ -172,7 +173,8 @@ def device_s(run: Run, batches: list[Batch]) -> dict[str, float]:
 
 
 def measure(sides: dict[str, Run], batches: list[Batch]) -> dict[str, Any]:
-    """What `main` writes: times of the sides, their greatest difference, the GPU's own time."""
+    """Return the output of `main`: times of the sides, the largest difference of their logits, and
+    the GPU's own time."""
     logits = [run(batches[0]).copy() for run in sides.values()]
     watch = Stopwatch()
     while watch.elapsed_s() < WARM_UP_S:
@@ -192,7 +194,7 @@ def measure(sides: dict[str, Run], batches: list[Batch]) -> dict[str, Any]:
 @click.argument("exports", type=click.Path(path_type=Path))
 def main(runtime: str, exports: Path) -> None:
     """Load RUNTIME from EXPORTS, wait for a line, and measure."""
-    pin()  # as every worker does, before a library loads
+    pin()  # before a library loads, as in every worker
     candidate = find_candidate(runtime, exports)
     row = candidate.runtime
     session = import_loader(row.module, row.package, row.install).load(

@@ -1,8 +1,8 @@
 """The parts of `benchmarks/on_gpu`: each runs programs of the toolkit and returns plain values.
 
-In: a `Run`, which has the folders, the device and the seconds that are left. Out: a dictionary that
-goes into on_gpu.json as it is. A program that fails or takes too long is a text under `error`; it
-ends neither its part nor the others.
+In: a `Run` with the folders, the device and the remaining time. Out: a dictionary for on_gpu.json.
+If a program fails or takes too long, the dictionary has a text under `error`; its part and the
+other parts continue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT = REPOSITORY / "models" / "mnist-cnn"
 TORCH_RUNTIMES = ("eager", "cudagraph", "torchscript", "torchscript-frozen", "pt2", "compile")
 RUNTIMES = (*TORCH_RUNTIMES, "onnxruntime")
-ON_BOTH = ("eager", "torchscript", "onnxruntime")  # for a trial on the CPU
+ON_BOTH = ("eager", "torchscript", "onnxruntime")  # for a test run on the CPU
 SEEDS = 10
 _TAIL = 600
 
@@ -35,10 +35,10 @@ Part = Callable[["Run"], dict[str, Any]]
 
 @dataclass(kw_only=True)
 class Run:
-    """Where things are, and until when: seconds from its start.
+    """The folders, the device and the time limit of a run, in seconds from its start.
 
-    `passes` is the number of processes of each runtime in the benchmark, `kills` of trainings that
-    are killed.
+    `passes` is the number of processes per runtime in the benchmark, `kills` the number of killed
+    trainings.
     """
 
     out: Path
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def left_s(self) -> float:
-        """Seconds until all must have ended."""
+        """Return the seconds until everything must have ended."""
         return self.limit_s - self.watch.elapsed_s()
 
     @property
@@ -61,18 +61,18 @@ class Run:
 
     @property
     def exports(self) -> Path:
-        """Artifacts in float32."""
+        """Return the folder of the artifacts in float32."""
         return self.scratch / "exports"
 
     @property
     def narrow_exports(self) -> Path:
-        """Artifacts in other precisions."""
+        """Return the folder of the artifacts in other precisions."""
         return self.scratch / "narrow"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A program that has ended: its exit code (None: it took too long), what it wrote, seconds."""
+    """A finished program: its exit code (None: it took too long), its output and its duration."""
 
     code: int | None
     stdout: str
@@ -81,13 +81,13 @@ class Done:
 
     @property
     def error(self) -> str:
-        """The end of what it wrote, where it failed."""
+        """Return the reason of a failure, with the end of the output."""
         if self.code is None:
             return f"took longer than {self.wall_s:.0f} s; {self.stderr[-_TAIL:].strip()}"
         return f"exit code {self.code}: {(self.stderr or self.stdout)[-_TAIL:].strip()}"
 
     def json(self) -> dict[str, Any] | None:
-        """The object that it wrote to its standard output, if it did."""
+        """Return the JSON object on stdout; None if there is none."""
         try:
             found = json.loads(self.stdout)
         except ValueError:
@@ -96,7 +96,7 @@ class Done:
 
 
 def environment(run: Run, more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """That of all programs: this repository's toolkit, and a cache of this run's own."""
+    """Return the environment of all programs: this repository's toolkit, and a separate cache."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
@@ -136,38 +136,24 @@ def toolkit(
     return python(run, "-m", "toolkit", *arguments, limit_s=limit_s, more=more)
 
 
+def _program(name: str) -> tuple[str, ...]:
+    """Return Python's arguments that start a program of `benchmarks/gpu_programs.py`."""
+    return ("-m", "benchmarks.gpu_programs", name)
+
+
 def side_by_side(tasks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Do all tasks at the same time; name → result."""
+    """Run all tasks at the same time; return their results by name."""
     with ThreadPoolExecutor(max(1, len(tasks))) as pool:
         futures = {name: pool.submit(task) for name, task in tasks.items()}
         return {name: future.result() for name, future in futures.items()}
 
 
-_CARD = """
-import json, os, platform, sys
-found = {"python": platform.python_version(), "cores": os.cpu_count()}
-try:
-    import torch
-    found |= {"torch": torch.__version__, "cuda": torch.version.cuda}
-    if torch.cuda.is_available():
-        found |= {"card": torch.cuda.get_device_name(), "cudnn": torch.backends.cudnn.version(),
-                  "memory_bytes": torch.cuda.get_device_properties(0).total_memory}
-except ImportError as error:
-    found["torch"] = f"missing: {error}"
-try:
-    import onnxruntime
-    found |= {"onnxruntime": onnxruntime.__version__,
-              "providers": onnxruntime.get_available_providers()}
-except ImportError as error:
-    found["onnxruntime"] = f"missing: {error}"
-print(json.dumps(found))
-"""
 _NVIDIA_SMI = "driver_version,clocks.sm,clocks.max.sm,temperature.gpu,power.draw"
 
 
 def card(run: Run) -> dict[str, Any]:
-    """The card, its driver, its clock while idle, and versions."""
-    done = python(run, "-c", _CARD, limit_s=60)
+    """Return the card, its driver, its idle clock, and versions."""
+    done = python(run, *_program("card"), limit_s=60)
     found = done.json() or {"error": done.error}
     try:
         text = subprocess.check_output(
@@ -202,12 +188,13 @@ def export(run: Run) -> dict[str, Any]:
 
 
 def by_hand(run: Run) -> dict[str, Any]:
-    """Sessions against loops by hand, and the GPU's own time: all load, then one after another."""
+    """Compare sessions with direct calls, and measure the GPU's own time. All processes load at the
+    same time, then measure one after another."""
     script = REPOSITORY / "benchmarks" / "gpu_by_hand.py"
     waiting = {name: _start(run, script, name, run.exports) for name in run.runtimes}
     for process in waiting.values():
         assert process.stdout is not None
-        process.stdout.readline()  # it is ready, or has ended
+        process.stdout.readline()  # ready or ended
     rows = {}
     for name, process in waiting.items():
         try:
@@ -235,25 +222,18 @@ def _start(run: Run, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-_BENCH = """
-import json, sys
-from pathlib import Path
-import toolkit
-from toolkit.measurement.plan import Plan
-exports, device, passes, out, *runtimes = sys.argv[1:]
-passes = int(passes)
-plan = Plan(passes=passes, min_rounds=max(6, 6 * passes), min_time_s=0.6 * passes, max_time_s=280)
-toolkit.bench([Path(exports)], runtimes=runtimes, device=device, plan=plan, out=Path(out),
-              threads=4, timeout_s=120,
-              progress=lambda *told: print(*told, file=sys.stderr, flush=True))
-"""
-
-
 def bench(run: Run) -> dict[str, Any]:
-    """Images/s of each runtime, host memory to host memory, in interleaved rounds."""
+    """Measure images/s of each runtime from host memory to host memory, in interleaved rounds."""
     out = run.out / "bench"
     done = python(
-        run, "-c", _BENCH, run.exports, run.device, run.passes, out, *run.runtimes, limit_s=290
+        run,
+        *_program("bench"),
+        run.exports,
+        run.device,
+        run.passes,
+        out,
+        *run.runtimes,
+        limit_s=290,
     )
     if not (out / "results.json").exists():
         return {"error": done.error}
@@ -274,7 +254,8 @@ def bench(run: Run) -> dict[str, Any]:
 
 
 def train(run: Run) -> dict[str, Any]:
-    """Run the command twice as a process of its own. The first run reads files from the disk."""
+    """Run the command twice, each time in a new process. The first run reads files from the
+    disk."""
     rows: list[dict[str, Any]] = []
     for number in (1, 2):
         out = run.scratch / f"trained-{number}"
@@ -295,22 +276,11 @@ def train(run: Run) -> dict[str, Any]:
     return {"rows": rows, "same_bytes": len({each.get("sha256") for each in rows}) == 1}
 
 
-_SEEDS = """
-import json, sys, tempfile
-from pathlib import Path
-import toolkit
-device, count = sys.argv[1], int(sys.argv[2])
-with tempfile.TemporaryDirectory() as folder:
-    for seed in range(1, count + 1):
-        found = toolkit.train(out=Path(folder) / str(seed), device=device, seed=seed).training
-        print(json.dumps([seed, found.accuracy, found.wall_s]), flush=True)
-"""
-
-
 def seeds(run: Run) -> dict[str, Any]:
-    """Accuracy over seeds, and the time of a training in a process that has trained before."""
+    """Measure the accuracy over seeds, and the time of a training in a process that has trained
+    before."""
     count = SEEDS if run.device == "cuda" else 1
-    done = python(run, "-c", _SEEDS, run.device, count, limit_s=90)
+    done = python(run, *_program("seeds"), run.device, count, limit_s=90)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     if len(rows) < count:
         return {"rows": rows, "error": done.error}
@@ -325,7 +295,7 @@ def seeds(run: Run) -> dict[str, Any]:
 
 
 def kills(run: Run) -> dict[str, Any]:
-    """Trainings that are killed and resumed end with the bytes of one that was left alone."""
+    """Check that killed and resumed trainings give the same bytes as an uninterrupted one."""
     script = REPOSITORY / "benchmarks" / "kills.py"
     options = ("--kills", run.kills, "--device", run.device, "--in-steps")
     done = python(run, script, *options, limit_s=150)
@@ -334,7 +304,8 @@ def kills(run: Run) -> dict[str, Any]:
 
 
 def parity(run: Run) -> dict[str, Any]:
-    """All test images through each runtime; the first call keeps the reference for the others."""
+    """Verify each runtime on all test images; the first call caches the reference for the
+    others."""
     first, *others = [[name] for name in run.runtimes]
     found = {"first": _verify(run, run.exports, first)}
     tasks: dict[str, Callable[[], dict[str, Any]]] = {
@@ -372,7 +343,8 @@ def _verify(run: Run, exports: Path, runtimes: Sequence[str]) -> dict[str, Any]:
 
 
 def contract(run: Run) -> dict[str, Any]:
-    """The contract suite's rows on CUDA, a process for each runtime, and the tests that need it."""
+    """Run the contract suite's rows on CUDA, one process per runtime, and the tests that need
+    CUDA."""
     tasks: dict[str, Callable[[], dict[str, Any]]] = {
         name: partial(_pytest, run, "tests/test_contract.py", "-k", _rows_of(name))
         for name in (*run.runtimes, "null")
@@ -389,14 +361,14 @@ def contract(run: Run) -> dict[str, Any]:
 
 
 def _rows_of(runtime: str) -> str:
-    """For pytest's -k."""
+    """Return the expression for pytest's -k."""
     if runtime == "torchscript":
         return "cuda and torchscript and not frozen"
     return "cuda and frozen" if runtime == "torchscript-frozen" else f"cuda and {runtime}"
 
 
 def _pytest(run: Run, *arguments: str) -> dict[str, Any]:
-    """Counts as far as it came: each test is a line of its own as soon as it has ended."""
+    """Return the counts of all tests that ended: pytest prints a line as soon as a test ends."""
     options = ("-v", "-p", "no:benchmark", "-p", "no:cacheprovider", "--tb=short")
     unbuffered = {"PYTHONUNBUFFERED": "1"}
     done = python(run, "-m", "pytest", *options, *arguments, limit_s=240, more=unbuffered)
@@ -412,7 +384,7 @@ def _pytest(run: Run, *arguments: str) -> dict[str, Any]:
 
 
 def faults(run: Run) -> dict[str, Any]:
-    """Planted faults and healthy variants, the short version."""
+    """Run the short version of the planted faults and healthy variants."""
     done = python(
         run,
         *("-m", "tests.faults", "--device", run.device, "--short", "--images", "300"),
@@ -422,50 +394,13 @@ def faults(run: Run) -> dict[str, Any]:
     return {"lines": lines} if done.code == 0 else {"lines": lines, "error": done.error}
 
 
-_LOAD = """
-import sys
-from pathlib import Path
-from toolkit.sessions.candidates import find_subject, find_candidates
-from toolkit.errors import FailedRun
-from toolkit.schema import Settings
-from toolkit.sessions.remote import RemoteSession
-subject = find_subject([Path(sys.argv[1])], checkpoint=None, model=None)
-for name in sys.argv[2:]:
-    candidate = find_candidates(subject, [name], Settings(threads=1, device="cuda"))[0]
-    with RemoteSession(candidate, batch_size=1, timeout_s=100) as session:
-        try:
-            session.load()
-            print(f"{name}: loaded")
-        except FailedRun as failure:
-            print(f"{name}: {failure.status}: {failure.reason}")
-"""
-_WITHOUT_LIBRARIES = """
-import sys
-from pathlib import Path
-import toolkit.sessions.runtimes._cuda_libraries
-toolkit.sessions.runtimes._cuda_libraries.library_folders = lambda: []
-from toolkit.sessions.candidates import find_subject, find_candidates
-from toolkit.errors import FailedRun
-from toolkit.sessions.runtimes import import_loader
-from toolkit.schema import Settings
-subject = find_subject([Path(sys.argv[1])], checkpoint=None, model=None)
-candidate = find_candidates(subject, ["onnxruntime"], Settings(threads=1, device="cuda"))[0]
-row = candidate.runtime
-try:
-    import_loader(row.module, row.package, row.install).load(candidate.source, candidate.settings)
-    print("onnxruntime: loaded")
-except FailedRun as failure:
-    print(f"onnxruntime: {failure.status}: {failure.reason}")
-"""
-
-
 def bad_input(run: Run) -> dict[str, Any]:
-    """What is said where there is no device, or a library is missing."""
+    """Return the error messages without a device, or without a library."""
     runtimes = ("eager", "cudagraph", "onnxruntime")
 
     def load(visible: str) -> list[str]:
         hidden = {"CUDA_VISIBLE_DEVICES": visible}
-        done = python(run, "-c", _LOAD, run.exports, *runtimes, limit_s=90, more=hidden)
+        done = python(run, *_program("load"), run.exports, *runtimes, limit_s=90, more=hidden)
         return done.stdout.splitlines() or [done.error]
 
     def untrained() -> list[str]:
@@ -475,7 +410,7 @@ def bad_input(run: Run) -> dict[str, Any]:
         return [f"train: exit code {done.code}: {done.stderr.strip()}"]
 
     def without_libraries() -> list[str]:
-        done = python(run, "-c", _WITHOUT_LIBRARIES, run.exports, limit_s=60)
+        done = python(run, *_program("without_libraries"), run.exports, limit_s=60)
         return done.stdout.splitlines() or [done.error]
 
     return side_by_side(

@@ -1,6 +1,6 @@
-"""What `benchmarks/on_gpu` found → a short table. Pure.
+"""The results of `benchmarks/on_gpu` as a short table; pure functions.
 
-In: the dictionary of on_gpu.json. Out: Markdown, and what failed.
+In: the dictionary of on_gpu.json. Out: Markdown, and the failures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SAME = 1e-3  # logit units; float32 moves these by 1e-5
 
 
 def table(found: Found, *, wall_s: float) -> str:
-    """The parts that ran, in a few lines each."""
+    """Return a few lines for each part that ran."""
     blocks = [
         _card(found["card"]),
         _speeds(found),
@@ -26,7 +26,7 @@ def table(found: Found, *, wall_s: float) -> str:
 
 
 def failures(found: Found) -> list[str]:
-    """What did not run or is not as it must be, a line each."""
+    """Return one line for each part that did not run or is wrong."""
     lines = [f"{name}: {each['error']}" for name, each in found.items() if "error" in each]
     lines += [f"export of {name}: {text}" for name, text in _texts(found.get("export", {}))
               if text != "written"]  # fmt: skip
@@ -37,8 +37,8 @@ def failures(found: Found) -> list[str]:
                 lines.append(f"{part} {name}: {reason}")
             if row.get("difference", 0.0) > _SAME:
                 lines.append(
-                    f"{part} {name}: by hand the logits are {row['difference']:.1e} away from the "
-                    "session's"
+                    f"{part} {name}: the logits of direct calls are {row['difference']:.1e} away "
+                    "from the session's"
                 )
     lines += [
         f"parity {row['runtime']} {row['format']} {row['precision']}: {row['status']}: "
@@ -55,7 +55,7 @@ def _card(card: Found) -> str:
     if "card" not in card:
         return (
             f"No CUDA device: torch {card.get('torch')} finds none; nvidia-smi "
-            f"{card.get('nvidia-smi', 'is there')}. Nothing that needs one was run."
+            f"{card.get('nvidia-smi', 'is installed')}. The parts that need one were not run."
         )
     providers = ", ".join(card.get("providers", []))
     return (
@@ -73,8 +73,8 @@ def _speeds(found: Found) -> str:
     if not names:
         return ""
     return _rows(
-        ["runtime, fp32, batch 100", "images/s, 95 %", "us a call", "by hand", "session / hand",
-         "kernels", "copies in, out", "% of limit"],
+        ["runtime, fp32, batch 100", "images/s, 95 %", "µs per call", "direct call",
+         "session / direct", "kernels", "copies in, out", "% of limit"],
         (
             [name, *_speed(bench.get(f"{name} fp32", {})), *_by_hand(hand.get(name, {})),
              _percent(bench.get(f"{name} fp32", {}).get("limit_share"))]
@@ -128,7 +128,7 @@ def _parity(part: Found) -> str:
 
 
 def _lines(found: Found) -> str:
-    """The parts that need a line only, and what failed."""
+    """Return the parts that need only a line, and the failures."""
     lines = []
     limits = (found.get("bench", {}).get("limits") or {}).get("gpu")
     if limits:
@@ -136,12 +136,12 @@ def _lines(found: Found) -> str:
     for number, row in enumerate(found.get("train", {}).get("rows", []), start=1):
         if "process_s" in row:
             lines.append(
-                f"train, process {number}: {row['process_s']:.2f} s, of it the training "
-                f"{row['training_s']:.2f} s, {row['accuracy']:.2%}"
+                f"train, process {number}: {row['process_s']:.2f} s, including "
+                f"{row['training_s']:.2f} s of training, {row['accuracy']:.2%}"
             )
     seeds = found.get("seeds", {})
     if "mean" in seeds:
-        later = "" if seeds["later_s"] is None else f", later ones {seeds['later_s']:.3f} s"
+        later = "" if seeds["later_s"] is None else f", the others {seeds['later_s']:.3f} s"
         lines.append(
             f"train, {len(seeds['rows'])} seeds in one process: {seeds['mean']:.3%} ± "
             f"{seeds['deviation']:.3%}; the first took {seeds['first_s']:.2f} s{later}"

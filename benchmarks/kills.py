@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from toolkit.data import Split, load_dataset
 
 IMAGES: dict[Split, int] = {"train": 1600, "test": 400}
-STEPS = 24  # of the training that `main` kills
+STEPS = 24  # steps of the training that `main` kills
 
 
 def killed_and_resumed(
@@ -99,7 +99,7 @@ def _wait_for_work(process: subprocess.Popen[str], cpu_s: float) -> None:
 
 
 def _wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
-    """Until it has written the state of that step or of a later one, or has ended."""
+    """Wait until it has written the state of that step or of a later one, or has ended."""
     while process.poll() is None:
         steps = [int(path.name.split(".")[0].split("-")[1]) for path in out.glob("step-*")]
         if max(steps, default=0) >= step:

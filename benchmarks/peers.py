@@ -54,12 +54,12 @@ class Healthy:
 
     @cached_property
     def model(self) -> torch.nn.Module:
-        """Eager torch."""
+        """The model in eager torch."""
         return NamedClassifier(self.bed.model()).eval()
 
     @cached_property
     def program(self) -> Any:
-        """What torch.onnx.export returns."""
+        """The program that torch.onnx.export returns."""
         with quiet():
             return torch.onnx.export(
                 self.model,
@@ -90,28 +90,28 @@ class Healthy:
 
     @cached_property
     def accuracy(self) -> float:
-        """Of eager torch."""
+        """The accuracy of eager torch."""
         return accuracy_of(self.logits(self.all_images))
 
     def logits(self, inputs: NDArray[np.float32]) -> Logits:
-        """Of eager torch."""
+        """Return the logits of eager torch."""
         with torch.inference_mode():
             parts = [self.model(part).numpy() for part in torch.from_numpy(inputs).split(100)]
         return np.concatenate(parts)
 
     @cached_property
     def real_logits(self) -> Logits:
-        """Of eager torch, on the real images."""
+        """The logits of eager torch on the real images."""
         return self.logits(self.real)
 
 
 def accuracy_of(logits: Logits) -> float:
-    """On all test images."""
+    """Return the accuracy on all test images."""
     return float(np.mean(logits.argmax(1) == load_dataset("test").labels))
 
 
 def run_onnx(path: Path, inputs: NDArray[np.float32], batch_size: int = 100) -> Logits:
-    """Logits of a file in ONNX Runtime, with its defaults."""
+    """Return the logits of a file in ONNX Runtime with its defaults."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,10 +131,10 @@ class File:
         self._logits: Logits | Exception | None = None
 
     def logits(self, healthy: Healthy, count: int) -> Logits:
-        """Of the first `count` test images, in batches of 100.
+        """Return the logits of the first `count` test images, in batches of 100.
 
         Raises:
-            Exception: what ONNX Runtime raised.
+            Exception: The exception that ONNX Runtime raised.
         """
         if self._logits is None:
             try:
@@ -283,7 +283,7 @@ PEERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What one check said about one case; `named` where it also named the right cause."""
+    """The result of one check on one case; `named` says that it also named the right cause."""
 
     case: Case
     caught: bool
@@ -291,18 +291,18 @@ class Found:
 
 
 def ask(peer: Peer, healthy: Healthy, case: Case, file: File) -> Found:
-    """One check of one file."""
+    """Run one check on one file."""
     try:
         with quiet():
             peer.check(healthy, file)
         caught = False
-    except Exception:  # noqa: BLE001 - whatever a check raises, it says that the file is wrong
+    except Exception:  # noqa: BLE001 - any exception of a check means that the file is wrong
         caught = True
     return Found(case=case, caught=caught)
 
 
 def seconds_of(peer: Peer, healthy: Healthy, path: Path) -> float:
-    """How long one check of a healthy file takes: the second one, when all is imported."""
+    """Return the seconds for one check of a healthy file: the second check, after all imports."""
     with quiet(), contextlib.suppress(Exception):  # it may call the file wrong
         peer.check(healthy, File(path))
     watch = Stopwatch()
@@ -313,7 +313,7 @@ def seconds_of(peer: Peer, healthy: Healthy, path: Path) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress what the checks print and warn."""
+    """Suppress the output and the warnings of the checks."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -403,7 +403,7 @@ def page(rows: Sequence[str], missing: Sequence[str]) -> str:
 
 
 def chosen_cases(matching: str) -> list[Case]:
-    """ONNX files of the reference checkpoint that ONNX Runtime loads."""
+    """Return the cases that are ONNX files of the reference checkpoint for ONNX Runtime."""
     return [
         case
         for case in ALL

@@ -59,7 +59,7 @@ def test_inference(
     pair: tuple[str, str],
     threads: int,
 ) -> None:
-    """One call on 100 images; the inputs rotate."""
+    """Time calls on 100 images with rotating inputs."""
     candidate = _candidate(exported, pair, threads)
     with RemoteSession(candidate, batch_size=BATCH_SIZE, timeout_s=300) as session:
         session.prepare(load_dataset("test").images[: 5 * BATCH_SIZE], batch_size=BATCH_SIZE)

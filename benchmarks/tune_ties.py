@@ -23,7 +23,8 @@ from toolkit.tuning.search import _FRESH, _LAST
 def stage(
     random: np.random.Generator, levels: Sequence[float], passes: int, rounds: int
 ) -> list[Passes]:
-    """Speeds `[finalist][pass][round]`: passes differ by 3 %, rounds by 2 %, one in 20 is slow."""
+    """Return speeds `[finalist][pass][round]`. Passes differ by 3 %, rounds by 2 %, and one round
+    in 20 is slow."""
     shape = len(levels), passes, rounds
     logs = np.log(levels)[:, None, None] + random.normal(0, 0.03, shape[:2])[..., None]
     logs = logs + random.normal(0, 0.02, shape)

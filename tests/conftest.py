@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-# OpenMP's threads wait asleep, here and in workers. By default they spin: if more of them run than
-# there are cores, that costs many times the work itself. Read when torch is loaded.
+# Threads of OpenMP sleep while they wait, here and in workers. By default they spin, which costs
+# many times the work itself if there are more threads than cores. torch reads this on import.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import hypothesis
@@ -55,16 +55,17 @@ IdxWriter = Callable[..., Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep references in a folder of this session, not in the user's."""
+    """Keep references and trusted programs in folders of this session, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
 def limits_unknown() -> Iterator[None]:
-    """In this process, because measuring the machine's limits takes seconds each time and few tests
-    need them. Commands that are started measure them."""
+    """Leave the machine's limits unmeasured in this process: measuring takes seconds each time, and
+    few tests need them. Commands in separate processes measure them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capacity, "_CHILD", "not_asked_for")
         yield

@@ -1,10 +1,10 @@
-"""A runtime that fails in the way that its source's `model` names; loaded only inside workers.
+"""A runtime that fails as its source's `model` says; loaded only inside workers.
 
 `reach FOLDER` tries what a worker may not do, with what lies in that folder; the version that it
 attests counts what was refused.
 
-`slow` and `segfault after 40 calls` take 30 ms per call, so that a short round is one call; so does
-`cache` with an input other than the last one.
+`slow` and `segfault after 40 calls` take 30 ms per call, so that a short round is one call. `cache`
+takes as long for an input other than the last one.
 """
 
 from __future__ import annotations

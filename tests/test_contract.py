@@ -1,7 +1,7 @@
-"""What every format and every runtime promises; the tables say who is tested.
+"""The contract that every format and runtime in the tables must fulfil.
 
-What is not installed is skipped, unless TOOLKIT_REQUIRED_RUNTIMES (names with commas) says that it
-may not be.
+Runtimes that are not installed are skipped, unless TOOLKIT_REQUIRED_RUNTIMES (comma-separated
+names) requires them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REQUIRED = os.environ.get("TOOLKIT_REQUIRED_RUNTIMES", "").split(",")
 
 
 class Row(NamedTuple):
-    """What a test is about: an artifact in a runtime, on one of its devices."""
+    """The subject of a test: an artifact in a runtime, on one of its devices."""
 
     runtime: str
     format: str
@@ -63,8 +63,8 @@ ARITHMETIC: dict[str, set[str]] = {
 
 
 def closeness(session: RemoteSession) -> float:
-    """int8-dynamic takes its ranges from the whole batch, so other images in it move an image's
-    logits a little: by its nature, and less than a decision."""
+    """Return the allowed difference of logits. int8-dynamic takes its ranges from the whole batch,
+    so the logits of an image change slightly with the other images, but not its prediction."""
     return 0.1 if session.candidate.source.artifact.precision == "int8-dynamic" else CLOSE
 
 
@@ -97,7 +97,7 @@ SLOW = {"fp16", "int8-dynamic", "int8-weights"}
 
 
 def names(rows: list[Row]) -> list[str]:
-    """The device is named where the runtime has another one before it."""
+    """Return a name for each row; the device is left out if it is the runtime's first one."""
     return [
         "-".join(row if row.device != RUNTIMES[row.runtime].devices[0] else row[:-1])
         for row in rows
@@ -105,7 +105,7 @@ def names(rows: list[Row]) -> list[str]:
 
 
 def params(rows: list[Row]) -> list[Any]:
-    """Precisions that the test command leaves to CI's slow part are marked."""
+    """Return the rows as parameters; precisions that only CI's slow part tests are marked."""
     return [
         pytest.param(row, id=name, marks=[pytest.mark.slow] if row.precision in SLOW else [])
         for row, name in zip(rows, names(rows), strict=True)
@@ -177,8 +177,9 @@ on_pairs = pytest.mark.parametrize(
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """A worker with one thread, started as a user starts it and not as CI does, where telemetry may
-    hold back. Of it and of its children, `log` has who asks for a network; `home` is empty."""
+    """A worker with one thread, started without the variables of CI, because libraries may disable
+    telemetry there. `log` records the network requests of the worker and its child processes;
+    `home` is empty at the start."""
 
     session: RemoteSession
     log: Path
@@ -189,7 +190,7 @@ class Watched:
 def watched(
     session: RemoteSession, candidate_of: Candidates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    """The same artifact as that of `session`, in a watched worker."""
+    """The artifact of `session` in a watched worker."""
     folder = tmp_path_factory.mktemp("watched")
     log, home, site = folder / "log", folder / "home", folder / "site"
     home.mkdir()
@@ -227,7 +228,7 @@ def test_any_batch_size_gives_the_same_logits(session: RemoteSession) -> None:
         np.testing.assert_allclose(found, wanted[:count], atol=closeness(session), rtol=0)
 
 
-def test_place_in_the_batch_does_not_matter(session: RemoteSession) -> None:
+def test_position_in_the_batch_does_not_matter(session: RemoteSession) -> None:
     order = np.random.default_rng(0).permutation(len(IMAGES))
     wanted = logits_of(session, batch_size=100)[order]
     np.testing.assert_allclose(
@@ -264,7 +265,7 @@ def test_session_attestation_matches_the_settings(session: RemoteSession) -> Non
 
 
 def test_session_attests_the_same_when_asked_again(session: RemoteSession) -> None:
-    """Except for the files that have computed something."""
+    """Only the files that have computed something may differ."""
     first = session.load().attestation
     logits_of(session, batch_size=100)
     assert replace(session.attest(), files=()) == replace(first, files=())
@@ -287,7 +288,7 @@ def test_plain_session_computes_plain_sums(candidate_of: Candidates, row: Row) -
             assert not np.array_equal(found, wanted)
 
 
-def test_load_and_first_inference_are_timed_apart(session: RemoteSession) -> None:
+def test_load_and_first_inference_are_timed_separately(session: RemoteSession) -> None:
     loaded = session.load()
     assert min(loaded.import_s, loaded.load_s, loaded.first_inference_s) > 0
 
@@ -319,9 +320,9 @@ def test_concurrent_streams_give_the_same_logits_as_one(candidate_of: Candidates
         assert opened.load().attestation.streams == 2
 
 
-def test_idle_worker_is_idle(session: RemoteSession) -> None:
-    """Once threads that wait busily for more work have given up: after how long is the runtime's
-    choice, and how long that takes the machine's."""
+def test_idle_worker_uses_no_cpu(session: RemoteSession) -> None:
+    """Threads may spin for a while after a call; how long depends on the runtime and the
+    machine."""
     session.prepare(IMAGES[:100], batch_size=100)
     session.measure(calls=5)
     process = psutil.Process(session.pid)
@@ -408,7 +409,7 @@ FILE_PAIRS = [row for row in PAIRS if row.format != CHECKPOINT_FORMAT]
 
 
 def largest_file(path: Path) -> Path:
-    """The largest file of a folder artifact; else the file itself."""
+    """Return the largest file of a folder artifact, or the file itself."""
     files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
     return max(files, key=lambda each: each.stat().st_size)
 

@@ -44,7 +44,7 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_structure_gives_every_file_one_line_and_no_other() -> None:
+def test_structure_page_lists_every_file_once() -> None:
     files = {
         path.relative_to(REPOSITORY / "toolkit").as_posix()
         for path in (REPOSITORY / "toolkit").rglob("*.py")

@@ -69,14 +69,14 @@ def test_write_creates_only_the_file(tmp_path: Path, content: bytes | str) -> No
     assert (folder / "file").read_bytes() == expected
 
 
-def test_a_write_replaces_what_was_there(tmp_path: Path) -> None:
+def test_write_replaces_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, "a long first version")
     write_atomically(path, "second")
     assert only_file(tmp_path).read_text() == "second"
 
 
-def test_a_reader_keeps_the_old_file_whole(tmp_path: Path) -> None:
+def test_open_reader_keeps_the_old_content(tmp_path: Path) -> None:
     """The new file takes the name; the old bytes are not overwritten."""
     path = tmp_path / "file"
     path.write_bytes(b"old content")
@@ -108,7 +108,7 @@ def test_full_disk_keeps_the_old_file_and_leaves_no_temporary_file(small_disk: P
     assert only_file(small_disk).read_text() == "old"
 
 
-def test_a_write_that_fails_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+def test_write_that_fails_in_the_middle_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("old")
     with largest_file(10_000), pytest.raises(OutputError, match="File too large"):
@@ -116,13 +116,13 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_file(tmp_path: Path) ->
     assert only_file(tmp_path).read_text() == "old"
 
 
-def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_first_write_leaves_no_file(tmp_path: Path) -> None:
     with largest_file(10_000), pytest.raises(OutputError):
         write_atomically(tmp_path / "results.json", TOO_MUCH)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_in_the_middle_leaves_the_old_file(
+def test_interrupt_in_the_middle_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(descriptor: int) -> None:
@@ -161,7 +161,7 @@ def test_bytes_are_synced_before_the_rename(
     assert steps == [(tmp_path / "file").stat().st_ino, "rename", tmp_path.stat().st_ino]
 
 
-def test_a_file_in_place_of_the_folder_is_an_output_error(tmp_path: Path) -> None:
+def test_file_at_the_folder_path_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     for write in (write_atomically, write_json):
         with pytest.raises(OutputError, match=r"cannot write .*choose another folder with --out"):
@@ -185,7 +185,7 @@ def test_unwritable_path_is_detected_in_advance(tmp_path: Path) -> None:
         check_writable(tmp_path / "old" / "file")
 
 
-def test_a_folder_in_place_of_the_file_is_an_output_error(tmp_path: Path) -> None:
+def test_folder_at_the_file_path_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(OutputError, match="Is a directory"):
         write_atomically(tmp_path / "file", "content")
@@ -219,7 +219,7 @@ def test_scratch_folder_is_on_the_same_file_system_and_is_deleted(tmp_path: Path
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_a_scratch_folder_is_gone_after_an_exception(
+def test_scratch_folder_is_deleted_after_an_exception(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
     """The exception is the caller's own: its OSError is not taken for a failed write."""
@@ -241,7 +241,7 @@ def make_tree(folder: Path, **content: bytes) -> Path:
     return folder
 
 
-def test_the_checksum_of_a_folder_is_of_names_and_bytes(tmp_path: Path) -> None:
+def test_folder_checksum_covers_names_and_bytes(tmp_path: Path) -> None:
     one = make_tree(tmp_path / "one", a=b"xy", sub__b=b"z")
     assert size_of(one) == 3
     same = make_tree(tmp_path / "same", sub__b=b"z", a=b"xy")

@@ -113,7 +113,7 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["runtimes"]])
-def test_help_and_the_tables_import_nothing_heavy(arguments: list[str]) -> None:
+def test_help_and_runtimes_import_no_heavy_package(arguments: list[str]) -> None:
     code = f"""
 import sys
 from toolkit.cli import commands

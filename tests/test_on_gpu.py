@@ -1,4 +1,4 @@
-"""The script for a GPU says what it found, what failed, and that a GPU is missing."""
+"""The GPU script reports its results, its failures, and a missing GPU."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_table_has_a_row_for_each_runtime_in_speed_and_in_parity() -> None:
     assert failures(FOUND) == []
 
 
-def test_each_failure_is_a_line() -> None:
+def test_each_failure_has_a_line() -> None:
     failed = {
         **FOUND,
         "parity": {"rows": [{**ROW, "status": "failed", "reason": "3 flips"}], "took_s": 1.0},
@@ -75,7 +75,7 @@ def test_each_failure_is_a_line() -> None:
     assert failures(failed) == [
         "kills: took longer than 90 s",
         "export of narrow: exit code 1",
-        "by-hand eager: by hand the logits are 3.0e+00 away from the session's",
+        "by-hand eager: the logits of direct calls are 3.0e+00 away from the session's",
         "bench pt2 fp32: SIGSEGV",
         "parity eager checkpoint fp32: failed: 3 flips",
     ]
@@ -84,7 +84,7 @@ def test_each_failure_is_a_line() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
+def test_missing_gpu_is_reported(tmp_path: Path) -> None:
     script = REPOSITORY / "benchmarks" / "on_gpu"
     done = subprocess.run(
         [sys.executable, str(script), "--out", str(tmp_path / "out")],
@@ -94,7 +94,8 @@ def test_machine_without_a_gpu_is_told_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 3
     assert done.stdout.startswith("No CUDA device: torch ")
-    assert "Nothing that needs one was run." in (tmp_path / "out" / "on_gpu.md").read_text()
+    report = (tmp_path / "out" / "on_gpu.md").read_text()
+    assert "The parts that need one were not run." in report
 
 
 def test_unknown_part_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is built from this project: a wheel that works by itself, an sdist that passes its tests."""
+"""The built packages: a wheel that works by itself, and an sdist that passes its tests."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(next(WheelBuilder(str(REPOSITORY)).build(directory=str(folder))))
 
 
-def test_wheel_brings_the_reference_checkpoint(wheel: Path) -> None:
+def test_wheel_contains_the_reference_checkpoint(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in CHECKPOINT_FILES:
             inside = archive.read(f"toolkit/checkpoints/mnist-cnn/{name}")
             assert inside == (CHECKPOINT / name).read_bytes()
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_only_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         roots = {name.partition("/")[0] for name in archive.namelist()}
     assert roots == {"toolkit", f"toolkit-{toolkit.__version__}.dist-info"}
 
 
-def test_version_stands_in_one_place(wheel: Path) -> None:
+def test_version_is_defined_in_one_place(wheel: Path) -> None:
     assert f"-{toolkit.__version__}-" in wheel.name
     assert toolkit.__version__ not in (REPOSITORY / "pyproject.toml").read_text()
 
 
-def test_sdist_holds_what_the_tests_read(tmp_path: Path) -> None:
+def test_sdist_contains_the_files_that_tests_read(tmp_path: Path) -> None:
     path = next(SdistBuilder(str(REPOSITORY)).build(directory=str(tmp_path)))
     with tarfile.open(path) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
@@ -55,7 +55,7 @@ def test_sdist_holds_what_the_tests_read(tmp_path: Path) -> None:
     assert wanted <= inside
 
 
-def test_metadata_says_what_a_registry_page_shows(wheel: Path) -> None:
+def test_metadata_is_complete_for_a_registry_page(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = f"toolkit-{toolkit.__version__}.dist-info/METADATA"
         headers = archive.read(name).decode().partition("\n\n")[0].splitlines()

@@ -36,7 +36,7 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 
 @pytest.fixture
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This tests which rows exist, not how well they are measured."""
+    """Measure one pass only: the tests check which rows exist, not how exact they are."""
     short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
     monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
 
@@ -150,7 +150,7 @@ def test_run_continues_after_a_failed_export(
 
 
 def at_work(process: psutil.Process) -> bool:
-    """Whether it has begun, judged by its CPU time, whatever else runs on the machine."""
+    """Return whether the process has started its work, judged by its CPU time."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return sum(process.cpu_times()[:2]) > 0.5
     return False
@@ -248,7 +248,7 @@ def branching(tmp_path: Path) -> Path:
     ],
     ids=["alone", "its runtime", "its runtime and another", "another runtime"],
 )
-def test_failed_export_is_a_row_and_the_run_continues(
+def test_failed_export_gives_a_row_and_the_run_continues(
     branching: Path,
     small_data: Path,
     tmp_path: Path,
@@ -282,7 +282,7 @@ def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_failed_format_without_a_runtime_is_a_row(
+def test_failed_format_without_a_runtime_gives_a_failed_row(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(FORMATS["onnx"], name="orphan", distributions=("no-such-package",))

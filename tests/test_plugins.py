@@ -58,7 +58,7 @@ def test_runtimes_lists_the_rows_of_another_package(installed: Path) -> None:
     assert record["formats"][-1]["versions"] == {"toolkit-plain": "1.2.3"}
 
 
-def test_each_row_that_cannot_be_used_is_one_line_that_names_its_package(installed: Path) -> None:
+def test_unusable_row_gives_one_warning_that_names_its_package(installed: Path) -> None:
     lines = toolkit(installed, "runtimes").stderr.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("Warning: package toolkit-plain: ") for line in lines)
@@ -70,10 +70,10 @@ def test_each_row_that_cannot_be_used_is_one_line_that_names_its_package(install
     assert "it is Format, expected a row of type Runtime" in text
 
 
-def test_its_format_is_exported_and_its_runtime_verified(
+def test_plugin_format_is_exported_and_its_runtime_verified(
     installed: Path, tmp_path: Path, small_data: Path
 ) -> None:
-    """Its engine can be imported only with the variable that its row names."""
+    """The plug-in's engine can be imported only with the environment variable in its row."""
     out = tmp_path / "exports"
     exported = toolkit(installed, "export", CHECKPOINT, "--format", "plain", "--out", out)
     assert exported.returncode == 0, exported.stderr
@@ -85,7 +85,7 @@ def test_its_format_is_exported_and_its_runtime_verified(
     assert (row["flips"], row["session"]["version"]) == (0, "1.2.3")
 
 
-def test_artifacts_of_a_package_that_is_gone_stay_recorded(installed: Path, tmp_path: Path) -> None:
+def test_artifacts_of_an_uninstalled_package_stay_recorded(installed: Path, tmp_path: Path) -> None:
     out = tmp_path / "exports"
     for formats, path in (("plain", installed), ("torchscript", tmp_path)):
         done = toolkit(path, "export", CHECKPOINT, "--format", formats, "--out", out)
@@ -94,7 +94,7 @@ def test_artifacts_of_a_package_that_is_gone_stay_recorded(installed: Path, tmp_
     assert [each["format"] for each in manifest["artifacts"]] == ["torchscript", "plain"]
 
 
-def test_row_must_have_the_name_of_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_name_must_match_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = metadata.EntryPoint("mine", "toolkit.sessions.runtimes:RUNTIMES", "toolkit.runtimes")
     row = next(iter(RUNTIMES.values()))
     monkeypatch.setattr(metadata.EntryPoint, "load", lambda self: row)

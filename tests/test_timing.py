@@ -61,7 +61,7 @@ def test_a_clock_that_goes_backwards_is_an_error(monkeypatch: pytest.MonkeyPatch
         time_calls(str, [1], calls=2)
 
 
-def test_a_clock_that_stands_still_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_that_does_not_move_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_of(monkeypatch, itertools.repeat(7))
     with pytest.raises(ClockError, match="did not move during 4 calls; use a larger batch size"):
         time_calls(str, [1], calls=4)
@@ -121,7 +121,7 @@ def test_fast_stream_continues_untimed_until_the_slow_one_finishes(
     def slow(_: str) -> str:
         if next(slow_calls) == 2:  # its last timed call ends after the other has finished its own
             slow_began.set()
-            wait_until(lambda: len(fast.given) >= 10, "the fast stream goes on")
+            wait_until(lambda: len(fast.given) >= 10, "the fast stream continues")
         return ""
 
     streams: list[Callable[[str], str]] = [fast, slow]

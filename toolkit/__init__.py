@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.artifacts.export import export
+    from toolkit.artifacts.trust import trust
     from toolkit.checkpoints.bundled import reference_checkpoint
     from toolkit.checkpoints.storage import import_weights, save_checkpoint
     from toolkit.comparison.compare import compare
@@ -54,6 +55,7 @@ __all__ = [
     "run",
     "save_checkpoint",
     "train",
+    "trust",
     "tune",
     "verify",
 ]
@@ -74,6 +76,7 @@ _HOMES = {
     "run": "toolkit.run_pipeline",
     "save_checkpoint": "toolkit.checkpoints.storage",
     "train": "toolkit.training.train",
+    "trust": "toolkit.artifacts.trust",
     "tune": "toolkit.tuning.tune",
     "verify": "toolkit.parity.verify",
 }

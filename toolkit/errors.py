@@ -85,6 +85,10 @@ class InputError(ToolkitError):
     it."""
 
 
+class NotTrustedError(ToolkitError):
+    """Something would run code that the user has not trusted."""
+
+
 class OutputError(ToolkitError):
     """Something cannot be written; existing files are unchanged."""
 

@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Row)
 
 
 def plugin_rows(group: str, kind: type[R], *, built_in: Collection[str]) -> dict[str, R]:
-    """The rows that installed packages name in `group`, by name.
+    """Return the rows that installed packages add to `group`, by name.
 
     Args:
         group: `toolkit.runtimes` or `toolkit.formats`.
@@ -30,13 +30,13 @@ def plugin_rows(group: str, kind: type[R], *, built_in: Collection[str]) -> dict
         built_in: Names that a plug-in may not take.
 
     Warns:
-        ToolkitWarning: a plug-in cannot be used; says which package, and why.
+        ToolkitWarning: A plug-in cannot be used; the message names the package and the reason.
     """
     rows: dict[str, R] = {}
     for entry in metadata.entry_points(group=group):
         try:
             row = entry.load()
-        except Exception as error:  # noqa: BLE001 - somebody else's module: it may not end this one
+        except Exception as error:  # noqa: BLE001 - third-party code must not stop the toolkit
             _warn(entry, headline(error))
             continue
         problem = _problem(row, entry.name, kind, taken=[*built_in, *rows])

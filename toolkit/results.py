@@ -27,6 +27,7 @@ from toolkit.schema import (
 from toolkit.sessions.candidates import Subject
 
 RESULTS = "results.json"
+TUNING = "tuning.json"
 Record = TypeVar("Record")
 SCHEMA = Path(__file__).parent / "results.schema.json"
 
@@ -90,7 +91,7 @@ def read_results(path: Path) -> Results:
 
 
 def read_tuning(path: Path) -> Tuning:
-    """Read a file that `toolkit tune` wrote.
+    """Read `tuning.json`. `path` is the file or the folder that holds it.
 
     Raises:
         ToolkitError: Missing, damaged, not a tuning file, of another schema version, or without a
@@ -99,10 +100,10 @@ def read_tuning(path: Path) -> Tuning:
     found = _read(
         Tuning,
         "tuning",
-        path,
+        path / TUNING if path.is_dir() else path,
         TUNING_SCHEMA_VERSION,
-        "the file that toolkit tune wrote",
-        "toolkit tune --out FILE",
+        f"{TUNING} of tune, or the folder that holds it",
+        "toolkit tune --out DIR",
     )
     if found.recommended is None:
         raise ToolkitError(

@@ -18,7 +18,7 @@ from toolkit.errors import Interrupted, OutputError, SettingError
 from toolkit.measurement.bench import Bench, with_null
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import Plan
-from toolkit.parity.check import ParityCheck
+from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
 from toolkit.progress import Progress, silent
@@ -67,6 +67,7 @@ def run(
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Run:
     """Train (or use `checkpoint`), export, verify, bench, and write the results.
@@ -91,15 +92,19 @@ def run(
             defaults of `SessionOptions`. Training uses CUDA if available.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust any model factory that the checkpoint names.
         progress: Receives the progress of every step.
 
     Raises:
-        ToolkitError: Bad input, or a step that could not be done at all.
+        ToolkitError: Bad input, a model factory that is not trusted, or a step that could not be
+            done at all.
     """
     options = session or SessionOptions()
-    settings, batch_size, timeout_s = options.settings, options.batch_size, options.timeout_s
+    settings, timeout_s = options.settings, options.timeout_s
     gates = gates or GateSettings()
-    check = ParityCheck(batch_size=batch_size, gates=gates, timeout_s=timeout_s, progress=progress)
+    check = ParityCheck(
+        batch_size=options.batch_size, gates=gates, timeout_s=timeout_s, progress=progress
+    )
     plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
     bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
     calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
@@ -121,32 +126,43 @@ def run(
         precisions=precisions,
         calibration=calibration,
         model=model,
+        trust=trust,
         record=record,
         progress=progress,
     )
     refuse_overlap(exported.artifacts, dataset)
-    subject = subject_of(checkpoint, exported.stored, model=model, record=record)
+    subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
     candidates = _candidates(subject, exported, runtimes, settings)
     lost = _lost_rows(exported, runtimes, settings, dataset, gates)
     results = replace(start_results(subject, dataset), parity=lost)
     write_results(folder / RESULTS, results)
     basis = check.basis(subject, dataset, settings)
-    tallies = [Tally(candidate=candidate, batch_size=batch_size) for candidate in candidates]
-    rows = np.arange(DISTINCT_BATCHES * batch_size) % len(dataset)
-    with (
-        _kept_when_interrupted(folder),
-        open_sessions(candidates, batch_size=batch_size, timeout_s=timeout_s) as sessions,
-    ):
-        # There is nothing to verify for null.
+    with _kept_when_interrupted(folder):
+        results = _verify_and_measure(candidates, basis, results, check, bench, folder)
+    return Run(folder=folder, results=results)
+
+
+def _verify_and_measure(
+    candidates: Sequence[Candidate],
+    basis: Basis,
+    results: Results,
+    check: ParityCheck,
+    bench: Bench,
+    folder: Path,
+) -> Results:
+    """Verify each candidate except null, then measure all of them in the same sessions."""
+    dataset, size = basis.dataset, check.batch_size
+    tallies = [Tally(candidate=candidate, batch_size=size) for candidate in candidates]
+    rows = np.arange(DISTINCT_BATCHES * size) % len(dataset)
+    with open_sessions(candidates, batch_size=size, timeout_s=check.timeout_s) as sessions:
         for each, tally in zip(sessions[:-1], tallies, strict=False):
             report, logits = check.judge(each, basis)
             same = len(rows) <= len(dataset) or not each.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))
             write_results(folder / RESULTS, results)
-        results = bench.with_capacity(results, candidates, subject)
-        results = bench.measure(tallies, dataset, results, opened=sessions, out=folder)
-    return Run(folder=folder, results=results)
+        results = bench.with_capacity(results, candidates, basis.subject)
+        return bench.measure(tallies, dataset, results, opened=sessions, out=folder)
 
 
 @contextmanager
@@ -205,7 +221,7 @@ def _candidates(
     the checkpoint itself is the only candidate."""
     named = [name for name in runtimes if name != NULL]
     lost = [item.format for item in exported.failures]
-    found = find_candidates(subject, named, settings, lost=lost)
+    found = find_candidates(subject, named, settings, lost=lost, own=True)
     found = found or [checkpoint_candidate(subject, EAGER, settings)]
     return with_null(found, subject, settings)
 

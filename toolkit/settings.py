@@ -10,7 +10,7 @@ from toolkit.machine.threads import MOST_THREADS, check_threads
 from toolkit.schema import Device, Settings
 
 SWEPT = ("batch-size", "threads", "streams")
-_MOST = 1_000_000_000  # of seconds, rounds, epochs, flips: a larger value is a typing error
+_MOST = 1_000_000_000  # for seconds, rounds, epochs, flips: a larger value is a typing error
 _MOST_IMAGES = 1_000_000  # per batch
 _LARGEST_SEED = 2**63 - 1  # the generators of torch keep a seed in 64 bits
 

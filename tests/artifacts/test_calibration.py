@@ -42,7 +42,7 @@ def test_another_seed_draws_other_images() -> None:
 
 
 @pytest.mark.parametrize("images", [0, -5])
-def test_no_images_is_a_setting_out_of_range(images: int) -> None:
+def test_number_of_images_below_one_is_refused(images: int) -> None:
     with pytest.raises(SettingError, match="--calibration-images"):
         CalibrationSettings(images=images)
 
@@ -52,9 +52,7 @@ def test_more_images_than_available_is_an_error() -> None:
         draw(CalibrationSettings(images=60_001), RECORD)
 
 
-def test_a_test_set_of_the_images_it_was_calibrated_on_is_refused(
-    subject: Subject, tmp_path: Path
-) -> None:
+def test_calibration_images_are_refused_as_test_set(subject: Subject, tmp_path: Path) -> None:
     for name in ("images-idx3-ubyte", "labels-idx1-ubyte"):
         (path,) = MNIST.glob(f"train-{name}*")
         shutil.copy(path, tmp_path / path.name.replace("train-", "test-"))

@@ -14,7 +14,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def extremes(spread: float, *, channels: int = 1, images: int = 200) -> NDArray[np.floating]:
-    """How far images reach: around 5; the farthest reaches further by a share of `spread`."""
+    """Return how far images reach: around 5, and the farthest further by a share of `spread`."""
     return 5 * (1 + spread * RANDOM.uniform(-1, 1, (images, channels)))
 
 
@@ -26,7 +26,7 @@ def after_relu(spread: float = 0.4, *, channels: int = 1, mean: bool = False) ->
 
 
 def symmetric(*, mean: bool) -> Reach:
-    """As far below zero as above; the two sides take turns in reaching further."""
+    """A range symmetric around zero; either side may reach further in an image."""
     seen, now = ((extremes(0.4), extremes(0.4)) for _ in range(2))
     largest = np.maximum(*seen)
     high = largest.mean(0) if mean else largest.max(0)

@@ -27,7 +27,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_any_batch_size_and_either_number_of_threads(package: Path) -> None:
+def test_package_runs_any_batch_size_with_one_or_two_threads(package: Path) -> None:
     images = PIXELS[:100]
     wanted = logits_of_pixels(images)
     for threads in (1, 2):
@@ -49,7 +49,7 @@ def test_compiled_code_does_not_fix_the_number_of_threads(package: Path) -> None
 def test_nothing_is_left_in_the_temporary_folder(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the worker, which unpacks the package and ends without cleaning up."""
+    """A worker unpacks the package and ends without cleaning up."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     candidate = candidate_for(package, runtime="aotinductor")
@@ -81,7 +81,7 @@ def test_code_for_another_processor_or_device_is_refused(
         aotinductor._check_target({**metadata, "instruction_sets": "x9"}, Settings(threads=1))
 
 
-def test_without_a_compiler_the_message_says_how_to_get_one(
+def test_missing_compiler_error_says_how_to_install_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> str:

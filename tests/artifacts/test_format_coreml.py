@@ -1,4 +1,4 @@
-"""Core ML: the specification of the package, and a session on a replacement for Apple's own."""
+"""Core ML: the specification of the package, and a session with a stand-in for Apple's model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def exported(
     return path, request.param
 
 
-def test_package_has_the_names_the_batch_and_the_precision(
+def test_package_has_the_expected_names_batch_and_precision(
     exported: tuple[Path, Precision],
 ) -> None:
     path, precision = exported

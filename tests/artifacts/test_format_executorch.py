@@ -44,7 +44,7 @@ def open_session(path: Path, *, settings: Settings) -> Session:
 
 @pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("int8", 0.05)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_logits_are_those_of_the_model(
+def test_logits_match_the_model(
     files: dict[Precision, Path], precision: Precision, close: float, threads: int
 ) -> None:
     session = open_session(files[precision], settings=Settings(threads=threads))
@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_model(
         np.testing.assert_allclose(found, wanted[:batch_size], atol=close, rtol=0)
 
 
-def test_program_takes_256_images_though_it_was_traced_with_two(
+def test_program_traced_with_two_images_takes_up_to_256(
     files: dict[Precision, Path],
 ) -> None:
     from executorch.runtime import Runtime

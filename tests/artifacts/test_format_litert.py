@@ -80,7 +80,7 @@ def test_every_precision_matches_the_model_and_attests_itself(
     assert attested.provider.startswith("XNNPACK")
 
 
-def test_weights_in_the_file_have_the_type_of_the_precision(
+def test_stored_weights_have_the_type_of_the_precision(
     folders: dict[Precision, Path],
 ) -> None:
     kinds = {precision: kinds_of(path / "batch-1.tflite") for precision, path in folders.items()}
@@ -93,7 +93,7 @@ def test_weights_in_the_file_have_the_type_of_the_precision(
     assert sizes["int8-dynamic"] < sizes["fp16"] < sizes["fp32"]
 
 
-def test_int8_leaves_the_layer_of_the_logits_in_float(folders: dict[Precision, Path]) -> None:
+def test_int8_keeps_the_logits_layer_in_float(folders: dict[Precision, Path]) -> None:
     operations = operations_of(folders["int8"] / "batch-1.tflite")
     hidden, last = (types for name, types in operations if name == "FULLY_CONNECTED")
     assert hidden == {"int8", "int32"}
@@ -112,7 +112,7 @@ def test_input_and_output_are_named_and_float32(folders: dict[Precision, Path]) 
 
 
 def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> None:
-    """Except in the first call, which a worker makes with noise."""
+    """The first call does not count: a worker makes it with noise."""
     session = opened(folders["fp32"])
     session.run(MANY)
     assert not session.attestation.files
@@ -123,7 +123,8 @@ def test_files_that_have_computed_are_named(folders: dict[Precision, Path]) -> N
 
 
 def test_reduced_precision_mark_is_detected(folders: dict[Precision, Path], tmp_path: Path) -> None:
-    """A name in the file's metadata; here it is after the model, where LiteRT ignores it."""
+    """The mark is a name in the file's metadata; here it follows the model, where LiteRT ignores
+    it."""
     content = (folders["fp32"] / "batch-1.tflite").read_bytes()
     (tmp_path / "batch-1.tflite").write_bytes(content + b"reduced_precision_support")
     session = opened(tmp_path)

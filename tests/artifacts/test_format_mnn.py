@@ -55,7 +55,7 @@ class OneByOne(nn.Module):
         return logits
 
 
-def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
+def test_plain_setting_switches_winograd_off(file: Path, tmp_path: Path) -> None:
     source = source_of(file, "mnn")
     usual, plain = (load(source, Settings(threads=1, plain=each)) for each in (False, True))
     assert usual.attestation.arithmetic == "float32 (Winograd)"
@@ -70,7 +70,7 @@ def test_plain_switches_winograd_off(file: Path, tmp_path: Path) -> None:
 def test_nothing_is_left_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the path is relative to it."""
+    """The path is relative to the working folder."""
     monkeypatch.chdir(tmp_path)
     export(request_for(Path("model.mnn"), "fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["model.mnn"]
@@ -84,7 +84,7 @@ def test_caller_owns_the_logits(file: Path) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_batch_sizes_may_change_from_call_to_call(file: Path) -> None:
+def test_batch_size_may_change_between_calls(file: Path) -> None:
     session = load(source_of(file, "mnn"), Settings(threads=1))
     wanted = session.run(IMAGES[:9])
     for size in (1, 4, 9, 4):
@@ -99,7 +99,7 @@ def test_float64_in_any_memory_order_does_not_crash(file: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 29, 31), (0, *SHAPE), SHAPE])
-def test_another_shape_is_refused(file: Path, shape: tuple[int, ...]) -> None:
+def test_input_of_another_shape_is_refused(file: Path, shape: tuple[int, ...]) -> None:
     session = load(source_of(file, "mnn"), Settings(threads=1))
     with pytest.raises(InputError, match=r"expected \[N, 3, 31, 29\] with N >= 1"):
         session.run(np.zeros(shape, np.float32))

@@ -37,7 +37,7 @@ def test_export_leaves_only_the_two_files(folder: Path) -> None:
 def test_exported_user_model_gives_the_same_logits(
     tmp_path: Path, precision: Precision, tolerance: float
 ) -> None:
-    """Channels of 31 x 29 pixels, between which ncnn leaves gaps."""
+    """ncnn leaves gaps between channels of 31 x 29 pixels."""
     path = tmp_path / "model.ncnn"
     export(request_for(path, precision))
     session = load(source_of(path, "ncnn", precision), Settings(threads=1))
@@ -64,7 +64,7 @@ def test_possible_winograd_convolutions_are_detected(layer: str, winograd: bool)
     assert may_use_winograd(graph) is winograd
 
 
-def test_plain_switches_winograd_off(folder: Path) -> None:
+def test_plain_setting_switches_winograd_off(folder: Path) -> None:
     source = source_of(folder, "ncnn")
     usual, plain = (load(source, Settings(threads=1, plain=each)) for each in (False, True))
     assert usual.attestation.arithmetic == "float32 (Winograd)"
@@ -80,7 +80,7 @@ class Unknown(nn.Module):
         return torch.lgamma(input.flatten(1)[:, :5].abs() + 1)
 
 
-def test_an_operator_that_ncnn_does_not_have_fails_the_export(tmp_path: Path) -> None:
+def test_export_fails_for_operators_that_ncnn_lacks(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"has no operator torch\.lgamma"):
         export(request_for(tmp_path / "model.ncnn", model=Unknown()))
     assert list(tmp_path.iterdir()) == []
@@ -100,7 +100,7 @@ def test_threads_are_counted(folder: Path) -> None:
     assert threads == [1, 3, 2]
 
 
-def test_another_shape_is_refused(folder: Path) -> None:
+def test_input_of_another_shape_is_refused(folder: Path) -> None:
     session = load(source_of(folder, "ncnn"), Settings(threads=1))
     with pytest.raises(InputError, match=r"expected \[N, 3, 31, 29\]"):
         session.run(np.zeros((2, 3, 29, 31), np.float32))

@@ -45,7 +45,7 @@ def weights_of(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("precision", MOVED)
-def test_file_is_valid_standard_onnx_with_float32_ends(
+def test_file_is_valid_standard_onnx_with_float32_input_and_output(
     files: dict[Precision, Path], precision: Precision
 ) -> None:
     model = onnx.load(files[precision], load_external_data=False)
@@ -114,7 +114,7 @@ def test_int8_weights_have_one_scale_per_channel_and_seven_bits(
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
-def test_int8_without_avx2_has_eight_bits_and_says_where_it_is_exact(
+def test_int8_without_avx2_has_eight_bits_and_records_exact_isas(
     tmp_path: Path, precision: Precision
 ) -> None:
     path = tmp_path / "m.onnx"
@@ -136,7 +136,7 @@ def test_int8_is_computed_in_int8(files: dict[Precision, Path], tmp_path: Path) 
     assert not {"Conv", "FusedConv"} & set(executed)
 
 
-def test_one_layer_model_has_no_int8_but_int8_dynamic(tmp_path: Path) -> None:
+def test_one_layer_model_supports_int8_dynamic_but_not_int8(tmp_path: Path) -> None:
     model = colour.OneLayer()
     with pytest.raises(ValueError, match="nothing in this model could be written in int8"):
         export(colour.request_for(tmp_path / "static.onnx", "int8", model=model))
@@ -189,7 +189,7 @@ def test_missing_provider_is_reported(files: dict[Precision, Path], module: Load
 def test_operators_left_to_another_provider_and_tf32_are_attested(
     tf32: str, arithmetic: str
 ) -> None:
-    """On a replacement for a session on a GPU."""
+    """Uses a stand-in for a session on a GPU."""
     parts = [("CUDAExecutionProvider", 7), ("CPUExecutionProvider", 2)]
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -219,8 +219,8 @@ def test_operators_left_to_another_provider_and_tf32_are_attested(
 @pytest.mark.parametrize(
     ("operator", "arithmetic"), [("Conv", "float32 on int8 values"), ("QLinearConv", "int8")]
 )
-def test_int8_on_cuda_is_called_what_its_products_are(operator: str, arithmetic: str) -> None:
-    """CUDA's provider dequantises, and multiplies float32; on a stand-in for such a session."""
+def test_int8_arithmetic_on_cuda_follows_the_products(operator: str, arithmetic: str) -> None:
+    """CUDA's provider dequantises and multiplies in float32. Uses a stand-in for such a session."""
     node = SimpleNamespace(op_type=operator)
     stand_in = SimpleNamespace(
         get_providers=lambda: ["CUDAExecutionProvider"],

@@ -101,7 +101,7 @@ def test_int8_weights_use_seven_bits_only_for_avx2(
     assert largest[1] > 64
 
 
-def test_a_model_of_one_layer_has_no_int8(tmp_path: Path) -> None:
+def test_one_layer_model_cannot_be_exported_to_int8(tmp_path: Path) -> None:
     request = colour.request_for(tmp_path / "m.openvino", "int8", model=colour.OneLayer())
     with pytest.raises(
         ValueError, match="no layer could be quantised, except the one that produces the logits"
@@ -121,7 +121,7 @@ def test_session_reads_onnx_and_attests_its_precision(tmp_path: Path, precision:
     assert session.attestation.precision == precision
 
 
-def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(
+def test_dynamic_int8_is_attested_as_float32_arithmetic(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "m.onnx"
@@ -135,7 +135,7 @@ def test_dynamic_int8_is_attested_as_the_float32_that_it_is_computed_in(
 
 
 @pytest.mark.parametrize("hint", ["bf16", "f16"])
-def test_shortened_arithmetic_is_read_from_the_kernels(
+def test_reduced_precision_is_read_from_kernel_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hint: str
 ) -> None:
     """If the CPU supports it; otherwise OpenVINO computes in float32 and reports that."""
@@ -198,7 +198,7 @@ export(request)
 
 
 def test_export_uses_no_network_and_does_not_write_to_home(tmp_path: Path) -> None:
-    """As a user runs it, not as in CI, where telemetry may be inactive."""
+    """Run without the variables of CI, because libraries may disable telemetry there."""
     home = tmp_path / "home"
     home.mkdir()
     dropped = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME")

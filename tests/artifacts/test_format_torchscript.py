@@ -28,7 +28,8 @@ CONVOLUTIONS = CUDNN.conv
 
 @pytest.fixture(autouse=True)
 def flags_come_back() -> Iterator[None]:
-    """This flag sets all of cuDNN's flags: torch raises on reading if they differ."""
+    """Restore cuDNN's flags after each test. This one sets all of them; torch raises an error on
+    reading if they differ."""
     before = CUDNN.allow_tf32
     yield
     CUDNN.allow_tf32 = before
@@ -65,7 +66,7 @@ def traced(model: nn.Module, *, tf32: bool) -> Any:
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_flag_of_the_trace_is_read_back(tmp_path: Path, tf32: bool) -> None:
+def test_tf32_flag_of_the_trace_is_read_back(tmp_path: Path, tf32: bool) -> None:
     module = traced(ColourNet(), tf32=tf32)
     path = tmp_path / "model.torchscript"
     torch.jit.save(module, path)
@@ -75,7 +76,7 @@ def test_flag_of_the_trace_is_read_back(tmp_path: Path, tf32: bool) -> None:
     assert allows_tf32(torch.jit.freeze(loaded.eval())) is tf32
 
 
-def test_flag_is_found_in_a_branch() -> None:
+def test_tf32_flag_inside_a_branch_is_found() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -132,7 +133,7 @@ def test_activations_in_a_narrower_type_are_attested(
     assert found.evidence["arithmetic"] == "read back"
 
 
-def test_autocast_is_a_cast() -> None:
+def test_autocast_is_detected_as_a_cast() -> None:
     class Autocast(ColourNet):
         def forward(self, x: Tensor) -> Tensor:
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -142,7 +143,7 @@ def test_autocast_is_a_cast() -> None:
     assert narrowest_cast(traced(ColourNet(), tf32=False)) is None
 
 
-def test_tf32_of_the_file_counts_on_a_gpu_only(
+def test_tf32_flag_of_the_file_matters_only_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.torchscript"
@@ -154,8 +155,8 @@ def test_tf32_of_the_file_counts_on_a_gpu_only(
     assert session.attestation.arithmetic == "TF32"
 
 
-def test_frozen_graph_is_asked_as_it_was_rewritten(tmp_path: Path) -> None:
-    """Its convolutions are others than the file's: on a CPU oneDNN's, which know no TF32."""
+def test_frozen_session_reads_tf32_from_the_rewritten_graph(tmp_path: Path) -> None:
+    """On a CPU, the rewritten graph has oneDNN's convolutions, which have no TF32."""
     path = tmp_path / "model.torchscript"
     torch.jit.save(traced(ColourNet(), tf32=True), path)
     session: Any = torchscript_frozen.load(source_of(path, "torchscript"), Settings(threads=1))
@@ -163,7 +164,7 @@ def test_frozen_graph_is_asked_as_it_was_rewritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", [torchscript, torchscript_frozen])
-def test_input_of_the_caller_is_unchanged(tmp_path: Path, runtime: Any) -> None:
+def test_caller_input_is_unchanged(tmp_path: Path, runtime: Any) -> None:
     """For a file that copies its input and for one that works in place."""
     ours, theirs = tmp_path / "ours.torchscript", tmp_path / "theirs.torchscript"
     export(request_for(ours, model=InPlace()))
@@ -179,7 +180,7 @@ def test_input_of_the_caller_is_unchanged(tmp_path: Path, runtime: Any) -> None:
         np.testing.assert_array_equal(inputs, IMAGES)
 
 
-def test_file_of_a_model_in_place_leaves_its_input_alone(tmp_path: Path) -> None:
+def test_file_of_an_in_place_model_does_not_change_its_input(tmp_path: Path) -> None:
     path = tmp_path / "model.torchscript"
     export(request_for(path, model=InPlace()))
     inputs = torch.from_numpy(IMAGES.copy())

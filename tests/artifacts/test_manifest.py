@@ -87,7 +87,7 @@ def test_file_selects_itself(exports: Path) -> None:
     assert found(exports / "model.pt2") == [exports / "model.pt2"]
 
 
-def test_a_named_artifact_is_found_though_another_one_is_damaged(exports: Path) -> None:
+def test_named_artifact_is_found_even_if_another_is_damaged(exports: Path) -> None:
     (exports / "model.onnx").write_bytes(b"")
     assert found(exports / "model.pt2") == [exports / "model.pt2"]
 
@@ -99,7 +99,7 @@ def test_duplicate_paths_are_found_once(exports: Path, tmp_path: Path) -> None:
     assert found(*paths) == [exports / "model.onnx", exports / "model.pt2"]
 
 
-def test_two_folders_of_one_checkpoint_go_together(exports: Path, tmp_path: Path) -> None:
+def test_two_folders_of_one_checkpoint_are_combined(exports: Path, tmp_path: Path) -> None:
     other = write_exports(tmp_path / "other")
     assert found(exports, other / "model.onnx") == [
         exports / "model.onnx",
@@ -115,7 +115,7 @@ def test_two_folders_of_one_checkpoint_go_together(exports: Path, tmp_path: Path
         ({"spec": "6" * 64}, r"from checkpoint c{12} \(spec 6{12}\), but .* \(spec 5{12}\);"),
     ],
 )
-def test_artifacts_of_two_checkpoints_do_not_mix(
+def test_artifacts_of_two_checkpoints_are_refused(
     exports: Path, tmp_path: Path, change: dict[str, str], says: str
 ) -> None:
     other = write_exports(tmp_path / "other", **change)
@@ -229,14 +229,14 @@ def test_any_flipped_bit_is_detected(
         check_artifact(path, record)
 
 
-def test_the_manifest_is_read_as_it_was_written(exports: Path) -> None:
+def test_manifest_round_trips(exports: Path) -> None:
     manifest = read_manifest(exports)
     assert [record.path for record in manifest.artifacts] == list(CONTENT)
     write_manifest(exports, manifest)
     assert read_manifest(exports) == manifest
 
 
-def test_the_checkpoint_is_named_so_that_both_folders_can_move(tmp_path: Path) -> None:
+def test_checkpoint_path_is_relative_so_that_both_folders_can_move(tmp_path: Path) -> None:
     assert relative_to(tmp_path / "exports", tmp_path / "models" / "mine") == "../models/mine"
     assert relative_to(tmp_path, tmp_path) == "."
 
@@ -254,7 +254,7 @@ def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
 def nobody() -> Iterator[None]:
     """Run as a user without read access to the test's files."""
     if os.geteuid() != 0:
-        pytest.skip("becoming somebody else needs root")
+        pytest.skip("switching to another user needs root")
     os.seteuid(65534)
     try:
         yield
@@ -262,7 +262,7 @@ def nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_folder_that_may_not_be_read_is_an_artifact_error(exports: Path) -> None:
+def test_unreadable_folder_is_an_artifact_error(exports: Path) -> None:
     record = read_manifest(exports).artifacts[0]
     exports.chmod(0)
     with nobody():
@@ -274,8 +274,10 @@ def test_a_folder_that_may_not_be_read_is_an_artifact_error(exports: Path) -> No
                 check()
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").is_file(), reason="a file that opens and fails")
-def test_a_file_whose_reading_fails_is_an_artifact_error() -> None:
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").is_file(), reason="needs a file that opens and cannot be read"
+)
+def test_read_error_is_an_artifact_error() -> None:
     with pytest.raises(ArtifactError, match=r"cannot read /proc/self/mem: Input/output error"):
         check_artifact(Path("/proc/self/mem"), record_of("mem", b""))
 
@@ -302,7 +304,7 @@ def write_folder_artifact(folder: Path) -> Path:
     return artifact
 
 
-def test_an_artifact_that_is_a_folder_is_found_by_its_export_folder_and_by_itself(
+def test_folder_artifact_is_found_by_its_own_path_and_its_export_folder(
     tmp_path: Path,
 ) -> None:
     artifact = write_folder_artifact(tmp_path / "exports")

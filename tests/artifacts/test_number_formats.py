@@ -29,7 +29,7 @@ SPREAD = np.random.default_rng(0).standard_normal((64, 50)) * 10.0 ** np.linspac
 
 
 def by_torch(values: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
-    """Torch's own conversions, or its fake quantisation."""
+    """Round with torch's own conversions, or its fake quantisation."""
     tensor = torch.from_numpy(values)
     if kind == "int8":
         steps = torch.from_numpy(int8_steps(values)).flatten()
@@ -55,7 +55,7 @@ def test_rounded_values_match_torch(kind: Kind, dtype: type[np.floating]) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensors_are_rounded_as_arrays_are(kind: Kind) -> None:
+def test_tensors_are_rounded_like_arrays(kind: Kind) -> None:
     values = SPREAD.astype(np.float32)
     for axis in (0, 1):
         rounded = round_tensor(torch.from_numpy(values), kind, axis=axis).numpy()

@@ -120,7 +120,7 @@ def int8_weights_by_hand(model: ModelProto) -> None:
         (int8_weights_by_hand, "int8-weights", "float32 on int8 weights"),
     ],
 )
-def test_narrow_types_are_seen(
+def test_narrow_types_are_detected(
     changed: Callable[[Change], Path], change: Change, precision: str, arithmetic: str
 ) -> None:
     contents = read_onnx(changed(change))

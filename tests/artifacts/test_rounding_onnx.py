@@ -98,7 +98,7 @@ def test_rounded_weights_move_logits_like_uniform_noise(kept_as: str, tmp_path: 
     np.testing.assert_array_equal(graph.weights[0].values, np.rint(MATRIX / steps) * steps)
 
 
-def test_weights_in_blocks_have_a_step_each(tmp_path: Path) -> None:
+def test_blockwise_weights_have_one_step_per_block(tmp_path: Path) -> None:
     steps = np.ones((4, 10), np.float32)
     steps[1] = 3
     nodes = [

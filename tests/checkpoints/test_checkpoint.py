@@ -153,9 +153,9 @@ def test_a_checkpoint_cannot_name_code_to_run(own_checkpoint: Path, tmp_path: Pa
     trap = tmp_path / "trap"
     record["model"] = {"factory": "os:mkdir", "arguments": {"path": str(trap)}}
     (own_checkpoint / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="if you trust that code, add --model os:mkdir"):
+    with pytest.raises(CheckpointError, match=r"os:mkdir.*not trusted"):
         load_model(own_checkpoint)
-    with pytest.raises(CheckpointError, match="not part of"):
+    with pytest.raises(CheckpointError, match="not trusted"):
         load_model(own_checkpoint, trusted="another.module:factory")
     assert not trap.exists()
 
@@ -221,9 +221,7 @@ def damaged(content: bytes, random: Random) -> bytes:
 
 
 @pytest.mark.parametrize("layout", ["legacy", "zip", "safetensors"])
-def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
-    tmp_path: Path, layout: str
-) -> None:
+def test_damaged_file_never_gives_an_internal_error(tmp_path: Path, layout: str) -> None:
     """torch's reader raises various exceptions for damaged bytes, from AssertionError to
     struct.error."""
     path = tmp_path / ("weights.safetensors" if layout == "safetensors" else "weights.pt")
@@ -251,7 +249,7 @@ def test_a_damaged_file_is_refused_or_read_but_is_never_an_internal_error(
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_unreadable_weights_file_is_one_clear_error(tmp_path: Path, suffix: str) -> None:
+def test_unreadable_weights_file_gives_one_clear_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.symlink_to("/proc/self/mem")
     if not path.is_file():
@@ -409,7 +407,7 @@ def failing_factory() -> nn.Module:
         ("broken:model", r"cannot build .*: SyntaxError: "),
     ],
 )
-def test_any_exception_of_user_code_is_one_clear_error(
+def test_any_exception_of_user_code_gives_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, says: str
 ) -> None:
     (tmp_path / "broken.py").write_text("def model(:")

@@ -92,10 +92,10 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
     assert not record["interrupted"]
 
 
-def test_a_limit_that_a_candidate_beats_is_measured_again(
+def test_limit_exceeded_by_a_candidate_is_measured_again(
     exports: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first measurement was disturbed, as on a machine that stalls, so that any candidate beats
+    """The first measurement is disturbed, as on a machine that stalls, so every candidate exceeds
     it."""
     limits_of(tmp_path, monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
     results = toolkit.bench(
@@ -192,7 +192,7 @@ def test_failed_gate_is_exit_code_1(cli: Cli, own_exports: Path, small_data: Pat
     assert "flips, at most 0 allowed" in record["parity"][0]["reason"]
 
 
-def test_a_lenient_gate_passes_the_same_candidate(
+def test_lenient_gate_passes_the_failed_candidate(
     cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
     result = cli(
@@ -229,7 +229,7 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     assert rows["onnxruntime"]["compared"] == 250
 
 
-def test_runtime_that_is_asked_for_and_missing_is_exit_code_3(
+def test_requested_but_missing_runtime_is_exit_code_3(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = Runtime(
@@ -285,7 +285,7 @@ def test_two_copies_of_an_artifact_are_reported_as_one_row(
 def test_training_reports_its_true_speed_without_a_terminal(
     cli: Cli, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clock that moves by a tenth of a second at each reading."""
+    """The clock advances by a tenth of a second per reading."""
     readings = itertools.count(0, 100_000_000)
     monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: next(readings))
     result = cli(
@@ -299,7 +299,7 @@ def test_training_reports_its_true_speed_without_a_terminal(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_missing_device_is_a_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
+def test_missing_device_gives_a_failed_row(cli: Cli, own_exports: Path, small_data: Path) -> None:
     result = cli("verify", own_exports, "--data", small_data, "--device", "cuda", "--json")
     record = json.loads(result.stdout)
     assert result.exit_code == 3
@@ -326,7 +326,7 @@ def flip(path: Path) -> None:
     ("damage", "says"),
     [(Path.unlink, "no "), (empty, "empty"), (truncate, "truncated"), (flip, "damaged")],
 )
-def test_damaged_artifact_is_one_line(
+def test_damaged_artifact_gives_one_error_line(
     cli: Cli, own_exports: Path, command: str, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(own_exports / "mnist-cnn.onnx")
@@ -334,7 +334,7 @@ def test_damaged_artifact_is_one_line(
     assert_one_line(result, 2, "mnist-cnn.onnx", says, "toolkit export --format onnx --force")
 
 
-def test_artifact_of_another_checkpoint_is_one_line(
+def test_artifact_of_another_checkpoint_gives_one_error_line(
     cli: Cli, own_exports: Path, own_checkpoint: Path
 ) -> None:
     record = json.loads((own_exports / "manifest.json").read_text())
@@ -345,7 +345,7 @@ def test_artifact_of_another_checkpoint_is_one_line(
     assert_one_line(result, 2, "was exported from checkpoint 000000000000", "toolkit export")
 
 
-def test_file_that_no_manifest_records_is_one_line(cli: Cli, own_exports: Path) -> None:
+def test_unrecorded_file_gives_one_error_line(cli: Cli, own_exports: Path) -> None:
     shutil.copy(own_exports / "mnist-cnn.onnx", own_exports / "other.onnx")
     assert_one_line(cli("verify", own_exports / "other.onnx"), 2, "other.onnx is not recorded")
 
@@ -373,7 +373,7 @@ def test_file_that_no_manifest_records_is_one_line(cli: Cli, own_exports: Path) 
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_bad_argument_is_one_line(
+def test_bad_argument_gives_one_error_line(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: object, says: object
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -400,7 +400,7 @@ def test_bad_argument_is_one_line(
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_bad_setting_of_verify_is_one_line(
+def test_bad_setting_of_verify_gives_one_error_line(
     cli: Cli, own_exports: Path, options: object, says: object
 ) -> None:
     assert isinstance(options, tuple)
@@ -434,7 +434,7 @@ def test_bad_setting_of_verify_is_one_line(
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
-def test_bad_setting_of_bench_is_one_line(
+def test_bad_setting_of_bench_gives_one_error_line(
     cli: Cli, own_exports: Path, options: tuple[object, ...], says: tuple[str, ...]
 ) -> None:
     assert_one_line(cli("bench", own_exports, *options), 2, *says)
@@ -454,7 +454,7 @@ def test_setting_swept_twice_is_a_usage_error(cli: Cli, own_exports: Path) -> No
     assert "threads is given twice; give all values at once, such as threads=1,2" in result.stderr
 
 
-def test_runtime_that_loads_none_of_the_artifacts_is_one_line(cli: Cli, own_exports: Path) -> None:
+def test_runtime_that_loads_no_artifact_gives_one_error_line(cli: Cli, own_exports: Path) -> None:
     result = cli("verify", own_exports / "mnist-cnn.onnx", "--runtime", "pt2")
     assert_one_line(result, 2, "runtime pt2 loads pt2", "toolkit export --format pt2")
 
@@ -479,7 +479,7 @@ def test_runtimes_lists_every_row_with_its_version(cli: Cli) -> None:
     assert all(name in text for name in RUNTIMES)
 
 
-def test_every_row_says_how_to_install_what_it_needs() -> None:
+def test_every_row_has_an_install_command() -> None:
     for row in RUNTIMES.values():
         names = {*row.distributions, f"'toolkit[{row.name}]'"}
         assert row.install.removeprefix("pip install ") in names, row.install

@@ -219,7 +219,7 @@ def test_run_compared_with_itself_has_no_regression(run: Results) -> None:
 @given(CALM, st.floats(0.5, 0.9))
 @settings(deadline=None)
 def test_uniform_slowdown_of_one_row_is_found(speeds: Speeds, factor: float) -> None:
-    """In the other direction it is no regression."""
+    """The same change in the other direction is not a regression."""
     slower = of_speeds(speeds, scaled(speeds, factor), fail_below=-0.03)
     assert (slower.verdict, slower.regression) == ("slower", True)
     assert slower.ratio is not None
@@ -230,7 +230,7 @@ def test_uniform_slowdown_of_one_row_is_found(speeds: Speeds, factor: float) -> 
 
 @given(ANY, ANY, st.floats(-0.9, 0))
 @settings(deadline=None)
-def test_a_regression_is_shown_to_be_beyond_the_limit(
+def test_regression_is_significantly_beyond_the_limit(
     old: Speeds, new: Speeds, limit: float
 ) -> None:
     row = of_speeds(old, new, fail_below=limit)
@@ -259,7 +259,7 @@ def test_a_regression_is_shown_to_be_beyond_the_limit(
         (1.1, 0.0, "faster", False),
     ],
 )
-def test_a_loss_counts_beyond_the_limit(
+def test_loss_is_a_regression_only_beyond_the_limit(
     factor: float, limit: float, verdict: str, regression: bool
 ) -> None:
     row = of_speeds(STEADY, scaled(STEADY, factor), fail_below=limit)
@@ -329,7 +329,7 @@ def test_loss_hidden_by_a_faster_machine_is_undecided() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.89, 1.12])
-def test_another_state_of_the_machine_decides_nothing(factor: float) -> None:
+def test_machine_in_another_state_leaves_all_rows_undecided(factor: float) -> None:
     found = compare(run_at(*SAME), run_at(factor * 0.8, *[factor] * 4))
     assert {row.verdict for row in found.rows} == {"undecided"}
     assert found.exit_code == 4
@@ -351,7 +351,7 @@ def test_another_state_of_the_machine_decides_nothing(factor: float) -> None:
         ({"interrupted": True}, "the new run stopped early"),
     ],
 )
-def test_runs_that_are_not_fit_decide_nothing(changes: dict[str, Any], reason: str) -> None:
+def test_unfit_runs_leave_all_rows_undecided(changes: dict[str, Any], reason: str) -> None:
     slow = run_at(0.5, *[0.6] * 4, **changes)
     found = compare(run_at(*SAME), slow)
     assert {(row.verdict, row.reason) for row in found.rows} == {("undecided", reason)}
@@ -370,7 +370,9 @@ def test_other_warnings_do_not_prevent_a_decision(code: str) -> None:
 @pytest.mark.parametrize(
     ("flops_per_s", "exit_code"), [(84e9, 4), (89e9, 4), (92e9, 0), (109e9, 0), (112e9, 4)]
 )
-def test_another_limit_of_the_machine_decides_nothing(flops_per_s: float, exit_code: int) -> None:
+def test_changed_machine_limit_leaves_all_rows_undecided(
+    flops_per_s: float, exit_code: int
+) -> None:
     old, new = run_at(*SAME, limits=limits(100e9)), run_at(*SAME, limits=limits(flops_per_s))
     found = compare(old, new)
     assert found.exit_code == exit_code
@@ -388,14 +390,16 @@ def test_another_limit_of_the_machine_decides_nothing(flops_per_s: float, exit_c
         ({"on_battery": True}, "battery power changed"),
     ],
 )
-def test_changed_machine_settings_decide_nothing(facts: dict[str, Any], reason: str) -> None:
+def test_changed_machine_settings_leave_all_rows_undecided(
+    facts: dict[str, Any], reason: str
+) -> None:
     known = {"governor": "powersave", "turbo": False, "cpu_quota": 2.0, "on_battery": False}
     old = elsewhere(run_at(*SAME), **known)
     assert compare(old, elsewhere(old, **facts)).unfit == (reason,)
     assert compare(run_at(*SAME), elsewhere(old, **facts)).unfit == ()  # unknown before
 
 
-def test_a_failure_is_a_regression_whatever_the_load() -> None:
+def test_failure_is_a_regression_under_any_load() -> None:
     warning = MachineWarning(code="others", message="", action="")
     old = results_of(measured(), measured(runtime="b"))
     new = results_of(measured(), crashed("b"), warnings=(warning,))
@@ -416,7 +420,7 @@ def test_a_failure_is_a_regression_whatever_the_load() -> None:
         ((0.85, 0.85, 0.85), ["undecided"] * 3, 4),
     ],
 )
-def test_few_rows_cannot_separate_machine_and_row(
+def test_few_rows_cannot_distinguish_machine_from_row(
     factors: tuple[float, ...], verdicts: list[str], exit_code: int
 ) -> None:
     found = compare(run_at(*[1.0] * len(factors)), run_at(*factors))
@@ -425,7 +429,7 @@ def test_few_rows_cannot_separate_machine_and_row(
     assert "Fewer than four rows" in render_comparison(found)
 
 
-def test_one_pass_has_no_interval_and_says_so() -> None:
+def test_one_pass_gives_a_reason_instead_of_an_interval() -> None:
     row = of_speeds([[1000.0] * 8], STEADY)
     assert (row.verdict, row.regression) == ("no interval", False)
     assert row.reason == "the old run has 1 pass, expected at least 2 to compare runs"
@@ -491,7 +495,7 @@ def test_only_equal_candidates_are_paired(changes: dict[str, Any], name: str) ->
     assert [row.verdict for row in found.rows] == ["too close to call", "only in new"]
     assert found.rows[1].name == name != found.rows[0].name
     with pytest.raises(
-        ToolkitError, match=r"in common: old has onnxruntime fp32 onnx \(batch 100, 1 threads"
+        ToolkitError, match=r"in common: old has onnxruntime fp32 onnx \(batch 100, 1 thread"
     ):
         compare(results_of(measured()), results_of(other))
 
@@ -520,7 +524,9 @@ def test_changed_artifact_bytes_are_paired_and_reported() -> None:
         ({"gpus": (GPU,)}, "GPU: none → H100"),
     ],
 )
-def test_two_machines_are_refused_unless_anyway(facts: dict[str, Any], named: str) -> None:
+def test_runs_from_two_machines_are_refused_without_anyway(
+    facts: dict[str, Any], named: str
+) -> None:
     old = results_of(measured())
     new = elsewhere(old, **facts)
     with pytest.raises(ToolkitError, match="--anyway") as refused:
@@ -534,7 +540,7 @@ def test_two_machines_are_refused_unless_anyway(facts: dict[str, Any], named: st
     )
 
 
-def test_small_memory_difference_and_order_are_the_same_machine() -> None:
+def test_small_memory_difference_or_other_order_is_the_same_machine() -> None:
     old = results_of(measured())
     new = elsewhere(old, memory_bytes=7_700_000_000, isa=("fma", "avx2"), load_average=9.0)
     assert compare(old, new).machine == ()
@@ -605,7 +611,7 @@ def test_results_without_measurements_say_what_they_contain() -> None:
         compare(full, results_of(scenarios=(scenario,)))
 
 
-def test_nothing_judged_does_not_pass() -> None:
+def test_comparison_without_judged_rows_does_not_pass() -> None:
     run = results_of(measured([[1000.0] * 8]))
     found = compare(run, run)
     assert found.exit_code == 2
@@ -615,7 +621,7 @@ def test_nothing_judged_does_not_pass() -> None:
 # Text output
 
 
-def test_the_table_the_notes_and_the_last_line() -> None:
+def test_report_has_a_table_notes_and_a_closing_line() -> None:
     old = results_of(measured(), measured(runtime="b"), measured(runtime="c"))
     new = results_of(measured(scaled(STEADY, 0.88)), measured(runtime="b"), crashed("c"))
     lines = render_comparison(compare(old, new)).splitlines()
@@ -630,7 +636,7 @@ def test_the_table_the_notes_and_the_last_line() -> None:
     )
 
 
-def test_the_last_line_without_a_regression() -> None:
+def test_closing_line_without_a_regression() -> None:
     run = results_of(measured())
     assert render_comparison(compare(run, run)).splitlines()[-1] == "no regression beyond -3%"
     assert render_comparison(compare(run, run, fail_below=0)).splitlines()[-1] == "no regression"
@@ -700,7 +706,7 @@ def test_folder_is_accepted_for_its_results_file(cli: Cli, files: tuple[Path, Pa
     assert cli("compare", folder, files[0]).exit_code == 0
 
 
-def test_two_machines_are_one_error_line(cli: Cli, files: tuple[Path, Path]) -> None:
+def test_runs_from_two_machines_give_one_error_line(cli: Cli, files: tuple[Path, Path]) -> None:
     write_results(files[1], elsewhere(read_results(files[1]), cores=8))
     done = cli("compare", *files)
     assert done.exit_code == 2
@@ -735,7 +741,7 @@ LONG = json.dumps(to_json(results_of(measured([[1000.0] * 50] * 4)))).encode()
         (None, "cannot read "),
     ],
 )
-def test_invalid_results_file_is_one_error_line(
+def test_invalid_results_file_gives_one_error_line(
     cli: Cli, files: tuple[Path, Path], content: bytes | None, named: str
 ) -> None:
     files[1].unlink() if content is None else files[1].write_bytes(content)

@@ -70,7 +70,7 @@ def test_absolute_speed_of_a_row_does_not_matter(pairs: list[Pair], shift: float
         assert left.p_value == pytest.approx(right.p_value, abs=1e-6)
 
 
-def test_the_p_value_is_welchs_against_the_median_row_times_the_rows() -> None:
+def test_p_value_is_welchs_against_the_median_row_corrected_for_all_rows() -> None:
     """The others have no noise, so the machine's speed is known exactly."""
     random = np.random.default_rng(1)
     machine = {side: random.normal(0, 0.02, 8) for side in ("old", "new")}
@@ -106,7 +106,7 @@ def test_machine_speed_comes_from_rows_of_the_same_table_if_enough() -> None:
     assert [each.call for each in findings] == ["undecided"] * 4 + ["too close to call"] * 4
 
 
-def test_rows_that_scatter_between_runs_widen_each_other() -> None:
+def test_scatter_between_runs_widens_the_error_of_all_rows() -> None:
     """Each row is 4 % off individually, far more than its passes explain."""
     steady = np.array([7.0, 7.001, 6.999, 7.0])
     shifts = np.log([0.94, 1.03, 0.97, 1.0, 1.05, 0.96, 1.02])

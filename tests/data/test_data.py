@@ -68,7 +68,7 @@ def test_bundled_mnist_is_complete_and_needs_no_network(
     assert dataset.record.images == count
 
 
-def test_the_record_names_the_uncompressed_bytes() -> None:
+def test_record_has_checksums_of_the_uncompressed_bytes() -> None:
     """The checksums of the uncompressed files that MNIST's authors published."""
     dataset = load_dataset("test")
     images, labels = dataset.images[:, 0], dataset.labels.astype(np.uint8)
@@ -95,7 +95,7 @@ def test_chunks_are_the_images_in_order(size: int) -> None:
     assert 0 < len(chunks[-1]) <= size
 
 
-def test_head_is_recorded_as_a_part() -> None:
+def test_head_is_recorded_as_a_subset() -> None:
     whole = load_dataset("test")
     head = whole.head(250)
     assert (len(head), head.record.images, head.record.name) == (250, 250, "mnist[:250]")
@@ -138,7 +138,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("fault", BAD)
-def test_a_bad_idx_file_is_refused_by_name(tmp_path: Path, fault: str, packed: bool) -> None:
+def test_bad_idx_file_is_refused_and_named(tmp_path: Path, fault: str, packed: bool) -> None:
     content, message = BAD[fault]
     path = tmp_path / ("images.gz" if packed else "images")
     path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
@@ -182,7 +182,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [".", "raw", "FashionMNIST/raw"])
 def test_all_folder_layouts_are_read(tmp_path: Path, place: str) -> None:
-    """Directly, and in torchvision's layout, given by its root or its `<Name>`."""
+    """Files directly in the folder, and torchvision's layout given by its root or its `<Name>`."""
     write_pair(tmp_path / "mine" / place, GOOD, idx_bytes(LABELS))
     dataset = load_dataset("test", tmp_path / "mine")
     assert np.array_equal(dataset.images[:], IMAGES[:, None])
@@ -191,7 +191,7 @@ def test_all_folder_layouts_are_read(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["t10k", "test", "emnist-digits-test"])
-def test_the_test_split_has_two_names(tmp_path: Path, prefix: str) -> None:
+def test_test_split_may_be_named_t10k_or_test(tmp_path: Path, prefix: str) -> None:
     write_pair(tmp_path, GOOD, idx_bytes(LABELS), prefix=prefix)
     write_pair(tmp_path, idx_bytes(IMAGES[:2]), idx_bytes(LABELS[:2]), prefix="train")
     assert len(load_dataset("test", tmp_path)) == 3
@@ -287,7 +287,7 @@ def test_each_channel_has_its_own_mean_and_std(values: Pixels, mean: float, std:
     assert np.array_equal(values, before)
 
 
-def test_normalised_images_are_contiguous_whatever_the_pixels_were() -> None:
+def test_normalised_images_are_contiguous_for_any_input_layout() -> None:
     channels_last = np.zeros((2, 4, 5, 3), np.uint8)
     spec = InputSpec(shape=(3, 4, 5), mean=(0.0,) * 3, std=(1.0,) * 3)
     assert normalise(np.moveaxis(channels_last, -1, 1), spec).flags.c_contiguous

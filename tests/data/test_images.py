@@ -16,7 +16,7 @@ from toolkit.errors import DatasetError
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_folder_of_images_is_a_data_set(tmp_path: Path, channels: int) -> None:
+def test_folder_of_images_is_read_as_a_data_set(tmp_path: Path, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, channels, 9, 7), dtype=np.uint8)
     folder = write_images(tmp_path / "pictures", pixels, [0, 1, 2, 0, 1, 2])
     found = load_dataset("test", folder)

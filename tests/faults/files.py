@@ -138,7 +138,7 @@ ONNX = tuple(
 
 
 def patched(format: str, layer: str, factor: float, *, only: str = "*") -> Build:
-    """Multiply the bytes of one layer's weights in the healthy artifact, wherever they are."""
+    """Find the weights of one layer in the bytes of the healthy artifact, and multiply them."""
 
     def build(bed: Bed, path: Path) -> None:
         copy_of(bed.healthy(format), path)

@@ -1,7 +1,7 @@
 """Planted faults of int8 ONNX files: one tensor of the reference CNN's int8 export is changed.
 
-Each builder changes the given model. The checksum in the manifest is then updated to match, as if
-somebody had post-processed the file.
+Each builder changes the given model. The checksum in the manifest is then updated, as if the file
+had been post-processed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _to_four_bits(weights: NDArray[Any]) -> NDArray[Any]:
 
 
 NEED_NOT_BE_CAUGHT = (*(f"{name} scale +2 %" for name in _ACTIVATIONS), "input zero point +1")
-"""They leave logits as near to the checkpoint's as a healthy file does."""
+"""With these faults, logits are as near to the checkpoint's as with a healthy file."""
 
 INT8_FAULTS: dict[str, Builder] = {
     **{f"{name} scale +2 %": _changed(_times(1.02), f"{name}_scale") for name in _ACTIVATIONS},

@@ -1,6 +1,6 @@
 """Small classifiers of many kinds, trained for a second on seeded images, and their beds.
 
-They represent users' own models: they only share that they map `[N,3,16,16]` to logits.
+They represent users' own models, and have only their interface in common: `[N,3,16,16]` → logits.
 """
 
 from __future__ import annotations

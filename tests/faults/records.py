@@ -1,4 +1,4 @@
-"""Records: a case, and what became of it."""
+"""Records of a case and its outcome."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Case:
     """One artifact that is judged against a healthy checkpoint.
 
     Attributes:
-        name: Says what is wrong with it, or what is unusual about it.
+        name: Says what is wrong with the artifact, or what is unusual about it.
         build: Writes the artifact.
         bed: The checkpoint and the images; a name from `beds.BEDS`.
-        runtime: Where it runs.
-        expect: Statuses that are right; `refused` is an error before anything ran.
-        cause: Kinds of `Cause` that name it rightly; empty where the numbers do not show a cause.
-        moves: A logit moves by more than 20 noise floors, or an answer changes.
-        short: It is part of the short version, which runs in the test command.
+        runtime: The runtime that runs the artifact.
+        expect: Correct statuses; `refused` is an error before anything ran.
+        cause: Correct kinds of `Cause`; empty if the numbers do not show a cause.
+        moves: Whether a logit moves by more than 20 noise floors, or an answer changes.
+        short: Whether it is part of the short version, which runs in the test command.
         batch_size: Images per call.
     """
 
@@ -67,10 +67,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the verifier said about a case.
+    """The verifier's verdict on a case.
 
-    `status` is that of the row, `refused` where verify raised an error, or `not built`. `cause` is
-    the kind that the row names; of an error, the word of `Case.cause` that it holds.
+    `status` is that of the row, `refused` if verify raised an error, or `not built`. `cause` is the
+    kind that the row names; for an error, the word of `Case.cause` in its message.
     """
 
     case: Case
@@ -89,14 +89,14 @@ class Outcome:
 
     @property
     def named_wrongly(self) -> bool:
-        """Whether it names a cause, and not the right one."""
+        """Whether it names a wrong cause."""
         return self.cause is not None and not self.named
 
     @property
     def named(self) -> bool:
         """Whether it names the right cause."""
         if self.cause == _UNSTEADY and self.case.level == "runtime":
-            return bool(self.case.cause)  # true of all that keep something between calls
+            return bool(self.case.cause)  # true for all runtimes that keep a state between calls
         return self.cause in self.case.cause or (
             self.cause == _UNSTEADY and "random" in self.case.cause
         )

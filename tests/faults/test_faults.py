@@ -1,6 +1,6 @@
 """Planted faults are caught, healthy variants pass: some of each kind, on 300 images.
 
-The whole, on 2,000 and 10,000 images, is `pytest -m slow tests/faults`.
+`pytest -m slow tests/faults` runs all cases on 2,000 and 10,000 images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = {
 
 
 def wrong(outcomes: Sequence[Outcome]) -> list[str]:
-    """What was not judged as it should be, or whose cause was named wrongly."""
+    """Return the cases with a wrong verdict or a wrong cause."""
     return [
         f"{each.case.name}: {each.status}, cause {each.cause}: {each.reason}"
         for each in outcomes
@@ -41,7 +41,7 @@ def test_there_are_120_faults_and_120_healthy_variants_with_unique_names() -> No
     assert len(names) == len(set(names))
 
 
-def test_the_page_of_faults_has_a_row_for_each_case() -> None:
+def test_faults_page_has_a_row_for_each_case() -> None:
     """Write it again with `python -m tests.faults --out docs/faults.md`."""
     page = PAGE.read_text()
     assert [case.name for case in ALL if f"| {case.name} |" not in page] == []

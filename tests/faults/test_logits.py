@@ -1,4 +1,4 @@
-"""The pure verdict on synthetic logits: no false alarm on near ties, and no miss beside them."""
+"""The pure verdict on synthetic logits: no false alarm on near ties, and no missed fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_500_near_ties_raise_no_false_alarm() -> None:
         report = judge_model(model(seed, tie=TIES[seed % len(TIES)]), seed=seed)
         assert report.status == "passed", (seed, report.reason)
         flips += report.flips or 0
-    assert flips > 500  # the ties are near indeed
+    assert flips > 500  # otherwise the ties are not near enough to test anything
 
 
 @pytest.mark.parametrize("offset", OFFSETS)

@@ -1,4 +1,4 @@
-"""A CUDA context is made where there is a driver, and nothing happens where there is none."""
+"""The CUDA context is created if there is a driver; otherwise nothing happens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.machine import cuda_context
 
 
 class Driver:
-    """Answers as the driver does; `fails` names the call that does not work."""
+    """A stand-in for the driver; `fails` names the call that fails."""
 
     def __init__(self, fails: str = "") -> None:
         self.calls: list[str] = []
@@ -33,7 +33,7 @@ class Driver:
         ("cuDeviceGet", ["cuInit", "cuDeviceGet"]),
     ],
 )
-def test_the_context_is_made_as_far_as_the_driver_goes(
+def test_context_creation_stops_at_the_first_failing_driver_call(
     monkeypatch: pytest.MonkeyPatch, fails: str, calls: list[str]
 ) -> None:
     driver = Driver(fails)
@@ -42,7 +42,7 @@ def test_the_context_is_made_as_far_as_the_driver_goes(
     assert driver.calls == calls
 
 
-def test_without_a_driver_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 

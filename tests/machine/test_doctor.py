@@ -28,7 +28,7 @@ HEALTHY = Diagnosis(environment=QUIET, interference=ALONE, limits=LIMITS, failur
 
 
 def test_doctor_command_runs(tmp_path: Path) -> None:
-    """stdout holds only the record; nothing is written to the user's home, whatever is loaded."""
+    """stdout contains only the record, and nothing is written to the user's home."""
     held = ("CI", "TF_BUILD", "JENKINS_URL", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
     variables = {name: value for name, value in os.environ.items() if name not in held}
     done = subprocess.run(

@@ -126,7 +126,7 @@ def test_turbo_is_read(tree: Tree, files: dict[str, str], on: bool | None) -> No
     assert turbo(tree(files)) is on
 
 
-def test_siblings_count_once(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smt_siblings_count_as_one_core(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "usable_cpus", lambda: [0, 2, 3])
     lists = {0: "0,4\n", 2: "2-3\n", 3: "2-3\n"}
     files = {f"{CPUS}/cpu{n}/topology/thread_siblings_list": text for n, text in lists.items()}
@@ -151,7 +151,7 @@ def test_arm_board_name_is_read(tree: Tree) -> None:
     assert instruction_sets(root) == ("asimd", "asimddp")
 
 
-def test_last_level_caches_add_up(tree: Tree) -> None:
+def test_last_level_cache_sizes_are_summed(tree: Tree) -> None:
     files: dict[str, str] = {}
     for cpu in range(4):
         for index, level, size, shared in (
@@ -174,7 +174,7 @@ def test_missing_files_give_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Put a shell script in place of `nvidia-smi`, which this machine may lack."""
+    """Replace `nvidia-smi`, which this machine may lack, by a shell script."""
 
     def install(script: str) -> None:
         program = tmp_path / "nvidia-smi"
@@ -185,7 +185,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return install
 
 
-def test_gpus_as_nvidia_smi_writes_them(nvidia_smi: Callable[[str], None]) -> None:
+def test_nvidia_smi_output_is_parsed(nvidia_smi: Callable[[str], None]) -> None:
     nvidia_smi(
         '[ "$1" = --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,temperature.gpu,'
         'utilization.gpu,persistence_mode ] && [ "$2" = --format=csv,noheader,nounits ] || exit 2\n'
@@ -228,7 +228,7 @@ def test_missing_nvidia_smi_means_no_gpu(tmp_path: Path, monkeypatch: pytest.Mon
     assert gpus() == ()
 
 
-def test_the_hottest_sensor_of_the_processor_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hottest_sensor_of_the_processor_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recorded sensors, because few machines that run tests have any."""
 
     def sensor(current: float, critical: float | None) -> SimpleNamespace:

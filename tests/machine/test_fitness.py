@@ -288,7 +288,7 @@ def test_every_flag_in_a_warning_is_an_option() -> None:
         ("riscv64", (), set()),
     ],
 )
-def test_instruction_sets_that_int8_depends_on(
+def test_instruction_sets_for_int8_are_detected(
     machine: str, isa: tuple[str, ...], found: set[str]
 ) -> None:
     assert instruction_sets(replace(QUIET, machine=machine, isa=isa)) == found

@@ -1,4 +1,4 @@
-"""Limits of a GPU: warmed until steady; of two measurements the higher one. None without a GPU."""
+"""GPU limits: warm-up until steady, the higher of two measurements, and none without a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GPU = GpuLimits(
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Take so many seconds, by a clock that nothing else moves."""
+    """Return a function that advances a fake clock by the given seconds."""
     now_ns = [0]
     monkeypatch.setattr("toolkit.timing.time.perf_counter_ns", lambda: now_ns[0])
 
@@ -36,13 +36,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return take
 
 
-def test_without_a_device_there_are_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_device_gives_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert measure_gpu_limits() is None
 
 
-def test_a_gpu_is_warmed_until_its_speed_is_steady(work: Callable[[float], None]) -> None:
-    """Its clock rises to a sixth of the time a call took at first."""
+def test_gpu_is_warmed_up_until_its_speed_is_steady(work: Callable[[float], None]) -> None:
+    """The time per call falls to a sixth as the clock rises."""
     calls: list[float] = []
 
     def run() -> None:
@@ -54,7 +54,7 @@ def test_a_gpu_is_warmed_until_its_speed_is_steady(work: Callable[[float], None]
     assert sum(calls) < gpu_limits._WARM_UP_LIMIT_S
 
 
-def test_a_gpu_that_never_becomes_steady_is_not_waited_for(
+def test_warm_up_of_an_unsteady_gpu_is_limited(
     work: Callable[[float], None],
 ) -> None:
     calls: list[float] = []
@@ -67,7 +67,7 @@ def test_a_gpu_that_never_becomes_steady_is_not_waited_for(
     assert sum(calls) < 1.2 * gpu_limits._WARM_UP_LIMIT_S
 
 
-def test_of_two_measurements_each_rate_is_the_higher_one() -> None:
+def test_higher_rate_of_two_measurements_is_kept() -> None:
     other = replace(GPU, float32_flops_per_s=4e13, tf32_flops_per_s=3e14, copy_bytes_per_s=2e12)
     found = GPU.or_higher(other)
     assert found.float32_flops_per_s == 5e13
@@ -81,7 +81,7 @@ def test_of_two_measurements_each_rate_is_the_higher_one() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_limits_of_this_gpu_are_of_a_possible_size() -> None:
+def test_limits_of_this_gpu_are_plausible() -> None:
     found = measure_gpu_limits(time_s=0.1)
     assert found is not None
     assert 1e11 < found.float32_flops_per_s < 1e15

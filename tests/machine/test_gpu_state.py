@@ -1,4 +1,4 @@
-"""NVML's answers become a state; what it does not answer is None."""
+"""NVML's values become a state; values that it does not report are None."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from toolkit.schema import GpuState
 
 
 class NVMLError(Exception):
-    """As the package has it."""
+    """A stand-in for pynvml's exception."""
 
 
 class Nvml(SimpleNamespace):
-    """The module pynvml: two GPUs, whose handles are their numbers; `silent` questions fail."""
+    """A stand-in for pynvml with two GPUs, whose handles are their numbers; `silent` queries
+    fail."""
 
     def __init__(self, *silent: str) -> None:
         answers: dict[str, Any] = {
@@ -70,7 +71,7 @@ def test_a_state_is_in_si_units(monkeypatch: pytest.MonkeyPatch) -> None:
     ("visible", "clock_hz"),
     [("0", 345e6), ("1,0", 346e6), ("GPU-second", 346e6), (" 1 ", 346e6)],
 )
-def test_the_device_is_the_first_that_cuda_sees(
+def test_first_device_visible_to_cuda_is_read(
     monkeypatch: pytest.MonkeyPatch, visible: str, clock_hz: float
 ) -> None:
     use(monkeypatch, Nvml(), visible)
@@ -79,14 +80,14 @@ def test_the_device_is_the_first_that_cuda_sees(
     assert state.clock_hz == clock_hz
 
 
-def test_what_a_gpu_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreported_values_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Nvml("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTemperature"))
     state = first_state()
     assert state is not None
     assert (state.power_w, state.temperature_c, state.clock_hz) == (None, None, 345e6)
 
 
-def test_an_older_driver_is_asked_by_the_older_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_driver_is_queried_by_the_old_name(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Nvml("nvmlDeviceGetCurrentClocksEventReasons"))
     state = first_state()
     assert state is not None
@@ -103,7 +104,7 @@ def test_an_older_driver_is_asked_by_the_older_name(monkeypatch: pytest.MonkeyPa
     [None, Nvml("nvmlInit"), Nvml("nvmlDeviceGetHandleByIndex")],
     ids=["no package", "no driver", "no device"],
 )
-def test_where_nothing_can_be_asked_there_is_no_reader(
+def test_missing_package_driver_or_device_gives_no_reader(
     monkeypatch: pytest.MonkeyPatch, nvml: object
 ) -> None:
     use(monkeypatch, nvml)
@@ -111,7 +112,7 @@ def test_where_nothing_can_be_asked_there_is_no_reader(
     assert all_states() == []
 
 
-def test_all_gpus_are_told_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_gpus_are_listed_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, Nvml(), "1")
     assert [state.clock_hz for state in all_states()] == [345e6, 346e6]
 
@@ -124,5 +125,5 @@ def test_all_gpus_are_told_in_their_order(monkeypatch: pytest.MonkeyPatch) -> No
         (0x8 | 0x40 | 0x80, ("hardware slowdown", "heat (hardware slowdown)", "power brake")),
     ],
 )
-def test_to_idle_or_to_be_set_to_a_clock_is_no_fault(bits: int, words: tuple[str, ...]) -> None:
+def test_idle_or_user_set_clock_is_not_a_slowdown(bits: int, words: tuple[str, ...]) -> None:
     assert slowed_by(bits) == words

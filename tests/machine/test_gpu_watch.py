@@ -1,4 +1,4 @@
-"""States of a GPU: before, while something runs, and after."""
+"""GPU states are recorded before, during and after a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.schema import GpuState
 
 
 class Reader:
-    """Gives other states one after another."""
+    """Returns a different state for each reading."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -23,16 +23,16 @@ class Reader:
         return GpuState(clock_hz=float(self.reads))
 
 
-def test_states_are_those_before_meanwhile_and_after() -> None:
+def test_states_are_recorded_before_during_and_after() -> None:
     reader: Any = Reader()
     with watched(reader) as states:
         assert len(states) >= 1
-        wait_until(lambda: len(states) >= 3, "the GPU was looked at twice meanwhile")
+        wait_until(lambda: len(states) >= 3, "the GPU was read twice during the run")
     assert len(states) == reader.reads >= 4
     assert [state.clock_hz for state in states] == [n + 1.0 for n in range(reader.reads)]
 
 
-def test_an_error_in_the_body_ends_the_looks() -> None:
+def test_error_in_the_body_ends_the_readings() -> None:
     reader: Any = Reader()
     before = active_count()
     with pytest.raises(ValueError, match="in the round"), watched(reader):
@@ -42,7 +42,7 @@ def test_an_error_in_the_body_ends_the_looks() -> None:
     assert reader.reads == 2
 
 
-def test_without_a_reader_there_are_no_states() -> None:
+def test_missing_reader_gives_no_states() -> None:
     with watched(None) as states:
         pass
     assert states == []

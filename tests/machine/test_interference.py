@@ -1,5 +1,5 @@
-"""The load from others is the machine's busy time without our own; one busy process counts as
-one."""
+"""The load from others is the machine's busy time without our own; one busy process counts as one
+core."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_other_processes_count_and_listed_ones_do_not(
 
 
 def used_s(process: psutil.Process) -> float:
-    """CPU seconds used so far."""
+    """Return the CPU seconds used so far."""
     return float(sum(process.cpu_times()[:2]))
 
 

@@ -25,13 +25,13 @@ print(json.dumps(to_json(measure_limits(1, time_s=0.08))))
 
 
 def measured(before: str = "") -> Limits:
-    """In a separate process, as always, so that torch's threads do not change here."""
+    """Measure in a separate process, so that torch's threads do not change in this one."""
     code = MEASURE.format(before=before)
     answer = subprocess.check_output([sys.executable, "-W", "error", "-c", code], text=True)
     return from_json(Limits, json.loads(answer))
 
 
-def test_limits_of_this_machine_are_of_a_possible_size() -> None:
+def test_limits_of_this_machine_are_plausible() -> None:
     found = measured()
     assert found.threads == 1
     assert 1e8 < found.float32_flops_per_s < 1e12  # one core reaches 2e11 today
@@ -52,7 +52,7 @@ def test_missing_int8_product_leaves_only_that_limit_unknown() -> None:
 
 
 class Work:
-    """Calls that take exactly the given time, by a clock that nothing else moves."""
+    """Calls that take exactly the given time on a fake clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0
@@ -77,7 +77,7 @@ def test_rate_counts_two_operations_per_multiplication_in_the_fastest_call(work:
     assert rate == pytest.approx(2 * 256**3 / 0.02)
 
 
-def test_a_slow_machine_leaves_out_large_products(work: Work) -> None:
+def test_large_products_are_left_out_on_a_slow_machine(work: Work) -> None:
     sizes = []
 
     def product(size: int, threads: int) -> limits.Run:
@@ -102,7 +102,7 @@ def test_fastest_call_is_found_even_if_one_call_exceeds_the_time(work: Work) -> 
 
 
 @pytest.mark.parametrize(("cache_bytes", "copied"), [(None, 4_000_000), (2_000_000, 8_000_000)])
-def test_a_copied_byte_counts_twice_and_no_cache_holds_the_arrays(
+def test_copied_bytes_count_twice_and_arrays_exceed_the_caches(
     monkeypatch: pytest.MonkeyPatch, cache_bytes: int | None, copied: int
 ) -> None:
     monkeypatch.setattr(limits, "_COPY_BYTES", 4_000_000)

@@ -27,7 +27,7 @@ def run_on(system: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("system", ["win32", "freebsd14"])
 @pytest.mark.parametrize("command", ["runtimes", "export", "bench"])
-def test_unsupported_system_is_one_line(system: str, command: str) -> None:
+def test_unsupported_system_gives_one_error_line(system: str, command: str) -> None:
     done = run_on(system, command)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
@@ -44,7 +44,7 @@ def test_help_is_shown_on_every_system() -> None:
     assert run_on("win32", "--help").returncode == 0
 
 
-def test_verbs_in_python_are_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_functions_refuse_unsupported_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(UnsupportedSystemError, match="does not run on win32"):
         _ = toolkit.read_results

@@ -77,7 +77,7 @@ def test_baseline_has_the_same_settings_and_batch_size() -> None:
     assert found == [1.0, 1.0, 2.0, 1.0, None]
 
 
-def test_a_baseline_that_failed_is_compared_with_nothing() -> None:
+def test_failed_baseline_gives_no_ratio() -> None:
     results = concluded(tally("eager", *SAME, failure=Crashed("SIGSEGV")), tally("a", *HALF))
     assert [row.to_baseline for row in results.measurements] == [None, None]
 
@@ -101,7 +101,7 @@ def test_failed_row_keeps_its_passes_without_a_speed(failure: FailedRun, status:
     assert [each.name for each in results.ranking] == ["b fp32"]
 
 
-def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
+def test_too_few_rounds_for_an_interval_give_no_measurement() -> None:
     (row,) = concluded(tally("a", 0.1)).measurements
     assert (row.status, row.images_per_s) == ("too_short", None)
     assert row.reason == (
@@ -109,7 +109,7 @@ def test_rounds_too_few_for_an_interval_are_no_measurement() -> None:
     )
 
 
-def test_a_runtime_alone_at_its_settings_is_compared_with_nothing() -> None:
+def test_single_runtime_at_its_settings_has_no_ratio() -> None:
     results = concluded(tally("a", *SAME), tally("a", *HALF, batch_size=1))
     assert [row.to_baseline for row in results.measurements] == [None, None]
 
@@ -184,7 +184,7 @@ def test_stop_by_max_time_is_reported() -> None:
     assert "8 passes and ± 1.0%" in warning.message
 
 
-def test_times_to_load_are_those_of_the_first_pass_and_memory_is_the_highest() -> None:
+def test_load_times_are_from_the_first_pass_and_memory_is_the_maximum() -> None:
     (row,) = concluded(tally("a", *SAME)).measurements
     assert (row.import_s, row.load_s, row.first_inference_s) == (0.1, 0.2, 0.3)
     assert row.peak_memory_bytes == 2_000_000
@@ -192,7 +192,7 @@ def test_times_to_load_are_those_of_the_first_pass_and_memory_is_the_highest() -
     assert (empty.import_s, empty.peak_memory_bytes, empty.passes) == (None, None, ())
 
 
-def test_the_share_of_the_limit_is_flops_done_over_flops_possible() -> None:
+def test_limit_share_is_achieved_flops_divided_by_the_limit() -> None:
     limits = Limits(threads=1, float32_flops_per_s=1e10, int8_ops_per_s=None, copy_bytes_per_s=1e9)
     known = replace(results_of(), limits=limits, flops_per_image=1_000_000)
     row, null = concluded(tally("a", *SAME), tally("null", *SAME), results=known).measurements
@@ -243,8 +243,8 @@ def test_names_are_as_short_as_possible() -> None:
         *("a fp32, onnx", "a fp32, ort", "b fp32"),
     ]
     assert named(tally("a"), tally("a", batch_size=1)) == ["a fp32, batch 100", "a fp32, batch 1"]
-    assert named(tally("a"), tally("a", threads=2)) == ["a fp32, 1 threads", "a fp32, 2 threads"]
-    assert named(tally("a"), tally("a", streams=2)) == ["a fp32, 1 streams", "a fp32, 2 streams"]
+    assert named(tally("a"), tally("a", threads=2)) == ["a fp32, 1 thread", "a fp32, 2 threads"]
+    assert named(tally("a"), tally("a", streams=2)) == ["a fp32, 1 stream", "a fp32, 2 streams"]
     assert named(tally("a"), tally("a")) == ["a fp32", "a fp32 #2"]
 
 

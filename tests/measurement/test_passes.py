@@ -187,10 +187,10 @@ def test_a_worker_killed_between_rounds_keeps_its_rounds(subject: Subject) -> No
         ("raise at load", "crashed", "RuntimeError: cannot load this"),
     ],
 )
-def test_failure_during_timing_is_a_row(
+def test_failure_during_timing_gives_a_failed_row(
     subject: Subject, fault: str, status: str, reason: str
 ) -> None:
-    """Right when it is checked, wrong when it is timed."""
+    """The logits are right when they are checked, and wrong when the calls are timed."""
     passes = passes_of([faulty(subject, fault), null(subject)])
     passes.run()
     results = concluded(subject, passes)
@@ -250,7 +250,7 @@ def test_ctrl_c_in_a_later_pass_keeps_the_measurements(subject: Subject, tmp_pat
     assert "Interrupted" in (tmp_path / "results.md").read_text()
 
 
-def test_ctrl_c_before_the_first_round_has_nothing_to_keep(subject: Subject) -> None:
+def test_ctrl_c_before_the_first_round_keeps_nothing(subject: Subject) -> None:
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
         raise KeyboardInterrupt
 
@@ -271,8 +271,8 @@ def test_no_time_left_is_reported(subject: Subject) -> None:
 
 
 class Clock:
-    """Moves by a hundredth of a second at each reading, and otherwise only when told to. It
-    therefore times the work that is done, on however busy a machine."""
+    """A clock that advances by a hundredth of a second per reading, and otherwise only on request.
+    Results do not depend on the load of the machine."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -307,7 +307,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_hanging_candidate_does_not_use_up_the_time_of_others(
     subject: Subject, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is killed after the time that all of them may take."""
+    """The candidate is killed after the time limit of the whole measurement."""
 
     class Hanging(RemoteSession):
         def measure(self, *, calls: int, repeat: bool = False) -> Round:
@@ -383,7 +383,7 @@ def test_each_stream_is_timed_separately_and_attested(subject: Subject) -> None:
             assert [len(calls) for calls in one.samples_s] == [each.calls_per_round] * 2
 
 
-def test_streams_that_differ_are_an_unsupported_row(subject: Subject) -> None:
+def test_differing_streams_give_an_unsupported_row(subject: Subject) -> None:
     passes = passes_of([faulty(subject, "other streams", streams=2), null(subject)])
     passes.run()
     unlike, other = concluded(subject, passes).measurements

@@ -52,7 +52,7 @@ def test_bad_input_is_named_with_its_flag(options: dict[str, Any], says: str) ->
     assert says in str(caught.value)
 
 
-def test_limits_of_the_plan_are_allowed() -> None:
+def test_boundary_values_of_the_plan_are_allowed() -> None:
     Plan(min_rounds=6, target_width=0.999, min_time_s=10, max_time_s=10)
 
 
@@ -83,7 +83,7 @@ def test_plan_reaches_its_minimum_time_and_rounds(plan: Plan) -> None:
 
 
 @given(plans, st.floats(1e-7, 100), st.integers(1, 20_000))
-def test_a_round_is_long_enough_unless_that_takes_too_many_calls(
+def test_round_is_long_enough_unless_it_needs_too_many_calls(
     plan: Plan, call_s: float, most: int
 ) -> None:
     calls = plan.calls_per_round(call_s, most=most)

@@ -98,7 +98,7 @@ def changed(change: Callable[[Net], object], channels: int = 1) -> Net:
 
 
 @pytest.mark.parametrize("spec", [SPEC, COLOUR], ids=["grey", "colour"])
-def test_each_wrong_preprocessing_is_found_by_its_own_name(spec: InputSpec) -> None:
+def test_each_wrong_preprocessing_is_named_correctly(spec: InputSpec) -> None:
     images = pixels(spec)
     net = Net(spec.shape[0]).eval()
     seen = set()
@@ -166,7 +166,7 @@ OPERATORS: dict[str, tuple[Callable[[Net], object], str, str]] = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_changed_operator_is_found_by_its_own_name(name: str) -> None:
+def test_changed_operator_is_named_correctly(name: str) -> None:
     change, kind, evidence = OPERATORS[name]
     cause = search(changed(change))
     assert cause is not None

@@ -99,12 +99,12 @@ def test_changed_tensor_is_named_with_its_place(way: str) -> None:
     assert "2 tensors of 3 agree" in cause.text
 
 
-def test_equal_tensors_and_those_of_other_names_have_no_cause() -> None:
+def test_equal_tensors_and_tensors_with_other_names_have_no_cause() -> None:
     assert compare_tensors(WEIGHTS, WEIGHTS) is None
     assert compare_tensors(WEIGHTS, {"Constant_7": BIAS * 3, "fc.weight": MATRIX.T}) is None
 
 
-def test_all_tensors_rounded_alike_are_one_cause() -> None:
+def test_tensors_rounded_in_the_same_way_have_one_cause() -> None:
     half = {name: each.astype(np.float16).astype(np.float32) for name, each in WEIGHTS.items()}
     cause = compare_tensors(WEIGHTS, half)
     assert cause is not None
@@ -122,8 +122,9 @@ def test_tiny_weights_distinguish_float16_from_tf32() -> None:
         assert cause.kind == f"weights rounded to {kind}"
 
 
-def test_tensors_in_tf32_of_which_some_fit_into_fp16_are_in_tf32() -> None:
-    """As many digits, but fewer small numbers: a tensor of large ones is in both formats."""
+def test_tf32_tensors_that_partly_fit_into_fp16_are_reported_as_tf32() -> None:
+    """float16 has as many digits as TF32 but fewer small numbers, so a tensor of large values fits
+    both formats."""
     small = CONV * np.float32(1e-6)
     expected = {"small": small, "large": MATRIX}
     cause = compare_tensors(expected, {name: cut(w, 13) for name, w in expected.items()})
@@ -131,8 +132,8 @@ def test_tensors_in_tf32_of_which_some_fit_into_fp16_are_in_tf32() -> None:
     assert cause.kind == "weights rounded to TF32"
 
 
-def test_tensors_in_bf16_beside_tf32_have_no_single_format() -> None:
-    """No tensor of numbers in TF32 is in bfloat16 by chance."""
+def test_mixed_bf16_and_tf32_tensors_have_no_single_format() -> None:
+    """A tensor in TF32 never fits bfloat16 by chance."""
     changed = {"conv.weight": cut(CONV * np.float32(1e-6), 13), "fc.weight": cut(MATRIX, 16)}
     expected = {"conv.weight": CONV * np.float32(1e-6), "fc.weight": MATRIX}
     cause = compare_tensors(expected, changed)
@@ -164,7 +165,7 @@ def test_tensors_are_found_in_bytes_in_any_layout(
     assert "conv.weight differs in 1 of 1,152 values: [4, 5, 1, 1]" in cause.text
 
 
-def test_tensors_that_a_file_does_not_hold_are_not_invented(tmp_path: Path) -> None:
+def test_tensors_missing_from_a_file_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(np.random.default_rng(3).bytes(50_000))
     assert find_tensors(WEIGHTS, [path]) == {}

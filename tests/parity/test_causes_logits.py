@@ -273,7 +273,7 @@ def test_int8_error_twice_the_expected_size_has_no_cause() -> None:
     assert name_cause(quantised(lambda given: given, error=0.1)) is None
 
 
-def test_softmax_is_named_beside_masked_classes() -> None:
+def test_softmax_is_named_despite_masked_classes() -> None:
     for mask in (-np.inf, -1e9):
         masked = logits()
         masked[:, 7] = mask

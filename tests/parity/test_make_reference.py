@@ -68,7 +68,7 @@ def test_reference_is_reused_the_second_time(subject: Subject) -> None:
 
 
 def test_reference_depends_on_data_threads_and_spec(subject: Subject) -> None:
-    """None of them may find what is kept for another."""
+    """None of them may reuse the reference of another."""
     maker = ReferenceMaker(
         subject=subject, dataset=DATASET, settings=Settings(threads=1), timeout_s=PATIENCE_S
     )
@@ -102,7 +102,7 @@ KEPT = References(
 )
 
 
-def test_a_kept_reference_reads_back(tmp_path: Path) -> None:
+def test_kept_reference_round_trips(tmp_path: Path) -> None:
     keep_references(tmp_path / "kept.npz", KEPT)
     again = read_references(tmp_path / "kept.npz", DATASET, SPECIAL)
     assert again is not None
@@ -149,7 +149,7 @@ def test_old_references_are_deleted_when_the_cache_is_full(
 
 
 def test_outdated_cached_logits_are_not_used(subject: Subject, empty_cache: Path) -> None:
-    """As after a change of the factory's code under the same name."""
+    """This is the situation after a change of the factory's code under the same name."""
     references, _ = make(subject)
     (path,) = empty_cache.rglob("*.npz")
     data = replace(references.data, logits=references.data.logits + 1e-6)

@@ -23,7 +23,7 @@ def logits_of(seed: int, *, scale: float = 1.0, offset: float = 0.0) -> np.ndarr
 
 
 def rounded(logits: np.ndarray, seed: int, noise: float) -> np.ndarray:
-    """Round as float32 sums in some order would."""
+    """Add rounding errors like those of float32 sums in some order."""
     random = np.random.default_rng(seed)
     return (logits + noise * random.normal(size=logits.shape)).astype(np.float32)
 
@@ -57,7 +57,7 @@ def test_image_with_chance_agreement_gets_the_typical_floor() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
-def test_a_floor_is_not_below_the_spacing_at_the_logits_scale(offset: float) -> None:
+def test_noise_floor_is_at_least_the_float32_spacing_of_the_logits(offset: float) -> None:
     reference = logits_of(0, offset=offset)
     floors = noise_floors(reference, [reference])
     top = reference.max(axis=1)

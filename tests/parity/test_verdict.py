@@ -302,7 +302,7 @@ def test_max_flips_applies_to_int8_if_given() -> None:
     assert judge(reference, candidate, "int8", max_flips=2).status == "failed"
 
 
-def test_a_given_accuracy_gate_does_not_excuse_fp32_from_its_flips() -> None:
+def test_accuracy_gate_does_not_disable_the_flip_gate_of_fp32() -> None:
     reference = trained()
     assert judge(reference, spoiled(reference, 1), max_accuracy_drop=1.0).status == "failed"
 

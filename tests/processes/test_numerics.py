@@ -110,7 +110,9 @@ def test_logits_do_not_depend_on_the_users_environment(
 
 
 @pytest.mark.usefixtures("reduced")
-def test_export_apart_is_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_of_an_export_is_pinned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: dict[str, str] = {}
 
     class NotStartedError(Exception):

@@ -76,7 +76,7 @@ FAILED = replace(
 )
 
 
-def test_a_failed_row_says_why_its_cause_and_the_worst_images() -> None:
+def test_failed_row_shows_reason_cause_and_worst_images() -> None:
     text = render_table(results_of(FAILED))
     assert "failed: logits are up to 900 noise floors" in text
     assert "[softmax]" in text
@@ -130,7 +130,7 @@ def test_artifacts_that_differ_only_in_their_bytes_are_two_rows() -> None:
         ("not_installed", "pip install x", "not installed: pip install x"),
     ],
 )
-def test_a_status_reads_as_a_sentence(status: Status, reason: str | None, text: str) -> None:
+def test_status_text_includes_the_reason(status: Status, reason: str | None, text: str) -> None:
     assert status_text(status, reason) == text
     assert text in render_table(results_of(replace(CRASHED, status=status, reason=reason)))
 
@@ -150,11 +150,11 @@ def test_table_has_one_line_per_candidate() -> None:
 
 
 @pytest.mark.parametrize("reason", ["[bold]x[/bold] [/] [95 %]", "a | b", "ümläut ∞"])
-def test_the_table_prints_a_reason_as_it_is(reason: str) -> None:
+def test_table_prints_reasons_verbatim(reason: str) -> None:
     assert f"crashed: {reason}" in render_table(results_of(replace(CRASHED, reason=reason)))
 
 
-def test_the_table_prints_colons_as_they_are() -> None:
+def test_table_prints_colons_verbatim() -> None:
     reason = "RuntimeError: node :key: not found"
     assert reason in render_table(results_of(replace(CRASHED, reason=reason)))
 
@@ -196,7 +196,7 @@ def test_columns_without_content_are_left_out() -> None:
     ]
 
 
-def test_no_flips_and_zero_values_are_content() -> None:
+def test_zero_flips_and_zero_values_are_shown() -> None:
     exact = replace(PASSED, flips=0, benign_flips=0, max_abs_diff=0.0)
     row = dict(zip(*markdown_table(results_of(exact)), strict=True))
     assert (row["flips"], row["max diff"]) == ("0 of 10,000: ≤ 0.037%", "0.0e+00")
@@ -221,13 +221,13 @@ def test_pipes_are_escaped_in_markdown() -> None:
     assert row.replace("\\|", "").count("|") == 6
 
 
-def test_a_reason_of_two_lines_stays_one_row_of_markdown() -> None:
+def test_two_line_reason_stays_in_one_markdown_row() -> None:
     page = render_markdown(results_of(replace(CRASHED, reason="first\nsecond")))
     (row,) = (line for line in page.splitlines() if line.startswith("| ncnn"))
     assert row.endswith("|")
 
 
-def test_the_null_runtime_shows_the_harness_and_claims_no_throughput() -> None:
+def test_null_runtime_shows_harness_overhead_and_no_throughput() -> None:
     heading, *rows = markdown_table(ALL)
     assert dict(zip(heading, rows[2], strict=True))["images/s [95 %]"] == "—"
     for text in (render_table(ALL), render_markdown(ALL)):
@@ -324,8 +324,8 @@ def measured(name: str, **changes: object) -> Measurement:
 
 
 def ranked(*places: tuple[str, bool]) -> tuple[Rank, ...]:
-    """Names, fastest first, and whether each is too close to the one before; a name that starts
-    with a `|` begins a new table."""
+    """Return ranks for names, fastest first, with whether each is too close to the one before; a
+    name that starts with `|` begins a new table."""
     ranks = []
     for number, (name, close) in enumerate(places):
         first = number == 0 or name.startswith("|")
@@ -369,7 +369,7 @@ def test_unmeasured_rows_come_last_without_a_place() -> None:
     assert column(results, "place") == ["1", ""]
 
 
-def test_close_call_is_reported_with_what_would_decide_it() -> None:
+def test_close_call_reports_how_many_rounds_would_decide_it() -> None:
     results = replace(results_of(MEASURED), ranking=ranked(("a", False), ("b", True)))
     wanted = (
         "Too close to call: b and a (0.990 times as fast [0.970-1.010]); "
@@ -433,7 +433,7 @@ def test_limit_and_share_of_the_limit_are_reported() -> None:
     assert "Limit:" not in " ".join(notes(replace(results, flops_per_image=None)))
 
 
-def test_the_limits_and_the_state_of_a_gpu_are_told() -> None:
+def test_gpu_limits_and_state_are_reported() -> None:
     gpu = GpuLimits(
         name="a GPU",
         float32_flops_per_s=5e13,

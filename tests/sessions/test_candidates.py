@@ -35,7 +35,7 @@ def pairs(candidates: list[Candidate]) -> list[tuple[str, str]]:
 
 
 def with_precision(subject: Subject, precision: Precision) -> Subject:
-    """As if all its artifacts had this precision."""
+    """Return the subject as if all its artifacts had this precision."""
     artifacts = (
         replace(each, record=replace(each.record, precision=precision))
         for each in subject.artifacts
@@ -49,7 +49,7 @@ def not_installed(row: Runtime, name: str | None = None) -> Runtime:
 
 @pytest.fixture
 def only_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table without runtimes that only some machines have."""
+    """Remove the runtimes that only some machines have from the table."""
     for name in RUNTIMES.keys() - {*dict(ALL), "null"}:
         monkeypatch.delitem(RUNTIMES, name)
 
@@ -60,7 +60,7 @@ def test_default_runtimes_are_the_installed_ones_with_their_artifacts(subject: S
 
 
 def test_all_selects_the_runtimes_that_load_an_artifact(subject: Subject) -> None:
-    """Including those that must be named, installed or not."""
+    """This includes opt-in runtimes, installed or not."""
     only = replace(subject, artifacts=subject.artifacts[:1])
     assert only.artifacts[0].record.format == "torchscript"
     assert pairs(find_candidates(only, ["all"], ONE_THREAD)) == [
@@ -121,7 +121,7 @@ def test_runtime_named_twice_is_used_once(subject: Subject) -> None:
     assert pairs(find_candidates(subject, ["pt2", "pt2"], ONE_THREAD)) == [("pt2", "pt2")]
 
 
-def test_artifacts_of_the_same_bytes_are_one_candidate_and_all_recorded(
+def test_artifacts_with_the_same_bytes_are_one_candidate_and_all_recorded(
     exports: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(exports, tmp_path / "copy"))

@@ -1,4 +1,5 @@
-"""What only a GPU shows: a TorchScript file that asks for TF32 gets it, and is called so."""
+"""Tests that need a GPU: a TorchScript file that allows TF32 uses it, and its session attests
+this."""
 
 from __future__ import annotations
 
@@ -62,7 +63,7 @@ def with_tf32(exports: Path, tmp_path: Path) -> Path:
 
 
 def arithmetic_and_distance(folder: Path, runtime: str) -> tuple[str, float]:
-    """What a worker attests, and how far its logits are from float64."""
+    """Return the attested arithmetic, and the distance of the worker's logits from float64."""
     model, record = load_model(CHECKPOINT)
     inputs = torch.from_numpy(normalise(np.asarray(IMAGES), record.input))
     with torch.inference_mode():
@@ -83,19 +84,19 @@ def test_export_computes_in_float32(exports: Path, runtime: str) -> None:
     assert distance < 2e-5
 
 
-def test_file_that_allows_tf32_computes_in_tf32_and_says_so(with_tf32: Path) -> None:
+def test_file_that_allows_tf32_computes_in_tf32_and_attests_it(with_tf32: Path) -> None:
     word, distance = arithmetic_and_distance(with_tf32, "torchscript")
     assert word == "TF32"
     assert distance > 2e-4
 
 
-def test_frozen_file_that_allows_tf32_is_attested_as_it_computes(with_tf32: Path) -> None:
-    """Fused convolutions go by torch's flags, and not by the file."""
+def test_frozen_file_that_allows_tf32_attests_its_actual_arithmetic(with_tf32: Path) -> None:
+    """Fused convolutions follow torch's flags, not the file."""
     word, distance = arithmetic_and_distance(with_tf32, "torchscript-frozen")
     assert (word, distance > 2e-4) in [("float32", False), ("TF32", True)]
 
 
-def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(
+def test_file_that_allows_tf32_is_judged_with_the_tf32_allowance(
     with_tf32: Path, small_data: Path
 ) -> None:
     session = SessionOptions(device="cuda")
@@ -111,8 +112,8 @@ def test_file_that_allows_tf32_is_judged_by_what_tf32_gives(
 
 
 @pytest.mark.parametrize("runtime", ["eager", "cudagraph", "onnxruntime"])
-def test_batches_of_many_sizes_stay_apart(exports: Path, runtime: str) -> None:
-    """Each shape has buffers of its own, and few are kept."""
+def test_batches_of_many_sizes_do_not_share_buffers(exports: Path, runtime: str) -> None:
+    """Each shape has its own buffers, and only a few are kept."""
     candidate = find_candidates(
         find_subject([exports], checkpoint=CHECKPOINT, model=None), [runtime], ON_CUDA
     )[0]

@@ -40,7 +40,7 @@ def test_folders_are_found_in_all_places_of_the_path(packages: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="shared libraries as Linux names them")
 def test_libraries_are_loaded_and_damaged_ones_left_out(tmp_path: Path) -> None:
-    """Any library will do: the name counts."""
+    """Any library will do, because libraries are selected by name."""
     real = next(
         path
         for folder in ("/lib", "/lib64", "/usr/lib")
@@ -57,7 +57,7 @@ def test_missing_library_is_named(tmp_path: Path) -> None:
     assert MISSING in str(loading_error(tmp_path / MISSING))
 
 
-def test_session_that_fell_back_says_which_library_is_missing(tmp_path: Path) -> None:
+def test_fallback_session_names_the_missing_library(tmp_path: Path) -> None:
     stand_in = SimpleNamespace(__file__=str(tmp_path / "__init__.py"), __version__="1.31")
     text = onnx_session._not_the_one(stand_in, onnx_session.CUDA, onnx_session.CPU)
     assert "because a library is missing: " in text
@@ -81,6 +81,6 @@ def test_build_without_the_provider_says_what_to_do(
     assert "\n" not in text
 
 
-def test_no_driver_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver_means_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_libraries, "_DRIVER", MISSING)
     assert count_cuda_devices() == 0

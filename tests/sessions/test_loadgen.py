@@ -160,7 +160,7 @@ def test_loadgen_answers_must_match_untimed_answers(
         ("server", "slow, hangs after 2 s", "timed_out", "after 10 s"),
     ],
 )
-def test_session_failure_under_load_is_a_row(
+def test_session_failure_under_load_gives_a_failed_row(
     subject: Subject,
     scenario: ScenarioName,
     fault: str,
@@ -251,7 +251,7 @@ def test_kept_answers_are_chosen_at_random() -> None:
     assert found[-1] > 9000
 
 
-def test_violations_are_those_of_the_summary() -> None:
+def test_violations_are_read_from_the_summary() -> None:
     summary = (
         "Result is : INVALID\n  Performance constraints satisfied : NO\n"
         "  Min duration satisfied : Yes\n  Early stopping satisfied: NO\nRecommendations:\n"

@@ -26,7 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_any_batch_size(path: Path) -> None:
+def test_session_runs_any_batch_size(path: Path) -> None:
     images = PIXELS[:100]
     with RemoteSession(
         candidate_for(path, runtime="tract"), batch_size=1, timeout_s=PATIENCE_S

@@ -45,7 +45,7 @@ def test_format_that_only_the_cpu_loads_is_refused_elsewhere() -> None:
         row.refuse(Settings(threads=1, device="cuda"), "ort")
 
 
-def test_another_system_is_refused() -> None:
+def test_runtime_for_another_system_is_refused() -> None:
     row = replace(RUNTIMES[EAGER], systems=("plan9", "beos"))
     assert not row.runs_on("cpu")
     with pytest.raises(Unsupported, match="eager runs only on plan9, beos, but this is "):

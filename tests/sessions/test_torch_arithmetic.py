@@ -1,4 +1,4 @@
-"""fp32 means fp32 in torch, whatever a model's code sets; exceptions are attested."""
+"""fp32 is computed in float32, whatever flags a model's code sets; exceptions are attested."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_pinning_twice_is_idempotent() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "word"), [(torch.bfloat16, "bfloat16"), (torch.float16, "TF32")])
-def test_shortened_factors_show_in_the_numbers(
+def test_shortened_factors_are_detected_from_numbers(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, word: str
 ) -> None:
-    """Shortened as a processor would do it; float16 has as many digits as TF32."""
+    """Factors are shortened as in hardware; float16 has as many digits as TF32."""
     plain = torch.nn.functional.conv2d
 
     def shortened(images: Tensor, kernels: Tensor, *, padding: int) -> Tensor:
@@ -101,7 +101,7 @@ def test_shortened_factors_show_in_the_numbers(
     assert read_arithmetic(CPU) == word
 
 
-def test_small_error_has_unknown_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_product_error_means_unknown_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "linear", lambda given, *_: given * (1 + 1e-5))
     assert read_arithmetic(CPU) == "unknown"
 
@@ -136,7 +136,7 @@ def test_arithmetic_changed_by_a_call_is_attested_afterwards(
     ("dtype", "precision", "arithmetic"),
     [(torch.float64, "fp64", "float64"), (torch.float16, "fp16", "float16")],
 )
-def test_other_parameters_have_other_arithmetic(
+def test_arithmetic_follows_the_parameter_dtype(
     dtype: torch.dtype, precision: str, arithmetic: str
 ) -> None:
     model = ColourNet().to(dtype)

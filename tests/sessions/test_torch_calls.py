@@ -40,7 +40,7 @@ def pinned_arithmetic() -> None:
 def test_any_number_of_images_gives_the_models_logits(
     make: MakeCall, device: str, model: nn.Module
 ) -> None:
-    """More shapes than are kept, and the first one again."""
+    """Uses more shapes than are kept, and then the first one again."""
     wanted = logits_of(IMAGES.copy(), model.cpu())
     call = make(model.eval().to(device), torch.float32)
     for count in (1, 2, 3, 4, 5, 6, 1):
@@ -51,7 +51,7 @@ def test_any_number_of_images_gives_the_models_logits(
 
 
 @on_each_way
-def test_logits_stay_when_the_next_call_is_made(make: MakeCall, device: str) -> None:
+def test_next_call_does_not_change_earlier_logits(make: MakeCall, device: str) -> None:
     call = make(ColourNet().eval().to(device), torch.float32)
     first = logits(call, IMAGES)
     kept = first.copy()
@@ -64,7 +64,7 @@ def test_logits_stay_when_the_next_call_is_made(make: MakeCall, device: str) -> 
     ("dtype", "given"),
     [(torch.float64, np.float64), (torch.float16, np.float32), (torch.bfloat16, np.float32)],
 )
-def test_other_parameters_get_their_type_and_give_floats(
+def test_inputs_are_cast_to_the_parameter_dtype(
     make: MakeCall, device: str, dtype: torch.dtype, given: type
 ) -> None:
     call = make(ColourNet().eval().to(device, dtype), dtype)
@@ -74,7 +74,7 @@ def test_other_parameters_get_their_type_and_give_floats(
 
 
 @on_each_way
-def test_strided_inputs_are_taken(make: MakeCall, device: str) -> None:
+def test_strided_inputs_are_accepted(make: MakeCall, device: str) -> None:
     call = make(ColourNet().eval().to(device), torch.float32)
     wanted = logits(call, IMAGES[::2].copy())
     strided = IMAGES[::2]
@@ -82,8 +82,9 @@ def test_strided_inputs_are_taken(make: MakeCall, device: str) -> None:
 
 
 @needs_cuda
-def test_graph_writes_only_into_memory_of_its_own() -> None:
-    """Its input on the GPU lives as long as the graph: else others are given that memory."""
+def test_graph_writes_only_into_its_own_memory() -> None:
+    """The graph's input on the GPU must live as long as the graph; otherwise its memory is
+    reused."""
     call = graph_call(ColourNet().eval().cuda(), torch.float32)
     logits(call, IMAGES)
     others = [torch.full(IMAGES.shape, 7.0, device="cuda") for _ in range(8)]

@@ -59,9 +59,9 @@ def null(subject: Subject) -> Candidate:
         ("wrong count", "crashed", "returned float32 [99, 10]"),
         ("wrong dtype", "crashed", "returned float64 [100, 10]"),
         ("not an array", "crashed", "returned list []"),
-        ("other threads", "unsupported", "requested 1 threads, fp32 on cpu"),
-        ("other device", "unsupported", "the session runs 1 threads, fp32 on cuda"),
-        ("other precision", "unsupported", "1 threads, fp16 on cpu"),
+        ("other threads", "unsupported", "requested 1 thread, fp32 on cpu"),
+        ("other device", "unsupported", "the session runs 1 thread, fp32 on cuda"),
+        ("other precision", "unsupported", "1 thread, fp16 on cpu"),
     ],
 )
 def test_worker_fault_has_a_status_and_a_reason(
@@ -90,7 +90,7 @@ def test_exception_in_a_worker_keeps_its_traceback(subject: Subject) -> None:
     assert "in run" in caught.value.stderr_tail
 
 
-def test_hang_is_killed_and_named(subject: Subject) -> None:
+def test_hanging_worker_is_killed_and_reported(subject: Subject) -> None:
     with session_of(faulty(subject, "hang"), timeout_s=2) as session:
         with pytest.raises(FailedRun) as caught:
             list(session.predict([IMAGES], batch_size=100))
@@ -120,7 +120,7 @@ def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
 
 
 def test_page_faults_are_those_of_the_timed_calls() -> None:
-    """Without those of the preceding untimed call."""
+    """Page faults of the preceding untimed call do not count."""
     pages = 5000
 
     def run(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -135,7 +135,7 @@ def test_page_faults_are_those_of_the_timed_calls() -> None:
     assert pages <= given < 2 * pages
 
 
-def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> None:
+def test_worker_that_stops_reading_is_killed_and_reported(subject: Subject) -> None:
     chunks = [np.repeat(IMAGES, 40, axis=0)] * 4  # more than fits into a pipe
     with session_of(null(subject), timeout_s=2) as session:
         session.load()
@@ -147,7 +147,7 @@ def test_a_worker_that_stops_reading_is_killed_and_named(subject: Subject) -> No
 
 
 def test_a_session_that_is_closed_while_it_starts_leaves_no_worker(subject: Subject) -> None:
-    """As after Ctrl-C while other threads start the workers of a pass."""
+    """This happens after Ctrl-C while other threads start the workers of a pass."""
     session = session_of(null(subject))
     session.close()
     with pytest.raises(Crashed, match="closed before it had started"):
@@ -277,8 +277,8 @@ def test_few_images_are_repeated_to_fill_the_batches(subject: Subject) -> None:
         assert [len(calls) for calls in session.measure(calls=6).samples_s] == [6]
 
 
-def test_the_first_timed_call_has_another_input_than_the_call_before_it() -> None:
-    """Otherwise a runtime that remembers its last answer would be timed doing that."""
+def test_first_timed_call_has_another_input_than_the_previous_call() -> None:
+    """Otherwise a runtime that caches its last answer would be timed while it uses the cache."""
     batches = [np.full((1, 1, 28, 28), number, np.float32) for number in range(5)]
     given: list[float] = []
 
@@ -300,7 +300,7 @@ def test_measure_before_prepare_is_an_error(subject: Subject) -> None:
 
 
 def test_unexpected_logits_give_a_failed_row(subject: Subject) -> None:
-    """As from a fresh worker that computes something other than the verified one."""
+    """This happens if a fresh worker computes something other than the verified one."""
     with session_of(null(subject)) as session:
         with pytest.raises(WrongOutput, match="this worker gave logits that differ by up to 1"):
             session.prepare(IMAGES, batch_size=50, expected=np.ones((250, 10), np.float32))
@@ -308,7 +308,7 @@ def test_unexpected_logits_give_a_failed_row(subject: Subject) -> None:
             session.measure(calls=1)
 
 
-def test_streams_that_differ_from_the_first_are_refused(subject: Subject) -> None:
+def test_streams_with_other_attestations_are_refused(subject: Subject) -> None:
     with (
         session_of(faulty(subject, "other streams", streams=2)) as session,
         pytest.raises(Unsupported, match="its 2 streams run differently") as caught,

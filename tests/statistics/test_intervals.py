@@ -84,7 +84,7 @@ def binomial_bounds(trials: int, share: float) -> tuple[float, float]:
 # Closed forms
 
 
-def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
+def test_speed_has_students_interval_over_the_medians_of_passes() -> None:
     """Medians 100, 110, 95 and, for two rounds, the geometric middle; one slow round each."""
     passes: list[list[float]] = [[100, 100, 20], [110, 50, 111], [95, 95], [99, 101]]
     logs = np.log([100, 110, 95, math.sqrt(99 * 101)])
@@ -95,7 +95,7 @@ def test_the_speed_is_students_interval_over_the_medians_of_passes() -> None:
     assert found.passes == 4
 
 
-def test_the_ratio_of_few_passes_is_students_interval_over_pairs() -> None:
+def test_ratio_of_few_passes_has_students_paired_interval() -> None:
     """With one round per pass, it equals scipy's paired t interval on logarithms."""
     random = np.random.default_rng(3)
     new, old = random.uniform(90, 110, 5), random.uniform(90, 110, 5)
@@ -119,7 +119,7 @@ def test_ratio_of_six_passes_excludes_1_when_the_signed_rank_test_rejects(
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
-def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> None:
+def test_ratio_of_two_runs_has_welchs_interval(counts: tuple[int, int]) -> None:
     """With one round per pass, it equals scipy's Welch interval on logarithms."""
     random = np.random.default_rng(4)
     new, old = random.normal(100, 1, counts[0]), random.normal(103, 5, counts[1])
@@ -132,7 +132,7 @@ def test_the_ratio_of_two_runs_is_welchs_interval(counts: tuple[int, int]) -> No
 
 @pytest.mark.parametrize("limit", [0.9, 0.97, 1.0, 1.03])
 @pytest.mark.parametrize("counts", [(2, 2), (4, 4), (3, 9)])
-def test_the_p_value_of_a_loss_between_runs_is_welchs(
+def test_p_value_of_a_loss_between_runs_matches_welchs_test(
     counts: tuple[int, int], limit: float
 ) -> None:
     """It equals scipy's one-sided value for logarithms shifted by that of the limit."""
@@ -147,7 +147,7 @@ def test_the_p_value_of_a_loss_between_runs_is_welchs(
 
 
 @pytest.mark.parametrize("passes", [2, 6, 8])
-def test_the_p_value_of_a_pair_is_that_of_the_paired_t_test(passes: int) -> None:
+def test_p_value_of_a_pair_matches_the_paired_t_test(passes: int) -> None:
     random = np.random.default_rng(13)
     new, old = random.normal(98, 2, passes), random.normal(100, 2, passes)
     found = paired_difference(new[:, None].tolist(), old[:, None].tolist())
@@ -173,7 +173,7 @@ def test_values_without_spread_give_certain_verdicts() -> None:
     assert (found.p_below(1), found.p_above(1), found.p_below(0.8)) == (0, 1, 1)
 
 
-def test_holm_as_published() -> None:
+def test_holm_matches_a_published_example() -> None:
     """The 15 p-values of Benjamini and Hochberg 1995, section 4, of which family-wise corrections
     reject three; times 15, 14, 13 ... by hand, and never below the previous one."""
     published = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
@@ -187,7 +187,7 @@ def test_holm_as_published() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=15))
 @settings(deadline=None)
-def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float]) -> None:
+def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
     """It also rejects as defined: the k-th smallest while p <= 5 % / (n - k + 1)."""
     found = holm(p_values)
     for single, corrected in zip(p_values, found, strict=True):
@@ -201,7 +201,7 @@ def test_holm_lies_between_the_single_value_and_bonferronis(p_values: list[float
 
 
 @pytest.mark.parametrize("passes", [6, 10, 20])
-def test_a_bootstrap_over_passes_scaled_for_few_of_them_agrees(passes: int) -> None:
+def test_bootstrap_scaled_for_few_passes_agrees_with_the_closed_form(passes: int) -> None:
     """Hesterberg 2015: the percentile bootstrap of a mean is too narrow by sqrt((n - 1) / n), and
     by the normal quantile instead of Student's. With these corrections it equals the closed form,
     except for skewness: a tenth of the width here."""
@@ -218,14 +218,16 @@ def test_a_bootstrap_over_passes_scaled_for_few_of_them_agrees(passes: int) -> N
     assert (low, high) == pytest.approx((-half_width, half_width), rel=0.1)
 
 
-def test_student_t_of_tables() -> None:
+def test_student_t_matches_published_tables() -> None:
     assert [student_t(freedom) for freedom in (1, 3, 5, 9)] == pytest.approx(
         [12.706, 3.182, 2.571, 2.262], abs=1e-3
     )
 
 
 @pytest.mark.parametrize(("rounds", "low", "high"), [(6, 1, 6), (7, 1, 7), (10, 2, 9), (20, 6, 15)])
-def test_one_pass_lies_between_two_of_its_rounds(rounds: int, low: int, high: int) -> None:
+def test_interval_of_one_pass_lies_between_two_of_its_rounds(
+    rounds: int, low: int, high: int
+) -> None:
     """The ranks of the sign test's interval, from tables."""
     found = speed_interval([[float(value) for value in range(1, rounds + 1)]])
     assert (found.low, found.high) == pytest.approx((low, high))
@@ -319,7 +321,7 @@ def test_more_passes_of_the_same_spread_narrow_the_interval(passes: Passes) -> N
 @given(PASSES)
 @settings(deadline=None)
 def test_common_slowdown_cancels_in_the_ratio(passes: Passes) -> None:
-    """Every round of a run is a quarter slower than its pair, whatever the machine did."""
+    """Every round of a run is a quarter slower than its pair, in any state of the machine."""
     slower = [[value * 0.75 for value in rounds] for rounds in passes]
     assert around(ratio_interval(slower, passes)) == pytest.approx((0.75, 0.75, 0.75))
 
@@ -331,7 +333,7 @@ def test_one_slow_round_per_pass_does_not_change_the_speed(slow: float) -> None:
     assert found.low == found.value == found.high == pytest.approx(100)
 
 
-def test_precision_is_the_longer_side_relative_to_the_value() -> None:
+def test_relative_half_width_uses_the_longer_side() -> None:
     assert relative_half_width(Interval(value=100, low=95, high=102, passes=4)) == pytest.approx(
         0.05
     )

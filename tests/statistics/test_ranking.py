@@ -28,7 +28,7 @@ SLOW = passes_at(100, 1.00, 1.01, 0.99, 1.01, 1.00, 1.01)
 CLOSE = passes_at(99, 0.97, 1.02, 1.02, 0.99, 1.01, 1.00)
 
 
-def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> None:
+def test_fastest_is_first_and_each_is_compared_with_the_previous_one() -> None:
     first, second, third = rank({"slow": SLOW, "fast": FAST, "close": CLOSE})
     assert [first.name, second.name, third.name] == ["fast", "slow", "close"]
     assert first.speed == speed_interval(FAST)
@@ -40,7 +40,7 @@ def test_the_fastest_is_first_and_each_is_compared_with_the_one_before_it() -> N
 
 
 @pytest.mark.parametrize("passes", [2, 4, 5, 6])
-def test_no_order_is_asserted_below_six_passes(passes: int) -> None:
+def test_fewer_than_six_passes_assert_no_order(passes: int) -> None:
     _, second = rank({"slow": SLOW[:passes], "fast": FAST[:passes]})
     assert second.to_faster is not None
     assert second.to_faster.high < 0.6
@@ -48,7 +48,7 @@ def test_no_order_is_asserted_below_six_passes(passes: int) -> None:
     assert second.reason == ("needs six passes" if passes < 6 else None)
 
 
-def test_one_pass_of_many_rounds_asserts_no_order_either() -> None:
+def test_one_pass_of_many_rounds_asserts_no_order() -> None:
     _, second = rank({"slow": [[100.0] * 9], "fast": [[200.0] * 9]})
     assert (second.too_close, second.reason) == (True, "needs six passes")
 
@@ -60,7 +60,7 @@ def test_ranking_of_zero_and_one_candidates() -> None:
 
 @given(st.permutations(["slow", "fast", "close"]))
 @settings(deadline=None)
-def test_the_order_they_come_in_does_not_matter(names: list[str]) -> None:
+def test_input_order_does_not_matter(names: list[str]) -> None:
     candidates = {"slow": SLOW, "fast": FAST, "close": CLOSE}
     assert rank({name: candidates[name] for name in names}) == rank(candidates)
 
@@ -91,7 +91,7 @@ def test_predicted_number_of_passes_is_just_enough(difference: float, passes: in
     assert too_close(ratio_of(difference, spread=0.03, passes=wanted - 1))
 
 
-def test_a_smaller_difference_takes_longer() -> None:
+def test_smaller_difference_needs_more_passes() -> None:
     factors = [longer(ratio_of(each, spread=0.03, passes=4)) for each in (0.02, 0.01, 0.005)]
     assert all(factors)
     assert factors == sorted(factors, key=lambda factor: factor or 0)
@@ -124,7 +124,7 @@ def test_ten_equal_candidates_are_usually_all_too_close() -> None:
 # Several possible winners
 
 
-def test_every_pair_is_tested_and_all_pairs_share_one_rate() -> None:
+def test_all_pairs_are_tested_with_one_shared_error_rate() -> None:
     """scipy's paired t tests and Holm's steps by hand decide the same for three candidates."""
     random = np.random.default_rng(2)
     seen = set()
@@ -147,7 +147,7 @@ def test_every_pair_is_tested_and_all_pairs_share_one_rate() -> None:
     assert seen == {1, 2, 3}
 
 
-def test_contenders_are_those_close_to_the_fastest_and_always_two() -> None:
+def test_contenders_are_close_to_the_fastest_and_at_least_two() -> None:
     slow, fast, close = (scaled_to(speed) for speed in (50, 100, 99.9))
     assert contenders([slow, fast, close]) == [1, 2]
     assert contenders([slow, fast]) == [1, 0]

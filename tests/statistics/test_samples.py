@@ -24,12 +24,12 @@ SAMPLES = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_siz
 @pytest.mark.parametrize(
     ("share", "needed"), [(0.5, 5), (0.9, 29), (0.1, 29), (0.95, 59), (0.99, 299), (0.999, 2995)]
 )
-def test_samples_needed_of_tables(share: float, needed: int) -> None:
+def test_samples_needed_matches_published_tables(share: float, needed: int) -> None:
     assert samples_needed(share) == needed
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75, 0.9, 0.99])
-def test_samples_needed_is_where_scipy_finds_the_first_bound(share: float) -> None:
+def test_samples_needed_is_the_first_number_with_a_bound_in_scipy(share: float) -> None:
     """The one-sided interval of the quantile test (Conover 1999) has no bound with one fewer."""
     needed = samples_needed(share)
     bounds = [
@@ -139,7 +139,7 @@ def test_steady_takes_positive_numbers(bad: float) -> None:
         steady([bad])
 
 
-def test_a_warm_up_is_over_when_little_of_it_is_left() -> None:
+def test_warm_up_ends_when_little_slowdown_is_left() -> None:
     """30 % slow at first, a third less each round, 1 % noise: the number of rounds until it is
     called steady, and how far from warm they are."""
     random = np.random.default_rng(1)

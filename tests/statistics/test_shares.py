@@ -13,9 +13,7 @@ from toolkit.statistics.shares import accuracy_drop, needed_images, percent, poi
 
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.data(), st.sampled_from([0.9, 0.975, 0.999]))
-def test_the_rate_has_scipys_exact_bounds(
-    images: int, data: st.DataObject, confidence: float
-) -> None:
+def test_rate_bounds_match_scipy(images: int, data: st.DataObject, confidence: float) -> None:
     count = data.draw(st.integers(0, images))
     two_sided = 2 * confidence - 1
     wanted = binomtest(count, images).proportion_ci(two_sided, method="exact")
@@ -25,7 +23,7 @@ def test_the_rate_has_scipys_exact_bounds(
 
 
 def test_bound_for_no_flip_in_ten_thousand() -> None:
-    """1 - 0.025 ** (1 / 10,000), as by hand."""
+    """The bound is 1 - 0.025 ** (1 / 10,000)."""
     assert rate(0, 10_000, 0.975).high == pytest.approx(3.688e-4, abs=1e-7)
     assert rate(0, 3, 0.975).high == pytest.approx(0.7076, abs=1e-4)
 
@@ -38,7 +36,9 @@ def test_invalid_share_is_an_error(count: int, images: int) -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(600, 20_000))
-def test_the_drop_lies_between_its_bounds_and_mirrors(lost: int, won: int, images: int) -> None:
+def test_accuracy_drop_lies_between_its_bounds_and_mirrors(
+    lost: int, won: int, images: int
+) -> None:
     found = accuracy_drop(lost, won, images, 0.975)
     other = accuracy_drop(won, lost, images, 0.975)
     assert found.low <= found.value <= found.high
@@ -48,7 +48,7 @@ def test_the_drop_lies_between_its_bounds_and_mirrors(lost: int, won: int, image
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 40), st.integers(0, 40))
-def test_the_drop_excludes_zero_only_where_mcnemars_exact_test_does(lost: int, won: int) -> None:
+def test_accuracy_drop_excludes_zero_only_if_mcnemars_exact_test_does(lost: int, won: int) -> None:
     """The exact test of McNemar is the binomial test of the images that differ."""
     found = accuracy_drop(lost, won, 10_000, 0.975)
     if lost + won == 0:
@@ -66,7 +66,7 @@ def test_the_drop_excludes_zero_only_where_mcnemars_exact_test_does(lost: int, w
 @pytest.mark.parametrize(
     ("lost", "won"), [(0.001, 0.001), (0.01, 0.01), (0.0, 0.0005), (0.003, 0.001), (0.02, 0.0)]
 )
-def test_the_bounds_of_the_drop_hold_as_often_as_they_say(lost: float, won: float) -> None:
+def test_accuracy_drop_bounds_have_their_stated_coverage(lost: float, won: float) -> None:
     random = np.random.default_rng(0)
     images = 2000
     draws = random.multinomial(images, [lost, won, 1 - lost - won], size=400)

@@ -43,7 +43,7 @@ def test_eval_mode_and_no_dropout_change_nothing() -> None:
     assert torch.equal(ByteDropout(0.0)(values), values)
 
 
-def test_the_model_keeps_its_weights_and_its_answers() -> None:
+def test_replacing_dropout_keeps_weights_and_outputs() -> None:
     model = ReferenceCNN().eval()
     names, images = list(model.state_dict()), torch.rand(2, 1, 28, 28)
     wanted = model(images)

@@ -15,6 +15,7 @@ from toolkit.data.images import MappedImages
 from toolkit.data.preprocessing import normalise
 from toolkit.schema import InputSpec
 from toolkit.training.feed import OneByOne, Resident, Streamed, make_feed
+from toolkit.training.recipe import find_recipe
 
 BATCHES = [torch.tensor([0, 3, 8]), torch.tensor([1, 2]), torch.tensor([11])]
 
@@ -57,7 +58,7 @@ def test_small_data_is_resident_and_files_are_streamed(mapped: Dataset, tmp_path
     write_images(tmp_path / "files", np.zeros((4, 1, 8, 8), np.uint8), [0, 1, 0, 1])
     files = load_dataset("train", tmp_path / "files")
     assert isinstance(make_feed(files, spec, "cpu"), Streamed)
-    assert isinstance(make_feed(files, spec, "cpu", one_by_one=True), OneByOne)
+    assert isinstance(make_feed(files, spec, "cpu", find_recipe("plain")), OneByOne)
     huge = Dataset(
         images=MappedImages(tmp_path / "none", 16, (2_000_000, 1, 28, 28)),
         labels=np.zeros(2_000_000, np.int64),

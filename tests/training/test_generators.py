@@ -1,4 +1,4 @@
-"""Random numbers of a step: those of `torch.manual_seed`, and the caller's go on."""
+"""Seeding gives the numbers of `torch.manual_seed`; the caller's generators are restored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from toolkit.training.generators import callers_generators_kept, seed_generators
 
 
-def test_the_numbers_are_those_of_manual_seed() -> None:
+def test_seeding_gives_the_numbers_of_manual_seed() -> None:
     for seed in (0, 7, 2**63 - 1):
         torch.manual_seed(seed)
         expected = torch.rand(5)
@@ -15,7 +15,7 @@ def test_the_numbers_are_those_of_manual_seed() -> None:
         assert torch.equal(torch.rand(5), expected)
 
 
-def test_the_callers_numbers_go_on() -> None:
+def test_caller_generators_are_restored() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)

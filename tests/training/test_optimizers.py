@@ -1,4 +1,4 @@
-"""Adam without the class of torch: the same bits, and torch's compiler is not imported."""
+"""FusedAdam gives the same bits as torch's Adam, and does not import torch's compiler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sys.exit("torch._dynamo" in sys.modules)
 """
 
 
-def test_the_bits_are_those_of_torchs_fused_adam() -> None:
+def test_fused_adam_is_bit_identical_to_torchs() -> None:
     torch.manual_seed(0)
     start = ReferenceCNN().eval()
     images, labels = torch.rand(8, 1, 28, 28), torch.arange(8)
@@ -54,7 +54,7 @@ def test_the_bits_are_those_of_torchs_fused_adam() -> None:
             assert torch.equal(kept[number][name], value), (number, name)
 
 
-def test_a_parameter_without_gradient_stays() -> None:
+def test_parameter_without_gradient_is_unchanged() -> None:
     used, unused = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
     optimizer = FusedAdam([unused, used], recordable=False)
     optimizer.set_lr(0.1)

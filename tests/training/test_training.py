@@ -109,7 +109,7 @@ def test_infinite_loss_stops_training_with_advice(small_data: Path, tmp_path: Pa
     assert not (tmp_path / "ck" / "checkpoint.json").exists()
 
 
-def test_a_fraction_of_an_epoch_ends_within_it(small_data: Path, tmp_path: Path) -> None:
+def test_fractional_epoch_ends_early(small_data: Path, tmp_path: Path) -> None:
     checkpoint = train(out=tmp_path / "ck", data=small_data, epochs=1.5)
     assert checkpoint.training is not None
     assert [epoch.number for epoch in checkpoint.training.epochs] == [1, 2]
@@ -132,7 +132,7 @@ def test_missing_cuda_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_training_on_cuda_if_available(small_data: Path, tmp_path: Path) -> None:
+def test_training_runs_on_cuda(small_data: Path, tmp_path: Path) -> None:
     checkpoint = train(out=tmp_path / "ck", data=small_data, epochs=1)
     assert checkpoint.training is not None
     assert checkpoint.training.options["device"] == "cuda"

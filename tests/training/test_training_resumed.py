@@ -18,11 +18,12 @@ from toolkit.training.train import train
 
 
 class Killed(BaseException):
-    """Nothing in the training catches it: the closest equivalent of SIGKILL within a process."""
+    """An exception that the training does not catch: the closest equivalent of SIGKILL within a
+    process."""
 
 
 def killed_after(steps: int) -> Progress:
-    """Progress that ends the training after this many steps, wherever that is."""
+    """Return a progress callback that ends the training after this many steps."""
     left = [steps]
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
@@ -34,7 +35,7 @@ def killed_after(steps: int) -> Progress:
 
 
 def written_to(told: list[tuple[str, int]]) -> Progress:
-    """Progress that records its calls."""
+    """Return a progress callback that records its calls."""
 
     def progress(label: str, done: int, total: int, note: str = "", /) -> None:
         told.append((label, done))
@@ -44,7 +45,7 @@ def written_to(told: list[tuple[str, int]]) -> Progress:
 
 @pytest.fixture
 def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress after each step, so that a training can be ended in any step."""
+    """Report progress after each step, so that a training can be ended in any step."""
     monkeypatch.setattr("toolkit.training.log._EVERY_S", 0.0)
 
 
@@ -105,7 +106,7 @@ def test_interrupted_training_state_is_neither_lost_nor_mixed(
 
 
 @pytest.mark.usefixtures("every_step_told")
-def test_a_damaged_state_is_one_line_on_stderr(cli: Cli, small_data: Path, tmp_path: Path) -> None:
+def test_damaged_state_gives_one_line_on_stderr(cli: Cli, small_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "ck"
     options: dict[str, Any] = {"data": small_data, "epochs": 2, "threads": 1}
     with pytest.raises(Killed):

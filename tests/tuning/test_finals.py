@@ -29,7 +29,7 @@ def measured_again(entries: Sequence[Entry], *calls_s: float) -> None:
         each.tally = entry(each.candidate.runtime.name, call_s).tally
 
 
-def test_possible_winners_and_the_runner_up_lead() -> None:
+def test_possible_winners_and_the_runner_up_are_measured_again() -> None:
     far, slow = entry("a", 0.4), entry("bc", 0.2)
     fast, close = entry("def", 0.1), entry("ghij", 0.1001)
     assert lead([far, slow, fast, close], ANY) == [fast, close]
@@ -37,7 +37,7 @@ def test_possible_winners_and_the_runner_up_lead() -> None:
     assert lead([], ANY) == []
 
 
-def test_pareto_set_comes_from_the_interleaved_heat() -> None:
+def test_pareto_set_comes_from_the_interleaved_stage() -> None:
     slow, fast = entry("slow", 0.2), entry("fast", 0.1)
     lead([slow, fast], ANY)
     assert (slow.pareto, fast.pareto) == (False, True)

@@ -22,7 +22,7 @@ from toolkit.settings import check_positive, check_seed
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
-    """The number of images, and their selection, from the training set in `data` (None: bundled
+    """The number and the selection of images from the training set in `data` (None: bundled
     MNIST)."""
 
     images: int = 500
@@ -61,8 +61,8 @@ def draw(
 
 
 def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:
-    """Raise DatasetError if `dataset` contains images that an artifact was calibrated on: the
-    artifact answers those better than other images."""
+    """Raise DatasetError if `dataset` contains images that an artifact was calibrated on: it is
+    more accurate on those than on other images."""
     own = _images_of(dataset.record.sha256)
     for artifact in artifacts:
         calibration = artifact.calibration

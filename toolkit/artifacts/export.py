@@ -24,7 +24,7 @@ from toolkit.artifacts.manifest import (
 )
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.artifacts.writer import ArtifactWriter
-from toolkit.checkpoints.storage import load_model
+from toolkit.checkpoints.storage import load_model, read_checkpoint
 from toolkit.errors import (
     ArtifactError,
     DatasetError,
@@ -39,12 +39,14 @@ from toolkit.schema import (
     MANIFEST_SCHEMA_VERSION,
     TRAITS,
     Artifact,
+    Calibration,
     Checkpoint,
     Isa,
     Manifest,
     Precision,
 )
 from toolkit.settings import check_positive
+from toolkit.trust_store.factories import trusted_factory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ def export(
     isas: Sequence[Isa] | None = None,
     force: bool = False,
     model: str | None = None,
+    trust: bool = False,
     record: Checkpoint | None = None,
     timeout_s: float = 600.0,
     progress: Progress = silent,
@@ -109,6 +112,7 @@ def export(
         force: Export again even if the artifact exists and matches, and replace the artifacts of
             another checkpoint.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust any model factory that the checkpoint names.
         record: The checkpoint's record, if this process has already read and checked it.
         timeout_s: A converter that takes longer is stopped.
         progress: Receives the progress of each artifact.
@@ -121,21 +125,18 @@ def export(
         UnknownNameError: An unknown format.
         SettingError: A named format supports none of the precisions.
         DatasetError: int8 is requested, and the training images are missing or do not fit.
-        CheckpointError: The checkpoint is missing or damaged, or its factory is not trusted.
+        CheckpointError: The checkpoint is missing or damaged.
+        NotTrustedError: Its model factory is not trusted.
         ArtifactError: `out` contains the artifacts of another checkpoint.
         OutputError: Not writable, or the disk is full; existing files are unchanged.
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
+    record = record or read_checkpoint(checkpoint)
+    model = trusted_factory(record.model, model=model, trust=trust, what=str(checkpoint))
     module, record = load_model(checkpoint, trusted=model, record=record)
-    images, drawn = None, None
-    wanted = [TRAITS[precision] for _, precision in pairs]
     settings = calibration or CalibrationSettings()
-    if any(each.calibrated for each in wanted):
-        images, drawn = draw(settings, record)
-    measured = images
-    if images is None and any(each.quantised for each in wanted):
-        measured = _draw_if_there(settings, record)
+    images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
     make_folder(out)
     manifest = _open_manifest(out, checkpoint, record, force=force)
     if (out / MANIFEST).exists() and manifest.artifacts:
@@ -148,7 +149,7 @@ def export(
         trusted=model,
         images=images,
         drawn=drawn,
-        measured=None if measured is None else measured[:MEASURED_IMAGES],
+        measured=measured,
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
@@ -201,14 +202,25 @@ def choose_artifacts(
     return pairs
 
 
-def _draw_if_there(settings: CalibrationSettings, record: Checkpoint) -> NDArray[np.float32] | None:
-    """Return training images to measure the expected error on, for formats that need none
-    otherwise."""
-    count = min(settings.images, MEASURED_IMAGES)
+def _draw(
+    settings: CalibrationSettings, record: Checkpoint, precisions: Sequence[Precision]
+) -> tuple[NDArray[np.float32] | None, Calibration | None, NDArray[np.float32] | None]:
+    """Return the calibration images and their record, and the images to measure the expected error
+    on; each is None if no precision needs it.
+
+    Raises:
+        DatasetError: Calibration images are needed, but missing or unsuitable.
+    """
+    if any(TRAITS[each].calibrated for each in precisions):
+        images, drawn = draw(settings, record)
+        return images, drawn, images[:MEASURED_IMAGES]
+    if not any(TRAITS[each].quantised for each in precisions):
+        return None, None, None
     try:
-        return draw(replace(settings, images=count), record)[0]
-    except DatasetError:
-        return None
+        few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
+        return None, None, draw(few, record)[0]
+    except DatasetError:  # the export works without a measured error
+        return None, None, None
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:
@@ -254,10 +266,9 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
     precisions = list(EXPORTED_PRECISIONS)
     artifacts = sorted(
         (*kept, artifact),
+        # Formats of packages that are no longer installed come last.
         key=lambda item: (
-            order.get(
-                item.format, len(order)
-            ),  # last: formats of a package that is no longer installed
+            order.get(item.format, len(order)),
             precisions.index(item.precision),
         ),
     )

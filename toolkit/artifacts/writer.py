@@ -14,10 +14,12 @@ from torch import nn
 from toolkit.artifacts.conversion import cannot_export, export_apart
 from toolkit.artifacts.formats import Format, Request, Written, load_exporter
 from toolkit.artifacts.manifest import check_artifact
+from toolkit.artifacts.programs import programs_of
 from toolkit.checkpoints.model import example_input, exportable
 from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
 from toolkit.files import publish, scratch_folder, sha256_of, size_of
 from toolkit.schema import TRAITS, Artifact, Calibration, Checkpoint, Isa, Manifest, Precision
+from toolkit.trust_store.store import trust_store
 
 _LOW_DISK_BYTES = 64 << 20
 
@@ -43,8 +45,8 @@ class ArtifactWriter:
     timeout_s: float
 
     def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
-        """Return whether the manifest records the same export, and the file exists and is
-        undamaged."""
+        """Return whether the manifest records the same export, and the file exists, is undamaged,
+        and, if it is a program, is trusted."""
         wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
         for old in manifest.artifacts:
             if (old.format, old.precision) != (row.name, precision):
@@ -57,7 +59,8 @@ class ArtifactWriter:
                 check_artifact(self.out / old.path, old)
             except ArtifactError:
                 return False
-            return True
+            programs = programs_of([(self.out / old.path, old)])
+            return all(trust_store().holds(each) for each in programs)
         return False
 
     def write(self, row: Format, precision: Precision) -> Artifact:
@@ -94,6 +97,7 @@ class ArtifactWriter:
                 versions=row.versions(),
             )
             publish(temporary, path)
+        trust_store().remember(programs_of([(path, artifact)]), command="export")
         return artifact
 
     def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:

@@ -1,4 +1,4 @@
-"""Where the reference checkpoint lies: in the current folder, else in the package."""
+"""The path of the reference checkpoint: in the current folder, else in the package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _IN_CLONE = _PACKAGE.parent / REFERENCE
 
 
 def reference_checkpoint() -> Path:
-    """The folder of the reference checkpoint: `models/mnist-cnn` if the current folder has it, else
-    the copy that came with the package."""
+    """Return the folder of the reference checkpoint: `models/mnist-cnn` if the current folder has
+    it, else the copy in the package."""
     if REFERENCE.is_dir():
         return REFERENCE
     return _BUNDLED if _BUNDLED.is_dir() else _IN_CLONE

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.errors import CheckpointError, headline
 from toolkit.schema import ModelSpec
-
-REFERENCE_FACTORY = "toolkit.model:ReferenceCNN"
-"""The name of the reference CNN in records, wherever its code is located."""
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 
 class NamedClassifier(nn.Module):
@@ -54,16 +52,15 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
     """Call the factory that `spec` names.
 
     A checkpoint is data, and a factory is code: only the toolkit's own factory and the one that the
-    caller names as `trusted` are imported.
+    caller names as `trusted` are imported; see `toolkit.trust_store.factories.trusted_factory`.
 
     Raises:
         CheckpointError: The factory is not trusted, cannot be imported, or returns no module.
     """
     if spec.factory not in (REFERENCE_FACTORY, trusted):
-        given = f" (--model names {trusted!r})" if trusted else ""
         raise CheckpointError(
-            f"the checkpoint names the model factory {spec.factory!r}, whose code is not part of "
-            f"the toolkit{given}; if you trust that code, add --model {spec.factory}"
+            f"the checkpoint names the model factory {spec.factory!r}, which is not trusted; if "
+            f"you trust that code, add --model {spec.factory}"
         )
     try:
         model = _find_factory(spec.factory)(**spec.arguments)

@@ -84,7 +84,7 @@ def load_model(
 
     Args:
         folder: Checkpoint folder.
-        trusted: The model factory that the user trusts.
+        trusted: The model factory that may be called.
         record: The record, if this process has read and checked it before.
 
     Raises:
@@ -167,17 +167,27 @@ def import_weights(
 
     `weights` is a `.safetensors` file, or a file that `torch.save(model.state_dict())` wrote. The
     latter is read with `weights_only=True`, so nothing in it can run. The model is tried on one
-    batch of two images: it must return `[2, classes]`.
+    batch of two images: it must return `[2, classes]`. Naming a factory here means to trust it, so
+    it is recorded in the trust store, and later commands need not be told again.
 
     Raises:
         CheckpointError: The file is refused or does not fit the model.
     """
     from toolkit.checkpoints.model import build_model
+    from toolkit.trust_store.factories import (
+        REFERENCE_FACTORY,
+        factory_program,
+        make_importable,
+    )
+    from toolkit.trust_store.store import trust_store
 
     refuse_to_replace(out, force=force)
     _check_input_spec(input_spec, weights)
     if classes < 2:
         raise CheckpointError(f"--classes {classes}: expected 2 or more")
+    program = None if model.factory == REFERENCE_FACTORY else factory_program(model)
+    if program is not None:
+        make_importable(program)
     module = build_model(model, trusted=model.factory).eval()
     _put_weights(module, _read_state_dict(weights), where=str(weights))
     _try_model(module, input_spec, classes, factory=model.factory)
@@ -189,7 +199,10 @@ def import_weights(
         classes=classes,
         sha256="",
     )
-    return save_checkpoint(out, module, record)
+    saved = save_checkpoint(out, module, record)
+    if program is not None:
+        trust_store().remember([program], command="import")
+    return saved
 
 
 def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str) -> None:

@@ -21,6 +21,7 @@ from toolkit.cli.outcome import started_by_torchrun
 from toolkit.cli.run import run
 from toolkit.cli.runtimes import runtimes
 from toolkit.cli.train import train
+from toolkit.cli.trust import trust
 from toolkit.cli.tune import tune
 from toolkit.cli.verify import verify
 
@@ -37,7 +38,7 @@ def commands() -> None:
 
 for command in (
     *(train, import_weights, export, verify, bench, loadgen, compare, tune, run),
-    *(runtimes, doctor),
+    *(trust, runtimes, doctor),
 ):
     commands.add_command(command)
 

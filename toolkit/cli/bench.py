@@ -19,7 +19,7 @@ from toolkit.cli.options import (
     sweep_option,
 )
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import make_importable, or_default, results_outcome, take
+from toolkit.cli.shared import or_default, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -65,7 +65,6 @@ def bench(
 
     plan = take(toolkit.Plan, options)
     session = take(toolkit.SessionOptions, options)
-    make_importable(options["model"])
     tuned = None if settings_file is None else toolkit.read_tuning(settings_file).chosen
     if tuned is not None:
         _refuse_beside(click.get_current_context())

@@ -14,11 +14,13 @@ from toolkit.cli.options import (
     formats_option,
     model_option,
     precisions_option,
+    trust_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import EXPORTS, make_importable
+from toolkit.cli.shared import EXPORTS
 
 if TYPE_CHECKING:
+    from toolkit.artifacts.export import Export
     from toolkit.progress import Progress
     from toolkit.schema import Isa, Precision
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     help=f"Folder to write the artifacts to. Default: {EXPORTS}/<checkpoint>.",
 )
 @model_option
+@trust_option
 @force_option
 @outcome_of
 def export(
@@ -65,6 +68,7 @@ def export(
     timeout_s: float,
     out: Path | None,
     model: str | None,
+    trust: bool,
     force: bool,
 ) -> Outcome:
     """Export a checkpoint to one or more formats and precisions.
@@ -73,10 +77,8 @@ def export(
     """
     import toolkit
     from toolkit.artifacts.calibration import CalibrationSettings
-    from toolkit.report.table import aligned
     from toolkit.schema import to_json
 
-    make_importable(model)
     checkpoint = checkpoint or reference_checkpoint()
     done = toolkit.export(
         checkpoint,
@@ -88,10 +90,30 @@ def export(
         ),
         isas=isas or None,
         model=model,
+        trust=trust,
         force=force,
         timeout_s=timeout_s,
         progress=progress,
     )
+    failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
+    failures = [f"{name}: {reason}" for name, reason in failed.items()]
+    return Outcome(
+        record={
+            "folder": str(done.folder),
+            "written": list(done.written),
+            "failed": failed,
+            **to_json(done.manifest),
+        },
+        text="\n".join([_table(done), *failures]),
+        exit_code=3 if failures else 0,
+    )
+
+
+def _table(done: Export) -> str:
+    """Return the artifacts in the folder as a text table."""
+    from toolkit.report.table import aligned
+
+    headings = ["format", "precision", "file", "size MB", "sha256", ""]
     rows = [
         [
             item.format,
@@ -103,17 +125,4 @@ def export(
         ]
         for item in done.artifacts
     ]
-    headings = ["format", "precision", "file", "size MB", "sha256", ""]
-    failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
-    failures = [f"{name}: {reason}" for name, reason in failed.items()]
-    table = aligned(headings, rows, numeric=[False, False, False, True, False, False])
-    return Outcome(
-        record={
-            "folder": str(done.folder),
-            "written": list(done.written),
-            "failed": failed,
-            **to_json(done.manifest),
-        },
-        text="\n".join([table, *failures]),
-        exit_code=3 if failures else 0,
-    )
+    return aligned(headings, rows, numeric=[False, False, False, True, False, False])

@@ -9,7 +9,6 @@ import click
 
 from toolkit.cli.options import force_option, read_numbers
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import import_from_current_folder
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -59,7 +58,6 @@ def import_weights(
     import toolkit
     from toolkit.schema import InputSpec, ModelSpec, to_json
 
-    import_from_current_folder()
     shape = read_numbers("--input-shape", input_shape, int, count=3)
     spec = InputSpec(
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
@@ -77,5 +75,5 @@ def import_weights(
     return Outcome(
         record={"path": str(out), **to_json(checkpoint)},
         text=f"{out}: checkpoint written, sha256 {checkpoint.sha256[:12]}; "
-        f"next: toolkit export {out} --model {factory}",
+        f"next: toolkit export {out}",
     )

@@ -16,7 +16,7 @@ from toolkit.cli.options import (
     streams_option,
 )
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import make_importable, or_default, results_outcome, take
+from toolkit.cli.shared import or_default, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -42,7 +42,6 @@ def loadgen(
     import toolkit
     from toolkit.errors import Interrupted
 
-    make_importable(options["model"])
     try:
         results = toolkit.loadgen(
             or_default(paths),

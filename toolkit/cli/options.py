@@ -27,6 +27,11 @@ model_option = click.option(
     help="Factory function of your own model. Naming it here allows its code to run; the current "
     "folder is searched too.",
 )
+trust_option = click.option(
+    "--trust",
+    is_flag=True,
+    help="Let programs that you have not trusted run in this command. See 'toolkit trust'.",
+)
 keep_memory_option = click.option(
     "--keep-memory",
     is_flag=True,
@@ -148,6 +153,7 @@ session_options = together(
     timeout_option,
     data_option,
     model_option,
+    trust_option,
 )
 
 

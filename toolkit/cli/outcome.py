@@ -73,12 +73,13 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
 
 
 def started_by_torchrun() -> bool:
-    """Whether torchrun started this process as one of several."""
+    """Return whether torchrun started this process as one of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _is_one_of_others() -> bool:
-    """Whether another process (rank 0) prints the result. Every process prints its own errors."""
+    """Return whether another process (rank 0) prints the result. Every process prints its own
+    errors."""
     return started_by_torchrun() and os.environ.get("RANK", "0") != "0"
 
 

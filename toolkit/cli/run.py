@@ -10,7 +10,7 @@ import click
 
 from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
 from toolkit.cli.outcome import INTERRUPTED, Outcome, outcome_of
-from toolkit.cli.shared import make_importable, results_outcome, take
+from toolkit.cli.shared import results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -36,7 +36,6 @@ def run(progress: Progress, **options: Any) -> Outcome:
     import toolkit
     from toolkit.errors import Interrupted
 
-    make_importable(options["model"])
     try:
         done = toolkit.run(
             gates=take(toolkit.GateSettings, options),

@@ -1,8 +1,7 @@
-"""Shared parts of the commands: default paths, imports of user code, results as an outcome."""
+"""Shared parts of the commands: default paths, results as an outcome."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,17 +22,6 @@ EXPORTS = Path("models/exports")
 def or_default(paths: tuple[Path, ...]) -> list[Path]:
     """Return the given paths, or else the exports of the reference CNN."""
     return list(paths) or [EXPORTS / REFERENCE.name]
-
-
-def make_importable(model: str | None) -> None:
-    """Allow imports from the current folder if a model factory is named."""
-    if model is not None:
-        import_from_current_folder()
-
-
-def import_from_current_folder() -> None:
-    """Allow imports from the current folder, as `python -m` does."""
-    sys.path.insert(0, str(Path.cwd()))
 
 
 def take(kind: type[Record], options: dict[str, Any]) -> Record:

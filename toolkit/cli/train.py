@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     type=click.Choice(["fast", "plain", "plain-workers"]),
-    help="Training recipe: fast (default), or plain, which trains like a typical script and serves "
-    "as a comparison, or plain-workers: plain with worker processes that read the images.",
+    help="Training recipe: fast (default); plain, which trains like a typical script and serves as "
+    "a comparison; or plain-workers, which is plain with worker processes that read the images.",
 )
 @click.option(
     "--epochs",

@@ -18,9 +18,10 @@ from toolkit.cli.options import (
     runtimes_option,
     threads_option,
     timeout_option,
+    trust_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import make_importable, or_default
+from toolkit.cli.shared import or_default
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -59,12 +60,13 @@ if TYPE_CHECKING:
 @timeout_option
 @data_option
 @model_option
+@trust_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("tuning.json"),
+    default=Path(),
     show_default=True,
-    help="File to write. Pass it to 'toolkit bench --settings'.",
+    help="Folder to write tuning.json to. Pass that file to 'toolkit bench --settings'.",
 )
 @outcome_of
 def tune(
@@ -83,6 +85,7 @@ def tune(
     timeout_s: float,
     data: Path | None,
     model: str | None,
+    trust: bool,
     out: Path,
 ) -> Outcome:
     """Find the fastest configuration that passes verification.
@@ -93,9 +96,9 @@ def tune(
     """
     import toolkit
     from toolkit.report.tuning import render_tuning
+    from toolkit.results import TUNING
     from toolkit.schema import Constraints, to_json
 
-    make_importable(model)
     found = toolkit.tune(
         or_default(paths),
         runtimes=runtimes,
@@ -113,10 +116,11 @@ def tune(
         out=out,
         timeout_s=timeout_s,
         model=model,
+        trust=trust,
         progress=progress,
     )
     return Outcome(
         record=to_json(found),
-        text=f"{render_tuning(found)}\n{out}",
+        text=f"{render_tuning(found)}\n{out / TUNING}",
         exit_code=found.exit_code,
     )

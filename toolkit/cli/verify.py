@@ -9,7 +9,7 @@ import click
 
 from toolkit.cli.options import checkpoint_option, gates_options, paths_argument, session_options
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import make_importable, or_default, results_outcome, take
+from toolkit.cli.shared import or_default, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.progress import Progress
@@ -28,7 +28,6 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
     """
     import toolkit
 
-    make_importable(options["model"])
     results = toolkit.verify(
         or_default(paths),
         gates=take(toolkit.GateSettings, options),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolkit.data.images import Images
 
-_MOST_IMAGES = 100_000  # of larger sets, this many images at even distances are enough
+_MOST_IMAGES = 100_000  # for larger sets, this many evenly spaced images are enough
 _CHUNK_BYTES = 4_000_000
 
 
@@ -39,8 +39,8 @@ def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each of the 256 values occurs. Counted in pairs: `bincount` works on eight bytes a
-    number, however small the numbers are."""
+    """Return how often each of the 256 values occurs. Values are counted in pairs, because
+    `bincount` converts each number to eight bytes."""
     flat = np.ascontiguousarray(values).reshape(-1)
     even = len(flat) // 2 * 2
     pairs = np.bincount(flat[:even].view(np.uint16), minlength=1 << 16).reshape(256, 256)

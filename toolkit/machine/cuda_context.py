@@ -1,6 +1,7 @@
-"""The context of the CUDA device, made while torch is still being imported.
+"""Creation of the CUDA context in the background, while torch is imported.
 
-In: nothing. Out: the driver's primary context, which torch then uses. Imports no torch.
+In: nothing. Out: the driver's primary context, which torch then uses. This file does not import
+torch.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ _DRIVERS = ("libcuda.so.1", "nvcuda.dll")
 
 
 def make_context_meanwhile() -> None:
-    """Begin to make it, in a thread; where there is no driver or no device, nothing happens.
+    """Start creating the context in a thread; do nothing without a driver or a device.
 
-    The driver needs about as long for it as Python for a part of torch, and only one of the two
-    needs the interpreter. The thread is no daemon: an exit in the middle waits for it.
+    The driver takes about as long as the import of a part of torch, and only the import needs the
+    interpreter. The thread is not a daemon, so an early exit waits for it.
     """
     Thread(target=_make_context, name="cuda-context").start()
 
 
 def _make_context() -> None:
-    """Of the first device that is visible. The calls are those of the driver's interface:
+    """Create the context of the first visible device through the driver API:
     https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__PRIMARY__CTX.html"""
     driver = _driver()
     if driver is None or driver.cuInit(0) != 0:

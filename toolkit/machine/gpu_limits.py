@@ -1,7 +1,8 @@
-"""What the CUDA device can do at all: matrix products and copies, measured.
+"""The limits of the CUDA device, measured with matrix products and copies.
 
-In: how long each may take. Out: `GpuLimits`. Measure in a process of its own: it changes what torch
-may shorten. A GPU that idles runs at a fifth of its clock, so it is kept busy until that is steady.
+In: the time for each measurement. Out: `GpuLimits`. Measure in a separate process, because this
+changes torch's flags for reduced precision. An idle GPU runs at a fifth of its clock, so it is kept
+busy until the clock is steady.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from toolkit.schema import GpuLimits
 from toolkit.statistics.samples import steady
 from toolkit.timing import Stopwatch, time_calls
 
-_SIZES = (2048, 4096, 8192)  # below, starting a product takes as long as tensor cores need for it
+_SIZES = (2048, 4096, 8192)  # smaller products take as long to start as tensor cores need for them
 _WARM_UP_SIZE = 4096
 _WARM_UP_STEP_S = 0.02
 _WARM_UP_LIMIT_S = 2.0
-_COPY_BYTES = 1 << 30  # 20 times the largest cache of today
+_COPY_BYTES = 1 << 30  # 20 times the largest cache of current GPUs
 _HOST_BYTES = 128 << 20
-_MEMORY_SHARE = 8  # never more than this part of the memory that is free
-_ALL_ON_TENSOR_CORES = (8, 0)  # compute capability; before it, float16 alone is
+_MEMORY_SHARE = 8  # but never more than this part of the free memory
+_ALL_ON_TENSOR_CORES = (8, 0)  # compute capability; earlier tensor cores only have float16
 
 Factor = Literal["float32", "tf32", "bfloat16", "float16"]
 
 
 def measure_gpu_limits(*, time_s: float = 0.5) -> GpuLimits | None:
-    """The highest rates of the current CUDA device, each in about `time_s` seconds; None where
-    torch finds no device."""
+    """Measure the highest rates of the current CUDA device; each takes about `time_s` seconds.
+    Return None if torch finds no device."""
     import torch
 
     if not torch.cuda.is_available():
@@ -50,9 +51,10 @@ def measure_gpu_limits(*, time_s: float = 0.5) -> GpuLimits | None:
 
 
 def warm_up(run: Run) -> bool:
-    """Run until its speed is steady, for two seconds at most; whether it was steady then.
+    """Run until the speed is steady, for at most two seconds; return whether it was steady.
 
-    A step is several calls, so that one that is short does not end it before the clock has risen.
+    A step consists of several calls, so that short calls do not end the warm-up before the clock
+    has risen.
     """
     watch, times_s = Stopwatch(), list[float]()
     while watch.elapsed_s() < _WARM_UP_LIMIT_S and not steady(times_s):
@@ -64,14 +66,14 @@ def warm_up(run: Run) -> bool:
 
 
 def _highest(factor: Factor, time_s: float) -> float | None:
-    """FLOP/s of the fastest product with such factors; None where none can be had."""
+    """Return FLOP/s of the fastest product with these factors; None if there is none."""
     found = rates(lambda size, _: _product(size, factor), 0, time_s, sizes=_SIZES)
     return max(found, default=None)
 
 
 def _product(size: int, factor: Factor) -> Run | None:
-    """A product of two square matrices, done when the call returns; None where the GPU has too
-    little memory for them. Sums are float32 in each."""
+    """Return a call that multiplies two square matrices and waits for the result; None if the GPU
+    has too little memory. Sums are always float32."""
     import torch
 
     torch.set_float32_matmul_precision("high" if factor == "tf32" else "highest")
@@ -86,7 +88,7 @@ def _product(size: int, factor: Factor) -> Run | None:
 
 
 def _copy_rate(time_s: float) -> float:
-    """Bytes read and written a second, from one place of the GPU's memory to another."""
+    """Return bytes read and written per second, from copying within the GPU's memory."""
     import torch
 
     source = torch.zeros(_fitting(_COPY_BYTES), dtype=torch.uint8, device="cuda")
@@ -95,7 +97,7 @@ def _copy_rate(time_s: float) -> float:
 
 
 def _host_rate(time_s: float, *, pinned: bool) -> float:
-    """Bytes a second from the host's memory to the GPU's."""
+    """Return bytes copied per second from the host's memory to the GPU's."""
     import torch
 
     target = torch.zeros(_fitting(_HOST_BYTES), dtype=torch.uint8, device="cuda")
@@ -112,7 +114,7 @@ def _fitting(wanted_bytes: int) -> int:
 
 
 def _synchronised(start: Callable[[], object]) -> Run:
-    """The call, and the wait for the device."""
+    """Return a call that starts the work and waits for the device."""
     import torch
 
     def run() -> None:

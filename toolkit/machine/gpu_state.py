@@ -1,6 +1,6 @@
-"""What NVML tells of NVIDIA GPUs now: clock, power, temperature, what slows them down.
+"""The current state of NVIDIA GPUs from NVML: clock, power, temperature, reasons for slowdowns.
 
-In: the driver, by the package nvidia-ml-py. Out: `GpuState` records; nothing without the package,
+In: the driver, through the package nvidia-ml-py. Out: `GpuState` records; none without the package,
 the driver or a device.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from toolkit.schema.machine import GpuState
 
-# Bits of nvmlClocksEventReasons. Left out: that it idles (1), runs at a clock that somebody set (2)
-# or at that of a group or display (0x10, 0x100). Source:
+# Bits of nvmlClocksEventReasons. The bits for an idle GPU (1), a clock set by a user (2), and the
+# clock of a group or a display (0x10, 0x100) are left out. Source:
 # https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html
 _SLOWED_BY = {
     0x04: "power limit",
@@ -33,7 +33,7 @@ class GpuReader:
         self._handle = handle
 
     def read(self) -> GpuState:
-        """Its state now. What this GPU or driver does not tell is None."""
+        """Return the current state. Values that the GPU or driver does not report are None."""
         nvml = self._nvml
         return GpuState(
             clock_hz=self._ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM, unit=1e6),
@@ -50,7 +50,8 @@ class GpuReader:
         return None
 
     def _slowed_by(self) -> tuple[str, ...] | None:
-        """A driver before 535 knows the question by its old name only."""
+        """Return why the clock is lowered. Drivers before 535 only know the old name of the
+        query."""
         nvml = self._nvml
         for question in (
             nvml.nvmlDeviceGetCurrentClocksEventReasons,
@@ -63,7 +64,7 @@ class GpuReader:
 
 
 def open_reader() -> GpuReader | None:
-    """A reader of the first device that CUDA sees; None where there is none that NVML knows."""
+    """Return a reader of the first device that CUDA sees; None if NVML does not know it."""
     nvml = _nvml()
     if nvml is None:
         return None
@@ -73,7 +74,7 @@ def open_reader() -> GpuReader | None:
 
 
 def all_states() -> list[GpuState]:
-    """Of all GPUs of the machine, in the order of `nvidia-smi`."""
+    """Return the states of all GPUs of the machine, in the order of `nvidia-smi`."""
     nvml = _nvml()
     if nvml is None:
         return []
@@ -84,12 +85,12 @@ def all_states() -> list[GpuState]:
 
 
 def slowed_by(bits: int) -> tuple[str, ...]:
-    """NVML's event reasons in words; nothing for those that are no fault."""
+    """Return NVML's event reasons as text, without those that are not a slowdown."""
     return tuple(word for bit, word in _SLOWED_BY.items() if bits & bit)
 
 
 def _nvml() -> Any | None:
-    """The module, ready to be asked."""
+    """Return the initialised module pynvml; None without the package or a driver."""
     try:
         import pynvml
     except ImportError:
@@ -102,7 +103,8 @@ def _nvml() -> Any | None:
 
 
 def _first_visible(nvml: Any) -> object:
-    """NVML counts all devices, CUDA those that `CUDA_VISIBLE_DEVICES` names by number or UUID."""
+    """Return the handle of the first visible device. NVML numbers all devices, CUDA only those that
+    `CUDA_VISIBLE_DEVICES` names by number or UUID."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if visible.isdigit():
         return nvml.nvmlDeviceGetHandleByIndex(int(visible))

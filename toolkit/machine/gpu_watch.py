@@ -1,6 +1,6 @@
-"""Watches the GPU while something runs on it.
+"""Records the state of the GPU while something runs on it.
 
-In: a reader of its state. Out: the states before, meanwhile and after, in that order.
+In: a reader of the state. Out: the states before, during and after the run, in that order.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from threading import Event, Thread
 from toolkit.machine.gpu_state import GpuReader
 from toolkit.schema import GpuState
 
-_EVERY_S = 0.04  # some two times in a round; a look takes the driver about a millisecond
+_EVERY_S = 0.04  # about twice per round; a reading takes the driver about a millisecond
 
 
 @contextmanager
 def watched(reader: GpuReader | None) -> Iterator[list[GpuState]]:
-    """A list that is filled while the body runs; it stays empty without a reader.
+    """Yield a list that is filled while the body runs; it stays empty without a reader.
 
-    The looks come from a thread of this process, which has nothing else to do while it waits for
-    the worker that is measured.
+    A thread of this process takes the readings. The process is otherwise idle, because it waits for
+    the measured worker.
     """
     states: list[GpuState] = []
     if reader is None:

@@ -10,10 +10,10 @@ _SUPPORTED = {"linux": "Linux", "darwin": "macOS"}
 
 
 def check_system() -> None:
-    """Refuse a system on which workers cannot be started, limited and ended.
+    """Refuse systems on which workers cannot be started, limited and ended.
 
     Raises:
-        UnsupportedSystemError: names this system, and those that would do.
+        UnsupportedSystemError: The message names this system and the supported ones.
     """
     if sys.platform not in _SUPPORTED:
         raise UnsupportedSystemError(

@@ -24,7 +24,7 @@ class Allowance:
 
     @contextmanager
     def not_for_failures(self) -> Iterator[None]:
-        """Return the time of the body if it ends in a failure; the failure is raised again."""
+        """Give back the time of the body if it raises a failure, and raise the failure again."""
         watch = Stopwatch()
         try:
             yield

@@ -45,6 +45,7 @@ def bench(
     baseline: str | None = None,
     out: Path | None = None,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Results:
     """Measure throughput and latency of artifacts, with the null runtime for comparison.
@@ -53,24 +54,26 @@ def bench(
         paths: Export folders or artifact files, all of one checkpoint.
         runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
-        checkpoint: The checkpoint folder, where it is not the one that the manifest names.
+        checkpoint: The checkpoint folder, if it is not the one named in the manifest.
         data: Folder of IDX files whose test images are the inputs; None is the bundled MNIST.
-        session: How sessions run; None is the defaults of `SessionOptions`.
-        tuned: What `tune` recommended: its artifact, runtime, settings and batch size, with eager
-            beside it, in place of all that is given alone; `paths` may be empty then.
-        sweep: Values of `batch-size`, `threads` and `streams` to go through, every one with every
-            other; it goes before the value given alone.
+        session: How sessions run; None uses the defaults of `SessionOptions`.
+        tuned: A configuration recommended by `tune`. Its artifact, runtime, settings and batch size
+            replace the other arguments, and eager PyTorch is measured for comparison. `paths` may
+            then be empty.
+        sweep: Values of `batch-size`, `threads` and `streams` to measure in every combination; they
+            replace the values in `session`.
         plan: How long to measure; None is `Plan()`.
-        baseline: Runtime that the others are compared with; None is `eager` where it takes part.
+        baseline: Runtime to compare the others with; None is `eager` if it is measured.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
-        model: The model factory to trust, where it is not the toolkit's own.
-        progress: Told about warm-up and rounds.
+        model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust all programs among the artifacts, and the model factory.
+        progress: Receives the progress of warm-up and rounds.
 
     Returns:
         Results with one measurement per candidate and setting, raw samples included.
 
     Raises:
-        ToolkitError: bad input.
+        ToolkitError: Bad input.
         Interrupted: Ctrl-C after the first round; it carries the results so far.
     """
     options = session or SessionOptions()
@@ -79,9 +82,9 @@ def bench(
         runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
     grid = make_grid(options.settings, batch_size=options.batch_size, sweep=sweep or {})
     if tuned is None:
-        subject = find_subject(paths, checkpoint=checkpoint, model=model)
+        subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     else:
-        subject = tuned_subject(tuned, paths, checkpoint=checkpoint, model=model)
+        subject = tuned_subject(tuned, paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = [
         candidate
         for settings in grid.settings
@@ -117,7 +120,12 @@ def _options_of(tuned: Configuration, options: SessionOptions) -> SessionOptions
 
 
 def tuned_subject(
-    tuned: Configuration, paths: Sequence[Path], *, checkpoint: Path | None, model: str | None
+    tuned: Configuration,
+    paths: Sequence[Path],
+    *,
+    checkpoint: Path | None,
+    model: str | None,
+    trust: bool = False,
 ) -> Subject:
     """Return the checkpoint with the tuned artifact, from `paths` or from its recorded location.
 
@@ -126,11 +134,12 @@ def tuned_subject(
     """
     place = Path(tuned.artifact_path)
     if tuned.format == CHECKPOINT_FORMAT:
-        subject = subject_of(checkpoint or place, [], model=model)
+        subject = subject_of(checkpoint or place, [], model=model, trust=trust)
         if subject.checkpoint.sha256 == tuned.artifact_sha256:
             return subject
     else:
-        subject = find_subject(list(paths) or [place], checkpoint=checkpoint, model=model)
+        given = list(paths) or [place]
+        subject = find_subject(given, checkpoint=checkpoint, model=model, trust=trust)
         for each in subject.artifacts:
             if each.record.sha256 == tuned.artifact_sha256:
                 return replace(subject, artifacts=(each,))

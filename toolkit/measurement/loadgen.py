@@ -53,6 +53,7 @@ def loadgen(
     latency_bound_s: float | None = None,
     out: Path | None = None,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Results:
     """Let MLPerf LoadGen time and judge artifacts, one after another, by its own rules.
@@ -71,6 +72,7 @@ def loadgen(
         latency_bound_s: For `server`: latency limit for 99 % of the queries.
         out: Folder for `results.json`, `.md` and `.csv`, written after each candidate.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust all programs among the artifacts, and the model factory.
         progress: Receives the progress of each candidate.
 
     Returns:
@@ -88,7 +90,7 @@ def loadgen(
         streams=options.streams,
     )
     check_times(min_time_s, max_time_s)
-    subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = find_candidates(subject, runtimes, options.settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
@@ -120,7 +122,7 @@ def check_scenario(
     """Check the options of a scenario.
 
     Raises:
-        SettingError: an unknown scenario, an option missing or out of place, a value out of range.
+        SettingError: An unknown scenario, a missing or unsuitable option, or a value out of range.
         NotInstalled: LoadGen is missing.
     """
     given = {"--target-qps": target_qps, "--latency-bound": latency_bound_s}

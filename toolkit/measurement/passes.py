@@ -59,7 +59,7 @@ class Tally:
 
     @property
     def table(self) -> tuple[Settings, int]:
-        """Settings and batch size: candidates that share them are compared with each other."""
+        """Settings and batch size. Candidates that share them are compared with each other."""
         return self.candidate.settings, self.batch_size
 
     def throughput(self) -> Interval | None:
@@ -74,11 +74,11 @@ class Passes:
     Attributes:
         tallies: Filled pass by pass.
         images: Raw images `[N,C,H,W]` that the inputs are made of.
-        seed: Of the order in which candidates take turns.
-        together: Also those of other settings or batch sizes take turns with each other; they start
-            several at a time, so what they took to load is no fact.
-        interference: What others took during the rounds of each pass.
-        stopped: The time was over before the plan was fulfilled.
+        seed: Seed of the order in which candidates take turns.
+        together: Whether candidates with different settings or batch sizes also take turns with
+            each other. Several of them start at a time, so load times are not reported.
+        interference: The load from other processes during the rounds of each pass.
+        stopped: Whether the time ran out before the plan was fulfilled.
     """
 
     tallies: Sequence[Tally]
@@ -99,11 +99,11 @@ class Passes:
         self._gpu = open_reader() if on_gpu else None
 
     def each(self, opened: Sequence[RemoteSession] = ()) -> Iterator[int]:
-        """Measure pass by pass; yields the number of passes done. After Ctrl-C in a pass, the
-        tallies contain its readings.
+        """Measure pass by pass, and yield the number of finished passes. After Ctrl-C in a pass,
+        the tallies contain its readings.
 
         Args:
-            opened: Sessions, one per tally, that serve in the first pass and are closed after it.
+            opened: Sessions to use in the first pass, one per tally; they are closed after it.
         """
         while not self._done["passes"] or not (
             self._enough(self._done["passes"]) or self._time_is_over()
@@ -119,7 +119,7 @@ class Passes:
 
     @property
     def has_rounds(self) -> bool:
-        """Whether there are any readings."""
+        """Return whether there are any readings."""
         return any(each.rounds for tally in self.tallies for each in tally.passes)
 
     def _enough(self, passes: int) -> bool:
@@ -129,9 +129,9 @@ class Passes:
         return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
 
     def _pass(self, opened: Sequence[RemoteSession]) -> None:
-        """Run one pass: candidates of the same settings and batch size take turns, each in its own
-        worker; then those of the next settings. The order in which they start and warm up is drawn
-        again each time, so that it favours none."""
+        """Run one pass: candidates with the same settings and batch size take turns, each in its
+        own worker; then those with the next settings. The order of starts and warm-ups is random in
+        each pass, so that it favours no candidate."""
         tables = dict.fromkeys(self._table(tally) for tally in self.tallies)
         for table in tables:
             alive = [each for each in self.tallies if each.failure is None]
@@ -163,8 +163,8 @@ class Passes:
 
     def _load(self, sessions: Mapping[RemoteSession, Tally]) -> None:
         """Load the sessions: one by one in the first pass, whose load times are reported; in later
-        passes as many at a time as there are cores, those that take seconds longer first. A failure
-        here occurs again, and is reported, when the session is used."""
+        passes as many at a time as there are cores, slow ones first. A failure here occurs again,
+        and is reported, when the session is used."""
         alone = self._done["passes"] == 0 and not self.together
         pool = ThreadPoolExecutor(1 if alone else usable_cores())
         order = sorted(sessions, key=lambda each: -round(sessions[each].load_s))
@@ -230,9 +230,9 @@ class _Turn:
     peak_memory_bytes: int | None = None
 
     def warm_up(self, images: NDArray[np.uint8], plan: Plan) -> None:
-        """Short rounds until they are steady, for half a second at most, but at least four; their
-        speed sets the number of calls of a round. On a GPU, the clock must be steady too; this
-        takes two seconds at most."""
+        """Run at least four short rounds until they are steady, for at most half a second. Their
+        speed sets the number of calls per round. On a GPU, the clock must be steady too, which may
+        take up to two seconds."""
         tally, batch_size = self.tally, self.tally.batch_size
         null = tally.candidate.runtime.name == NULL
         most = _MOST_NULL_CALLS if null else _MOST_CALLS
@@ -315,8 +315,8 @@ class _Turn:
         )
 
     def _try(self, step: Callable[[], None]) -> None:
-        """Run a call. The tally keeps the first failure; after it, the session is not used any
-        more."""
+        """Run a step. The tally keeps the first failure, after which the session is no longer
+        used."""
         if self.tally.failure is None:
             try:
                 with self.allowance.not_for_failures():

@@ -15,8 +15,8 @@ from toolkit.settings import check_positive
 from toolkit.statistics.intervals import relative_half_width
 
 DEFAULT_TIME_S = 3.0
-PASSES = 8  # fresh processes: 8 give an interval a third narrower than 5
-_MOST_ROUNDS_A_PASS = 20  # beyond that, a fresh process says more than another round
+PASSES = 8  # fresh processes: with 8, an interval is a third narrower than with 5
+_MOST_ROUNDS_A_PASS = 20  # beyond that, a fresh process adds more information than another round
 _LEAST_ROUNDS = 6
 _ROUND_MARGIN = 1.1  # so that a round that is faster than the warm-up is also long enough
 

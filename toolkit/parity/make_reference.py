@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 
 from toolkit.data import Dataset
@@ -279,9 +280,9 @@ def _spread(count: int, wanted: int) -> NDArray[np.intp]:
 
 
 def _cache_folder() -> Path:
-    """Return the user's cache folder, following the XDG base directory specification."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "toolkit" / "references"
+    """Return the folder for references: `$XDG_CACHE_HOME/toolkit/references`, or the folder that
+    this system uses for caches."""
+    return Path(platformdirs.user_cache_path("toolkit")) / "references"
 
 
 def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) -> References | None:

@@ -29,7 +29,7 @@ _SINGLE_IMAGES = 200
 _SIZES = {7: 203, 33: 250, 77: 154}  # batch size → images; 250 leave a ragged end of 19
 _SIZE_OF_SPECIAL = 33  # a size that was also used for the images of the data set
 _BATCHES_AGAIN = 2
-_ERROR_RATIO = 1.5  # for inexact precisions: by how much of its own error a session may change
+_ERROR_RATIO = 1.5  # for inexact precisions: maximum change of the logits, relative to their error
 _LARGEST_RATIO = 2.0
 
 

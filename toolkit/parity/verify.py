@@ -28,6 +28,7 @@ def verify(
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Results:
     """Compare artifacts with their checkpoint on all test images.
@@ -41,13 +42,15 @@ def verify(
         session: How sessions run; None uses the defaults of `SessionOptions`.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust all programs among the artifacts, and the model factory.
         progress: Receives the progress of each candidate.
 
     Returns:
         Results with one parity report per candidate, and the `exit_code` for scripts.
 
     Raises:
-        ToolkitError: Bad input, or the float64 reference itself could not be computed.
+        ToolkitError: Bad input, a program that is not trusted, or the float64 reference itself
+            could not be computed.
     """
     options = session or SessionOptions()
     settings = options.settings
@@ -57,7 +60,7 @@ def verify(
         timeout_s=options.timeout_s,
         progress=progress,
     )
-    subject = find_subject(paths, checkpoint=checkpoint, model=model)
+    subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = find_candidates(subject, runtimes, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)

@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from toolkit.schema import Settings
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return `1 thread` or `2 threads`; the plural of `noun` must end in s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def facts_of(
     runtime: str, precision: str, format: str, batch_size: int, settings: Settings
 ) -> tuple[str, ...]:
     """Return the properties that a name may contain, in order; defaults are omitted."""
     return (
-        *(runtime, precision, format, f"batch {batch_size}", f"{settings.threads} threads"),
-        *(f"{settings.streams} streams", settings.device),
+        *(runtime, precision, format, f"batch {batch_size}", count_of(settings.threads, "thread")),
+        *(count_of(settings.streams, "stream"), settings.device),
         "memory kept" if settings.keep_memory else "",
     )
 

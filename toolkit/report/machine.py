@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 
+from toolkit.report.labels import count_of
 from toolkit.schema import Diagnosis, Environment, Gpu, GpuLimits, GpuState, Interference, Limits
 
 _WIDTH = 100
@@ -51,7 +52,7 @@ def render_diagnosis(found: Diagnosis) -> str:
     limits = _limits(found.limits) if found.limits else {}
     if found.failure is not None:
         limits["not measured"] = found.failure
-    threads = f" with {found.limits.threads} threads" if found.limits else ""
+    threads = f" with {count_of(found.limits.threads, 'thread')}" if found.limits else ""
     lines = [_entry(label, text) for label, text in facts.items()]
     lines += ["", f"Limits{threads}", *(_entry(label, text) for label, text in limits.items())]
     if not found.warnings:
@@ -111,7 +112,7 @@ def _gpu(gpu: Gpu) -> str:
 
 
 def _gpu_state(state: GpuState | None) -> str:
-    """What NVML adds to what `nvidia-smi` says."""
+    """Return the values that NVML adds to those of `nvidia-smi`."""
     if state is None:
         return "power unknown: install nvidia-ml-py (`pip install 'toolkit[cuda]'`)"
     power = "unknown" if state.power_w is None else f"{state.power_w:.0f} W"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from toolkit.report.labels import count_of
 from toolkit.report.parity import parity_notes
 from toolkit.schema import (
     NULL,
@@ -86,7 +87,7 @@ def _about_limits(results: Results) -> list[str]:
     if "cpu" in devices:
         found.append(
             f"{limits.float32_flops_per_s / 1e9:,.0f} GFLOP/s in float32 matrix products with "
-            f"{limits.threads} threads"
+            f"{count_of(limits.threads, 'thread')}"
         )
     if "cuda" in devices and limits.gpu is not None:
         kinds = (
@@ -128,13 +129,13 @@ def _about_the_gpu(rows: Sequence[Measurement]) -> list[str]:
 def _settings_alike(results: Results) -> list[str]:
     """Return the settings that all rows share; the others have columns."""
     rows = results.measurements
-    facts: dict[str, set[object]] = {
-        "{} images": {row.batch_size for row in rows},
-        "{} threads": {row.settings.threads for row in rows},
-        "{} streams": {row.settings.streams for row in rows},
-        "on {}": {row.settings.device for row in rows},
-    }
-    alike = [text.format(*found) for text, found in facts.items() if len(found) == 1]
+    facts = (
+        {count_of(row.batch_size, "image") for row in rows},
+        {count_of(row.settings.threads, "thread") for row in rows},
+        {count_of(row.settings.streams, "stream") for row in rows},
+        {f"on {row.settings.device}" for row in rows},
+    )
+    alike = [text for found in facts if len(found) == 1 for text in found]
     if rows and all(row.settings.keep_memory for row in rows):
         alike.append("memory kept")
     return [f"Each call: {', '.join(alike)}."] if alike else []

@@ -6,7 +6,7 @@ from toolkit.schema import Interval
 
 
 def interval_text(found: Interval | None, template: str) -> str:
-    """An interval as `5,478 [4,623-6,493]`, each number in `template`; empty if there is none."""
+    """Format an interval as `5,478 [4,623-6,493]`, each number with `template`; empty for None."""
     if found is None:
         return ""
     value, low, high = (template.format(each) for each in (found.value, found.low, found.high))

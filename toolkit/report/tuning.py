@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from toolkit.report.labels import count_of
 from toolkit.report.numbers import interval_text
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
@@ -12,7 +13,7 @@ from toolkit.schema import FINAL_STAGE, REMEASURED_STAGE, Settings, Trial, Tunin
 
 _HEADINGS = (
     *("", "runtime", "format", "precision", "threads", "streams", "memory", "images/s [95 %]"),
-    *("x eager [95 %]", "ms a call", "size MB", "accuracy", "flips"),
+    *("x eager [95 %]", "ms per call", "size MB", "accuracy", "flips"),
 )
 
 
@@ -90,4 +91,5 @@ def _fates(trials: Sequence[Trial]) -> str:
 
 def _settings(settings: Settings) -> str:
     kept = ", memory kept" if settings.keep_memory else ""
-    return f"{settings.threads} threads, {settings.streams} streams{kept}"
+    threads, streams = count_of(settings.threads, "thread"), count_of(settings.streams, "stream")
+    return f"{threads}, {streams}{kept}"

@@ -48,6 +48,7 @@ from toolkit.schema.model import (
 )
 from toolkit.schema.parity import Bound, Cause, Check, Flip, Gates, ParityReport, WorstImage
 from toolkit.schema.precisions import EXACT_PRECISIONS, EXPORTED_PRECISIONS, TRAITS, Precision
+from toolkit.schema.program import Program
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import EAGER, FLOAT32, NULL, UNKNOWN, Attestation, Evidence, Settings
@@ -114,6 +115,7 @@ __all__ = [
     "Pass",
     "Percentile",
     "Precision",
+    "Program",
     "Rank",
     "Results",
     "Round",

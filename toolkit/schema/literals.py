@@ -1,4 +1,4 @@
-"""Literal types: texts with a fixed set of values. Precisions have a file of their own."""
+"""Literal types: texts with a fixed set of values. Precisions are in `precisions.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precisions and their traits: the one table that says what a precision means for the rest."""
+"""Precisions and their traits, in one table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ class Traits:
     """One precision.
 
     Attributes:
-        exported: Formats are written in it; the others are only ever computed in, or attested.
-        exact: Its logits are the checkpoint's, up to the rounding of float32 sums.
+        exported: Formats can be written in it; the others are only computed in or attested.
+        exact: Its logits equal the checkpoint's, up to the rounding of float32 sums.
         quantised: Its weights have 8 bits.
         calibrated: Export measures the ranges of its activations on training images.
         int8_products: It multiplies 8-bit integers, so the instruction set may change its results.
-        depends_on_the_batch: An image's logits move a little with the others in its batch.
+        depends_on_the_batch: The logits of an image change slightly with the other images in its
+            batch.
     """
 
     exported: bool = True

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.artifacts.manifest import MANIFEST, StoredArtifact, find_artifacts
+from toolkit.artifacts.programs import programs_of
 from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
 from toolkit.schema import EAGER as EAGER
@@ -23,6 +24,8 @@ from toolkit.sessions.runtimes import (
     find_runtime,
     known_runtimes,
 )
+from toolkit.trust_store.factories import trusted_factory
+from toolkit.trust_store.store import require_trust
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,8 @@ class Candidate:
 
     @property
     def depends_on_the_batch(self) -> bool:
-        """Whether the logits of an image change slightly with the other images in its batch."""
+        """Return whether the logits of an image change slightly with the other images in its
+        batch."""
         return TRAITS[self.source.artifact.precision].depends_on_the_batch
 
     @property
@@ -47,21 +51,32 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The subject of a run of verify or bench: one checkpoint and the artifacts exported from
-    it."""
+    """The subject of a run of verify or bench: one checkpoint and the artifacts exported from it.
+
+    `model` is the model factory that may be called, None for the reference CNN. With `trust`,
+    artifacts that are programs may run without being in the trust store.
+    """
 
     folder: Path
     checkpoint: Checkpoint
     artifacts: tuple[StoredArtifact, ...]
     model: str | None
+    trust: bool = False
 
 
-def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str | None) -> Subject:
-    """Read the artifacts and their checkpoint.
+def find_subject(
+    paths: Sequence[Path], *, checkpoint: Path | None, model: str | None, trust: bool = False
+) -> Subject:
+    """Read the artifacts and their checkpoint. Nothing in them runs.
 
-    `checkpoint` is needed only if the folder named in the manifest has moved.
+    Args:
+        paths: Export folders or artifact files.
+        checkpoint: Needed only if the folder named in the manifest has moved.
+        model: The model factory that the user names.
+        trust: Whether the user trusts all programs among them.
 
     Raises:
+        NotTrustedError: The checkpoint names a model factory that is not trusted.
         ArtifactError: Missing or damaged artifacts, or artifacts of another checkpoint.
         CheckpointError: The checkpoint is missing or damaged.
     """
@@ -72,7 +87,7 @@ def find_subject(paths: Sequence[Path], *, checkpoint: Path | None, model: str |
             f"{artifacts[0].path.parent / MANIFEST} names the checkpoint folder {folder}, which "
             "does not exist; give its new location with --checkpoint"
         )
-    return subject_of(folder, artifacts, model=model)
+    return subject_of(folder, artifacts, model=model, trust=trust)
 
 
 def subject_of(
@@ -80,6 +95,7 @@ def subject_of(
     artifacts: Sequence[StoredArtifact],
     *,
     model: str | None,
+    trust: bool = False,
     record: Checkpoint | None = None,
 ) -> Subject:
     """Return the checkpoint in `folder` with artifacts exported from it, if any.
@@ -87,8 +103,9 @@ def subject_of(
     `record` is the checkpoint's record, if this process has already read and checked it.
 
     Raises:
-        ArtifactError: artifacts of another checkpoint.
-        CheckpointError: the checkpoint is missing or damaged.
+        NotTrustedError: The checkpoint names a model factory that is not trusted.
+        ArtifactError: Artifacts of another checkpoint.
+        CheckpointError: The checkpoint is missing or damaged.
     """
     record = record or read_checkpoint(folder)
     for stored in artifacts:
@@ -99,7 +116,14 @@ def subject_of(
                 f"export it again with toolkit export {folder} --out "
                 f"{stored.path.parent}, or name its checkpoint with --checkpoint"
             )
-    return Subject(folder=folder, checkpoint=record, artifacts=tuple(artifacts), model=model)
+    factory = trusted_factory(record.model, model=model, trust=trust, what=str(folder))
+    return Subject(
+        folder=folder,
+        checkpoint=record,
+        artifacts=tuple(artifacts),
+        model=factory,
+        trust=trust,
+    )
 
 
 def choose_runtimes(
@@ -136,18 +160,25 @@ def choose_runtimes(
 
 
 def find_candidates(
-    subject: Subject, runtimes: Sequence[str], settings: Settings, *, lost: Collection[str] = ()
+    subject: Subject,
+    runtimes: Sequence[str],
+    settings: Settings,
+    *,
+    lost: Collection[str] = (),
+    own: bool = False,
 ) -> list[Candidate]:
     """Return the candidates of a subject: each chosen runtime with each artifact that it loads.
 
     Artifacts with the same bytes are one candidate, wherever they are. `lost` names formats that
-    could not be exported: a runtime named for one of them may have no artifact.
+    could not be exported: a runtime named for one of them may have no artifact. `own` says that
+    this process has written the artifacts, so they need no trust.
 
     Raises:
         UnknownNameError: An unknown runtime.
         SettingError: A named runtime loads none of the artifacts.
+        NotTrustedError: One of them is a program that the user has not trusted.
     """
-    candidates = []
+    candidates: list[Candidate] = []
     kinds = [(item.record.format, item.record.precision) for item in subject.artifacts]
     for row in choose_runtimes(runtimes, kinds, settings.device):
         sources = list(_sources(row, subject))
@@ -158,6 +189,11 @@ def find_candidates(
                 f"{given}; export one with toolkit export --format {row.formats[0]}"
             )
         candidates += [_candidate(row, source, settings, subject) for source in sources]
+    if not own:
+        opened = {each.source.path: each.source.artifact for each in candidates}
+        programs = programs_of(opened.items())
+        folders = dict.fromkeys(str(Path(each.path).parent) for each in programs)
+        require_trust(programs, given=subject.trust, what=" ".join(folders))
     return candidates
 
 

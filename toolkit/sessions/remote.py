@@ -34,6 +34,7 @@ from toolkit.machine.environment import oom_kills
 from toolkit.processes.confinement import Confinement
 from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of_file
 from toolkit.processes.numerics import REMOVED_FROM_ENVIRONMENT
+from toolkit.report.labels import count_of
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
@@ -338,4 +339,4 @@ def open_sessions(
 
 def _settings(threads: int, precision: str, device: str, streams: int) -> str:
     several = f" in {streams} streams" if streams > 1 else ""
-    return f"{threads} threads, {precision} on {device}{several}"
+    return f"{count_of(threads, 'thread')}, {precision} on {device}{several}"

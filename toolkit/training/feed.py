@@ -22,6 +22,7 @@ from toolkit.data.images import ImageFiles
 from toolkit.errors import DatasetError
 from toolkit.machine.environment import usable_cores
 from toolkit.schema import Device, InputSpec
+from toolkit.training.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
 Feed = Callable[[Sequence[Tensor]], Iterator[Batch]]
@@ -33,17 +34,12 @@ _MOST_WORKERS = 4
 
 
 def make_feed(
-    dataset: Dataset,
-    spec: InputSpec,
-    device: Device,
-    *,
-    one_by_one: bool = False,
-    workers: bool = False,
+    dataset: Dataset, spec: InputSpec, device: Device, recipe: Recipe | None = None
 ) -> Feed:
-    """Return the feed that suits the data. `one_by_one` reads like a typical script, `workers` with
-    its worker processes."""
-    if one_by_one:
-        return OneByOne(dataset, spec, device, workers=usable_cores() if workers else 0)
+    """Return the feed that suits the data and the recipe; without a recipe, the fastest."""
+    if recipe is not None and recipe.one_by_one:
+        workers = usable_cores() if recipe.workers else 0
+        return OneByOne(dataset, spec, device, workers=workers)
     fits = math.prod(dataset.images.shape) <= _RESIDENT_BYTES
     if fits and not isinstance(dataset.images, ImageFiles):
         return Resident(dataset, spec, device)

@@ -1,6 +1,7 @@
-"""Random numbers of a training: the generators that its steps draw from, seeded step by step.
+"""Seeding of the random generators that training steps use.
 
-In: the device, and a seed. Out: nothing; the device's default generator and the CPU's start anew.
+In: the device, and a seed. Out: nothing; the default generators of the device and the CPU are
+seeded.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from toolkit.schema import Device
 def seed_generators(device: Device, seed: int) -> None:
     """Seed the generators of the CPU and, on CUDA, of the current device.
 
-    The numbers are those that `torch.manual_seed` would give. That function visits every kind of
-    device that torch knows, at every call: half a millisecond, more than a step on a fast GPU.
+    The numbers are the same as with `torch.manual_seed`. That function visits every kind of device
+    that torch knows, which takes half a millisecond per call: more than a step on a fast GPU.
 
-    A recorded CUDA graph may be replayed after this: it copies seed and offset from the device's
+    A recorded CUDA graph may be replayed afterwards: it copies seed and offset from the device's
     default generator at each replay (`CUDAGeneratorState::replay_prologue` in
     https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/cuda/CUDAGeneratorImpl.cpp).
     """
     torch.default_generator.manual_seed(seed)
     if device == "cuda":
-        current = torch.cuda.current_device()  # where CUDA is not in use yet, this makes them
+        current = torch.cuda.current_device()  # creates the generators if CUDA was not used before
         torch.cuda.default_generators[current].manual_seed(seed)
 
 
 @contextmanager
 def callers_generators_kept(device: Device) -> Iterator[None]:
-    """The caller's random numbers go on as if the body had drawn none."""
+    """Restore the caller's random generators after the body."""
     devices = [torch.cuda.current_device()] if device == "cuda" else []
     with torch.random.fork_rng(devices):
         yield

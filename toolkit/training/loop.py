@@ -72,23 +72,22 @@ def fit(
         processes=job.processes,
         label_smoothing=recipe.label_smoothing,
     )
-    feed = make_feed(
-        job.training, spec, device, one_by_one=recipe.one_by_one, workers=recipe.workers
-    )
+    feed = make_feed(job.training, spec, device, recipe)
     black = Scale(spec, device).black()
     losses = torch.zeros(order.steps, device=device)
     hardness = torch.zeros(order.images, device=device)
     alone = job.processes.count == 1
+    own = {"losses": losses, "hardness": hardness}
     done, epochs = 0, list[Epoch]()
     if state is not None:
         put_tensors(state.tensors, model, optimizer)
-        losses.copy_(state.tensors["losses"])
-        hardness.copy_(state.tensors["hardness"])
+        for name, tensor in own.items():
+            tensor.copy_(state.tensors[name])
         done, epochs = state.position.step, list(state.position.epochs)
 
     def snapshot() -> State:
-        own = {"losses": losses.cpu(), "hardness": hardness.cpu()}
-        tensors = {**tensors_of(model, optimizer), **own}
+        copies = {name: tensor.cpu() for name, tensor in own.items()}
+        tensors = {**tensors_of(model, optimizer), **copies}
         return State(position=keeper.position(done, epochs), tensors=tensors)
 
     log = TrainingLog(losses, order, options, progress)

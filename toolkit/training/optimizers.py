@@ -1,4 +1,4 @@
-"""Adam: as `torch.optim` has it, and without what importing torch's compiler costs.
+"""Adam: `torch.optim.Adam`, and a version that does not import torch's compiler.
 
 In: parameters and their gradients. Out: the parameters, changed in place.
 """
@@ -15,30 +15,31 @@ from torch.optim.adam import adam
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 Kept = dict[int, dict[str, Tensor]]
-"""Number of a parameter → what the optimizer keeps of it, by the names of `torch.optim`."""
+"""Index of a parameter → the optimizer's state for it, with the names of `torch.optim`."""
 
 
 class Optimizer(Protocol):
-    """What a step needs of an optimizer, and what a state keeps of it."""
+    """The interface that a training step and a saved state need from an optimizer."""
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate; a recorded CUDA graph reads it too."""
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Clear all gradients."""
 
     def step(self) -> None:
-        """Change the parameters by their gradients."""
+        """Update the parameters from their gradients."""
 
     def kept(self) -> Kept:
-        """What is kept of each parameter; not copied. Nothing before the first step."""
+        """Return the state of each parameter, not copied; empty before the first step."""
 
     def put(self, kept: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """The reverse of `kept`: tensors of a parameter's size share its strides."""
+        """Restore the state that `kept` returned. Tensors of a parameter's shape need its
+        strides."""
 
 
 class PlainAdam:
-    """`torch.optim.Adam` as the usual script makes it."""
+    """`torch.optim.Adam` with default settings, as in a typical script."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._adam = torch.optim.Adam(parameters, lr=0.0)
@@ -67,12 +68,12 @@ class PlainAdam:
 
 
 class FusedAdam:
-    """The same numbers as `torch.optim.Adam(fused=True)`, by torch's own function.
+    """The same numbers as `torch.optim.Adam(fused=True)`, computed by torch's own function.
 
-    The class imports `torch._dynamo` when it is made, which takes longer than a whole training on
-    a fast GPU (torch 2.14; see `torch/_compile.py`). This can go when it no longer does.
+    Creating a `torch.optim.Adam` imports `torch._dynamo`, which takes longer than a whole training
+    on a fast GPU (torch 2.14; see `torch/_compile.py`). Remove this class when that changes.
 
-    With `recordable` the learning rate lies on the device, where a CUDA graph reads it.
+    With `recordable`, the learning rate is stored on the device, where a CUDA graph reads it.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, recordable: bool) -> None:
@@ -137,8 +138,8 @@ class FusedAdam:
 
 
 def _nothing_yet(parameter: Tensor) -> dict[str, Tensor]:
-    """Of a parameter that no step has changed; the step counter lies beside it, as fused kernels
-    need it."""
+    """Return the state before the first step. The step counter is on the parameter's device, as
+    fused kernels require."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
         "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),

@@ -20,8 +20,8 @@ _ORDER, _STEP = 0, 1  # independent streams of random numbers
 class Order:
     """`images` in batches of `batch_size`, shuffled again in each epoch, for `epochs` (may be 1.5).
 
-    Several processes share each batch evenly. Images that cannot be shared are left out, different
-    ones in each epoch.
+    Several processes share each batch evenly. Images that cannot be shared are left out; they
+    differ from epoch to epoch.
     """
 
     images: int
@@ -67,7 +67,7 @@ class Order:
         read forward. With several processes, each has its own part of every batch.
 
         `losses` has one value per image. An epoch that ends early then has the images with the
-        largest loss, in random order. Among equal ones, those that come first in the data.
+        largest loss, in random order. Ties go to the images that come first in the data.
         """
         generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, number))
         rows = torch.randperm(self.images, generator=generator)

@@ -23,17 +23,18 @@ class Recipe:
     """How to train. The model is the same in all recipes.
 
     Attributes:
-        epochs: Passes over the training set; a fraction ends within the last.
-        batch_size: Images a step.
-        lr: Adam's learning rate; of a one-cycle schedule its peak.
-        one_cycle: The learning rate rises, then falls to nothing; else it stays.
-        one_by_one: Images are decoded, converted and normalised one at a time, as the plain
-            script does; else in batches, on the device.
-        workers: They are so by worker processes, one a core, into pinned memory, as is usually
-            advised; else by the process that trains.
+        epochs: Passes over the training set; with a fraction, the last pass ends early.
+        batch_size: Images per step.
+        lr: Adam's learning rate; with `one_cycle`, its peak.
+        one_cycle: The learning rate rises, then falls to zero; otherwise it is constant.
+        one_by_one: Images are decoded, converted and normalised one at a time, as in a typical
+            script; otherwise in batches, on the device.
+        workers: With `one_by_one`, worker processes prepare the images in pinned memory, one per
+            core, as is usually advised; otherwise the training process does.
         label_smoothing: Share of each label that is spread over all classes in the loss.
-        hardest_last: An epoch that ends early has the images whose loss was largest.
-        tuned: Memory format, precision, optimizer, dropout masks (on CUDA: a graph) for speed.
+        hardest_last: An epoch that ends early uses the images with the largest loss.
+        tuned: Optimise memory format, precision, optimizer and dropout masks for speed; on CUDA,
+            record a graph.
     """
 
     epochs: float

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 
-from toolkit.checkpoints.model import REFERENCE_FACTORY
 from toolkit.checkpoints.storage import RECORD, read_checkpoint, refuse_to_replace, save_checkpoint
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
@@ -47,6 +46,7 @@ from toolkit.training.state import (
     refuse_to_forget,
 )
 from toolkit.training.warmup import libraries_loaded_meanwhile
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 __all__ = ["evaluate", "train"]
 
@@ -71,36 +71,37 @@ def train(
 ) -> Checkpoint:
     """Train the reference CNN and write a checkpoint folder.
 
-    What is not given is as the recipe has it. Started by torchrun, all processes share each batch,
-    and the first of them writes.
+    The recipe sets the options that are None. Under torchrun, all processes share each batch, and
+    the first process writes.
 
     Args:
-        out: Checkpoint folder to write; what is in it already is kept unless `force`.
-        recipe: `fast` (None is that), or `plain`: what the usual script does, to compare with;
-            `plain-workers`: the same, its images read by worker processes.
+        out: Checkpoint folder to write; existing content is kept unless `force` is set.
+        recipe: `fast` (None means this); `plain`, which trains like a typical script and serves as
+            a comparison; or `plain-workers`, the same with worker processes that read the images.
         data: Folder of IDX files or of images; None is the bundled MNIST.
         epochs: Passes over the training set; 1.5 ends halfway through the second.
-        batch_size: Images an optimizer step, of all processes together.
-        lr: Adam's learning rate; where it rises and falls, its peak.
-        seed: Same seed, same machine, same threads: the same weights. None is 1.
-        augment: Small random rotations, shifts and zooms of each training image.
-        device: `auto` takes CUDA where there is one.
-        threads: CPU threads of each process; None shares out all usable cores.
-        limit: Train on the first so many images only.
-        save_every_s: Seconds after which the state is written again.
-        resume: Go on from the state that an interrupted training left in `out`, with its options.
-            Start where there is none; where the training was finished, return its checkpoint.
-        force: Replace the checkpoint or the state that `out` holds.
-        progress: Told about epochs and steps.
+        batch_size: Images per optimizer step, over all processes.
+        lr: Adam's learning rate; the peak if the recipe varies it.
+        seed: Random seed; None is 1. The same seed, machine and number of threads give the same
+            weights.
+        augment: Rotate, shift and zoom each training image slightly.
+        device: `auto` uses CUDA if available.
+        threads: CPU threads of each process; None divides all usable cores among the processes.
+        limit: Number of training images to use, from the first; None is all.
+        save_every_s: Seconds between saves of the training state.
+        resume: Continue the interrupted training in `out` with its options. If there is none,
+            start one. If the training was finished, return its checkpoint.
+        force: Replace the checkpoint or the training state in `out`.
+        progress: Receives the progress of epochs and steps.
 
     Returns:
         The checkpoint's record, with test accuracy as a fraction.
 
     Raises:
-        SettingError: a setting out of range, CUDA asked for and missing, memory that does not
-            suffice, or a loss that is not finite.
-        DatasetError: data missing or damaged, or not what the training began with.
-        OutputError: `out` is not writable, or holds a checkpoint or a state already.
+        SettingError: A setting is out of range, CUDA is requested but missing, there is not enough
+            memory, or a loss is not finite.
+        DatasetError: The data is missing, damaged, or not the data of the interrupted training.
+        OutputError: `out` is not writable, or already holds a checkpoint or a training state.
     """
     check_positive("--save-every", save_every_s)
     if resume and force:
@@ -109,16 +110,15 @@ def train(
     chosen = _choose_device(
         str(state.position.options["device"]) if state and device == "auto" else device
     )
+    given = {
+        **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
+        **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
+    }
     with joined(chosen) as processes:
-        given = {
-            **{"recipe": recipe, "epochs": epochs, "batch_size": batch_size, "lr": lr},
-            **{"seed": seed, "augment": augment, "threads": threads, "limit": limit},
-            **{"device": None if device == "auto" else chosen, "processes": processes.count},
-        }
-        own = {
-            "device": chosen,
-            "threads": _own_cores() if threads is None else check_threads(threads),
-        }
+        given["device"] = None if device == "auto" else chosen
+        given["processes"] = processes.count
+        own_threads = _own_cores() if threads is None else check_threads(threads)
+        own = {"device": chosen, "threads": own_threads}
         if resume and state is None and (out / RECORD).exists():
             return _finished(out, data, given, own)
         if not resume:
@@ -193,10 +193,10 @@ def _finished(
 
 
 def _load(data: Path | None, state: State | None) -> tuple[Dataset, Dataset, dict[str, str]]:
-    """Training set, test set, and the checksums of their files.
+    """Return the training set, the test set, and the checksums of their files.
 
     Raises:
-        DatasetError: missing or damaged, or not what the training began with.
+        DatasetError: Missing or damaged, or not the data of the interrupted training.
     """
     training, test = load_dataset("train", data), load_dataset("test", data)
     sha256 = {**training.record.sha256, **test.record.sha256}
@@ -216,7 +216,7 @@ def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
 
 
 def _reproducible() -> AbstractContextManager[None]:
-    """cuDNN's algorithms are those that give the same each time."""
+    """Restrict cuDNN to deterministic algorithms."""
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=True)
 
 

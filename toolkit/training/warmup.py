@@ -1,6 +1,6 @@
-"""The first calls of CUDA's libraries, made while the host does other things.
+"""Loading of CUDA's libraries in the background, before the first training step.
 
-In: the options of a training. Out: nothing; its own first step finds the libraries loaded.
+In: the options of a training. Out: nothing; the libraries are loaded when its first step runs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from toolkit.training.step import make_step
 
 @contextmanager
 def libraries_loaded_meanwhile(options: TrainingOptions) -> Iterator[None]:
-    """Take a step with a model of no use, in a thread, while the body runs; end when both have.
+    """Run a step of a throwaway model in a thread while the body runs; end when both have finished.
 
-    The first step of a process loads cuDNN, cuBLAS and the kernels, for longer than the host needs
-    to read the data. Nothing is done on the CPU, of several processes, or where this one has used
-    CUDA before. What fails in it fails again, and is told, in the training itself.
+    The first step of a process loads cuDNN, cuBLAS and the kernels, which takes longer than reading
+    the data. This does nothing on the CPU, with several processes, or if this process has used CUDA
+    before. A failure is ignored here: it occurs again, and is reported, in the training itself.
     """
     used = torch.cuda.is_initialized()
     if options.device == "cpu" or options.processes > 1 or used:
@@ -40,7 +40,8 @@ def libraries_loaded_meanwhile(options: TrainingOptions) -> Iterator[None]:
 
 
 def _take_a_step(options: TrainingOptions) -> None:
-    """As the training will, on black images of MNIST's size; the caller's generators go on."""
+    """Run a step like the training's on black images of MNIST's size, without changing the caller's
+    generators."""
     device, count, tuned = options.device, options.batch_size, find_recipe(options.recipe).tuned
     images = torch.zeros(count, 1, 28, 28, device=device)
     labels = torch.zeros(count, dtype=torch.int64, device=device)

@@ -21,6 +21,7 @@ from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.parity.gates import GateSettings
 from toolkit.progress import Progress, silent
+from toolkit.results import TUNING
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     Constraints,
@@ -51,6 +52,7 @@ def tune(
     out: Path | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
+    trust: bool = False,
     progress: Progress = silent,
 ) -> Tuning:
     """Find the fastest configuration of a checkpoint's artifacts that passes verification.
@@ -65,16 +67,18 @@ def tune(
         batch_size: Images per call.
         threads: Total number of threads that may work at the same time; None uses all usable cores.
         constraints: Limits that a recommendation must keep.
-        out: File to write, usually `tuning.json`; None writes none.
+        out: Folder to write `tuning.json` to; None writes none.
         timeout_s: A worker that does not answer for this long is killed.
         model: The model factory to trust, if it is not part of the toolkit.
+        trust: Trust all programs among the artifacts, and the model factory.
         progress: Receives the progress of every stage.
 
     Returns:
         All trials, how far each came, and the recommendation; None if there is none.
 
     Raises:
-        ToolkitError: Bad input, or the float64 reference could not be computed.
+        ToolkitError: Bad input, a program that is not trusted, or the float64 reference could not
+            be computed.
     """
     watch = Stopwatch()
     wanted = constraints or Constraints()
@@ -89,9 +93,10 @@ def tune(
     check_positive("--timeout", timeout_s)
     _refuse_devices(runtimes)
     if out is not None:
-        check_writable(out)
+        check_writable(out / TUNING)
     cores = usable_cores() if threads is None else check_threads(threads)
-    subject = _only(find_subject(paths, checkpoint=checkpoint, model=model), precisions)
+    subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
+    subject = _only(subject, precisions)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
     refuse_overlap([stored.record for stored in subject.artifacts], dataset)
@@ -109,7 +114,7 @@ def tune(
     found = search.run(runtimes)
     tuning = replace(found, wall_s=watch.elapsed_s())
     if out is not None:
-        write_json(out, to_json(tuning))
+        write_json(out / TUNING, to_json(tuning))
     return tuning
 
 

@@ -1,6 +1,6 @@
 """A format and a runtime of another package: layers as numpy arrays, computed by numpy.
 
-This module is imported wherever the tables are shown, so it imports nothing heavy.
+This module is imported whenever the tables are shown, so it must not import heavy packages.
 """
 
 from toolkit.artifacts.formats import Format

@@ -1,4 +1,4 @@
-"""The engine that the runtime stands on. It reads its environment when it is imported."""
+"""The engine of the runtime. It reads its environment when it is imported."""
 
 from __future__ import annotations
 

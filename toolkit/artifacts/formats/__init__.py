@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from toolkit.errors import NotInstalled, UnknownNameError
 from toolkit.packages import plugin_rows, versions_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 ENTRY_POINTS = "toolkit.formats"
+UNKNOWN_CODE = "its runtime may run code from it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Format:
         usual: Whether it is written by default. Other formats take long or run third-party native
             code, so they get a separate process.
         environment: Variables that must be set before its module is imported.
+        runs: What opening an artifact of this format can run. None means that it is data, which a
+            parser reads; only such artifacts are opened without the user's trust.
     """
 
     name: str
@@ -53,6 +56,12 @@ class Format:
     precisions: tuple[Precision, ...] = ("fp32",)
     usual: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    runs: str | None = UNKNOWN_CODE
+
+    @property
+    def kind(self) -> Literal["data", "program"]:
+        """Whether an artifact is data, or a program that may run code when it is opened."""
+        return "data" if self.runs is None else "program"
 
     @property
     def install(self) -> str:
@@ -121,6 +130,7 @@ FORMATS = {
             suffix=".torchscript",
             distributions=("torch",),
             usual=True,
+            runs="its code can read and write files of the worker",
         ),
         Format(
             name="onnx",
@@ -129,12 +139,14 @@ FORMATS = {
             distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
             precisions=("fp32", "fp16", "int8", "int8-dynamic"),
             usual=True,
+            runs=None,
         ),
         Format(
             name="ort",
             module="toolkit.artifacts.formats.ort",
             suffix=".ort",
             distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
+            runs=None,
         ),
         Format(
             name="pt2",
@@ -142,12 +154,14 @@ FORMATS = {
             suffix=".pt2",
             distributions=("torch",),
             usual=True,
+            runs="it can contain Python expressions and native code",
         ),
         Format(
             name="aotinductor",
             module="toolkit.artifacts.formats.aotinductor",
             suffix=".aoti.pt2",
             distributions=("torch",),
+            runs="it is native code",
         ),
         Format(
             name="openvino",
@@ -156,6 +170,7 @@ FORMATS = {
             distributions=("torch", "onnx", "onnxscript", "openvino", "nncf"),
             extra="openvino",
             precisions=("fp32", "fp16", "int8"),
+            runs=None,
         ),
         Format(
             name="litert",
@@ -164,6 +179,7 @@ FORMATS = {
             distributions=("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
             extra="litert",
             precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+            runs=None,
         ),
         Format(
             name="executorch",
@@ -172,6 +188,7 @@ FORMATS = {
             distributions=("executorch", "torchao"),
             extra="executorch",
             precisions=("fp32", "int8"),
+            runs=None,
         ),
         Format(
             name="ncnn",
@@ -180,6 +197,7 @@ FORMATS = {
             distributions=("ncnn", "pnnx"),
             extra="ncnn",
             precisions=("fp32", "fp16"),
+            runs=None,
         ),
         Format(
             name="mnn",
@@ -188,6 +206,7 @@ FORMATS = {
             distributions=("MNN", "onnx", "onnxscript"),
             extra="mnn",
             precisions=("fp32", "fp16", "int8-weights"),
+            runs=None,
         ),
         Format(
             name="coreml",
@@ -196,6 +215,7 @@ FORMATS = {
             distributions=("coremltools",),
             extra="coreml",
             precisions=("fp32", "fp16"),
+            runs="Core ML compiles and runs it",
         ),
     )
 }

@@ -66,8 +66,8 @@ def export(request: Request) -> Written:
 
 
 def _expected_error(plain: Path, request: Request) -> ExpectedError | None:
-    """Return the expected error. int8 files give it themselves; int8-dynamic is compared with the
-    float32 file."""
+    """Return the expected error. For int8, it is measured from the file alone; int8-dynamic is
+    compared with the float32 file."""
     if request.measured is None or not TRAITS[request.precision].quantised:
         return None
     if request.precision == "int8":

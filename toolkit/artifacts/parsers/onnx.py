@@ -47,9 +47,9 @@ class Contents:
     """The content of a file.
 
     Attributes:
-        operators: Of all graphs and functions.
-        weight_types: Of stored tensors, as in `TensorProto.DataType`.
-        matrix_types: The same for those with two or more dimensions.
+        operators: Operators of all graphs and functions.
+        weight_types: Types of stored tensors, as in `TensorProto.DataType`.
+        matrix_types: The same for tensors with two or more dimensions.
         cast_types: Types that operators produce because an attribute names them.
         external: Names of other files that contain tensors.
     """

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 _FEW_IMAGES = 0.05
 _MEAN_WITHIN = 0.05
-"""How far the ranges of a file may be from the means of extremes, in the median: up to 0.02 was
-seen in NNCF's files, 0.16 and more in others."""
+"""Maximum median distance of a file's ranges from the means of extremes: up to 0.02 was seen in
+NNCF's files, 0.16 and more in others."""
 _SMALLEST_MEAN = 0.9  # for one range in such a file
 _SAME_IN_ALL_IMAGES = 1.1
 _NO_RANGE_OF_ITS_OWN = 0.5

@@ -30,19 +30,19 @@ def find_expected_error(
     threads: int = 1,
     timeout_s: float = 300.0,
 ) -> ExpectedError | None:
-    """Return the expected error that the export recorded for these bytes, or else that of the file
-    itself, if its format allows it.
+    """Return the expected error that the export recorded for these bytes; otherwise measure it from
+    the file, if the format allows this.
 
     Args:
         path: The artifact's file or folder.
         artifact: Its record, whose checksum is that of the file.
         inputs: Float32 `[N,C,H,W]`, normalised; 200 are enough, more are ignored.
-        threads: Threads of the evaluation, which has a separate process.
+        threads: Threads of the evaluation, which runs in a separate process.
         timeout_s: A process that takes longer is stopped.
 
     Returns:
-        None if the record is of other bytes, and the file is not an int8 ONNX file with pairs of
-        QuantizeLinear and DequantizeLinear, nor an int8 IR of OpenVINO.
+        None if the record is of other bytes, and the file is neither an int8 ONNX file with pairs
+        of QuantizeLinear and DequantizeLinear nor an int8 IR of OpenVINO.
 
     Raises:
         FailedRun: The file could not be evaluated; the message says why.

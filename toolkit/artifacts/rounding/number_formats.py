@@ -25,7 +25,7 @@ MEASURED_IMAGES = 200
 NOISE_DRAWS = 3
 
 DROPPED_BITS = {"bf16": 16, "tf32": 13}
-"""How many of float32's 23 fraction bits each kind drops; the exponent is unchanged."""
+"""Number of float32's 23 fraction bits that each kind drops; the exponent is unchanged."""
 
 
 def round_to(array: NDArray[np.floating], kind: Kind, *, axis: int = 0) -> NDArray[np.floating]:

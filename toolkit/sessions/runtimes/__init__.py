@@ -1,9 +1,9 @@
 """The runtimes that load artifacts: one row in this file, and one file per runtime.
 
-Other packages add rows by entry points of the group `toolkit.runtimes`.
+Other packages add rows with entry points of the group `toolkit.runtimes`.
 
-A runtime's module has `load(source, settings) -> Session`. Nothing is imported until a worker
-loads a session, so this table costs nothing where a runtime is not installed.
+The module of a runtime has `load(source, settings) -> Session`. Nothing is imported until a worker
+loads a session, so missing runtimes do not matter here.
 """
 
 from __future__ import annotations

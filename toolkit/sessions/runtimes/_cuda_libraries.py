@@ -1,8 +1,8 @@
-"""CUDA's libraries as NVIDIA's Python packages bring them, for runtimes that do not look there.
+"""CUDA libraries from NVIDIA's Python packages, for runtimes that do not search there.
 
-torch depends on these packages and finds them by itself. Out: the libraries, loaded into this
-process, so that the dynamic loader takes them for whatever needs them later; and how many devices
-the driver shows, asked without torch.
+torch depends on these packages and finds the libraries by itself. Out: the libraries, loaded into
+this process, so that the dynamic loader uses them for all code that needs them later; and the
+number of CUDA devices, without importing torch.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-# Those that others need come first.
+# Libraries that others need come first.
 _LIBRARIES = ("cudart", "nvrtc", "nvJitLink", "cublasLt", "cublas", "curand", "cufft", "cudnn")
 
 _DRIVER = "libcuda.so.1"
 
 
 def library_folders() -> list[Path]:
-    """The `lib` folders of NVIDIA's packages on this interpreter's path; the packages share the
-    namespace `nvidia`, which may be spread over several places."""
+    """Return the `lib` folders of NVIDIA's packages on the import path. The packages share the
+    namespace `nvidia`, which may have several locations."""
     spec = importlib.util.find_spec("nvidia")
     places = [] if spec is None else spec.submodule_search_locations or []
     return [folder for place in places for folder in sorted(Path(place).glob("*/lib"))]
 
 
 def preload_cuda_libraries(folders: Iterable[Path] | None = None) -> list[str]:
-    """Load CUDA's libraries from `folders`, by default those of NVIDIA's packages.
+    """Load CUDA's libraries from `folders`, by default those of NVIDIA's packages, and return the
+    names of the loaded files.
 
-    Returns the names of the files that were loaded. What is missing or does not load is left out:
-    it may be in the loader's own path, and what needs it says so otherwise.
+    Libraries that are missing or cannot be loaded are skipped: they may be in the loader's own
+    path, and otherwise the code that needs them reports the problem.
     """
     places = library_folders() if folders is None else list(folders)
     loaded = []
@@ -44,9 +45,9 @@ def preload_cuda_libraries(folders: Iterable[Path] | None = None) -> list[str]:
 
 
 def loading_error(library: Path) -> str | None:
-    """What the dynamic loader says against a library, None where it loads.
+    """Return the dynamic loader's error for a library; None if it can be loaded.
 
-    Of a library that is missing, it names the file: `libcublas.so.13: cannot open ...`.
+    For a missing library, the error names the file: `libcublas.so.13: cannot open ...`.
     """
     try:
         ctypes.CDLL(str(library))
@@ -56,9 +57,9 @@ def loading_error(library: Path) -> str | None:
 
 
 def count_cuda_devices() -> int:
-    """Devices that the driver shows to this process; 0 where there is no driver.
+    """Return the number of devices that this process can see; 0 without a driver.
 
-    It heeds `CUDA_VISIBLE_DEVICES`, unlike `nvidia-smi`.
+    Unlike `nvidia-smi`, this respects `CUDA_VISIBLE_DEVICES`.
     """
     try:
         driver = ctypes.CDLL(_DRIVER)

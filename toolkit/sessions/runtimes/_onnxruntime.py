@@ -58,25 +58,19 @@ def open_session(
                 "and CUDA_VISIBLE_DEVICES); use --device cpu"
             )
         preload_cuda_libraries()
+    own_format = source.artifact.format == "ort"
     asked = onnxruntime.SessionOptions()
     asked.intra_op_num_threads = settings.threads
     asked.inter_op_num_threads = 1
     asked.log_severity_level = 3
-    # Its threads spin during a call, which is the default, but not after it: an idle worker must
-    # not take the core from the one that is being timed.
-    asked.add_session_config_entry("session.force_spinning_stop", "1")
-    own_format = source.artifact.format == "ort"
-    asked.add_session_config_entry("session.load_model_format", "ORT" if own_format else "ONNX")
-    asked.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(whole)))
-    asked.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    # On ARM it can compute float32 products in bfloat16.
-    asked.add_session_config_entry(_FAST_PRODUCTS, "0")
+    for name, value in _session_config(own_format=own_format, whole=whole).items():
+        asked.add_session_config_entry(name, value)
     new_threads = NewThreads()
     session = onnxruntime.InferenceSession(
         str(source.path),
         sess_options=asked,
         providers=[(provider, dict(options))],
-        enable_fallback=0,  # else the CPU silently runs the operators that the provider cannot
+        enable_fallback=0,  # otherwise the CPU silently runs operators that the provider lacks
     )
     if session.get_providers()[0] != provider:
         # Without this check, a missing CUDA library shows only as a warning and a slow CPU run.
@@ -101,8 +95,22 @@ def open_session(
     )
 
 
+def _session_config(*, own_format: bool, whole: bool) -> dict[str, str]:
+    """Return ONNX Runtime's configuration entries of a session."""
+    return {
+        # Its threads spin during a call, which is the default, but not after it: an idle worker
+        # must not take the core from the one that is being timed.
+        "session.force_spinning_stop": "1",
+        "session.load_model_format": "ORT" if own_format else "ONNX",
+        "session.disable_cpu_ep_fallback": str(int(whole)),
+        "session.record_ep_graph_assignment_info": "1",
+        # On ARM it can compute float32 products in bfloat16.
+        _FAST_PRODUCTS: "0",
+    }
+
+
 def _no_provider(onnxruntime: Any, provider: str) -> str:
-    """Say why the provider is missing, and what to do."""
+    """Return why the provider is missing, and what to do."""
     found = ", ".join(onnxruntime.get_available_providers())
     text = f"onnxruntime {onnxruntime.__version__} has no {provider}, only {found}"
     if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
@@ -118,7 +126,7 @@ def _no_provider(onnxruntime: Any, provider: str) -> str:
 
 
 def _not_the_one(onnxruntime: Any, provider: str, runs: str) -> str:
-    """Say why the session runs on another provider, and what to do."""
+    """Return why the session runs on another provider, and what to do."""
     text = f"asked onnxruntime {onnxruntime.__version__} for {provider}, it runs {runs}"
     short = provider.removesuffix("ExecutionProvider").lower()
     library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{short}.so"

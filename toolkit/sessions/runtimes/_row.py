@@ -1,4 +1,4 @@
-"""What a row of the table of runtimes says, and what a runtime and its session promise."""
+"""The row of a runtime, and the interfaces of a runtime's module and its sessions."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Runtime:
     """The row of a runtime.
 
     Attributes:
-        module: Has the loader.
-        package: What it imports; importing it is not part of the load time.
-        distributions: Any one of them must be installed.
-        formats: Those it loads; `checkpoint` stands for the checkpoint folder itself.
+        module: The module with the loader.
+        package: The package that the module imports. Its import is not part of the load time.
+        distributions: Distributions of which at least one must be installed.
+        formats: Formats that it loads; `checkpoint` is the checkpoint folder itself.
         install: The command that installs it.
-        precisions: Those of the formats' that it loads; None is all.
-        one_thread: It computes in one thread, whatever is asked for.
-        one_stream: It computes one call at a time in a process.
-        own_threads: It decides by itself how many threads compute, and does not tell.
+        precisions: Precisions that it loads; None is all.
+        one_thread: It always computes in one thread.
+        one_stream: It computes one call at a time per process.
+        own_threads: It chooses the number of threads itself, and does not report it.
         compiles: It starts a compiler, and keeps compiled code for later.
-        opt_in: Takes part only if it or `all` is named: it takes long, or has few uses.
-        devices: Where its sessions run.
-        cpu_formats: Those of its formats that it loads on the CPU only.
-        systems: Where it runs, as `sys.platform` has it; None is everywhere.
+        opt_in: It is used only if it or `all` is named, because it is slow or specialised.
+        devices: Devices that its sessions run on.
+        cpu_formats: Formats that it loads on the CPU only.
+        systems: Operating systems that it runs on, as in `sys.platform`; None is all.
         environment: Variables that must be set before its package is imported. The toolkit's own
-            settings for threads and arithmetic overrule them.
+            settings for threads and arithmetic override them.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Runtime:
         """Refuse impossible settings before a worker starts; `format` is that of the artifact.
 
         Raises:
-            Unsupported: says where it runs, or how many calls it takes at a time.
+            Unsupported: The message says where it runs, or how many calls it takes at a time.
         """
         if self.systems is not None and sys.platform not in self.systems:
             raise Unsupported(

@@ -42,7 +42,7 @@ def prepare_torch(settings: Settings) -> torch.device:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Unsupported(f"torch {torch.__version__} finds no CUDA device here; use --device cpu")
     torch.set_num_threads(settings.threads)
-    if torch.get_num_interop_threads() != 1:  # torch accepts it once, and not after work has begun
+    if torch.get_num_interop_threads() != 1:  # torch accepts this once, before its first operation
         torch.set_num_interop_threads(1)
     pin_arithmetic()
     return torch.device(settings.device)
@@ -52,11 +52,11 @@ class TorchSession:
     """Runs a callable on tensors; copies to and from the device are part of a call.
 
     Args:
-        narrowest: The narrowest float type that the model casts activations to, where its graph
-            tells.
-        tf32: The model's graph lets convolutions use TF32, whatever torch's flags say.
-        compiled: The code was compiled before, by flags that this process cannot see.
-        call: How a call goes, where it is not the usual way of the device.
+        narrowest: The narrowest float type that the model casts activations to, if its graph shows
+            it.
+        tf32: The model's graph lets convolutions use TF32, whatever torch's flags are.
+        compiled: The code was compiled earlier, with flags that this process cannot see.
+        call: The function that makes a call; None is the default of the device.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class TorchSession:
         self._devices = {tensor.device.type for tensor in tensors}
         self._tf32 = tf32
         if tf32 and device.type == "cuda":
-            allow_tf32()  # as wherever else the file is loaded
+            allow_tf32()  # as in every other program that loads the file
         self._compiled = compiled
 
     @property
     def attestation(self) -> Attestation:
-        """Read back from torch and from the loaded parameters. A few products show the arithmetic
-        that is used now."""
+        """Settings read back from torch and from the loaded parameters. A few products show the
+        arithmetic that is used now."""
         cuda = self._device.type == "cuda"
         return Attestation(
             runtime=self._runtime,

@@ -27,11 +27,11 @@ _BFLOAT16_ERROR, _TF32_ERROR, _FLOAT32_ERROR = 2**-9.5, 2**-13, 2**-20
 
 
 def pin_arithmetic() -> None:
-    """Make fp32 mean fp32: switch off everything that shortens float32 products, whoever switched
-    it on.
+    """Ensure that fp32 is computed in float32: switch off everything that shortens the factors of
+    float32 products.
 
-    Call this before a model is built, and again afterwards: its module's code may have changed
-    flags, and the environment that oneDNN reads at its first convolution.
+    Call this before a model is built, and again afterwards: the code of its module may have changed
+    flags, or the environment that oneDNN reads at its first convolution.
     """
     pin()
     torch.set_default_dtype(torch.float32)
@@ -45,11 +45,12 @@ def pin_arithmetic() -> None:
 
 
 def allow_tf32() -> None:
-    """Leave it to a model's graph whether NVIDIA's libraries use TF32; torch's flags stay.
+    """Let the model's graph decide whether NVIDIA's libraries use TF32; torch's flags are
+    unchanged.
 
-    The variable that forbids it is set since the process began (`toolkit.processes.numerics`). With
-    it, a graph that asks for TF32 computes in float32 here, but nowhere else. Call this before the
-    first convolution: cuDNN reads the variable once.
+    The variable that forbids TF32 is set when the process starts (`toolkit.processes.numerics`).
+    With it, a graph that asks for TF32 would compute in float32 here, but nowhere else. Call this
+    before the first convolution: cuDNN reads the variable once.
     """
     os.environ.pop(TF32_OVERRIDE, None)
 

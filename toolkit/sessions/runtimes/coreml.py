@@ -61,7 +61,7 @@ class CoremlSession:
         )
 
     def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`; more than the largest batch is split."""
+        """Float32 `[N,C,H,W]` → logits `[N,K]`; a batch above the largest size is split."""
         size = self._largest_batch
         parts = [
             self._model.predict({"input": inputs[start : start + size]})["logits"]

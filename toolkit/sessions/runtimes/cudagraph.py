@@ -1,6 +1,6 @@
 """Eager PyTorch recorded as CUDA graphs, which start all kernels at once.
 
-In: a checkpoint folder. Out: a session with one graph for each of the batch sizes that came last.
+In: a checkpoint folder. Out: a session with one graph for each of the most recent batch sizes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from toolkit.sessions.runtimes import Session, Source
 
 
 def load(source: Source, settings: Settings) -> Session:
-    """Load the checkpoint folder `source.path`; the first call of each batch size records."""
+    """Load the checkpoint folder `source.path`; the first call of each batch size records a
+    graph."""
     import torch
 
     from toolkit.checkpoints.storage import load_same_model

@@ -26,7 +26,7 @@ def load(source: Source, settings: Settings) -> Session:
     """Load a `.pte` file.
 
     Raises:
-        Unsupported: a file without XNNPACK.
+        Unsupported: A file without XNNPACK.
     """
     from executorch.runtime import Runtime, Verification
 

@@ -104,12 +104,12 @@ class BatchFile:
 
     @property
     def counted(self) -> bool:
-        """Whether the system counted its threads."""
+        """Return whether the system counted its threads."""
         return self._counted
 
     @property
     def provider(self) -> str:
-        """What computes: the delegate, the builtin kernels, or both, each for a part of the graph.
+        """The code that computes: the delegate, the builtin kernels, or both for one part each.
 
         XNNPACK is the only delegate that an interpreter uses by default on a CPU.
         """

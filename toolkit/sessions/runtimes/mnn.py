@@ -37,7 +37,7 @@ def load(source: Source, settings: Settings) -> Session:
 
     Raises:
         ArtifactError: MNN cannot read it.
-        Unsupported: streams of several threads.
+        Unsupported: Streams of several threads.
     """
     import MNN
 
@@ -106,7 +106,7 @@ class MnnSession:
         does not report its arithmetic.
 
         Raises:
-            Unsupported: Another backend than the CPU's computes.
+            Unsupported: It computes on a backend other than the CPU.
         """
         backend = self._interpreter.getSessionInfo(self._session, _BACKENDS)
         if backend not in _PROVIDERS:

@@ -1,7 +1,7 @@
 """TorchScript with constant weights and a graph rewritten for inference.
 
-On a CPU the rewriting hands convolutions to oneDNN, with weights packed once, at load; on CUDA it
-makes one of a convolution and its ReLU.
+On a CPU, convolutions then run in oneDNN, with weights packed once, when the file is loaded. On
+CUDA, a convolution and its ReLU are fused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def load(source: Source, settings: Settings) -> Session:
         weights,
         device,
         narrowest=narrowest_cast(model),  # from the file: a rewritten graph may no longer show it
-        # From the rewritten graph: on CUDA its convolutions with ReLU follow torch's flags and not
-        # the file (cudnn_convolution_relu in torch's native/cudnn/ConvShared.cpp).
+        # From the rewritten graph: on CUDA, its fused convolutions follow torch's flags, not the
+        # file (cudnn_convolution_relu in torch's native/cudnn/ConvShared.cpp).
         tf32=allows_tf32(optimized),
     )
