@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 import click
 import numpy as np
-from common import CHECKPOINT
 
 from toolkit.data import load_dataset
 from toolkit.processes.confinement import Confinement, Needs, offered
@@ -26,6 +25,7 @@ from toolkit.sessions import remote
 from toolkit.sessions.candidates import checkpoint_candidate, subject_of
 from toolkit.timing import Stopwatch
 
+CHECKPOINT = Path(__file__).parent.parent / "models" / "mnist-cnn"
 CALLS = 200
 TIMEOUT_S = 300.0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from toolkit.processes.confinement import Needs, own_folders
 from toolkit.processes.numerics import PINNED_ENVIRONMENT
 from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT
 
 _CUDA_CACHE, _TORCH_CACHE, _TRITON_CACHE = (
     *("CUDA_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
@@ -23,6 +24,7 @@ _CUDA_CACHE, _TORCH_CACHE, _TRITON_CACHE = (
 def needs_of(candidate: Candidate) -> Needs:
     """Return what the candidate's worker uses besides its libraries and its own folder. Folders for
     compiled code that the user named are created."""
+    source = candidate.source
     caches = {each: os.environ[each] for each in (_CUDA_CACHE,) if each in os.environ}
     if candidate.runtime.compiles:
         caches |= _compiled_code()
@@ -30,9 +32,9 @@ def needs_of(candidate: Candidate) -> Needs:
     for each in folders:
         each.mkdir(parents=True, exist_ok=True)
     return Needs(
-        reads=(candidate.source.path,),
+        reads=(source.path,),
         writes=folders,
-        model=candidate.source.model,
+        model=source.model if source.artifact.format == CHECKPOINT_FORMAT else None,
         programs=candidate.runtime.compiles,
         gpu=candidate.settings.device != "cpu",
     )
