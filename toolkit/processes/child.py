@@ -20,6 +20,7 @@ from typing import Any
 from toolkit.errors import Crashed, FailedRun, TimedOut
 from toolkit.files import RESULTS_BYTES, read_json, read_tail
 from toolkit.interruption import uninterrupted
+from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
 from toolkit.scratch import temporary_folder
@@ -43,8 +44,9 @@ def run_apart(
     timeout_s: float,
     threads: int | None = None,
     without: Sequence[str] = (),
+    needs: Needs = Needs(),  # noqa: B008 - it is frozen
 ) -> dict[str, Any]:
-    """Run `python -m module` on a job, and return the result of its work.
+    """Run `python -m module` on a job, confined, and return the result of its work.
 
     Args:
         module: Its `main` calls `answer`.
@@ -54,6 +56,7 @@ def run_apart(
         timeout_s: The child is killed after this many seconds.
         threads: Threads of OpenMP and MKL in the child; None leaves them to the libraries.
         without: Environment variables that the child does not get.
+        needs: What it reads, writes and uses besides its libraries and `scratch`.
 
     Raises:
         FailedRun: The exception of the work, or how its process ended, with its last output.
@@ -62,7 +65,9 @@ def run_apart(
     environment = _environment(scratch, threads)
     for name in without:
         environment.pop(name, None)
-    code = _run(module, job, scratch, log, environment, what=what, timeout_s=timeout_s)
+    with Confinement(scratch, needs) as confined:
+        command = [*confined.command, "-m", module]
+        code = _run(command, job, scratch, log, environment, what=what, timeout_s=timeout_s)
     outcome = scratch / _OUTCOME
     found = None
     with contextlib.suppress(OSError, ValueError):
@@ -83,7 +88,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     environment = {
         **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
-        **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
+        **own_folders(scratch),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
     if threads is not None:
@@ -92,7 +97,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
 
 
 def _run(
-    module: str,
+    command: list[str],
     job: dict[str, Any],
     scratch: Path,
     log: Path,
@@ -106,8 +111,6 @@ def _run(
     Raises:
         TimedOut: The child was killed.
     """
-    # -P: the child must not import files from the current folder.
-    command = [sys.executable, "-P", "-m", module]
     request = json.dumps({**job, _OUTCOME: str(scratch.resolve() / _OUTCOME)})
     process = None
     with log.open("wb") as output:

@@ -25,6 +25,7 @@ from toolkit.parity.causes.stored import find_tensors
 from toolkit.parity.causes.symptoms import Symptoms
 from toolkit.parity.causes.tensors import compare_tensors
 from toolkit.processes.child import kill_group
+from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.schema import (
     EXACT_PRECISIONS,
     Cause,
@@ -90,7 +91,10 @@ def search_apart(
         )
         values = {**to_json(job), "arrays": str(scratch / "arrays.npz")}
         values["outcome"] = str(scratch / "outcome.json")
-        _run(json.dumps(values), scratch, timeout_s=timeout_s)
+        needs = Needs(reads=(Path(job.checkpoint), Path(job.artifact)), model=job.model)
+        with Confinement(scratch, needs) as confined:
+            command = [*confined.command, "-m", "toolkit.parity.causes.apart"]
+            _run(command, json.dumps(values), scratch, timeout_s=timeout_s)
         outcome = scratch / "outcome.json"
         try:
             found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
@@ -99,16 +103,14 @@ def search_apart(
         return from_json(Outcome, found)
 
 
-def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
+def _run(command: list[str], job: str, scratch: Path, *, timeout_s: float) -> None:
     """Run the child to its end, or kill it. It may have written its outcome by then."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
-        "TMPDIR": str(scratch),
+        **own_folders(scratch),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
-    # -P: the child must not import files from the current folder.
-    command = [sys.executable, "-P", "-m", "toolkit.parity.causes.apart"]
     process = None
     try:
         with uninterrupted():
