@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.processes import landlock
+from toolkit.processes.import_path import factory_folders
 from toolkit.processes.launch import CONFINEMENT, offered
 
 __all__ = ["CONFINEMENT", "SWITCH", "Confinement", "Needs", "offered", "own_folders"]
@@ -61,7 +62,7 @@ class Needs:
     Attributes:
         reads: Files and folders that it reads.
         writes: Folders that it writes, which exist.
-        model: The user's model factory; its modules are found in the current folder too.
+        model: The user's model factory; see `toolkit.processes.import_path`.
         programs: It starts programs, such as a compiler.
         gpu: It uses CUDA, whose memory cannot be limited: CUDA reserves more than there is.
         memory_bytes: Most memory that it may allocate; None is all of this machine's.
@@ -207,7 +208,7 @@ def _rules_of_modules(factory: str) -> Iterator[tuple[str, int]]:
     """Return what the import of the user's modules reads: the folder that has them, or only the
     Python files in it if it holds more."""
     name = factory.partition(":")[0].partition(".")[0]
-    folders = [Path.cwd()]
+    folders = [Path(each) for each in factory_folders()]
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
