@@ -26,11 +26,13 @@ from toolkit.errors import (
     headline,
 )
 from toolkit.files import (
+    open_regular,
     publish,
     read_json,
     refuse_large,
     scratch_folder,
     sha256_of,
+    sha256_of_open,
     write_atomically,
     write_json,
 )
@@ -72,7 +74,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     _check_input_spec(record.input, record_path)
     try:
         refuse_large(weights_path, within=folder)
-        found = sha256_of(weights_path, within=folder)
+        with open_regular(weights_path, within=folder) as file:
+            found = sha256_of_open(file)
     except OSError as error:
         raise CheckpointError(f"cannot read {weights_path}: {error.strerror or error}") from error
     if found != record.sha256:
@@ -256,7 +259,7 @@ def _check_input_spec(spec: InputSpec, where: Path) -> None:
     if math.prod(spec.shape) > _MOST_VALUES:
         raise CheckpointError(
             f"{where}: input shape {list(spec.shape)} has more than {_MOST_VALUES:,} values; "
-            "expected [channels, height, width] of one image"
+            "expected [channels, height, width] of one image: correct --input-shape"
         )
     if min(spec.shape) < 1 or len(spec.mean) != channels or len(spec.std) != channels:
         raise CheckpointError(
