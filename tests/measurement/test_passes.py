@@ -20,7 +20,7 @@ from toolkit.measurement.bench import Bench
 from toolkit.measurement.conclusions import conclude
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import read_results, start_results
 from toolkit.schema import GpuState, Measurement, Results, Round, Settings
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate

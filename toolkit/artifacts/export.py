@@ -35,8 +35,8 @@ from toolkit.errors import (
     UnknownNameError,
 )
 from toolkit.files import remove_file
-from toolkit.locks import locked_folder
-from toolkit.progress import Progress, silent
+from toolkit.files.locks import locked_folder
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     MANIFEST_SCHEMA_VERSION,

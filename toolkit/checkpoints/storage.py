@@ -36,7 +36,7 @@ from toolkit.files import (
     write_atomically,
     write_json,
 )
-from toolkit.locks import locked_folder
+from toolkit.files.locks import locked_folder
 from toolkit.packages import versions_of
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,

@@ -21,7 +21,7 @@ from toolkit.cli.shared import EXPORTS
 
 if TYPE_CHECKING:
     from toolkit.artifacts.export import Export
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
     from toolkit.schema import Isa, Precision
 
 

@@ -45,7 +45,7 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
     def run(*, as_json: bool, debug: bool, **arguments: Any) -> NoReturn:
         try:
             from toolkit.machine.system import check_system
-            from toolkit.progress import bars
+            from toolkit.report.progress import bars
 
             with signals_raised(), _warnings_in_lines():
                 check_system()
@@ -104,7 +104,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
 def _sweep() -> None:
     """Delete what killed commands left behind, and say so."""
-    from toolkit.scratch import say_swept, sweep
+    from toolkit.files.scratch import say_swept, sweep
 
     say_swept(sweep())
 

@@ -12,7 +12,7 @@ from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import or_default, results_outcome, take
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from toolkit.data import Dataset
 from toolkit.errors import CheckpointError, Crashed, OutputError
 from toolkit.files import read_regular, write_atomically
-from toolkit.locks import locked_folder
+from toolkit.files.locks import locked_folder
 from toolkit.machine.allocator import can_keep_memory
 from toolkit.machine.environment import describe_environment
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, References, distances, noise_floors, scales, unclear
 from toolkit.parity.special import checksum, special_images
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.predictions import predict_all

@@ -12,7 +12,7 @@ from toolkit.data import check_fits, load_dataset
 from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity.check import ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import start_results
 from toolkit.schema import Results
 from toolkit.sessions.candidates import find_candidates, find_subject

@@ -19,11 +19,11 @@ from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
 from toolkit.files import RESULTS_BYTES, read_json, read_tail
+from toolkit.files.scratch import temporary_folder
 from toolkit.interruption import uninterrupted
 from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
-from toolkit.scratch import temporary_folder
 
 _OUTCOME = "outcome.json"
 

@@ -29,6 +29,7 @@ from toolkit.errors import (
     Unsupported,
 )
 from toolkit.files import read_tail
+from toolkit.files.scratch import ScratchFolder
 from toolkit.interruption import uninterrupted
 from toolkit.machine.environment import oom_kills
 from toolkit.processes.confinement import Confinement
@@ -36,7 +37,6 @@ from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, ta
 from toolkit.processes.numerics import REMOVED_FROM_ENVIRONMENT
 from toolkit.report.labels import count_of
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
-from toolkit.scratch import ScratchFolder
 from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.loadgen_log import LoadResult

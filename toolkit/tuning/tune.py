@@ -18,11 +18,11 @@ from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.data import check_fits, load_dataset
 from toolkit.errors import SettingError, UnknownNameError
 from toolkit.files import check_writable
-from toolkit.locks import locked_file
+from toolkit.files.locks import locked_file
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.parity.gates import GateSettings
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import TUNING, write_tuning
 from toolkit.schema import (
     EXPORTED_PRECISIONS,

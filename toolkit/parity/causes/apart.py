@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ToolkitError
 from toolkit.files import RESULTS_BYTES, files_in, read_json, read_regular
+from toolkit.files.scratch import temporary_folder
 from toolkit.interruption import uninterrupted
 from toolkit.parity.causes.stored import find_tensors
 from toolkit.parity.causes.symptoms import Symptoms
@@ -35,7 +36,6 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
-from toolkit.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn

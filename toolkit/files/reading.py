@@ -1,7 +1,7 @@
-"""Files on disk: safe reads, checksums and atomic writes.
+"""Safe reads of files that others may have made, and checksums.
 
-In: bytes and paths. Out: files. Only regular files are read: a FIFO or a device may never answer,
-or never end. An existing file is unchanged until the final rename.
+In: paths. Out: bytes. Only regular files are read: a FIFO or a device may never answer, or never
+end.
 """
 
 from __future__ import annotations
@@ -10,17 +10,9 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from toolkit.errors import OutputError
-from toolkit.interruption import uninterrupted
-from toolkit.scratch import note_incomplete
 
 RECORD_BYTES = 16 << 20
 """Size of the largest manifest or checkpoint record that is read; real ones have some kilobytes."""
@@ -224,127 +216,3 @@ def _refuse_large(size_bytes: int, most_bytes: int) -> None:
     if size_bytes > most_bytes:
         text = f"it has {size_bytes:,} bytes, expected at most {most_bytes:,}"
         raise OSError(errno.EFBIG, text)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and its parents.
-
-    Raises:
-        OutputError: A file is in the way, or the location is not writable.
-    """
-    with as_output_error(path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """Check, before minutes of work, that a file can be written at its end.
-
-    Raises:
-        OutputError: `path` is a folder, or its parent is not writable.
-    """
-    with as_output_error(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    with scratch_folder(path.parent):
-        pass
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing: write a temporary file next to it, fsync, rename.
-
-    Raises:
-        OutputError: Not writable, or the disk is full; `path` is unchanged.
-    """
-    # File names may hold bytes that are no text.
-    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    make_folder(path.parent)
-    with uninterrupted(), as_output_error(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            note_incomplete(Path(name))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            publish(Path(name), path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Rename a finished temporary file or folder to `path`, with the permissions of new files.
-
-    The bytes are on disk before the rename. After a power cut, `path` is the old file or the new
-    one, never an empty one. An existing folder is first moved next to `temporary`; if the process
-    is killed at that moment, neither folder is at `path`.
-
-    Raises:
-        OutputError: The disk is full, or `path` is of the other kind (file or folder); `path` is
-            unchanged.
-    """
-    umask = os.umask(0)
-    os.umask(umask)
-    with uninterrupted(), as_output_error(path):
-        for each in [*temporary.rglob("*"), temporary]:
-            each.chmod((0o777 if each.is_dir() else 0o666) & ~umask)
-            _sync(each)
-        if temporary.is_dir() and path.is_dir():
-            path.rename(temporary.with_name(f"{temporary.name}.old"))
-        temporary.replace(path)
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until the bytes of a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_file(path: Path) -> bool:
-    """Remove a file; return whether there was one.
-
-    Raises:
-        OutputError: It cannot be removed.
-    """
-    with as_output_error(path):
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return False
-    return True
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write `data` as JSON, atomically. NaN and infinity are refused, because they are not JSON."""
-    write_atomically(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
-
-
-@contextmanager
-def scratch_folder(beside: Path) -> Iterator[Path]:
-    """Create a temporary folder inside `beside`, on the same file system, and delete it at the
-    end."""
-    make_folder(beside)
-    folder = None
-    try:
-        with uninterrupted(), as_output_error(beside):
-            folder = Path(tempfile.mkdtemp(prefix=".part-", dir=beside))
-            note_incomplete(folder)
-        yield folder
-    finally:
-        with uninterrupted():
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def as_output_error(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into an OutputError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free disk space, or choose "
-            "another folder with --out"
-        ) from error
