@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -47,10 +48,13 @@ def export(request: Request) -> Written:
         forget_stack_traces(program)
         aoti_compile_and_package(program, package_path=package, inductor_configs=_configuration())
 
+    # Compiled headers are in another folder, whose name contains the user's.
+    folders = [cache, *Path(tempfile.gettempdir()).glob("torchinductor_*")]
+
     def without_paths(name: str, content: bytes) -> bytes:
         if sys.platform == "darwin" and name.endswith(LIBRARY):
             return content  # it is signed, and macOS does not load it once it has changed
-        return blank_places(content, also=[cache])
+        return blank_places(content, also=folders)
 
     request.path.write_bytes(rewrite_archive(package, without_paths))
     return Written()
