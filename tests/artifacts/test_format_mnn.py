@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, 
 from torch import Tensor, nn
 
 from toolkit.artifacts.formats.mnn import export
-from toolkit.artifacts.parsers.mnn import weight_precision
+from toolkit.artifacts.parsers.mnn import names_other_files, weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
 from toolkit.schema import Precision, Settings
 from toolkit.sessions.runtimes.mnn import load
@@ -123,3 +124,40 @@ def test_session_error_matches_the_expected_error(tmp_path: Path) -> None:
     written = export(request_for(path, "int8-weights", measured=IMAGES))
     logits = load(source_of(path, "mnn", "int8-weights"), Settings(threads=1)).run(IMAGES)
     assert 0.5 < error_ratio(written, logits) < 1.5
+
+
+def net_with(*, other_file: bool, nested: bool) -> bytes:
+    """A net of one operator, which may name another file, and may be in a subgraph."""
+    builder = flatbuffers.Builder()
+
+    def vector(table: int) -> int:
+        builder.StartVector(4, 1, 4)
+        builder.PrependUOffsetTRelative(table)
+        return int(builder.EndVector())
+
+    def table(slots: int, **values: int) -> int:
+        builder.StartObject(slots)
+        for slot, value in values.items():
+            builder.PrependUOffsetTRelativeSlot(int(slot[1:]), value, 0)
+        return int(builder.EndObject())
+
+    path = builder.CreateString("/etc/passwd")
+    ops = vector(table(8, _7=path) if other_file else table(8, _3=path))
+    builder.Finish(table(12, _10=vector(table(5, _4=ops))) if nested else table(12, _3=ops))
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_operator_that_names_another_file_is_found(nested: bool) -> None:
+    assert names_other_files(net_with(other_file=True, nested=nested))
+    assert not names_other_files(net_with(other_file=False, nested=nested))
+
+
+def test_weights_beside_the_file_are_refused(file: Path, tmp_path: Path) -> None:
+    """MNN would read them, but no checksum covers them."""
+    assert not names_other_files(file.read_bytes())
+    path = tmp_path / "model.mnn"
+    path.write_bytes(file.read_bytes())
+    (tmp_path / "model.mnn.weight").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="keeps weights in other files"):
+        load(source_of(path, "mnn"), Settings(threads=1))

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from toolkit.schema import Precision
 
-_OPS_OF_NET = 3
-_PARAMETER_TYPE_OF_OP, _PARAMETER_OF_OP = 1, 2
+_OPS_OF_NET, _SUBGRAPHS_OF_NET, _OPS_OF_SUBGRAPH = 3, 10, 4
+_PARAMETER_TYPE_OF_OP, _PARAMETER_OF_OP, _OTHER_FILE_OF_OP = 1, 2, 7
 _CONVOLUTION = 9  # a linear layer is also stored as a convolution
 _COMMON_OF_CONVOLUTION, _STORAGE_OF_CONVOLUTION, _TYPE_OF_STORAGE = 0, 3, 2
 _KERNEL_AND_STEPS = range(2, 8)  # kernelX, kernelY, strideX, strideY, dilateX, dilateY
@@ -40,6 +40,15 @@ def may_use_winograd(data: bytes) -> bool:
         if width == height > 1 and set(steps) == {1}:
             return True
     return False
+
+
+def names_other_files(data: bytes) -> bool:
+    """Return whether an operator names another file, from which MNN would read its weights."""
+    net = _Table.root(data)
+    ops = [*net.tables(_OPS_OF_NET)]
+    for subgraph in net.tables(_SUBGRAPHS_OF_NET):
+        ops += subgraph.tables(_OPS_OF_SUBGRAPH)
+    return any(op.table(_OTHER_FILE_OF_OP) is not None for op in ops)
 
 
 def _storage_types(data: bytes) -> Iterator[int]:

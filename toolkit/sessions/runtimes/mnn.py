@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.artifacts.parsers.mnn import may_use_winograd, weight_precision
+from toolkit.artifacts.parsers.mnn import may_use_winograd, names_other_files, weight_precision
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
 from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
@@ -54,6 +54,13 @@ def load(source: Source, settings: Settings) -> Session:
             f"{source.path}: MNN cannot read it ({error}); export it again with "
             "toolkit export --format mnn"
         ) from error
+    data = source.path.read_bytes()
+    beside = source.path.with_name(f"{source.path.name}.weight")  # MNN reads it without being asked
+    if names_other_files(data) or beside.exists():
+        raise ArtifactError(
+            f"{source.path} keeps weights in other files, which its checksum does not cover; "
+            "expected one file: export it again with toolkit export --format mnn"
+        )
     level = _NO_WINOGRAD if settings.plain else _SMALLEST_TILE
     interpreter.setSessionHint(_WINOGRAD_LEVEL, level)
     session = interpreter.createSession(
@@ -64,7 +71,6 @@ def load(source: Source, settings: Settings) -> Session:
             "memory": "normal",  # `low` multiplies int8 weights with activations converted to int8
         }
     )
-    data = source.path.read_bytes()
     return MnnSession(
         interpreter,
         session,
