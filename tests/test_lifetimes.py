@@ -259,12 +259,13 @@ def test_command_is_refused_while_another_one_writes_there(
     monkeypatch.setattr(locks, "_PATIENCE_S", 0.0)
     out = tmp_path / "out"
     given = [str(each).format(data=small_data, exports=own_exports) for each in arguments]
-    lock = locked_file if arguments[0] == "tune" else locked_folder
-    with lock(out):
+    tuning = arguments[0] == "tune"
+    held = out / "tuning.json" if tuning else out
+    with locked_file(held) if tuning else locked_folder(held):
         result = cli(*given, "--out", out)
         assert result.exit_code == 2, result.output
         last = result.stderr.splitlines()[-1]
-        assert last.startswith(f"Error: {out} is in use by process {os.getpid()} (")
+        assert last.startswith(f"Error: {held} is in use by process {os.getpid()} (")
         assert last.endswith("wait until that has ended, or choose another place with --out")
         left = {path.name for path in out.iterdir()} if out.exists() else set()
-        assert left <= {".toolkit.lock"}
+        assert left <= {".toolkit.lock", ".tuning.json.lock"}

@@ -97,7 +97,7 @@ def test_limit_exceeded_by_a_candidate_is_measured_again(
 ) -> None:
     """The first measurement is disturbed, as on a machine that stalls, so every candidate exceeds
     it."""
-    limits_of(tmp_path, monkeypatch, f"1.0 if first(Path({str(tmp_path / 'flag')!r})) else 1e18")
+    limits_of(tmp_path, monkeypatch, "1.0 if job['checkpoint'] else 1e18")
     results = toolkit.bench(
         [exports / "mnist-cnn.onnx"],
         data=small_data,
@@ -113,18 +113,15 @@ def test_limit_exceeded_by_a_candidate_is_measured_again(
 
 
 def limits_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float32_flops_per_s: str) -> None:
-    """Use planted limits, not measured ones. `first(flag)` is true in the first measurement."""
+    """Use planted limits, not measured ones. Only the first measurement's job names a
+    checkpoint."""
     (tmp_path / "planted_child.py").write_text(
         f"""
-from pathlib import Path
 from toolkit.processes.child import answer
-def first(flag):
-    found = not flag.exists()
-    flag.touch()
-    return found
-limits = {{"threads": 1, "float32_flops_per_s": {float32_flops_per_s},
-          "int8_ops_per_s": 1e18, "copy_bytes_per_s": 1e18}}
-answer(lambda job: {{"limits": limits, "flops": 24 * 10**6, "failures": []}}, reason=None)
+def limits(job):
+    return {{"threads": 1, "float32_flops_per_s": {float32_flops_per_s},
+            "int8_ops_per_s": 1e18, "copy_bytes_per_s": 1e18}}
+answer(lambda job: {{"limits": limits(job), "flops": 24 * 10**6, "failures": []}}, reason=None)
 """
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import CheckpointError, NotTrustedError
+from toolkit.processes.import_path import FOLDERS_VARIABLE, factory_folders
 from toolkit.schema import ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, trusted_factory
 from toolkit.trust_store.store import trust_store
@@ -19,7 +20,7 @@ TOUCH = "from pathlib import Path\nPath({marker!r}).touch()\ndef build(**options
 def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that a module in the current folder and a package create when they are imported."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(FOLDERS_VARIABLE, "[]")
     folder = tmp_path / "work"
     (folder / "stranger").mkdir(parents=True)
     found = tmp_path / "ran"
@@ -85,7 +86,7 @@ def test_a_trusted_factory_is_found_from_any_folder_until_it_changes(
     home = Path.cwd()
     monkeypatch.chdir(tmp_path)
     assert trusted_factory(spec, model=None, trust=False, what="x") == spec.factory
-    assert sys.path[-1] == str(home)  # last: nothing in that folder replaces another module
+    assert factory_folders() == [str(home)]
     (home / "stranger_net.py").write_text("import os\n")
     with pytest.raises(NotTrustedError, match="has changed"):
         trusted_factory(spec, model=None, trust=False, what="x")

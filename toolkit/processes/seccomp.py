@@ -39,18 +39,10 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
     # Files outside: Landlock does not cover their attributes, nor who watches them.
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
     "chown": (92, None),
     "fchown": (93, 55),
     "lchown": (94, None),
     "fchownat": (260, 54),
-    "utime": (132, None),
-    "utimes": (235, None),
-    "futimesat": (261, None),
-    "utimensat": (280, 88),
     "setxattr": (188, 5),
     "lsetxattr": (189, 6),
     "fsetxattr": (190, 7),
@@ -81,6 +73,17 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
 }
+# Likewise attributes, but converters copy files with them. There, the calls do nothing and succeed.
+_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+}
 _PROGRAMS: dict[str, tuple[int | None, int | None]] = {
     "execve": (59, 221),
     "execveat": (322, 281),
@@ -96,7 +99,8 @@ _NEWEST_KNOWN = 469
 
 _LOAD, _AND, _RETURN, _EQUAL, _GREATER, _BITS = 0x20, 0x54, 0x06, 0x15, 0x25, 0x45
 _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
-_REFUSE, _UNKNOWN = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+_IGNORE = 0x00050000  # the call returns 0
+_REFUSE, _UNKNOWN = _IGNORE | errno.EPERM, _IGNORE | errno.ENOSYS
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24)  # offsets in struct seccomp_data
 _SET_MODE_FILTER, _PR_SET_SECCOMP, _MODE_FILTER = 1, 22, 2
 # Otherwise Linux before 5.16 slows down every filtered process against Spectre 4.
@@ -144,8 +148,10 @@ def program(*, programs: bool, machine: str | None = None) -> list[Instruction]:
     """Return the filter for `machine` (default: this one) as (code, jump if true, jump if false,
     operand)."""
     architecture, column, _ = _ARCHITECTURES[machine or os.uname().machine]
-    refused = {**_NUMBERS, **({} if programs else _PROGRAMS)}
-    numbers = [each[column] for each in refused.values()]
+    answers = {each[column]: _REFUSE for each in _NUMBERS.values()}
+    answers |= {each[column]: _IGNORE if programs else _REFUSE for each in _ATTRIBUTES.values()}
+    if not programs:
+        answers |= {each[column]: _REFUSE for each in _PROGRAMS.values()}
     rules: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, architecture),
@@ -156,9 +162,9 @@ def program(*, programs: bool, machine: str | None = None) -> list[Instruction]:
         (_EQUAL, 0, 1, _CLONE3),  # its flags are in memory; without it, the C library uses clone
         (_RETURN, 0, 0, _UNKNOWN),
     ]
-    for number in numbers:
+    for number, answer in answers.items():
         if number is not None:
-            rules += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE)]
+            rules += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, answer)]
     forbidden = _with_bits(_CLONE_NAMESPACES, refuse=True)
     if not programs:
         forbidden += _with_bits(_CLONE_THREAD, refuse=False)
