@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,11 +201,10 @@ def no_manifest(folder: Path) -> None:
     ],
 )
 def test_folder_that_was_changed_is_refused(
-    folder: Path, keys: tuple[Path, Path], damage: object, said: str
+    folder: Path, keys: tuple[Path, Path], damage: Callable[[Path], None], said: str
 ) -> None:
     private, public = keys
     sign_folder(folder, private)
-    assert callable(damage)
     damage(folder)
     with pytest.raises(ArtifactError, match=said) as refused:
         check_signatures([folder], public)
@@ -263,7 +263,7 @@ def encrypted_keys(folder: Path) -> tuple[Path, Path]:
     return write_keys(folder, "encrypted", encryption=BestAvailableEncryption(b"secret"))
 
 
-PRIVATE = {
+PRIVATE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "encrypted": (lambda folder: encrypted_keys(folder)[0], "private key is encrypted"),
     "a public one": (lambda folder: write_keys(folder)[1], "key.pub"),
     "of another kind": (lambda folder: rsa_keys(folder)[0], "not a key on one of the curves"),
@@ -274,7 +274,7 @@ PRIVATE = {
     "a device": (lambda _: Path("/dev/zero"), "not a file of a key's size"),
     "a folder": (lambda folder: folder, "not a file of a key's size"),
 }
-PUBLIC = {
+PUBLIC: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a private one": (lambda folder: write_keys(folder)[0], "it is a private key"),
     "of another kind": (lambda folder: rsa_keys(folder)[1], "not a key on one of the curves"),
     "missing": (lambda folder: folder / "none.pub", "no such file"),
