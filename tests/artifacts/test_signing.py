@@ -201,11 +201,10 @@ def no_manifest(folder: Path) -> None:
     ],
 )
 def test_folder_that_was_changed_is_refused(
-    folder: Path, keys: tuple[Path, Path], damage: object, said: str
+    folder: Path, keys: tuple[Path, Path], damage: Callable[[Path], None], said: str
 ) -> None:
     private, public = keys
     sign_folder(folder, private)
-    assert callable(damage)
     damage(folder)
     with pytest.raises(ArtifactError, match=said) as refused:
         check_signatures([folder], public)
