@@ -79,6 +79,7 @@ def byte_changes(size: int) -> st.SearchStrategy[Change]:
         st.builds(_flip, places, st.integers(0, 7)),
         st.builds(_put, places, short),
         st.builds(_insert, places, short),
+        st.builds(_insert, places, st.sampled_from([b"[" * 200_000, b"9" * 5000, b"\0" * 5000])),
         st.builds(_cut, places, st.one_of(st.integers(1, 16), st.just(size))),
         st.builds(
             _number, places, st.sampled_from(_EXTREMES), st.sampled_from(["<I", ">I", "<Q", "<H"])
@@ -122,14 +123,15 @@ def damaged_json(healthy: bytes) -> st.SearchStrategy[bytes]:
     paths = list(_paths(json.loads(healthy)))
     edits = st.tuples(
         st.sampled_from(paths),
-        st.one_of(st.just("remove"), st.just("repeat"), st.just("replace")),
+        st.sampled_from(["remove", "repeat", "replace", "alike", "alike", "alike"]),
         odd_values(),
+        st.integers(0, 99),
     )
 
-    def apply(chosen: Sequence[tuple[tuple[Key, ...], str, Any]]) -> bytes:
+    def apply(chosen: Sequence[tuple[tuple[Key, ...], str, Any, int]]) -> bytes:
         document = json.loads(healthy)
-        for path, how, value in chosen:
-            document = _edited(document, path, how, value)
+        for path, how, value, pick in chosen:
+            document = _edited(document, path, how, value, pick)
         return json.dumps(document).encode()
 
     values = st.lists(edits, min_size=1, max_size=3).map(apply)
@@ -147,7 +149,20 @@ def _paths(value: Any, at: tuple[Key, ...] = ()) -> Iterator[tuple[Key, ...]]:
         yield from _paths(inner, (*at, key))
 
 
-def _edited(document: Any, path: tuple[Key, ...], how: str, value: Any) -> Any:
+def _alike(value: Any, pick: int) -> Any:
+    """Return an odd value of the same type, which a record accepts."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return [0, -1, 1, 2**31, 2**62, 10**300][pick % 6]
+    if isinstance(value, float):
+        return [0.0, -1.0, 1e308, -1e308, 5e-324, float("nan"), float("inf")][pick % 7]
+    if isinstance(value, str):
+        return _ODD_TEXTS[pick % len(_ODD_TEXTS)]
+    return type(value)() if isinstance(value, list | dict) else value
+
+
+def _edited(document: Any, path: tuple[Key, ...], how: str, value: Any, pick: int) -> Any:
     """Return the document with one change; a path that an earlier change removed changes
     nothing."""
     if not path:
@@ -163,6 +178,8 @@ def _edited(document: Any, path: tuple[Key, ...], how: str, value: Any) -> Any:
             place[last] = place[last] * 3
         elif how == "replace":
             place[last] = value
+        elif how == "alike":
+            place[last] = _alike(place[last], pick)
     except (KeyError, IndexError, TypeError):
         pass
     return document
