@@ -1,4 +1,4 @@
-"""A runtime that fails as its source's `model` says; loaded only inside workers.
+"""A runtime that fails as its source's `model` or a variable says; loaded only inside workers.
 
 `reach FOLDER` tries what a worker may not do, with what lies in that folder; the version that it
 attests counts what was refused.
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from toolkit.schema import Attestation, Settings
 from toolkit.sessions.runtimes import Session, Source
 
+VARIABLE = "FAULT"
 THREADS_AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "not set")
 _CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more succeed
 _CALL_S = 0.03
@@ -33,7 +34,7 @@ _NUMBERS = itertools.count(1)  # of the sessions in this process
 
 
 def load(source: Source, settings: Settings) -> Session:
-    fault = source.model or ""
+    fault = source.model or os.environ.get(VARIABLE, "")
     if fault == "exit at load":
         os._exit(7)
     if fault == "hang with a child":

@@ -212,11 +212,8 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(monkeypatch, "eager", "onnxruntime", "null")
-    monkeypatch.setitem(RUNTIMES, "faulty", FAULTY)
-    result = cli(
-        *("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json"),
-        *("--model", "segfault"),  # the faulty runtime reads this as its fault
-    )
+    monkeypatch.setitem(RUNTIMES, "faulty", replace(FAULTY, environment={"FAULT": "segfault"}))
+    result = cli("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
     record = json.loads(result.stdout)
     check_schema(record)
     assert result.exit_code == 3
@@ -528,3 +525,20 @@ def assert_one_line(result: object, exit_code: int, *says: str) -> None:
     assert "Traceback" not in stderr
     for words in says:
         assert words in errors[0]
+
+
+@pytest.mark.parametrize("name", ["bench", "loadgen", "run", "tune", "verify"])
+def test_defaults_of_options_are_those_of_the_records(name: str) -> None:
+    """The options repeat them, because `--help` must not import the records."""
+    command = commands.commands[name]
+    given = command.make_context(name, [], resilient_parsing=True).params
+    records: tuple[object, ...] = (toolkit.SessionOptions(), toolkit.GateSettings())
+    if name == "bench":  # loadgen has its own durations
+        records = (*records, Plan())
+    compared = 0
+    for option in command.params:
+        for record in records:
+            if option.name is not None and hasattr(record, option.name):
+                assert given[option.name] == getattr(record, option.name), option.opts
+                compared += 1
+    assert compared > 2

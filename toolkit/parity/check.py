@@ -219,7 +219,6 @@ class ParityCheck:
             labels=reference.labels,
             batch_size=self.batch_size,
             precision=report.precision,
-            tolerance_floors=MAX_FLOORS,
             expected_rms=None if expected is None else expected.rms,
             checks=report.checks,
         )
