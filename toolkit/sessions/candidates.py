@@ -191,6 +191,7 @@ def find_candidates(
         candidates += [_candidate(row, source, settings, subject) for source in sources]
     if not own:
         opened = {each.source.path: each.source.artifact for each in candidates}
+        opened.pop(subject.folder, None)  # its factory was checked before
         programs = programs_of(opened.items())
         folders = dict.fromkeys(str(Path(each.path).parent) for each in programs)
         require_trust(programs, given=subject.trust, what=" ".join(folders))
