@@ -12,7 +12,7 @@ from toolkit.data import load_dataset
 from toolkit.measurement.bench import bench, with_null
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
-from toolkit.progress import bars
+from toolkit.report.progress import bars
 from toolkit.schema import Settings
 from toolkit.sessions.candidates import Subject, find_candidates
 from toolkit.timing import Stopwatch

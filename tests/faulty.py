@@ -1,4 +1,7 @@
-"""A runtime that fails as its source's `model` says; loaded only inside workers.
+"""A runtime that fails as its source's `model` or a variable says; loaded only inside workers.
+
+`reach FOLDER` tries what a worker may not do, with what lies in that folder; the version that it
+attests counts what was refused.
 
 `slow` and `segfault after 40 calls` take 30 ms per call, so that a short round is one call. `cache`
 takes as long for an input other than the last one.
@@ -10,9 +13,12 @@ import ctypes
 import itertools
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +26,7 @@ from numpy.typing import NDArray
 from toolkit.schema import Attestation, Settings
 from toolkit.sessions.runtimes import Session, Source
 
+VARIABLE = "FAULT"
 THREADS_AT_IMPORT = os.environ.get("OMP_NUM_THREADS", "not set")
 _CALLS_BEFORE_THE_FAULT = 2  # the first inference and one more succeed
 _CALL_S = 0.03
@@ -27,7 +34,7 @@ _NUMBERS = itertools.count(1)  # of the sessions in this process
 
 
 def load(source: Source, settings: Settings) -> Session:
-    fault = source.model or ""
+    fault = source.model or os.environ.get(VARIABLE, "")
     if fault == "exit at load":
         os._exit(7)
     if fault == "hang with a child":
@@ -35,6 +42,29 @@ def load(source: Source, settings: Settings) -> Session:
     if fault == "raise at load":
         raise RuntimeError("cannot load this\nsecond line")
     return FaultySession(fault, source.artifact.classes, settings.threads)
+
+
+def _reach(folder: Path) -> str:
+    """Return how many of these attempts are refused."""
+    attempts: list[Callable[[], object]] = [
+        (folder / "key").read_text,
+        (folder / "key").unlink,
+        lambda: (folder / "written").write_text("x"),
+        lambda: list(Path.home().parent.iterdir()),
+        socket.socket,
+        lambda: socket.create_connection(("127.0.0.1", 1)),
+        lambda: subprocess.run(["touch", folder / "started"]),
+        os.fork,
+        lambda: os.kill(os.getppid(), 0),
+        lambda: np.ones(1 << 40, np.uint8),
+    ]
+    refused = 0
+    for attempt in attempts:
+        try:
+            attempt()
+        except (PermissionError, MemoryError):
+            refused += 1
+    return f"{refused} of {len(attempts)} refused"
 
 
 def _go_wrong(fault: str) -> None:
@@ -55,12 +85,15 @@ class FaultySession:
         self._born_s = time.monotonic()
         self._number = next(_NUMBERS)
         self._last_input = b""
+        self._version = THREADS_AT_IMPORT
+        if fault.startswith("reach "):
+            self._version = _reach(Path(fault.removeprefix("reach ")))
 
     @property
     def attestation(self) -> Attestation:
         return Attestation(
             runtime="faulty",
-            version=THREADS_AT_IMPORT,
+            version=self._version,
             provider=self._provider(),
             device="cuda" if self._fault == "other device" else "cpu",
             precision="fp16" if self._fault == "other precision" else "fp32",

@@ -194,6 +194,7 @@ QUIET = Environment(
     available_memory_bytes=8_000_000_000,
     swap_used_bytes=0,
     load_average=0.1,
+    confinement="Landlock 7, seccomp",
     python="3.11.7",
     versions={},
 )

@@ -30,6 +30,7 @@ from toolkit.artifacts.formats import known_formats
 from toolkit.data import load_dataset
 from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
+from toolkit.processes.confinement import SWITCH
 from toolkit.schema import Device, Evidence, Precision, Settings, to_json
 from toolkit.sessions.candidates import NULL, Candidate, Subject, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
@@ -205,6 +206,7 @@ def watched(
                 patch.delenv(name, raising=False)
             patch.setenv("HOME", str(home))
             patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+            patch.setenv(SWITCH, "1")  # otherwise nothing could be logged
             opened.load()
         yield Watched(session=opened, log=log, home=home)
 

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from conftest import CHECKPOINT, PATIENCE_S, Cli, wait_until
 
-from toolkit import locks
 from toolkit.artifacts.manifest import find_artifacts
-from toolkit.locks import locked_file, locked_folder
+from toolkit.files import locks
+from toolkit.files.locks import locked_file, locked_folder
 
 ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
 TIED = importlib.util.find_spec("toolkit.processes.confinement") is not None

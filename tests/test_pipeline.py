@@ -27,7 +27,7 @@ from toolkit import run_pipeline as pipeline
 from toolkit.artifacts.formats import FORMATS
 from toolkit.errors import OutputError
 from toolkit.measurement.plan import Plan
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.results import SCHEMA, read_results
 from toolkit.run_pipeline import Run
 from toolkit.schema import InputSpec, ModelSpec, Results, from_json

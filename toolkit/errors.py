@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from toolkit.places import without_places
+
 if TYPE_CHECKING:
     from toolkit.schema import Results, Status
 
@@ -33,6 +35,15 @@ def headline(error: BaseException) -> str:
     message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
+
+
+def printable(text: str) -> str:
+    """Return text whose control characters and lone surrogates are escaped: a name in somebody's
+    file must not steer the terminal, nor fail to be printed."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 class Interrupted(KeyboardInterrupt):
@@ -97,15 +108,25 @@ class FailedRun(ToolkitError):  # noqa: N818 - it is the outcome of a row, not o
     """Something could not be run. `reason` follows the status in a row.
 
     `stderr_tail` holds the last lines that the worker wrote to stderr, for the row and the report.
+    Both are recorded and shown to others, so they name no folder of this machine.
     """
 
     exit_code: ClassVar[int] = 3
     status: ClassVar[Status] = "crashed"
 
     def __init__(self, reason: str, *, stderr_tail: str = "") -> None:
-        super().__init__(f"{self.status.replace('_', ' ')}: {reason}")
-        self.reason = reason
+        self.reason = without_places(reason)
+        super().__init__(f"{self.status.replace('_', ' ')}: {self.reason}")
         self.stderr_tail = stderr_tail
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines that the worker wrote to stderr, without places of this machine."""
+        return self._stderr_tail
+
+    @stderr_tail.setter
+    def stderr_tail(self, text: str) -> None:
+        self._stderr_tail = without_places(text)
 
 
 class Crashed(FailedRun):

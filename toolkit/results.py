@@ -5,14 +5,24 @@ Results start with the known facts and are written completely after each row.
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from toolkit.artifacts.manifest import find_relative, relative_to
 from toolkit.data import Dataset
 from toolkit.errors import OutputError, ToolkitError
-from toolkit.files import check_writable, write_atomically, write_json
+from toolkit.files import (
+    RESULTS_BYTES,
+    check_writable,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from toolkit.machine.environment import describe_environment
+from toolkit.places import without_places
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
 from toolkit.schema import (
@@ -41,7 +51,7 @@ def start_results(subject: Subject, dataset: Dataset) -> Results:
         dataset=dataset.record,
         checkpoint=CheckpointRecord(
             name=checkpoint.name,
-            path=str(subject.folder),
+            path=without_places(str(subject.folder)),
             sha256=checkpoint.sha256,
             accuracy=checkpoint.training.accuracy if checkpoint.training else None,
             training=checkpoint.training,
@@ -97,10 +107,11 @@ def read_tuning(path: Path) -> Tuning:
         ToolkitError: Missing, damaged, not a tuning file, of another schema version, or without a
             recommendation.
     """
+    file = path / TUNING if path.is_dir() else path
     found = _read(
         Tuning,
         "tuning",
-        path / TUNING if path.is_dir() else path,
+        file,
         TUNING_SCHEMA_VERSION,
         f"{TUNING} of tune, or the folder that holds it",
         "toolkit tune --out DIR",
@@ -109,14 +120,46 @@ def read_tuning(path: Path) -> Tuning:
         raise ToolkitError(
             f"{path} contains no recommendation: {found.why}; run toolkit tune again"
         )
-    return found
+    names = [trial.name for trial in found.trials]
+    if not {found.recommended, found.baseline} <= {*names}:
+        raise ToolkitError(
+            f"{path} recommends {found.recommended!r} over {found.baseline!r}, but its trials are "
+            f"{', '.join(names) or 'none'}; run toolkit tune again"
+        )
+
+    def absolute(name: str) -> str:
+        beside = find_relative(file.parent.resolve(), name)
+        # Older files name artifacts relative to the folder that `tune` was called in.
+        return os.path.normpath(beside) if beside.exists() else name
+
+    return _with_paths(found, absolute)
+
+
+def write_tuning(path: Path, tuning: Tuning) -> None:
+    """Write what `tune` found, atomically. It names its artifacts relative to `path`, so that both
+    can be moved, and the file says nothing about this machine."""
+
+    def relative(name: str) -> str:
+        return relative_to(path.parent, Path(name))
+
+    write_json(path, to_json(_with_paths(tuning, relative)))
+
+
+def _with_paths(tuning: Tuning, change: Callable[[str], str]) -> Tuning:
+    """Return the tuning with the paths of all artifacts changed."""
+    trials = []
+    for each in tuning.trials:
+        artifact_path = change(each.configuration.artifact_path)
+        configuration = replace(each.configuration, artifact_path=artifact_path)
+        trials.append(replace(each, configuration=configuration))
+    return replace(tuning, trials=tuple(trials))
 
 
 def _read(
     kind: type[Record], noun: str, file: Path, version: int, expected: str, again: str
 ) -> Record:
     try:
-        return from_json(kind, json.loads(file.read_bytes()), version=version)
+        return from_json(kind, read_json(file, most_bytes=RESULTS_BYTES), version=version)
     except OSError as error:
         raise ToolkitError(
             f"cannot read {file}: {error.strerror or error}; expected {expected}"

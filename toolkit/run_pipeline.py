@@ -15,14 +15,14 @@ from toolkit.artifacts.manifest import MANIFEST
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, OutputError, SettingError
-from toolkit.locks import locked_folder
+from toolkit.files.locks import locked_folder
 from toolkit.measurement.bench import Bench, with_null
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import Plan
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
 from toolkit.schema import Checkpoint, ParityReport, Precision, Results, Settings
 from toolkit.sessions.candidates import (

@@ -19,11 +19,11 @@ from conftest import CHECKPOINT, USUAL, Cli
 from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS
 from toolkit.artifacts.manifest import find_artifacts, read_manifest
-from toolkit.checkpoints.model import REFERENCE_FACTORY
 from toolkit.checkpoints.storage import load_model, save_checkpoint
 from toolkit.errors import ArtifactError, OutputError
 from toolkit.files import sha256_of
 from toolkit.sessions.candidates import find_subject
+from toolkit.trust_store.factories import REFERENCE_FACTORY
 
 
 def changed_checkpoint(source: Path, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hostile import IRREGULAR, large_file, move_out, put_irregular
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from toolkit.artifacts.manifest import (
     relative_to,
     write_manifest,
 )
-from toolkit.errors import ArtifactError
+from toolkit.errors import ArtifactError, ToolkitWarning
 from toolkit.files import sha256_of, size_of
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest
 
@@ -184,7 +185,7 @@ def test_a_field_of_the_wrong_type_is_named(exports: Path) -> None:
 
 def test_manifest_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).mkdir()
-    with pytest.raises(ArtifactError, match=r"cannot read .*Is a directory"):
+    with pytest.raises(ArtifactError, match=r"cannot read .*it is a folder"):
         find_artifacts([tmp_path])
 
 
@@ -241,13 +242,49 @@ def test_checkpoint_path_is_relative_so_that_both_folders_can_move(tmp_path: Pat
     assert relative_to(tmp_path, tmp_path) == "."
 
 
-def test_a_manifest_cannot_point_out_of_its_folder(exports: Path) -> None:
+@pytest.mark.parametrize("name", ["../secret.onnx", "..", ".", "", "/etc/passwd", "a/b"])
+def test_a_manifest_cannot_point_out_of_its_folder(exports: Path, name: str) -> None:
     manifest = json.loads((exports / MANIFEST).read_text())
-    manifest["artifacts"][0]["path"] = "../secret.onnx"
+    manifest["artifacts"][0]["path"] = name
     (exports / MANIFEST).write_text(json.dumps(manifest))
     for read in (read_manifest, lambda folder: find_artifacts([folder])):
         with pytest.raises(ArtifactError, match="expected the name of a file in the same folder"):
             read(exports)
+
+
+def test_a_manifest_records_a_file_once(exports: Path) -> None:
+    """Otherwise a small manifest could have one large file hashed thousands of times."""
+    manifest = read_manifest(exports)
+    write_manifest(exports, replace(manifest, artifacts=manifest.artifacts[:1] * 2))
+    with pytest.raises(ArtifactError, match=r"records 'model\.onnx' twice"):
+        read_manifest(exports)
+
+
+def test_an_artifact_of_the_wrong_size_is_refused_before_it_is_read(
+    exports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "toolkit.artifacts.manifest.sha256_of", lambda *_, **__: pytest.fail("was read")
+    )
+    large_file(exports / "model.onnx", 1 << 40)
+    with pytest.raises(ArtifactError, match="1099511627776 bytes, expected 10"):
+        find_artifacts([exports])
+
+
+def test_an_artifact_larger_than_the_memory_is_refused_before_it_is_read(exports: Path) -> None:
+    large_file(exports / "model.onnx", 1 << 42)
+    record = replace(read_manifest(exports).artifacts[0], size_bytes=1 << 42)
+    with pytest.raises(ArtifactError, match="4,398,046,511,104 bytes, expected at most"):
+        check_artifact(exports / "model.onnx", record)
+
+
+def test_an_artifact_may_be_a_link_inside_its_folder_only(exports: Path, tmp_path: Path) -> None:
+    (exports / "model.onnx").rename(exports / "other")
+    (exports / "model.onnx").symlink_to("other")
+    assert found(exports) == [exports / "model.onnx", exports / "model.pt2"]
+    move_out(exports / "other", tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"it is a link to .*elsewhere/other, outside"):
+        find_artifacts([exports])
 
 
 @contextmanager
@@ -313,6 +350,23 @@ def test_folder_artifact_is_found_by_its_own_path_and_its_export_folder(
         assert found.path == artifact
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", [*IRREGULAR, "link out"])
+def test_artifact_folder_with_anything_but_its_own_files_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    """Although its checksum was of that."""
+    artifact = write_folder_artifact(tmp_path / "exports")
+    path = artifact / "model.bin"
+    if kind == "link out":
+        move_out(path, tmp_path / "elsewhere")
+    else:
+        put_irregular(path, kind)
+    wanted = "bytes, expected" if kind == "a folder" else r"model\.bin in it: it is a"
+    with pytest.raises(ArtifactError, match=wanted):
+        find_artifacts([artifact.parent])
+
+
 @pytest.mark.parametrize("damage", ["change", "add", "remove", "empty"])
 def test_damaged_artifact_folder_is_refused(tmp_path: Path, damage: str) -> None:
     artifact = write_folder_artifact(tmp_path / "exports")
@@ -334,3 +388,14 @@ def test_unrecorded_artifact_folder_is_refused(tmp_path: Path) -> None:
     other.mkdir()
     with pytest.raises(ArtifactError, match=r"other is not recorded in .*recorded: model\.ncnn"):
         find_artifacts([other])
+
+
+def test_changed_manifest_loses_its_signature(exports: Path) -> None:
+    signature = exports / "manifest.sig"
+    signature.write_text("signed")
+    write_manifest(exports, read_manifest(exports))
+    assert signature.exists()
+    with pytest.warns(ToolkitWarning, match=r"removed .*manifest.sig.*--sign KEY"):
+        write_manifest(exports, replace(read_manifest(exports), checkpoint="../moved"))
+    assert not signature.exists()
+    assert read_manifest(exports).checkpoint == "../moved"

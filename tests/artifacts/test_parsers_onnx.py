@@ -237,3 +237,59 @@ def test_files_that_are_not_onnx_are_left_to_the_runtime(tmp_path: Path) -> None
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x3a\xff")
     check_artifact(path, colour.source_of(path, "onnx").artifact)
+
+
+def with_group(content: bytes, *, ends: bool = True) -> bytes:
+    """Add an unknown field of the old kind, a group (number 1000), which every reader skips."""
+    start, end = b"\xc3\x3e", b"\xc4\x3e"
+    return start + b"\x08\x01" + (end if ends else b"") + content
+
+
+@pytest.mark.parametrize("location", ["model.data", "../model.data", "/etc/passwd"])
+def test_external_data_is_found_behind_a_group(plain: Path, tmp_path: Path, location: str) -> None:
+    """ONNX Runtime reads such a file, so it may not hide its other files from the check."""
+    model = onnx.load(plain)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(with_group(model.SerializeToString()))
+    assert onnx.load(path, load_external_data=False).graph.initializer[0].external_data
+    assert read_onnx(path).external == (location,)
+    with pytest.raises(ArtifactError, match=f"keeps tensors in other files .{location}."):
+        check_artifact(path, colour.source_of(path, "onnx").artifact)
+
+
+def test_a_group_without_an_end_is_not_a_protocol_buffer(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    for content in (with_group(b"", ends=False), b"\xc4\x3e", b"\xc3\x3e\xcc\x3e"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="group"):
+            read_onnx(path)
+
+
+def nested_graphs(depth: int) -> bytes:
+    """A model of graphs inside graphs, without their other fields."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size, digits = len(content), bytearray()
+        while size > 0x7F:
+            digits.append(size & 0x7F | 0x80)
+            size >>= 7
+        return bytes([number << 3 | 2]) + bytes([*digits, size]) + content
+
+    content = b""
+    for _ in range(depth):  # graph.node → node.attribute → attribute.g
+        content = field(1, field(5, field(6, content)))
+    return field(7, content)
+
+
+def test_graphs_nested_too_deeply_are_a_value_error(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(nested_graphs(30))
+    assert read_onnx(path).external == ()
+    path.write_bytes(nested_graphs(5000))
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_onnx(path)
+    check_artifact(path, colour.source_of(path, "onnx").artifact)  # the runtime says so in its row

@@ -212,11 +212,8 @@ def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(monkeypatch, "eager", "onnxruntime", "null")
-    monkeypatch.setitem(RUNTIMES, "faulty", FAULTY)
-    result = cli(
-        *("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json"),
-        *("--model", "segfault"),  # the faulty runtime reads this as its fault
-    )
+    monkeypatch.setitem(RUNTIMES, "faulty", replace(FAULTY, environment={"FAULT": "segfault"}))
+    result = cli("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
     record = json.loads(result.stdout)
     check_schema(record)
     assert result.exit_code == 3
@@ -459,6 +456,19 @@ def test_runtime_that_loads_no_artifact_gives_one_error_line(cli: Cli, own_expor
     assert_one_line(result, 2, "runtime pt2 loads pt2", "toolkit export --format pt2")
 
 
+@pytest.mark.parametrize("command", [("export", "--sign", "key"), ("verify", "--key", "key")])
+def test_missing_package_for_signatures_is_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    for name in [each for each in sys.modules if each.startswith("model_signing.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    result = cli(*command)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert f"{command[1]} needs the package model-signing" in result.stderr
+    assert "pip install 'toolkit[signing]'" in result.stderr
+
+
 def test_json_output_has_a_record_for_errors(cli: Cli) -> None:
     result = cli("verify", "nowhere", "--json")
     error = json.loads(result.stdout)["error"]
@@ -528,3 +538,20 @@ def assert_one_line(result: object, exit_code: int, *says: str) -> None:
     assert "Traceback" not in stderr
     for words in says:
         assert words in errors[0]
+
+
+@pytest.mark.parametrize("name", ["bench", "loadgen", "run", "tune", "verify"])
+def test_defaults_of_options_are_those_of_the_records(name: str) -> None:
+    """The options repeat them, because `--help` must not import the records."""
+    command = commands.commands[name]
+    given = command.make_context(name, [], resilient_parsing=True).params
+    records: tuple[object, ...] = (toolkit.SessionOptions(), toolkit.GateSettings())
+    if name == "bench":  # loadgen has its own durations
+        records = (*records, Plan())
+    compared = 0
+    for option in command.params:
+        for record in records:
+            if option.name is not None and hasattr(record, option.name):
+                assert given[option.name] == getattr(record, option.name), option.opts
+                compared += 1
+    assert compared > 2

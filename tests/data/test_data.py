@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from hostile import IRREGULAR, gzip_bomb, idx_header, put_irregular
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -129,10 +131,13 @@ BAD: dict[str, tuple[bytes, str]] = {
     "five dimensions": (idx_bytes(IMAGES[None, None]), "has 5 dimensions, expected 3 or 4"),
     "cut in the header": (GOOD[:9], "truncated in its header"),
     "cut in the values": (GOOD[:-1], "75 bytes, expected 76 .*truncated or its count is wrong"),
-    "too long": (GOOD + b"\0", "77 bytes, expected 76 "),
+    "too long": (GOOD + b"\0", "(77|more than 76) bytes, expected 76 "),
     "no images": (idx_bytes(IMAGES[:0]), r"shape \[0, 4, 5\] holds no values"),
     "count too high": (idx_bytes(IMAGES, shape=(4, 4, 5)), "76 bytes, expected 96"),
-    "count of all ones": (idx_bytes(IMAGES, shape=(2**32 - 1, 4, 5)), "76 bytes, expected"),
+    "count of all ones": (
+        idx_bytes(IMAGES, shape=(2**32 - 1, 4, 5)),
+        "76 bytes, expected|announces 85,899,345,900 bytes",
+    ),
 }
 
 
@@ -173,6 +178,44 @@ def test_incomplete_gzip_file_is_refused(tmp_path: Path, content: bytes) -> None
     (tmp_path / "images.gz").write_bytes(content)
     with pytest.raises(DatasetError, match="incomplete gzip file" if content else "not an IDX"):
         read_idx(tmp_path / "images.gz", dimensions=(3,))
+
+
+def test_no_more_is_unpacked_than_the_header_announces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked, read = [], gzip.GzipFile.read
+
+    def counted(self: gzip.GzipFile, size: int | None = -1) -> bytes:
+        found = read(self, size)
+        unpacked.append(len(found))
+        return found
+
+    gzip_bomb(tmp_path / "images.gz", idx_header(3, 4, 5), 1 << 24)
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    with pytest.raises(DatasetError, match="more than 76 bytes, expected 76"):
+        read_idx(tmp_path / "images.gz", dimensions=(3,))
+    assert sum(unpacked) == 77
+
+
+def test_a_header_that_announces_more_than_fits_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gzip_bomb(tmp_path / "images.gz", idx_header(1 << 24, 1, 1), 1 << 24)
+    memory = psutil.virtual_memory()._replace(available=1 << 23)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(DatasetError, match="its header announces 16,777,216 bytes"):
+        read_idx(tmp_path / "images.gz", dimensions=(3,))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", IRREGULAR)
+@pytest.mark.parametrize("name", ["images", "images.gz"])
+def test_an_idx_file_that_is_no_regular_file_is_refused(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    put_irregular(tmp_path / name, kind)
+    with pytest.raises(DatasetError, match=f"cannot read .*{IRREGULAR[kind]}"):
+        read_idx(tmp_path / name, dimensions=(3,))
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

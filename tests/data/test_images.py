@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_idx, write_images
+from hostile import IRREGULAR, put_irregular
+from PIL import Image
 
 from toolkit.data import load_dataset
 from toolkit.data.images import ImageFiles, MappedImages
@@ -93,3 +96,51 @@ def test_statistics_are_those_of_all_pixels(tmp_path: Path) -> None:
     assert mean_and_std(np.full((3, 1, 2, 2), 255, np.uint8)) == ((1.0,), (1.0,))
     odd = np.array([0, 0, 255], np.uint8).reshape(1, 1, 1, 3)  # values are counted in pairs
     assert mean_and_std(odd) == ((0.3333,), (0.4714,))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_an_image_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = write_images(tmp_path / "a", np.zeros((2, 1, 8, 8), np.uint8), [0, 1])
+    put_irregular(folder / "test" / "class 0" / "0000.png", kind)
+    with pytest.raises(DatasetError, match=rf"0000\.png: .*{IRREGULAR[kind]}"):
+        load_dataset("test", folder)
+
+
+@pytest.mark.timeout(600)
+def test_a_mapped_file_that_became_a_fifo_is_not_read(tmp_path: Path) -> None:
+    path = write_idx(tmp_path / "file", np.zeros((2, 8, 8), np.uint8))
+    images = MappedImages(path, 16, (2, 1, 8, 8))
+    put_irregular(path, "a FIFO")
+    with pytest.raises(OSError, match="it is a FIFO"):
+        images[0]
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "a", np.zeros((2, 1, 8, 8), np.uint8), [0, 1])
+    (folder / "test" / "class 0" / "more.png").symlink_to("nowhere")
+    with pytest.raises(DatasetError, match=r"cannot read .*more\.png: No such file"):
+        load_dataset("test", folder)
+
+
+def test_a_name_that_is_not_text_is_allowed(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "a", np.zeros((2, 1, 8, 8), np.uint8), [0, 1])
+    old = folder / "test" / "class 0" / "0000.png"
+    old.rename(old.with_name(os.fsdecode(b"\xff.png")))
+    assert load_dataset("test", folder).images[:].shape == (2, 1, 8, 8)
+
+
+def test_postscript_under_the_name_of_an_image_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow starts Ghostscript for it."""
+    folder = write_images(tmp_path / "a", np.zeros((2, 1, 8, 8), np.uint8), [0, 1])
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho ran > {tmp_path}/ran\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    Image.new("RGB", (8, 8)).save(folder / "test" / "class 0" / "0000.png", "EPS")
+    with pytest.raises(DatasetError, match=r"0000\.png: not an image file"):
+        load_dataset("test", folder)
+    assert not (tmp_path / "ran").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.formats import find_format
 from toolkit.data import load_dataset
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, ToolkitWarning
 from toolkit.parity.verify import verify
 from toolkit.schema import Device, ParityReport
 from toolkit.sessions.runtimes import RUNTIMES, Runtime
@@ -122,7 +123,8 @@ class Harness:
             return {}
         first = cases[0]
         options: dict[str, Any] = dict(first.options)
-        with misbehaving_runtime():
+        with misbehaving_runtime(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "--trust: running", ToolkitWarning)
             results = verify(
                 [folder],
                 runtimes=[first.runtime],

@@ -90,6 +90,7 @@ def test_text_of_a_healthy_machine() -> None:
         "load         0.10 (mean of the last minute); other processes use 0.05 cores now, steal "
         "0.0%",
         "temperature  60 °C, critical at 100 °C",
+        "confinement  Landlock 7, seccomp",
         "memory       8.0 of 16.0 GB available, 0.0 GB in swap",
         "Limits with 4 threads",
         "float32      215 GFLOP/s (matrix product)",

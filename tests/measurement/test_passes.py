@@ -20,7 +20,7 @@ from toolkit.measurement.bench import Bench
 from toolkit.measurement.conclusions import conclude
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import read_results, start_results
 from toolkit.schema import GpuState, Measurement, Results, Round, Settings
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
@@ -404,7 +404,7 @@ def test_more_threads_than_cores_warns_and_continues(subject: Subject) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_unreached_target_width_continues_until_max_time(subject: Subject) -> None:
-    plan = replace(SHORT, target_width=1e-9, max_time_s=1.0)
+    plan = replace(SHORT, target_width=1e-9, max_time_s=2.0)
     passes = passes_of([null(subject), faulty(subject, "")], plan=plan)
     passes.run()
     assert passes.stopped

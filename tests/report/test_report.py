@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from samples import ALL, CRASHED, MEASURED, NULL, PASSED, UNMEASURED, results_of
 
+from toolkit.report.columns import summarise
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
 from toolkit.report.notes import notes
 from toolkit.report.parity import status_text
-from toolkit.report.summary import summarise
 from toolkit.report.table import render_table
 from toolkit.schema import (
     Artifact,

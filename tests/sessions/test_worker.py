@@ -24,6 +24,7 @@ from toolkit.machine.allocator import can_keep_memory
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.expected import Expectations
 from toolkit.parity.reference import Reference, References
+from toolkit.processes.confinement import SWITCH, offered
 from toolkit.schema import Settings, to_json
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.sessions.checked import CheckedSession
@@ -102,7 +103,9 @@ def test_hanging_worker_is_killed_and_reported(subject: Subject) -> None:
 
 def test_child_processes_of_a_worker_end_with_it(subject: Subject) -> None:
     """For example a running compiler, which would take a core from the other candidates."""
-    with session_of(faulty(subject, "hang with a child"), timeout_s=2) as session:
+    candidate = faulty(subject, "hang with a child")
+    candidate = replace(candidate, runtime=replace(candidate.runtime, compiles=True))
+    with session_of(candidate, timeout_s=2) as session:
         session.load()
         assert session.pid is not None
         (child,) = psutil.Process(session.pid).children(recursive=True)
@@ -400,6 +403,28 @@ def test_threads_are_set_before_any_library_loads(subject: Subject) -> None:
     candidate = faulty(subject, "", threads=2)
     with session_of(candidate) as session:
         assert session.load().attestation.version == "2"  # what its module saw when it was imported
+
+
+@pytest.mark.skipif(
+    not offered().startswith("Landlock") or "only" in offered(), reason=f"here: {offered()}"
+)
+def test_worker_reaches_nothing_that_is_not_its_business(subject: Subject, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret")
+    with session_of(faulty(subject, f"reach {tmp_path}")) as session:
+        attested = session.load().attestation
+        assert session.attest().confinement == attested.confinement
+    assert attested.version == "10 of 10 refused"
+    assert attested.confinement == offered()
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+
+
+def test_worker_says_that_it_is_not_confined(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+    with session_of(null(subject)) as session:
+        confinement = session.load().attestation.confinement
+    assert confinement == "not confined: TOOLKIT_UNCONFINED is set"
 
 
 def test_worker_ends_when_its_driver_is_killed(subject: Subject, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from conftest import Cli
 
 from benchmarks.kills import killed_and_resumed
 from toolkit.errors import DatasetError, OutputError, SettingError
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.training.state import read_state
 from toolkit.training.train import train
 

@@ -307,7 +307,7 @@ def test_settings_that_somebody_sends_run_nothing(
     assert not marker.exists()
 
 
-RUN = {
+RUN: dict[Callable[[Path, Path], Path], str] = {
     guards_of_pt2: "torch.export.load(path).module()(torch.zeros(2, 1, 28, 28))",
     shape_of_pt2: "torch.export.load(path)",
     library_in_pt2: "torch.export.pt2_archive._package.load_pt2(path)",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from toolkit.artifacts.formats import Format, Request, Written, find_format, load_exporter
 from toolkit.errors import headline
 from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.processes.confinement import Needs
 from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
 
 
@@ -76,6 +77,8 @@ def export_apart(
             scratch,
             what=f"format {row.name} {precision}: its converter",
             timeout_s=timeout_s,
+            # Converters call compilers and programs of their own.
+            needs=Needs(reads=(checkpoint,), writes=(path.parent,), model=model, programs=True),
         )
     return from_json(Written, found)
 

@@ -17,12 +17,14 @@ from toolkit.artifacts.formats import (
 )
 from toolkit.artifacts.manifest import (
     MANIFEST,
+    SIGNATURE,
     StoredArtifact,
     read_manifest,
     relative_to,
     write_manifest,
 )
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
+from toolkit.artifacts.signing import check_private_key, sign_folder
 from toolkit.artifacts.writer import ArtifactWriter
 from toolkit.checkpoints.storage import load_model, read_checkpoint
 from toolkit.errors import (
@@ -32,8 +34,9 @@ from toolkit.errors import (
     SettingError,
     UnknownNameError,
 )
-from toolkit.locks import locked_folder
-from toolkit.progress import Progress, silent
+from toolkit.files import remove_file
+from toolkit.files.locks import locked_folder
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     MANIFEST_SCHEMA_VERSION,
@@ -61,13 +64,15 @@ class FailedExport:
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """The result of an export: the manifest in `folder`, the paths that were written now, and the
-    failures. Other artifacts already existed and matched."""
+    failures. Other artifacts already existed and matched. `signed_by` is the fingerprint of the key
+    that signed the folder now."""
 
     folder: Path
     checkpoint: Path
     manifest: Manifest
     written: tuple[str, ...]
     failures: tuple[FailedExport, ...]
+    signed_by: str | None = None
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -96,6 +101,7 @@ def export(
     model: str | None = None,
     trust: bool = False,
     record: Checkpoint | None = None,
+    sign: Path | None = None,
     timeout_s: float = 600.0,
     progress: Progress = silent,
 ) -> Export:
@@ -114,6 +120,7 @@ def export(
         model: The model factory to trust, if it is not part of the toolkit.
         trust: Trust any model factory that the checkpoint names.
         record: The checkpoint's record, if this process has already read and checked it.
+        sign: A private key in PEM that signs all files in `out`; see `toolkit.artifacts.signing`.
         timeout_s: A converter that takes longer is stopped.
         progress: Receives the progress of each artifact.
 
@@ -123,7 +130,7 @@ def export(
 
     Raises:
         UnknownNameError: An unknown format.
-        SettingError: A named format supports none of the precisions.
+        SettingError: A named format supports none of the precisions, or the key cannot sign.
         DatasetError: int8 is requested, and the training images are missing or do not fit.
         CheckpointError: The checkpoint is missing or damaged.
         NotTrustedError: Its model factory is not trusted.
@@ -133,6 +140,8 @@ def export(
     """
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
+    if sign is not None:
+        check_private_key(sign, out)
     record = record or read_checkpoint(checkpoint)
     model = trusted_factory(record.model, model=model, trust=trust, what=str(checkpoint))
     module, record = load_model(checkpoint, trusted=model, record=record)
@@ -151,7 +160,7 @@ def export(
         timeout_s=timeout_s,
     )
     with locked_folder(out):
-        return _write_all(writer, pairs, force=force, progress=progress)
+        return _write_all(writer, pairs, force=force, sign=sign, progress=progress)
 
 
 def _write_all(
@@ -159,11 +168,14 @@ def _write_all(
     pairs: Sequence[tuple[Format, Precision]],
     *,
     force: bool,
+    sign: Path | None,
     progress: Progress,
 ) -> Export:
     """Write the artifacts that are missing or outdated, each with its record."""
     out, checkpoint = writer.out, writer.checkpoint
     manifest = _open_manifest(out, checkpoint, writer.record, force=force)
+    if sign is not None:
+        remove_file(out / SIGNATURE)  # a new one follows
     if (out / MANIFEST).exists() and manifest.artifacts:
         write_manifest(out, manifest)  # the checkpoint's folder may have moved
     written, failures = [], []
@@ -186,6 +198,7 @@ def _write_all(
         manifest=manifest,
         written=tuple(written),
         failures=tuple(failures),
+        signed_by=None if sign is None else sign_folder(out, sign),
     )
 
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.artifacts.parsers.onnx import read_onnx
-from toolkit.errors import ArtifactError
-from toolkit.files import sha256_of, size_of, write_json
+from toolkit.errors import ArtifactError, ToolkitWarning
+from toolkit.files import read_json, refuse_large, remove_file, sha256_of, size_of, write_json
 from toolkit.schema import MANIFEST_SCHEMA_VERSION, Artifact, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""The signature of the manifest and of all other files in its folder; see `signing`."""
+
+_HOME = Path("~")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path, within=folder)
         manifest = from_json(Manifest, data, version=MANIFEST_SCHEMA_VERSION)
     except FileNotFoundError as error:
         raise ArtifactError(
@@ -46,28 +51,66 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ArtifactError(
             f"{path}: not a manifest: {error}; export again with toolkit export --force"
         ) from error
-    for record in manifest.artifacts:
-        if Path(record.path).name != record.path:
-            raise ArtifactError(
-                f"{path} records {record.path!r}, expected the name of a file in the same "
-                "folder; export again with toolkit export --force"
-            )
+    _check_names([record.path for record in manifest.artifacts], path)
     return manifest
 
 
+def _check_names(names: Sequence[str], manifest: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in ("", "..") or Path(name).name != name:
+            raise ArtifactError(
+                f"{manifest} records {name!r}, expected the name of a file in the same folder; "
+                "export again with toolkit export --force"
+            )
+        if name in seen:
+            raise ArtifactError(
+                f"{manifest} records {name!r} twice; export again with toolkit export --force"
+            )
+        seen.add(name)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of `folder`, atomically."""
-    write_json(folder / MANIFEST, to_json(manifest))
+    """Write the manifest of `folder`, atomically. The signature of another manifest is removed
+    first.
+
+    Warns:
+        ToolkitWarning: There was one.
+    """
+    path, content = folder / MANIFEST, to_json(manifest)
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(path) == json.loads(json.dumps(content)):
+            return
+    if remove_file(folder / SIGNATURE):
+        warnings.warn(
+            f"removed {folder / SIGNATURE}: it signed other files than {folder} holds now; sign "
+            "them with toolkit export --sign KEY",
+            ToolkitWarning,
+            stacklevel=2,
+        )
+    write_json(path, content)
 
 
 def relative_to(folder: Path, target: Path) -> str:
-    """Return `target` as a manifest in `folder` names it: a relative path, so that both can be
-    moved."""
-    return Path(os.path.relpath(target.resolve(), folder.resolve())).as_posix()
+    """Return `target` as a file in `folder` names it: a relative path, so that both can be moved.
+
+    If it would lead into the user's home from outside, it begins with `~`: the name of a home is
+    usually that of its user.
+    """
+    inside, outside = target.resolve(), folder.resolve()
+    home = Path(os.path.realpath(Path("~").expanduser()))
+    if inside.is_relative_to(home) and not outside.is_relative_to(home) and home != home.parent:
+        return (_HOME / inside.relative_to(home)).as_posix()
+    return Path(os.path.relpath(inside, outside)).as_posix()
+
+
+def find_relative(folder: Path, name: str) -> Path:
+    """Return what `relative_to` named in a file in `folder`."""
+    return Path(name).expanduser() if Path(name).is_relative_to(_HOME) else folder / name
 
 
 def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
@@ -80,7 +123,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
         raise ArtifactError("no artifacts given; expected export folders or artifact files")
     found: dict[Path, StoredArtifact] = {}
     for path in paths:
-        folder = _folder_of(path)
+        folder = folder_of(path)
         manifest = read_manifest(folder)
         names = [record.path for record in manifest.artifacts]
         whole = folder == path
@@ -96,7 +139,7 @@ def find_artifacts(paths: Sequence[Path]) -> list[StoredArtifact]:
                 stored = StoredArtifact(
                     record=record,
                     path=folder / record.path,
-                    checkpoint=folder / manifest.checkpoint,
+                    checkpoint=find_relative(folder, manifest.checkpoint),
                 )
                 check_artifact(stored.path, record)
                 found.setdefault(stored.path.resolve(), stored)
@@ -111,12 +154,15 @@ def check_artifact(path: Path, record: Artifact) -> None:
     with _as_artifact_error(path):
         if not path.exists():
             raise ArtifactError(f"no {path}, although its manifest lists it; {again}")
-        size_bytes, found = size_of(path), sha256_of(path)
+        size_bytes = size_of(path, within=path.parent)
     if size_bytes != record.size_bytes:
         raise ArtifactError(
             f"{path}: {size_bytes} bytes, expected {record.size_bytes}; "
             f"the file is {'empty' if size_bytes == 0 else 'truncated or replaced'}: {again}"
         )
+    with _as_artifact_error(path):
+        refuse_large(path)
+        found = sha256_of(path, within=path.parent)
     if found != record.sha256:
         raise ArtifactError(
             f"{path}: sha256 {found}, expected {record.sha256}; the file was damaged: {again}"
@@ -139,8 +185,13 @@ def _refuse_external_data(path: Path) -> None:
             )
 
 
-def _folder_of(path: Path) -> Path:
-    """Return the export folder: the path itself, or the folder that contains it."""
+def folder_of(path: Path) -> Path:
+    """Return the export folder of an artifact or folder: the path itself, or the folder that
+    contains it.
+
+    Raises:
+        ArtifactError: Nothing is there, or it cannot be read.
+    """
     with _as_artifact_error(path):
         folder = path if path.is_dir() and not _is_artifact(path) else path.parent
         if not path.exists() and not (folder / MANIFEST).exists():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
 from toolkit.errors import CheckpointError, headline
+from toolkit.files import memory_bytes
 from toolkit.processes.import_path import factories_importable
 from toolkit.schema import ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY
@@ -64,6 +65,8 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
             f"you trust that code, add --model {spec.factory}"
         )
     try:
+        if spec.factory == REFERENCE_FACTORY:
+            _refuse_large(spec)
         with factories_importable():
             model = _find_factory(spec.factory)(**spec.arguments)
     except Exception as error:
@@ -77,6 +80,16 @@ def build_model(spec: ModelSpec, *, trusted: str | None = None) -> nn.Module:
             f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module"
         )
     return model
+
+
+def _refuse_large(spec: ModelSpec) -> None:
+    """Raise MemoryError if the reference CNN with these arguments is larger than the memory."""
+    with torch.device("meta"):  # shapes without values
+        model = _find_factory(spec.factory)(**spec.arguments)
+    assert isinstance(model, nn.Module)
+    needed = sum(each.nbytes for each in model.parameters())
+    if needed > memory_bytes():
+        raise MemoryError(f"its weights have {needed:,} bytes, more than this machine's memory")
 
 
 def _find_factory(name: str) -> Callable[..., object]:

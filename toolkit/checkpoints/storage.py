@@ -8,15 +8,35 @@ record without it.
 
 from __future__ import annotations
 
-import json
-import warnings
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
-from toolkit.files import publish, scratch_folder, sha256_of, write_atomically, write_json
-from toolkit.locks import locked_folder
+from toolkit.checkpoints.weights import (
+    check_finite,
+    put_weights,
+    read_safetensors,
+    read_state_dict,
+)
+from toolkit.errors import (
+    ArtifactError,
+    CheckpointError,
+    OutputError,
+    headline,
+)
+from toolkit.files import (
+    open_regular,
+    publish,
+    read_json,
+    refuse_large,
+    scratch_folder,
+    sha256_of,
+    sha256_of_open,
+    write_atomically,
+    write_json,
+)
+from toolkit.files.locks import locked_folder
 from toolkit.packages import versions_of
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
@@ -29,10 +49,11 @@ from toolkit.schema import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 WEIGHTS = "weights.safetensors"
 RECORD = "checkpoint.json"
+_MOST_VALUES = 1 << 28  # of one image, 1 GiB as float32: more is a mistake, or an attack
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -44,15 +65,19 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     record_path, weights_path = folder / RECORD, folder / WEIGHTS
     try:
         _check_is_there(folder)
-        record = from_json(
-            Checkpoint, json.loads(record_path.read_bytes()), version=CHECKPOINT_SCHEMA_VERSION
-        )
-        found = sha256_of(weights_path)
+        data = read_json(record_path, within=folder)
+        record = from_json(Checkpoint, data, version=CHECKPOINT_SCHEMA_VERSION)
     except OSError as error:
-        raise CheckpointError(f"cannot read {folder}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {record_path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise CheckpointError(f"{record_path}: not a checkpoint record: {error}") from error
     _check_input_spec(record.input, record_path)
+    try:
+        refuse_large(weights_path, within=folder)
+        with open_regular(weights_path, within=folder) as file:
+            found = sha256_of_open(file)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {weights_path}: {error.strerror or error}") from error
     if found != record.sha256:
         raise CheckpointError(
             f"{weights_path}: sha256 {found}, but {RECORD} records {record.sha256}; one of the "
@@ -70,7 +95,7 @@ def _check_is_there(folder: Path) -> None:
             "package.module:function"
         )
     for path in (folder / RECORD, folder / WEIGHTS):
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(
                 f"no {path}; expected a checkpoint folder with {WEIGHTS} and {RECORD}: create "
                 "one with toolkit train or toolkit import"
@@ -96,8 +121,8 @@ def load_model(
 
     record = record or read_checkpoint(folder)
     model = build_model(record.model, trusted=trusted)
-    state = _read_safetensors(folder / WEIGHTS)
-    _put_weights(model, state, where=str(folder / WEIGHTS))
+    state = read_safetensors(folder / WEIGHTS, within=folder)
+    put_weights(model, state, where=str(folder / WEIGHTS))
     return model.eval(), record
 
 
@@ -131,7 +156,7 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
     }
-    _check_finite(state, where=record.name)
+    check_finite(state, where=record.name)
     with scratch_folder(folder) as scratch:
         weights = scratch / WEIGHTS
         write_atomically(weights, save(state))
@@ -190,7 +215,7 @@ def import_weights(
     if program is not None:
         make_importable(program)
     module = build_model(model, trusted=model.factory).eval()
-    _put_weights(module, _read_state_dict(weights), where=str(weights))
+    put_weights(module, read_state_dict(weights), where=str(weights))
     _try_model(module, input_spec, classes, factory=model.factory)
     record = Checkpoint(
         schema_version=CHECKPOINT_SCHEMA_VERSION,
@@ -231,6 +256,11 @@ def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str
 
 def _check_input_spec(spec: InputSpec, where: Path) -> None:
     channels = spec.shape[0]
+    if math.prod(spec.shape) > _MOST_VALUES:
+        raise CheckpointError(
+            f"{where}: input shape {list(spec.shape)} has more than {_MOST_VALUES:,} values; "
+            "expected [channels, height, width] of one image: correct --input-shape"
+        )
     if min(spec.shape) < 1 or len(spec.mean) != channels or len(spec.std) != channels:
         raise CheckpointError(
             f"{where}: input spec has shape {list(spec.shape)}, mean {list(spec.mean)} and std "
@@ -240,80 +270,3 @@ def _check_input_spec(spec: InputSpec, where: Path) -> None:
         not abs(value) < float("inf") for value in (*spec.mean, *spec.std)
     ):
         raise CheckpointError(f"{where}: std {list(spec.std)} must be finite and above 0")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: incomplete safetensors file ({headline(error)}); copy it again"
-        ) from error
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    import torch
-
-    if not path.is_file():
-        raise CheckpointError(f"no file {path}; expected a state_dict (.safetensors, .pt, .pth)")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # about other pickle protocols, which are refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises various exceptions for damaged bytes
-        first_sentence = headline(error).split(". ")[
-            0
-        ]  # the next sentence of torch says how to trust the file
-        raise CheckpointError(
-            f"{path}: refused ({first_sentence}); only tensors are read, because anything else "
-            "in a pickle can run code: save with torch.save(model.state_dict(), ...) or "
-            "safetensors"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(
-            f"{path}: holds {type(state).__name__}, expected a state_dict of names and tensors: "
-            "save with torch.save(model.state_dict(), ...)"
-        )
-    return state
-
-
-def _put_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name} is not in the model" for name in found.keys() - expected.keys()]
-    wrong += [
-        f"{name} has shape {list(found[name])}, expected {list(expected[name])}"
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{where}: weights do not fit the model: {'; '.join(sorted(wrong)[:5])}"
-            f"{'; ...' if len(wrong) > 5 else ''}; check the model factory and its arguments"
-        )
-    _check_finite(state, where=where)
-    model.load_state_dict(state)
-
-
-def _check_finite(state: dict[str, Tensor], *, where: str) -> None:
-    for name, value in state.items():
-        bad = int((~value.isfinite()).sum()) if value.is_floating_point() else 0
-        if bad:
-            raise CheckpointError(
-                f"{where}: {name} holds {bad} NaN or infinite values; expected finite weights: "
-                "train again with a smaller --lr, or restore the file"
-            )

@@ -11,7 +11,7 @@ from toolkit.cli.options import Share
 from toolkit.cli.outcome import Outcome, outcome_of
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()

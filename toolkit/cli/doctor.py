@@ -10,7 +10,7 @@ from toolkit.cli.options import threads_option
 from toolkit.cli.outcome import Outcome, outcome_of
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()

@@ -21,7 +21,7 @@ from toolkit.cli.shared import EXPORTS
 
 if TYPE_CHECKING:
     from toolkit.artifacts.export import Export
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
     from toolkit.schema import Isa, Precision
 
 
@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help=f"Folder to write the artifacts to. Default: {EXPORTS}/<checkpoint>.",
 )
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Private key (elliptic curve, PEM) to sign all files of the folder with, for 'toolkit "
+    "verify --key'. Needs the extra 'signing'.",
+)
 @model_option
 @trust_option
 @force_option
@@ -67,6 +74,7 @@ def export(
     data: Path | None,
     timeout_s: float,
     out: Path | None,
+    sign: Path | None,
     model: str | None,
     trust: bool,
     force: bool,
@@ -92,19 +100,22 @@ def export(
         model=model,
         trust=trust,
         force=force,
+        sign=sign,
         timeout_s=timeout_s,
         progress=progress,
     )
     failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
     failures = [f"{name}: {reason}" for name, reason in failed.items()]
+    signed = [] if done.signed_by is None else [f"Signed by the key {done.signed_by}."]
     return Outcome(
         record={
             "folder": str(done.folder),
             "written": list(done.written),
             "failed": failed,
+            "signed_by": done.signed_by,
             **to_json(done.manifest),
         },
-        text="\n".join([_table(done), *failures]),
+        text="\n".join([_table(done), *signed, *failures]),
         exit_code=3 if failures else 0,
     )
 

@@ -20,7 +20,7 @@ from toolkit.cli.shared import or_default, results_outcome, take
 from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()

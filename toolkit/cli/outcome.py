@@ -20,7 +20,7 @@ import click
 
 from toolkit.cli.explanations import explained
 from toolkit.cli.streams import show, tell
-from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.errors import OutputError, ToolkitWarning, printable
 from toolkit.interruption import exit_code_of, installed, received, signals_raised
 
 
@@ -45,7 +45,7 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
     def run(*, as_json: bool, debug: bool, **arguments: Any) -> NoReturn:
         try:
             from toolkit.machine.system import check_system
-            from toolkit.progress import bars
+            from toolkit.report.progress import bars
 
             with signals_raised(), _warnings_in_lines():
                 check_system()
@@ -64,12 +64,9 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
                 raise
             _fail(*explained(error), as_json=as_json, kind=type(error).__name__)
         if not _is_one_of_others():
+            record, text = outcome.record, printable(outcome.text)
             try:
-                show(
-                    json.dumps(outcome.record, indent=2, allow_nan=False)
-                    if as_json
-                    else outcome.text
-                )
+                show(json.dumps(record, indent=2, allow_nan=False) if as_json else text)
             except OutputError as error:
                 _fail(str(error), error.exit_code, as_json=False)
         sys.exit(outcome.exit_code)
@@ -95,7 +92,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ToolkitWarning):
-            tell(f"Warning: {' '.join(str(message).split())}")
+            tell(f"Warning: {printable(' '.join(str(message).split()))}")
         else:
             usual(message, category, *where, **more)
 
@@ -107,7 +104,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
 def _sweep() -> None:
     """Delete what killed commands left behind, and say so."""
-    from toolkit.scratch import say_swept, sweep
+    from toolkit.files.scratch import say_swept, sweep
 
     say_swept(sweep())
 
@@ -121,7 +118,7 @@ def _interrupted(code: int, *, as_json: bool) -> NoReturn:
 
 
 def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") -> NoReturn:
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     tell(f"Error: {line}")
     if as_json and not _is_one_of_others():
         record = {"error": {"type": kind, "message": line, "exit_code": code}}

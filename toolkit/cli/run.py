@@ -14,7 +14,7 @@ from toolkit.cli.shared import results_outcome, take
 from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()

@@ -10,7 +10,7 @@ from toolkit.cli.outcome import Outcome, outcome_of
 
 if TYPE_CHECKING:
     from toolkit.artifacts.formats import Format
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
     from toolkit.sessions.runtimes import Runtime
 
 

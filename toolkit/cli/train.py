@@ -11,7 +11,7 @@ from toolkit.cli.options import data_option, force_option, threads_option
 from toolkit.cli.outcome import Outcome, outcome_of, started_by_torchrun
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()

@@ -13,7 +13,7 @@ from toolkit.cli.outcome import Outcome, outcome_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
     from toolkit.schema import Program
 
 

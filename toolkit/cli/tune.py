@@ -24,7 +24,7 @@ from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import or_default
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
     from toolkit.schema import Precision
 
 

@@ -12,12 +12,19 @@ from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import or_default, results_outcome, take
 
 if TYPE_CHECKING:
-    from toolkit.progress import Progress
+    from toolkit.report.progress import Progress
 
 
 @click.command()
 @paths_argument
 @checkpoint_option
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    metavar="PUB",
+    help="Public key (PEM) of whoever signed the folders with 'toolkit export --sign'. Anything "
+    "that it did not sign is refused. Needs the extra 'signing'.",
+)
 @gates_options
 @session_options
 @outcome_of

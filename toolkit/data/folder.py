@@ -33,6 +33,17 @@ def read_image_folder(
     Raises:
         DatasetError: There are no images, or a class is not in the training split.
     """
+    try:
+        return _read(folder, split)
+    except OSError as error:
+        raise DatasetError(
+            f"cannot read {error.filename or folder}: {error.strerror or error}"
+        ) from error
+
+
+def _read(
+    folder: Path, split: str
+) -> tuple[ImageFiles, np.ndarray[tuple[int], np.dtype[np.int64]], dict[str, str]]:
     classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
     where = folder / split
     own = sorted(path.name for path in where.iterdir() if path.is_dir()) if where.is_dir() else []
@@ -55,7 +66,8 @@ def read_image_folder(
                 f"endings {', '.join(sorted(_SUFFIXES))}: add some, or remove the folder"
             )
         for path in files:
-            digest.update(f"{path.relative_to(where)}\t{path.stat().st_size}\n".encode())
+            name_bytes = os.fsencode(path.relative_to(where))
+            digest.update(name_bytes + f"\t{path.stat().st_size}\n".encode())
         paths += map(str, files)
         labels += [classes.index(name)] * len(files)
     if not paths:

@@ -15,7 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import DatasetError
+from toolkit.errors import DatasetError, headline
+from toolkit.files import open_regular
+
+# Without this list, a PostScript file under any name would start Ghostscript.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
 class Images(Protocol):
@@ -56,7 +60,8 @@ class MappedImages:
 
     @cached_property
     def _pixels(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path, np.uint8, mode="r", offset=self.offset, shape=self.shape)
+        with open_regular(self.path) as file:
+            return np.memmap(file, np.uint8, mode="r", offset=self.offset, shape=self.shape)
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,15 @@ def decode(path: Path, *, channels: int | None = None) -> NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
             grey = channels == 1 or (channels is None and image.mode in ("1", "L"))
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
     except UnidentifiedImageError as error:
         raise DatasetError(f"{path}: not an image file; remove it from the folder") from error
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
+        reason = error.strerror or error
+        raise DatasetError(f"{path}: cannot be read as an image: {reason}") from error
+    except Exception as error:  # Pillow raises various exceptions for damaged bytes
+        reason = headline(error)
+        raise DatasetError(f"{path}: cannot be read as an image: {reason}") from error
     return pixels[None] if grey else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -11,6 +11,7 @@ from typing import Any
 
 from toolkit.errors import FailedRun, headline
 from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.processes.confinement import Needs
 from toolkit.schema import Limits, from_json, to_json
 
 _TIMEOUT_S = 120.0
@@ -55,6 +56,9 @@ def measure_capacity(
                 timeout_s=_TIMEOUT_S,
                 threads=threads,
                 without=_FORBIDS_TF32,
+                needs=Needs(
+                    reads=() if checkpoint is None else (checkpoint,), model=model, gpu=gpu
+                ),
             )
     except FailedRun as failure:
         return Capacity(limits=None, flops_per_image=None, failure=failure.reason)

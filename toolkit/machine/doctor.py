@@ -12,7 +12,7 @@ from toolkit.machine.environment import describe_environment
 from toolkit.machine.fitness import judge
 from toolkit.machine.interference import LoadWatch
 from toolkit.machine.threads import check_threads
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import Diagnosis
 
 _WATCH_S = 0.5

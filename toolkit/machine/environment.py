@@ -22,6 +22,7 @@ from pathlib import Path
 
 from toolkit.machine.gpu_state import all_states
 from toolkit.packages import dependency_versions
+from toolkit.processes.confinement import offered
 from toolkit.schema import Environment, Gpu
 from toolkit.timing import now
 
@@ -74,6 +75,7 @@ def describe_environment() -> Environment:
         swap_used_bytes=psutil.swap_memory().used,
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         gpus=gpus(),
+        confinement=offered(),
         python=platform.python_version(),
         versions=dependency_versions("toolkit"),
     )

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, SettingError
-from toolkit.locks import locked_folder
+from toolkit.files.locks import locked_folder
 from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.conclusions import conclude
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, write_folder
 from toolkit.schema import Configuration, Limits, Results, Settings
 from toolkit.sessions.candidates import (

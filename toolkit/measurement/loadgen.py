@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from toolkit.data import check_fits, load_dataset
 from toolkit.errors import FailedRun, Interrupted, SettingError
-from toolkit.locks import locked_folder
+from toolkit.files.locks import locked_folder
 from toolkit.machine.fitness import judge
 from toolkit.machine.interference import LoadWatch, combined
 from toolkit.measurement.conclusions import distinct_names
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import check_times
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, write_folder
 from toolkit.schema import (
     Interference,

@@ -24,7 +24,7 @@ from toolkit.machine.gpu_watch import watched
 from toolkit.machine.interference import LoadWatch
 from toolkit.measurement.allowance import Allowance
 from toolkit.measurement.plan import Plan
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
 from toolkit.sessions.candidates import NULL, Candidate
 from toolkit.sessions.remote import RemoteSession

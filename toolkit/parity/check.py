@@ -22,7 +22,7 @@ from toolkit.parity.make_reference import ReferenceMaker
 from toolkit.parity.reference import References
 from toolkit.parity.second_look import SecondLook
 from toolkit.parity.verdict import compare, not_run
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import EXACT_PRECISIONS, Attestation, Cause, Check, ParityReport, Settings
 from toolkit.sessions.candidates import Candidate, Subject
 from toolkit.sessions.predictions import predict_all
@@ -219,7 +219,6 @@ class ParityCheck:
             labels=reference.labels,
             batch_size=self.batch_size,
             precision=report.precision,
-            tolerance_floors=MAX_FLOORS,
             expected_rms=None if expected is None else expected.rms,
             checks=report.checks,
         )

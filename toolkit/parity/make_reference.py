@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,15 +26,15 @@ from numpy.typing import NDArray
 
 from toolkit.data import Dataset
 from toolkit.errors import CheckpointError, Crashed, OutputError
-from toolkit.files import write_atomically
-from toolkit.locks import locked_folder
+from toolkit.files import read_regular, write_atomically
+from toolkit.files.locks import locked_folder
 from toolkit.machine.allocator import can_keep_memory
 from toolkit.machine.environment import describe_environment
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, References, distances, noise_floors, scales, unclear
 from toolkit.parity.special import checksum, special_images
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.predictions import predict_all
@@ -289,7 +288,7 @@ def _cache_folder() -> Path:
 def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) -> References | None:
     """Return the references kept in `path`; None if there are none, or they are damaged."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_regular(path)), allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
         precision: Precision = "fp64" if str(kept["precision"]) == "fp64" else "fp32"
         data = Reference(
@@ -310,7 +309,7 @@ def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) ->
             special_images=special[kept["special_rows"]],
             special_rows=kept["special_rows"],
         )
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+    except Exception:  # noqa: BLE001 - numpy raises various exceptions for damaged bytes
         return None
     right = data.logits.dtype == np.float64 and data.logits.ndim == 2
     if not right or len(data.logits) != len(dataset) or len(data.floors) != len(dataset):

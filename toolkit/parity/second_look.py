@@ -20,7 +20,7 @@ from toolkit.errors import Crashed, WrongOutput
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, References, distances
 from toolkit.parity.special import checksum
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.schema import EXACT_PRECISIONS, Check, Gates
 from toolkit.sessions.remote import RemoteSession
 

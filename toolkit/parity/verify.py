@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit.artifacts.calibration import refuse_overlap
+from toolkit.artifacts.signing import check_signatures
 from toolkit.data import check_fits, load_dataset
 from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity.check import ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.results import start_results
 from toolkit.schema import Results
 from toolkit.sessions.candidates import find_candidates, find_subject
@@ -27,6 +28,7 @@ def verify(
     data: Path | None = None,
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
+    key: Path | None = None,
     model: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
@@ -41,6 +43,7 @@ def verify(
         data: Folder of IDX files; None is the bundled MNIST.
         session: How sessions run; None uses the defaults of `SessionOptions`.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
+        key: A public key in PEM that must have signed the folders; None checks no signature.
         model: The model factory to trust, if it is not part of the toolkit.
         trust: Trust all programs among the artifacts, and the model factory.
         progress: Receives the progress of each candidate.
@@ -60,6 +63,7 @@ def verify(
         timeout_s=options.timeout_s,
         progress=progress,
     )
+    signed_by = None if key is None else check_signatures(paths, key)
     subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = find_candidates(subject, runtimes, settings)
     dataset = load_dataset("test", data)
@@ -77,4 +81,4 @@ def verify(
             with each:  # one worker at a time, so that each has the machine to itself
                 rows.append(check.judge(each, basis)[0])
     warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
-    return replace(results, parity=tuple(rows), warnings=warnings)
+    return replace(results, parity=tuple(rows), warnings=warnings, signed_by=signed_by)

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.files import RESULTS_BYTES, read_json, read_tail
+from toolkit.files.scratch import temporary_folder
 from toolkit.interruption import uninterrupted
+from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
-from toolkit.scratch import temporary_folder
 
 _OUTCOME = "outcome.json"
 
@@ -42,8 +44,9 @@ def run_apart(
     timeout_s: float,
     threads: int | None = None,
     without: Sequence[str] = (),
+    needs: Needs = Needs(),  # noqa: B008 - it is frozen
 ) -> dict[str, Any]:
-    """Run `python -m module` on a job, and return the result of its work.
+    """Run `python -m module` on a job, confined, and return the result of its work.
 
     Args:
         module: Its `main` calls `answer`.
@@ -53,6 +56,7 @@ def run_apart(
         timeout_s: The child is killed after this many seconds.
         threads: Threads of OpenMP and MKL in the child; None leaves them to the libraries.
         without: Environment variables that the child does not get.
+        needs: What it reads, writes and uses besides its libraries and `scratch`.
 
     Raises:
         FailedRun: The exception of the work, or how its process ended, with its last output.
@@ -61,10 +65,15 @@ def run_apart(
     environment = _environment(scratch, threads)
     for name in without:
         environment.pop(name, None)
-    code = _run(module, job, scratch, log, environment, what=what, timeout_s=timeout_s)
+    with Confinement(scratch, needs) as confined:
+        command = [*confined.command, "-m", module]
+        code = _run(command, job, scratch, log, environment, what=what, timeout_s=timeout_s)
     outcome = scratch / _OUTCOME
-    found = json.loads(outcome.read_text()) if code == 0 and outcome.exists() else None
-    tail = tail_of(log.read_text(errors="replace"))
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        if code == 0:
+            found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
+    tail = tail_of(read_tail(log, within=scratch))
     if found is None:
         raise Crashed(f"{what} ended: {exit_text(code)}", stderr_tail=tail)
     if "error" in found:
@@ -79,7 +88,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     environment = {
         **pinned(os.environ),
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
-        **dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(scratch)),
+        **own_folders(scratch),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
     if threads is not None:
@@ -88,7 +97,7 @@ def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
 
 
 def _run(
-    module: str,
+    command: list[str],
     job: dict[str, Any],
     scratch: Path,
     log: Path,
@@ -102,8 +111,6 @@ def _run(
     Raises:
         TimedOut: The child was killed.
     """
-    # -P: the child must not import files from the current folder.
-    command = [sys.executable, "-P", "-m", module]
     request = json.dumps({**job, _OUTCOME: str(scratch.resolve() / _OUTCOME)})
     process = None
     with log.open("wb") as output:

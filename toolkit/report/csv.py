@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable
 
-from toolkit.report.summary import summarise
+from toolkit.report.columns import summarise
 from toolkit.schema import Measurement, Results
 
 _PARITY = (

@@ -40,6 +40,7 @@ def machine_facts(facts: Environment) -> dict[str, str]:
         f"{_gigabytes(facts.swap_used_bytes)} GB in swap",
         "GPU": "; ".join(_gpu(gpu) for gpu in facts.gpus) or "none",
         "system": f"{facts.platform}, Python {facts.python}",
+        "confinement": facts.confinement or "unknown",
         "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }
 

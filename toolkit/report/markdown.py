@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from toolkit.report.columns import Column, filled_columns, summarise
 from toolkit.report.machine import machine_facts
 from toolkit.report.notes import notes
 from toolkit.report.scenario import ScenarioColumn, scenario_cells, scenario_notes
-from toolkit.report.summary import Column, filled_columns, summarise
 from toolkit.schema import Results
 
 

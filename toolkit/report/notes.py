@@ -23,6 +23,8 @@ def notes(results: Results) -> list[str]:
     )
     if copies:
         lines.append(f"Artifacts given twice with the same bytes share one row: {copies}.")
+    if results.signed_by is not None:
+        lines.append(f"Signed, unchanged, by the key {results.signed_by}.")
     lines += _close_calls(results)
     lines += _about_measuring(results)
     lines += [f"Warning: {each.message} → {each.action}." for each in results.warnings]

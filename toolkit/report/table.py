@@ -6,9 +6,9 @@ import io
 import shutil
 import sys
 
+from toolkit.report.columns import Column, SummaryRow, filled_columns, summarise
 from toolkit.report.notes import notes
 from toolkit.report.scenario import scenario_cells, scenario_notes
-from toolkit.report.summary import Column, SummaryRow, filled_columns, summarise
 from toolkit.schema import Results
 
 _UNLIMITED_WIDTH = 1000

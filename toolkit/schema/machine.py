@@ -44,7 +44,7 @@ class Environment:
 
     `cores` counts the cores that this process may use, `physical_cores` the same with SMT siblings
     counted once, `logical_cores` all cores of the machine, `cpu_quota` is a container's limit in
-    cores.
+    cores. `confinement` says how the system can confine workers and converters.
     """
 
     time: str
@@ -68,6 +68,7 @@ class Environment:
     swap_used_bytes: int | None = None
     load_average: float | None
     gpus: tuple[Gpu, ...] = ()
+    confinement: str | None = None
     python: str
     versions: dict[str, str]
 

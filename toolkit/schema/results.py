@@ -17,7 +17,8 @@ RESULTS_SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
-    """The checkpoint in results.json."""
+    """The checkpoint in results.json. `path` is for people: `.`, `~`, `<tmp>` and `<user>` stand
+    for names that belong to the machine."""
 
     name: str
     path: str
@@ -35,7 +36,8 @@ class Results:
     is the name of the runtime that ratios refer to. `ranking` has the measured candidates, fastest
     first, grouped by batch size and settings. `scenarios` has the rows of bench with an MLPerf
     scenario, instead of measurements. `interrupted` says that the run was stopped before its end:
-    the results are valid but incomplete.
+    the results are valid but incomplete. `signed_by` is the fingerprint of the key whose signature
+    of the artifacts verify checked; None if it checked none.
     """
 
     schema_version: int
@@ -54,6 +56,7 @@ class Results:
     baseline: str | None = None
     ranking: tuple[Rank, ...] = ()
     interrupted: bool = False
+    signed_by: str | None = None
 
     @property
     def exit_code(self) -> int:

@@ -57,6 +57,8 @@ class Attestation:
         arithmetic: What the kernels compute in: `float32` (plain sums of products), `float32
             (Winograd)`, `TF32`, `int8` ..., or `unknown`.
         evidence: How each value is known: `provider`, `precision`, `threads`, `arithmetic`.
+        confinement: How the system kept the worker from everything that is not its business
+            (`Landlock 7, seccomp`), or why it did not; None in results of older versions.
         files: Files of the artifact that have computed something so far, if it has several that are
             loaded separately.
     """
@@ -71,4 +73,5 @@ class Attestation:
     keep_memory: bool = False
     arithmetic: str = UNKNOWN
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    confinement: str | None = None
     files: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ class Constraints:
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
     """One artifact in one runtime with settings: everything that a deployment needs; `bench` takes
-    it unchanged."""
+    it unchanged. In a file, `artifact_path` is relative to that file."""
 
     runtime: str
     format: str

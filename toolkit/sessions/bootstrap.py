@@ -15,7 +15,8 @@ if __name__ == "__channelexec__":
     log = os.open(start["stderr"], os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 2)
     os.close(log)
-    channel.send(os.getpid())  # type: ignore[name-defined]  # noqa: F821
+    confinement = os.environ.get("TOOLKIT_CONFINEMENT")  # how the process confined itself
+    channel.send((os.getpid(), confinement))  # type: ignore[name-defined]  # noqa: F821
     from toolkit.sessions.worker import serve
 
     serve(channel)  # type: ignore[name-defined]  # noqa: F821

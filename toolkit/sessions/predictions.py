@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.data import Dataset
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.sessions.remote import RemoteSession
 
 _CHUNK_IMAGES = 1000

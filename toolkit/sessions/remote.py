@@ -7,14 +7,13 @@ died, hung, out of memory, not installed, unsupported. Child processes are alway
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import execnet
@@ -29,17 +28,20 @@ from toolkit.errors import (
     TimedOut,
     Unsupported,
 )
+from toolkit.files import read_tail
+from toolkit.files.scratch import ScratchFolder
 from toolkit.interruption import uninterrupted
 from toolkit.machine.environment import oom_kills
+from toolkit.processes.confinement import Confinement
 from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
-from toolkit.processes.numerics import PINNED_ENVIRONMENT, REMOVED_FROM_ENVIRONMENT
+from toolkit.processes.numerics import REMOVED_FROM_ENVIRONMENT
 from toolkit.report.labels import count_of
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
-from toolkit.scratch import ScratchFolder
 from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.messages import pack, pack_images, unpack
+from toolkit.sessions.surroundings import environment_of, needs_of
 
 _PIPELINED_CHUNKS = 2
 _EXIT_GRACE_S = 2.0
@@ -71,6 +73,8 @@ class RemoteSession:
         self._scratch = ScratchFolder("worker")
         self._log = self._scratch.path / "stderr.log"
         self._log.touch()
+        self._confined: Confinement | None = None
+        self._confinement: str | None = None
         self._group = execnet.Group()
         self._channel: Any = None
         self._process: psutil.Process | None = None
@@ -109,7 +113,8 @@ class RemoteSession:
                 batch_size=self._batch_size,
                 variant=source.variant,
             )
-            self.loaded = from_json(Loaded, reply)
+            loaded = from_json(Loaded, reply)
+            self.loaded = replace(loaded, attestation=self._with_confinement(loaded.attestation))
             self._check_attestation(self.loaded.attestation)
         return self.loaded
 
@@ -186,7 +191,7 @@ class RemoteSession:
             FailedRun: `Unsupported` if it differs from the request.
         """
         self.load()
-        attested = from_json(Attestation, self._ask("attest"))
+        attested = self._with_confinement(from_json(Attestation, self._ask("attest")))
         self._check_attestation(attested)
         return attested
 
@@ -202,7 +207,7 @@ class RemoteSession:
     def stderr_tail(self) -> str:
         """The last lines that the worker wrote to stderr."""
         with contextlib.suppress(OSError):
-            return tail_of(self._log.read_text(errors="replace"))
+            return tail_of(read_tail(self._log, within=self._scratch.path))
         return ""
 
     def close(self) -> None:
@@ -213,43 +218,36 @@ class RemoteSession:
             self._group.terminate(timeout=_EXIT_GRACE_S)
             if self._process is not None:
                 kill_tree(self._process)
+            if self._confined is not None:
+                self._confined.close()
             self._scratch.remove()
 
     def _start(self) -> None:
-        # -P: the worker must not import files from the current folder.
-        spec = f"popen//execmodel=main_thread_only//python={shlex.quote(sys.executable)} -P"
+        if self._closed:
+            raise self._fail(Crashed("closed before it had started"))
         try:
+            self._confined = Confinement(self._scratch.path, needs_of(self.candidate))
+            spec = f"popen//execmodel=main_thread_only//python={shlex.join(self._confined.command)}"
             gateway = self._group.makegateway(spec)
             if self._closed:
-                self._group.terminate(timeout=_EXIT_GRACE_S)
+                self.close()
                 raise self._fail(Crashed("closed before it had started"))
             self._channel = gateway.remote_exec(bootstrap)
             self._channel.send(
                 {
                     "removed": list(REMOVED_FROM_ENVIRONMENT),
-                    "environment": self._environment(),
+                    "environment": environment_of(self.candidate, self._scratch.path),
                     "path": sys.path,
                     "stderr": str(self._log),
                 }
             )
-            self._process = psutil.Process(self._channel.receive(self._timeout_s))
+            pid, self._confinement = self._channel.receive(self._timeout_s)
+            self._process = psutil.Process(pid)
         except (OSError, EOFError, execnet.TimeoutError, psutil.NoSuchProcess) as error:
             raise self._fail(Crashed(f"the worker did not start: {error}")) from error
 
-    def _environment(self) -> dict[str, str]:
-        """Return the environment variables of the worker, in addition to those that it inherits."""
-        threads = str(self.candidate.settings.threads)
-        cache = os.environ.get("CUDA_CACHE_PATH", str(self._scratch.path / "cuda"))
-        return {
-            **self.candidate.runtime.environment,
-            **PINNED_ENVIRONMENT,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
-            # By default, the driver stores compiled kernels in the user's home folder.
-            "CUDA_CACHE_PATH": cache,
-        }
+    def _with_confinement(self, attested: Attestation) -> Attestation:
+        return replace(attested, confinement=self._confinement)
 
     def _ask(self, command: str, /, **arguments: object) -> Any:
         self._send(command, **arguments)

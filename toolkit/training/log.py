@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from toolkit.errors import SettingError
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.schema import Epoch
 from toolkit.timing import Stopwatch
 from toolkit.training.order import Order

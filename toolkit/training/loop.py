@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toolkit.checkpoints.model import build_model
 from toolkit.data import Dataset
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.schema import Checkpoint, Device, Epoch, InputSpec
 from toolkit.training.augmentation import move_a_little
 from toolkit.training.feed import Scale, make_feed, on_device

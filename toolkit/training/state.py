@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import CheckpointError, OutputError, ToolkitWarning, headline
-from toolkit.files import write_atomically
+from toolkit.files import read_regular, write_atomically
 from toolkit.schema import Epoch, from_json, to_json
 from toolkit.timing import Stopwatch
 from toolkit.training.optimizers import Kept, Optimizer
 
 _KEPT = 2
 _VERSION = 2
+_NAME = re.compile(r"step-[0-9]+\.[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def read_state(folder: Path) -> State | None:
     from safetensors import SafetensorError, safe_open
 
     for path in _states(folder):
-        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name.split(".")[1]:
+        if _checksum_of(path, folder) != path.name.split(".")[1]:
             warnings.warn(
                 f"{path} is damaged: its bytes do not match the checksum in its name; trying "
                 "the previous state",
@@ -115,7 +117,7 @@ def read_state(folder: Path) -> State | None:
                 text = file.metadata()["position"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             position = from_json(Position, json.loads(text), version=_VERSION)
-        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: this version cannot resume from this state ({headline(error)}); start "
                 "again with --force instead of --resume"
@@ -197,10 +199,21 @@ def forget_states(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def _checksum_of(path: Path, folder: Path) -> str:
+    try:
+        return hashlib.sha256(read_regular(path, within=folder)).hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; remove it, or start again with "
+            "--force instead of --resume"
+        ) from error
+
+
 def _step(path: Path) -> int:
     return int(path.name.split(".")[0].removeprefix("step-"))
 
 
 def _states(folder: Path) -> list[Path]:
     """Return the states, the latest first."""
-    return sorted(folder.glob("step-*.*.safetensors"), reverse=True)
+    found = folder.glob("step-*.*.safetensors")
+    return sorted((each for each in found if _NAME.fullmatch(each.name)), reverse=True)

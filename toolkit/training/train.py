@@ -20,11 +20,11 @@ from toolkit.checkpoints.storage import RECORD, read_checkpoint, refuse_to_repla
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
 from toolkit.errors import DatasetError, SettingError
-from toolkit.locks import locked_folder
+from toolkit.files.locks import locked_folder
 from toolkit.machine.allocator import kept_memory
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
-from toolkit.progress import Progress, silent
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,

@@ -7,7 +7,6 @@ state folder, outside of every artifact's folder, so that nobody can send it tog
 from __future__ import annotations
 
 import functools
-import json
 import os
 import stat
 import warnings
@@ -18,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from toolkit.errors import NotTrustedError, OutputError, ToolkitWarning
-from toolkit.files import write_json
+from toolkit.files import read_json, write_json
 from toolkit.schema import Program, from_json, to_json
 from toolkit.timing import now
 
@@ -67,8 +66,8 @@ class TrustStore:
         found = []
         for path in self.folder.glob("*.json") if self._safe() else ():
             try:
-                program = from_json(Program, json.loads(path.read_bytes()))
-            except (OSError, ValueError, RecursionError):
+                program = from_json(Program, read_json(path))
+            except (OSError, ValueError):
                 continue
             if path == self._file(program.key):
                 found.append(program)

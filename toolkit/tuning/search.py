@@ -22,7 +22,7 @@ from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.progress import Progress
+from toolkit.report.progress import Progress
 from toolkit.schema import (
     EAGER,
     EXACT_PRECISIONS,

@@ -17,19 +17,18 @@ from pathlib import Path
 from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.data import check_fits, load_dataset
 from toolkit.errors import SettingError, UnknownNameError
-from toolkit.files import check_writable, write_json
-from toolkit.locks import locked_file
+from toolkit.files import check_writable
+from toolkit.files.locks import locked_file
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.parity.gates import GateSettings
-from toolkit.progress import Progress, silent
-from toolkit.results import TUNING
+from toolkit.report.progress import Progress, silent
+from toolkit.results import TUNING, write_tuning
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     Constraints,
     Precision,
     Tuning,
-    to_json,
 )
 from toolkit.sessions.candidates import (
     Subject,
@@ -117,7 +116,7 @@ def tune(
         found = search.run(runtimes)
         tuning = replace(found, wall_s=watch.elapsed_s())
         if out is not None:
-            write_json(out / TUNING, to_json(tuning))
+            write_tuning(out / TUNING, tuning)
         return tuning
 
 

@@ -162,6 +162,8 @@ FORMATS = {
             suffix=".aoti.pt2",
             distributions=("torch",),
             runs="it is native code",
+            # Line tables name the files of the exporting machine; read when Inductor is imported.
+            environment={"AOT_INDUCTOR_ENABLE_LINE_TABLES": "0"},
         ),
         Format(
             name="openvino",

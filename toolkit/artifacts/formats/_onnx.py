@@ -9,13 +9,15 @@ import contextlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 OPSET = 18
+_STACK_TRACE = "stack_trace"  # the end of the key of torch's metadata
 
 
 def write_onnx(model: nn.Module, example: Tensor, path: Path) -> int:
@@ -42,9 +44,24 @@ def write_onnx(model: nn.Module, example: Tensor, path: Path) -> int:
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     proto = program.model_proto
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        _forget_stack_traces(nodes)
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
     return int(proto.opset_import[0].version)
+
+
+def _forget_stack_traces(nodes: Iterable[Any]) -> None:
+    """Remove the stack traces of nodes, and of those in their subgraphs: they name files of this
+    machine."""
+    for node in nodes:
+        kept = [each for each in node.metadata_props if not each.key.endswith(_STACK_TRACE)]
+        if len(kept) < len(node.metadata_props):
+            del node.metadata_props[:]
+            node.metadata_props.extend(kept)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _forget_stack_traces(graph.node)
 
 
 @contextlib.contextmanager

@@ -7,15 +7,21 @@ metadata names them.
 from __future__ import annotations
 
 import io
+import os
+import sys
 import warnings
+from pathlib import Path
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._torch_files import forget_stack_traces, rewrite_archive
 from toolkit.machine.compiler import require_compiler
 from toolkit.machine.environment import instruction_sets
+from toolkit.places import blank_places
 
 # torch.export keeps the batch dynamic. Inductor asks torch which convolution to use and narrows the
 # batch to the side of 16 that the example is on (torch 2.14: `s < 16 [guard added]`).
 _TRACED_BATCH = 32
+LIBRARY = (".so", ".dylib")
 
 
 def export(request: Request) -> Written:
@@ -34,11 +40,19 @@ def export(request: Request) -> Written:
     package = io.BytesIO()  # with a full disk, torch's own file writer ends in a C++ abort
     with warnings.catch_warnings(), torch.no_grad(), fresh_cache():
         warnings.simplefilter("ignore")
+        cache = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
         program = torch.export.export(
             request.model, (images,), dynamic_shapes={"input": {0: batch}}
         )
+        forget_stack_traces(program)
         aoti_compile_and_package(program, package_path=package, inductor_configs=_configuration())
-    request.path.write_bytes(package.getvalue())
+
+    def without_paths(name: str, content: bytes) -> bytes:
+        if sys.platform == "darwin" and name.endswith(LIBRARY):
+            return content  # it is signed, and macOS does not load it once it has changed
+        return blank_places(content, also=[cache])
+
+    request.path.write_bytes(rewrite_archive(package, without_paths))
     return Written()
 
 

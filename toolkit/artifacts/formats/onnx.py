@@ -30,8 +30,8 @@ from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
+from toolkit.files.scratch import temporary_folder
 from toolkit.schema import TRAITS, ExpectedError
-from toolkit.scratch import temporary_folder
 
 # Otherwise ONNX Runtime, which quantises, sends telemetry about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

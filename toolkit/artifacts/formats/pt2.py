@@ -7,6 +7,7 @@ import io
 import torch
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._torch_files import forget_stack_traces
 
 
 def export(request: Request) -> Written:
@@ -15,6 +16,7 @@ def export(request: Request) -> Written:
     program = torch.export.export(
         request.model, (request.example,), dynamic_shapes={"input": {0: batch}}
     )
+    forget_stack_traces(program)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     request.path.write_bytes(buffer.getvalue())

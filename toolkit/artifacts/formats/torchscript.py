@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._torch_files import rewrite_archive
 from toolkit.artifacts.parsers.torchscript import allows_tf32
 
 
@@ -30,8 +31,14 @@ def export(request: Request) -> Written:
             )
         buffer = io.BytesIO()  # with a full disk, torch's own file writer ends in a C++ abort
         torch.jit.save(traced, buffer)
-    request.path.write_bytes(buffer.getvalue())
+    request.path.write_bytes(rewrite_archive(buffer, _without_source_ranges))
     return Written()
+
+
+def _without_source_ranges(name: str, content: bytes) -> bytes | None:
+    """Leave out the files that say which line of which file of this machine an operator is from.
+    PyTorch reads them, if they are there, for its error messages."""
+    return None if name.endswith(".debug_pkl") else content
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.artifacts.parsers.protobuf import Message
+from toolkit.files import open_regular
 from toolkit.schema import FLOAT32, UNKNOWN, Precision
 
 # Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
@@ -96,18 +97,14 @@ def read_onnx(path: Path) -> Contents:
     """Read an `.onnx` file.
 
     Raises:
-        ValueError: Not a protocol buffer, or truncated.
+        ValueError: Not a protocol buffer, truncated, or nested more deeply than any runtime reads.
     """
     found = _Found()
     with _mapped(path) as data:
-        model = Message(data, 0, len(data))
-        for graph in model.messages(_MODEL_GRAPH):
-            found.add_graph(graph)
-        for function in model.messages(_MODEL_FUNCTION):
-            for node in function.messages(_FUNCTION_NODE):
-                found.add_node(node)
-            for attribute in function.messages(_FUNCTION_ATTRIBUTE):
-                found.add_attribute(attribute)
+        try:
+            found.add_model(Message(data, 0, len(data)))
+        except RecursionError as error:
+            raise ValueError("its graphs are nested too deeply") from error
     return found.contents()
 
 
@@ -134,6 +131,15 @@ class _Found:
         self.weight_types.add(kind)
         if dimensions > 1:
             self.matrix_types.add(kind)
+
+    def add_model(self, model: Message) -> None:
+        for graph in model.messages(_MODEL_GRAPH):
+            self.add_graph(graph)
+        for function in model.messages(_MODEL_FUNCTION):
+            for node in function.messages(_FUNCTION_NODE):
+                self.add_node(node)
+            for attribute in function.messages(_FUNCTION_ATTRIBUTE):
+                self.add_attribute(attribute)
 
     def add_graph(self, graph: Message) -> None:
         for node in graph.messages(_GRAPH_NODE):
@@ -223,5 +229,5 @@ def read_ort(path: Path) -> Contents:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         yield data

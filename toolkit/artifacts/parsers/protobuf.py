@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_VARINT, _BYTES = 0, 2  # wire types
+_VARINT, _BYTES, _GROUP, _GROUP_END = 0, 2, 3, 4  # wire types
 _FIXED_BYTES = {1: 8, 5: 4}  # wire type → size
 
 
@@ -48,12 +48,15 @@ class Message:
         return next(reversed(list(self.texts(wanted))), "")
 
     def _fields(self) -> Iterator[tuple[int, int, int, int]]:
-        """Return number, wire type and span of each field."""
-        at = self.at
+        """Return number, wire type and span of each field. Groups are skipped, as every reader
+        skips them that does not know them."""
+        at, groups = self.at, list[int]()
         while at < self.end:
             tag, start = _varint(self.data, at)
             kind = tag & 7
-            if kind == _VARINT:
+            if kind in (_GROUP, _GROUP_END):
+                stop = start
+            elif kind == _VARINT:
                 stop = _varint(self.data, start)[1]
             elif kind == _BYTES:
                 size, start = _varint(self.data, start)
@@ -66,8 +69,16 @@ class Message:
                 raise ValueError(
                     f"field at byte {at} ends at {stop}, but its message ends at {self.end}"
                 )
-            yield tag >> 3, kind, start, stop
+            if kind == _GROUP:
+                groups.append(tag >> 3)
+            elif kind == _GROUP_END:
+                if not groups or groups.pop() != tag >> 3:
+                    raise ValueError(f"not a protocol buffer: no group ends at byte {at}")
+            elif not groups:
+                yield tag >> 3, kind, start, stop
             at = stop
+        if groups:
+            raise ValueError(f"group {groups[-1]} does not end")
 
 
 def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.errors import headline
 from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.processes.confinement import Needs
 from toolkit.schema import TRAITS, Artifact, ExpectedError, from_json, to_json
 
 FORMATS = ("onnx", "openvino")
@@ -66,6 +67,7 @@ def find_expected_error(
             scratch,
             what=f"the expected error of {path.name}: its evaluation",
             timeout_s=timeout_s,
+            needs=Needs(reads=(path,)),
         )
     if found["expected"] is None:
         return None

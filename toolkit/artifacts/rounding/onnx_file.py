@@ -36,7 +36,7 @@ def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> Exp
     """
     import onnx
 
-    graph = take_apart(onnx.load(path))
+    graph = take_apart(onnx.load(path, load_external_data=False))
     if graph is None or len(inputs) == 0:
         return None
     inputs = inputs[:MEASURED_IMAGES]

@@ -3,6 +3,10 @@
 In: the symptoms of a row. Out: a `Cause`, or None. The search looks at the logits alone, then at
 the weights in the file, then at the checkpoint with changed inputs and changed operators, then at
 the graph in the file.
+
+To add a cause: one that shows in the logits is a function in `order`, `outputs`, `places` or
+`linear`, listed in `logits`. Others belong to `tensors` (weights), `inputs` (images) or `changes`
+(operators).
 """
 
 from __future__ import annotations

@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import ToolkitError
+from toolkit.files import RESULTS_BYTES, files_in, read_json, read_regular
+from toolkit.files.scratch import temporary_folder
 from toolkit.interruption import uninterrupted
 from toolkit.parity.causes.stored import find_tensors
 from toolkit.parity.causes.symptoms import Symptoms
 from toolkit.parity.causes.tensors import compare_tensors
 from toolkit.processes.child import kill_group
+from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.schema import (
     EXACT_PRECISIONS,
     Cause,
@@ -33,7 +36,6 @@ from toolkit.schema import (
     from_json,
     to_json,
 )
-from toolkit.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,23 +91,26 @@ def search_apart(
         )
         values = {**to_json(job), "arrays": str(scratch / "arrays.npz")}
         values["outcome"] = str(scratch / "outcome.json")
-        _run(json.dumps(values), scratch, timeout_s=timeout_s)
+        needs = Needs(reads=(Path(job.checkpoint), Path(job.artifact)), model=job.model)
+        with Confinement(scratch, needs) as confined:
+            command = [*confined.command, "-m", "toolkit.parity.causes.apart"]
+            _run(command, json.dumps(values), scratch, timeout_s=timeout_s)
         outcome = scratch / "outcome.json"
-        if not outcome.exists():
+        try:
+            found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
+        except (OSError, ValueError):  # the child ended before it had written all of it
             return Outcome(cause=None)
-        return from_json(Outcome, json.loads(outcome.read_text()))
+        return from_json(Outcome, found)
 
 
-def _run(job: str, scratch: Path, *, timeout_s: float) -> None:
+def _run(command: list[str], job: str, scratch: Path, *, timeout_s: float) -> None:
     """Run the child to its end, or kill it. It may have written its outcome by then."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
-        "TMPDIR": str(scratch),
+        **own_folders(scratch),
         "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
     }
-    # -P: the child must not import files from the current folder.
-    command = [sys.executable, "-P", "-m", "toolkit.parity.causes.apart"]
     process = None
     try:
         with uninterrupted():
@@ -162,11 +167,12 @@ class _Search:
     def _weights(self) -> Cause | None:
         if self._job.format == _CHECKPOINT:
             return None
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         from toolkit.checkpoints.storage import WEIGHTS
 
-        tensors = load_file(Path(self._job.checkpoint, WEIGHTS))
+        folder = Path(self._job.checkpoint)
+        tensors = load(read_regular(folder / WEIGHTS, within=folder))
         floats = {name: each for name, each in tensors.items() if each.dtype == np.float32}
         path = Path(self._job.artifact)
         cause = compare_tensors(floats, find_tensors(floats, _files(path)))
@@ -203,9 +209,7 @@ class _Search:
 
 
 def _files(artifact: Path) -> list[Path]:
-    if artifact.is_file():
-        return [artifact]
-    return sorted(each for each in artifact.rglob("*") if each.is_file())
+    return files_in(artifact) if artifact.is_dir() else [artifact]
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.files import read_regular, size_of
+
 Array = NDArray[np.float32]
 
 _WINDOW = 16  # values to search for if a tensor is not stored as a whole
@@ -26,7 +28,7 @@ _LARGEST_FILE = 1 << 30
 def find_tensors(tensors: Mapping[str, Array], paths: Sequence[Path]) -> dict[str, Array]:
     """For each tensor, return what the files hold in its place; tensors that are not found are left
     out."""
-    contents = [path.read_bytes() for path in paths if path.stat().st_size <= _LARGEST_FILE]
+    contents = [read_regular(path) for path in paths if size_of(path) <= _LARGEST_FILE]
     found = {}
     for name, tensor in tensors.items():
         for content in contents:

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.parity.gates import MAX_FLOORS
 from toolkit.schema import EXACT_PRECISIONS, Check, Precision
 
 _EXPLAINED = 0.25  # share of the error that may remain
@@ -47,7 +48,7 @@ class Symptoms:
     labels: NDArray[np.int64]
     batch_size: int
     precision: Precision
-    tolerance_floors: float = 20.0
+    tolerance_floors: float = MAX_FLOORS
     expected_rms: float | None = None
     checks: tuple[Check, ...] = ()
     repeatable: bool | None = None

@@ -86,6 +86,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=(CHECKPOINT_FORMAT,),
             install="pip install torch",
+            compiles=True,
             opt_in=True,
             devices=("cpu", "cuda"),
         ),

@@ -31,6 +31,7 @@ class Runtime:
         one_thread: It always computes in one thread.
         one_stream: It computes one call at a time per process.
         own_threads: It chooses the number of threads itself, and does not report it.
+        compiles: It starts a compiler, and keeps compiled code for later.
         opt_in: It is used only if it or `all` is named, because it is slow or specialised.
         devices: Devices that its sessions run on.
         cpu_formats: Formats that it loads on the CPU only.
@@ -49,6 +50,7 @@ class Runtime:
     one_thread: bool = False
     one_stream: bool = False
     own_threads: bool = False
+    compiles: bool = False
     opt_in: bool = False
     devices: tuple[Device, ...] = ("cpu",)
     cpu_formats: tuple[str, ...] = ()

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import OutputError, ToolkitWarning
-from toolkit.files import as_output_error, make_folder
+from toolkit.files.scratch import say_swept, sweep_beside
+from toolkit.files.writing import as_output_error, make_folder
 from toolkit.interruption import installed, uninterrupted
-from toolkit.scratch import say_swept, sweep_beside
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -15,7 +15,7 @@ import pytest
 from conftest import PATIENCE_S
 
 from toolkit.errors import OutputError, ToolkitWarning
-from toolkit.scratch import ScratchFolder, say_swept, sweep, sweep_beside, temporary_folder
+from toolkit.files.scratch import ScratchFolder, say_swept, sweep, sweep_beside, temporary_folder
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def owner(code: str) -> Iterator[subprocess.Popen[str]]:
     """Run `code` in a process, and wait until it is done; the process lives on."""
     head = (
         "from pathlib import Path\nfrom toolkit.files import scratch_folder, write_atomically\n"
-        "from toolkit.scratch import ScratchFolder, note_incomplete\n"
+        "from toolkit.files.scratch import ScratchFolder, note_incomplete\n"
     )
     tail = "\nprint('done', flush=True)\ninput()\n"
     process = subprocess.Popen(

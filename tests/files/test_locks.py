@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_S
 
-from toolkit import locks
 from toolkit.errors import OutputError, ToolkitWarning
-from toolkit.locks import locked_file, locked_folder
+from toolkit.files import locks
+from toolkit.files.locks import locked_file, locked_folder
 
 HOLD = """
 import sys
 from pathlib import Path
-from toolkit import interruption, locks
+from toolkit import interruption
+from toolkit.files import locks
 interruption.end_at_once()
 sys.argv = ["toolkit", "export"]
 with locks.{kind}(Path({path!r})):
@@ -116,7 +117,7 @@ def test_two_files_in_one_folder_are_written_at_once(tmp_path: Path) -> None:
 COUNT = """
 import sys
 from pathlib import Path
-from toolkit import locks
+from toolkit.files import locks
 locks._SHORT_S = {patience_s}
 counter = Path({path!r}) / "counter"
 for _ in range(20):

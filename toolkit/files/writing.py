@@ -1,12 +1,11 @@
-"""Files on disk: checksums and atomic writes.
+"""Atomic writes: a file is written completely or not at all.
 
-In: bytes and paths. Out: files. An existing file is unchanged until the final rename.
+In: bytes. Out: files. An existing file is unchanged until the final rename.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -17,33 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import OutputError
+from toolkit.files.scratch import note_incomplete
 from toolkit.interruption import uninterrupted
-from toolkit.scratch import note_incomplete
-
-_CHUNK_BYTES = 1 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 in hex of the bytes of a file, or of the names and checksums in a
-    folder."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for each in _files_in(path):
-            digest.update(f"{each.relative_to(path).as_posix()}\t{sha256_of(each)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def size_of(path: Path) -> int:
-    """Return the size in bytes of a file, or of all files in a folder."""
-    return sum(file.stat().st_size for file in (_files_in(path) if path.is_dir() else [path]))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
 
 
 def make_folder(path: Path) -> None:
@@ -120,6 +94,20 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_file(path: Path) -> bool:
+    """Remove a file; return whether there was one.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    with as_output_error(path):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import resource
 import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,12 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hostile import IRREGULAR, large_file, move_out, put_irregular
 
 from toolkit.errors import OutputError
 from toolkit.files import (
     check_writable,
+    files_in,
     make_folder,
+    open_regular,
     publish,
+    read_json,
+    read_regular,
+    read_tail,
+    refuse_large,
     scratch_folder,
     sha256_of,
     size_of,
@@ -278,3 +286,124 @@ def test_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
     ):
         publish(make_tree(scratch / "out", a=b"new"), tmp_path / "out")
     assert only_file(tmp_path).read_text() == "a file"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    put_irregular(tmp_path / "file", kind)
+    reads: list[Callable[[Path], object]] = [open_regular, read_regular, read_json, read_tail]
+    if kind != "a folder":
+        reads += [sha256_of, size_of, lambda path: files_in(path.parent)]
+    for read in reads:
+        with pytest.raises(OSError, match=IRREGULAR[kind] + "|outside"):
+            read(tmp_path / "file")
+
+
+def test_a_socket_is_not_read(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(tmp_path / "file"))
+        with pytest.raises(OSError, match="it is a socket, expected a regular file"):
+            read_regular(tmp_path / "file")
+
+
+@pytest.mark.timeout(600)
+def test_a_file_that_becomes_a_fifo_after_the_first_look_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, look = tmp_path / "file", Path.stat
+    path.write_bytes(b"content")
+
+    def look_and_replace(self: Path) -> os.stat_result:
+        found = look(self)
+        put_irregular(path, "a FIFO")
+        return found
+
+    monkeypatch.setattr(Path, "stat", look_and_replace)
+    with pytest.raises(OSError, match="it is a FIFO"):
+        read_regular(path)
+
+
+def test_links_are_followed_but_may_not_leave_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"content")
+    (folder / "link").symlink_to("file")
+    (tmp_path / "named").symlink_to(folder)
+    for within in (None, folder, tmp_path / "named"):
+        assert read_regular(folder / "link", within=within) == b"content"
+        assert read_regular(tmp_path / "named" / "file", within=within) == b"content"
+    move_out(folder / "file", tmp_path / "elsewhere")
+    assert read_regular(folder / "link") == b"content"
+    for name in ("file", "link"):
+        for read in (read_regular, sha256_of, size_of, refuse_large):
+            with pytest.raises(OSError, match=r"it is a link to .*elsewhere/file, outside"):
+                read(folder / name, within=folder)
+
+
+def test_a_circle_of_links_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").symlink_to("file")
+    for within in (None, tmp_path):
+        with pytest.raises(OSError, match="Too many levels"):
+            read_regular(tmp_path / "file", within=within)
+
+
+@pytest.mark.parametrize("odd", ["a FIFO", "/dev/zero", "link out", "folder link out"])
+def test_a_folder_with_anything_but_its_own_files_has_no_checksum(tmp_path: Path, odd: str) -> None:
+    folder = make_tree(tmp_path / "one", a=b"xy", sub__b=b"z")
+    (folder / "link").symlink_to("sub/b")
+    assert files_in(folder) == [folder / "a", folder / "link", folder / "sub" / "b"]
+    assert size_of(folder) == 4
+    path = folder / "sub" / "odd"
+    if odd == "link out":
+        path.write_bytes(b"content")
+        move_out(path, tmp_path / "elsewhere")
+    elif odd == "folder link out":
+        path.symlink_to(tmp_path)
+    else:
+        put_irregular(path, odd)
+    for read in (sha256_of, size_of):
+        with pytest.raises(OSError, match="sub/odd in it: it is a"):
+            read(folder)
+
+
+def test_a_name_that_is_not_text_is_in_the_checksum_of_a_folder(tmp_path: Path) -> None:
+    folder = make_tree(tmp_path / "one", a=b"xy")
+    before = sha256_of(folder)
+    (folder / os.fsdecode(b"\xff")).write_bytes(b"")
+    assert sha256_of(folder) != before
+
+
+def test_a_file_is_read_up_to_the_size_that_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b'"12345"')
+    assert read_regular(tmp_path / "file", most_bytes=7) == b'"12345"'
+    assert read_json(tmp_path / "file", most_bytes=7) == "12345"
+    for read in (read_regular, read_json):
+        with pytest.raises(OSError, match="it has 7 bytes, expected at most 6"):
+            read(tmp_path / "file", most_bytes=6)
+
+
+def test_a_file_larger_than_the_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    large_file(tmp_path / "file", 1 << 42)
+    for read in (read_regular, refuse_large):
+        with pytest.raises(OSError, match="it has 4,398,046,511,104 bytes, expected at most"):
+            read(tmp_path / "file")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="a file without a size")
+def test_a_file_longer_than_its_size_is_refused() -> None:
+    for read in (read_regular, sha256_of):
+        with pytest.raises(OSError, match="more than the 0 bytes that the system reports"):
+            read(Path("/proc/self/maps"))
+
+
+def test_deep_json_is_a_value_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "file")
+
+
+def test_the_tail_is_the_end_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"0123456789\xff")
+    assert read_tail(tmp_path / "log", most_bytes=3) == "89\ufffd"
+    assert read_tail(tmp_path / "log") == "0123456789\ufffd"

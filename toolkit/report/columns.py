@@ -1,4 +1,4 @@
-"""One line per candidate: its parity report and its measurement.
+"""The columns of the results table: one line per candidate, with its parity and measurement.
 
 In: results. Out: rows of text cells, shared by the table and Markdown.
 """

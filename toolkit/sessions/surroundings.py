@@ -1,0 +1,69 @@
+"""The surroundings of a worker: what it may use, and its environment variables.
+
+In: a candidate. Out: what confinement must allow, and variables in addition to those that the
+worker inherits.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+from toolkit.processes.confinement import Needs, own_folders
+from toolkit.processes.numerics import PINNED_ENVIRONMENT
+from toolkit.sessions.candidates import Candidate
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT
+
+_CUDA_CACHE, _TORCH_CACHE, _TRITON_CACHE = (
+    *("CUDA_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
+)
+
+
+def needs_of(candidate: Candidate) -> Needs:
+    """Return what the candidate's worker uses besides its libraries and its own folder. Folders for
+    compiled code that the user named are created."""
+    source = candidate.source
+    caches = {each: os.environ[each] for each in (_CUDA_CACHE,) if each in os.environ}
+    if candidate.runtime.compiles:
+        caches |= _compiled_code()
+    folders = tuple(Path(each) for each in caches.values())
+    for each in folders:
+        each.mkdir(parents=True, exist_ok=True)
+    return Needs(
+        reads=(source.path,),
+        writes=folders,
+        model=source.model if source.artifact.format == CHECKPOINT_FORMAT else None,
+        programs=candidate.runtime.compiles,
+        gpu=candidate.settings.device != "cpu",
+    )
+
+
+def environment_of(candidate: Candidate, scratch: Path) -> dict[str, str]:
+    """Return the environment variables of the candidate's worker, whose own folder is `scratch`."""
+    threads = str(candidate.settings.threads)
+    return {
+        **own_folders(scratch),
+        **(_compiled_code() if candidate.runtime.compiles else {}),
+        **candidate.runtime.environment,
+        **PINNED_ENVIRONMENT,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+        # By default, the driver stores compiled kernels in the user's home folder.
+        _CUDA_CACHE: os.environ.get(_CUDA_CACHE, str(scratch / "cuda")),
+    }
+
+
+def _compiled_code() -> dict[str, str]:
+    """Return the folders where torch keeps compiled code: those that it uses outside of a worker,
+    so that the next worker need not compile again."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in containers, a user may have no name
+        user = str(os.getuid())
+    usual = str(Path(tempfile.gettempdir(), f"torchinductor_{user}"))
+    named = {each: os.environ[each] for each in (_TRITON_CACHE,) if each in os.environ}
+    return {_TORCH_CACHE: os.environ.get(_TORCH_CACHE, usual), **named}
