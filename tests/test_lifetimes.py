@@ -4,7 +4,6 @@ killed one could not."""
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -20,12 +19,9 @@ from conftest import CHECKPOINT, PATIENCE_S, Cli, wait_until
 from toolkit.artifacts.manifest import find_artifacts
 from toolkit.files import locks
 from toolkit.files.locks import locked_file, locked_folder
+from toolkit.processes.confinement import Confinement, Needs
 
 ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
-TIED = importlib.util.find_spec("toolkit.processes.confinement") is not None
-needs_tied_children = pytest.mark.skipif(
-    not TIED, reason="child processes do not end with their parent yet"
-)
 HANGS_S = 3600
 GONE_S = 60.0  # a hanging process would not end by itself
 
@@ -96,8 +92,10 @@ def wait_until_exactly(reached: Callable[[], bool]) -> None:
 DRIVERS = {
     "converter": f"""
 from toolkit.processes.child import run_apart, scratch_of
+from toolkit.processes.confinement import Needs
 with scratch_of("export") as scratch:
-    run_apart("sleeper", {{}}, scratch, what="sleeper", timeout_s={HANGS_S})
+    needs = Needs(programs=True)
+    run_apart("sleeper", {{}}, scratch, what="sleeper", timeout_s={HANGS_S}, needs=needs)
 """,
     "worker": f"""
 from pathlib import Path
@@ -167,13 +165,30 @@ def alive(process: psutil.Process) -> bool:
     return False
 
 
-@needs_tied_children
 @pytest.mark.parametrize("kind", DRIVERS)
 def test_nothing_outlives_a_killed_driver(kind: str, exports: Path, tmp_path: Path) -> None:
     with driver_with_hanging_child(kind, exports, tmp_path) as (driver, below):
         driver.kill()
         _, still = psutil.wait_procs([driver, *below], timeout=GONE_S)
         assert not [each for each in still if alive(each)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread watches the pipe elsewhere")
+def test_child_that_starts_after_its_driver_was_killed_ends(tmp_path: Path) -> None:
+    """It opens its end of the pipe when the other end is closed already."""
+    start_sh = ["sh", "-c", '"$@" & wait $!', "sh"]
+    with Confinement(tmp_path, Needs()) as confined:
+        command = [*confined.command, "-c", "print('went on')"]
+        with_driver = subprocess.run(command, capture_output=True, text=True, check=False)
+        without = subprocess.run(
+            [*start_sh, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+        )
+    assert with_driver.stdout == "went on\n", with_driver.stderr
+    assert (without.returncode, without.stdout) == (128 + signal.SIGKILL, "")
 
 
 @pytest.mark.parametrize("kind", DRIVERS)

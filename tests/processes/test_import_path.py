@@ -82,6 +82,7 @@ def test_files_named_like_libraries_do_not_replace_them(folder: Path, safe: bool
     verified = toolkit(
         folder, "verify", "exports", *runtimes, *model, "--data", ".", "--json", safe=safe
     )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     rows = json.loads(verified.stdout)["parity"]
     assert {row["status"] for row in rows} == {"passed"}
     assert {row["format"] for row in rows} == {"checkpoint", "onnx", "openvino"}

@@ -88,6 +88,7 @@ class Confinement:
             json.dumps(
                 {
                     "lifeline": str(lifeline),
+                    "parent": os.getpid(),
                     "off": f"not confined: {SWITCH} is set" if _switched_off() else "",
                     "rules": list(_rules(scratch, needs)),
                     "limits": _limits(needs),

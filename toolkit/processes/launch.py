@@ -39,7 +39,7 @@ def main() -> None:
         kind, code, *arguments = code, *arguments
     policy = json.loads(Path(path).read_text())
     sys.argv[:] = [kind, *arguments]
-    tie(policy["lifeline"])
+    tie(policy["lifeline"], parent=policy["parent"])
     os.environ[CONFINEMENT] = policy["off"] or confine(policy)
     if kind == "-m":
         import runpy
@@ -49,9 +49,9 @@ def main() -> None:
         exec(code, vars(sys.modules["__main__"]))
 
 
-def tie(lifeline: str) -> None:
-    """End this process, and those that it starts, as soon as no other process has the named pipe
-    `lifeline` open.
+def tie(lifeline: str, *, parent: int) -> None:
+    """End this process, and those that it starts, as soon as its `parent` has ended: then no other
+    process has the named pipe `lifeline` open.
 
     On Linux the kernel does that, also during a native call. `PR_SET_PDEATHSIG` would end it when
     the thread that started it ends. Elsewhere, a thread waits, and ends it after the native call.
@@ -68,7 +68,8 @@ def tie(lifeline: str) -> None:
     fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     waiting = select.poll()
     waiting.register(descriptor, 0)
-    if waiting.poll(0):  # the other end was closed before the kernel watched
+    # The other end was closed before the kernel watched, or even before this end was opened.
+    if waiting.poll(0) or os.getppid() != parent:
         os.killpg(0, signal.SIGKILL)
 
 
