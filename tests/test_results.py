@@ -42,6 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_names_user_host_or_folder(
     small_data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,7 +114,13 @@ def export(checkpoint: Path, out: Path, row: Format, precision: Precision = "fp3
     return out
 
 
-@pytest.mark.parametrize("row", INSTALLED, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=() if row.usual else pytest.mark.slow)
+        for row in INSTALLED
+    ],
+)
 def test_no_file_names_a_place_of_this_machine(
     checkpoint: Path, home: Path, tmp_path: Path, row: Format
 ) -> None:

@@ -68,6 +68,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", [{"LC_ALL": "C"}, {}], ids=["LC_ALL=C", "usual"])
 @pytest.mark.parametrize("name", STRANGE)
 def test_strange_paths_work(
@@ -186,6 +187,7 @@ def test_low_limit_of_open_files_is_an_error_or_a_row(own_exports: Path, small_d
     assert "Too many open files" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None or not ROOT, reason="needs root and unshare")
 def test_dev_shm_is_not_needed(own_exports: Path, small_data: Path, tmp_path: Path) -> None:
     hidden = "mount --make-rprivate / && mount -t tmpfs -o ro none /dev/shm"

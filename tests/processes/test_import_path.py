@@ -64,6 +64,7 @@ def toolkit(folder: Path, *arguments: str, safe: bool = True) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("safe", [True, False], ids=["script", "python -m"])
 def test_files_named_like_libraries_do_not_replace_them(folder: Path, safe: bool) -> None:
     """In the driver, in converters (openvino) and in workers."""
