@@ -101,7 +101,7 @@ def run(
             done at all.
     """
     options = session or SessionOptions()
-    settings, timeout_s = options.settings, options.timeout_s
+    settings, timeout_s, threads = options.settings, options.timeout_s, options.threads
     gates = gates or GateSettings()
     check = ParityCheck(
         batch_size=options.batch_size, gates=gates, timeout_s=timeout_s, progress=progress
@@ -118,9 +118,7 @@ def run(
         _refuse_to_mix(folder, trained if checkpoint is None else None)  # nobody else's, either
         if checkpoint is None:
             checkpoint = trained
-            record = _train(
-                trained, quick=quick, data=data, threads=options.threads, progress=progress
-            )
+            record = _train(trained, quick=quick, data=data, threads=threads, progress=progress)
         else:
             record = read_checkpoint(checkpoint)
         check_fits(dataset, record)
