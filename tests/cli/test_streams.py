@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -80,17 +79,11 @@ def test_closed_streams_do_not_disturb_a_worker(
     own_exports: Path, small_data: Path, tmp_path: Path, closed: str
 ) -> None:
     """Otherwise, the worker's pipes would take their numbers."""
-    line = (
-        f"bench {own_exports}/mnist-cnn.onnx --data {small_data} --runtime onnxruntime --threads 1"
-    )
-    done = shell(f"toolkit {line} --min-time 0.1 --max-time 2 --out here {closed}", tmp_path)
+    line = f"verify {own_exports}/mnist-cnn.onnx --data {small_data} --runtime onnxruntime"
+    done = shell(f"toolkit {line} {closed}", tmp_path)
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "here" / "results.json").read_text())
-    assert [row["status"] for row in record["measurements"]] == ["measured", "measured"]
-    if ">&-" not in closed.replace("2>&-", ""):
-        assert "onnxruntime" in done.stdout
-    if "2>&-" not in closed:
-        assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ("passed" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
 
 
 def test_closed_streams_do_not_disturb_a_converter(tmp_path: Path) -> None:
