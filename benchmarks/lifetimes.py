@@ -79,12 +79,11 @@ class Killer:
         given = {
             "export": [str(self._checkpoint), "--format", "onnx", "--format", "openvino"],
             "train": [*data, "--epochs", "1.5", "--save-every", "0.000001", "--device", "cpu"],
-            "bench": [onnx, *data, *runtime, "--min-time", "0.1", "--max-time", "4"],
+            "bench": [onnx, *data, *runtime, "--min-time", "0.1", "--min-rounds", "6"],
             "tune": [onnx, *data, *runtime],
             "run": ["--checkpoint", str(self._checkpoint), "--quick", *data, "--format", "onnx"],
         }[command]
-        target = out / "tuning.json" if command == "tune" else out
-        return [command, *given, *(runtime if command == "run" else []), "--out", str(target)]
+        return [command, *given, *(runtime if command == "run" else []), "--out", str(out)]
 
     def kill(self, row: Row, number: int, whole_s: float, name: str) -> None:
         """Kill one command, look at what is left, run it again, and add to the row."""
