@@ -94,6 +94,7 @@ ROWS: list[Row] = [
 PAIRS = [row for row in ROWS if row.precision == "fp32"]  # independent of the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared
 SLOW = {"fp16", "int8-dynamic", "int8-weights"}
+START_A_COMPILER = {"compile", "aotinductor"}
 
 
 def names(rows: list[Row]) -> list[str]:
@@ -105,9 +106,15 @@ def names(rows: list[Row]) -> list[str]:
 
 
 def params(rows: list[Row]) -> list[Any]:
-    """Return the rows as parameters; precisions that only CI's slow part tests are marked."""
+    """Return the rows as parameters; those that only CI's slow part tests are marked."""
     return [
-        pytest.param(row, id=name, marks=[pytest.mark.slow] if row.precision in SLOW else [])
+        pytest.param(
+            row,
+            id=name,
+            marks=[pytest.mark.slow]
+            if row.precision in SLOW or row.runtime in START_A_COMPILER
+            else [],
+        )
         for row, name in zip(rows, names(rows), strict=True)
     ]
 

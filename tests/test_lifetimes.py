@@ -215,6 +215,7 @@ def test_next_command_says_and_deletes_what_a_killed_one_left(
     assert list(tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_export_killed_in_the_middle_succeeds_when_it_is_run_again(tmp_path: Path) -> None:
     out, tmp = tmp_path / "out", tmp_path / "tmp"
     arguments = ("export", CHECKPOINT, "--format", "onnx", "--out", out)
@@ -236,6 +237,7 @@ def test_export_killed_in_the_middle_succeeds_when_it_is_run_again(tmp_path: Pat
     assert list(tmp.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_exports_into_one_folder_at_once_lose_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     both = [

@@ -27,6 +27,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_package_runs_any_batch_size_with_one_or_two_threads(package: Path) -> None:
     images = PIXELS[:100]
     wanted = logits_of_pixels(images)

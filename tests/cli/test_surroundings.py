@@ -62,6 +62,7 @@ def assert_said(done: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["C", None])
 def test_strange_paths_work(small_data: Path, tmp_path: Path, language: str | None) -> None:
     """In the names of checkpoint, outputs, data, temporary folder, home and current folder."""
@@ -185,6 +186,7 @@ def test_low_limit_of_open_files_is_an_error_or_a_row(own_exports: Path, small_d
     assert "Too many open files" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None or not ROOT, reason="needs root and unshare")
 def test_dev_shm_is_not_needed(own_exports: Path, small_data: Path, tmp_path: Path) -> None:
     hidden = "mount --make-rprivate / && mount -t tmpfs -o ro none /dev/shm"

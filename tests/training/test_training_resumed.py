@@ -126,6 +126,7 @@ def test_resume_without_a_state_starts_a_training(small_data: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("no_child_is_left")
+@pytest.mark.slow
 def test_training_survives_sigkill_at_random_times(small_data: Path, tmp_path: Path) -> None:
     """Real processes and a real signal; benchmarks/kills.py does this a hundred times."""
     options = ("--data", str(small_data), "--epochs", "4")

@@ -51,6 +51,7 @@ def tuned(artifacts: Path, small_data: Path) -> Tuning:
     )
 
 
+@pytest.mark.slow
 def test_recommendation_passed_the_last_stage_and_is_in_the_pareto_set(
     tuned: Tuning,
 ) -> None:
@@ -68,6 +69,7 @@ def test_recommendation_passed_the_last_stage_and_is_in_the_pareto_set(
     assert (baseline.status, baseline.stage, baseline.flips) == ("passed", 4, 0)
 
 
+@pytest.mark.slow
 def test_all_candidates_run_with_one_thread_and_fewer_on_all_cores(tuned: Tuning) -> None:
     stages = [each.stage for each in tuned.trials]
     single = [each for each in tuned.trials if each.configuration.settings.all_threads == 1]
@@ -97,6 +99,7 @@ def test_tuning_file_matches_the_result_and_bench_reads_it(
         assert row["settings"] == to_json(tuned.chosen.settings)
 
 
+@pytest.mark.slow
 def test_settings_file_excludes_the_options_that_it_sets(
     tuned: Tuning, artifacts: Path, cli: Cli
 ) -> None:
@@ -145,6 +148,7 @@ def test_eager_can_be_recommended_and_measured_again(artifacts: Path, small_data
         toolkit.bench([], data=small_data, tuned=other)
 
 
+@pytest.mark.slow
 def test_artifact_changed_since_tuning_is_refused(tuned: Tuning, artifacts: Path) -> None:
     assert tuned.chosen is not None
     other = replace(tuned.chosen, artifact_sha256="f" * 64)
