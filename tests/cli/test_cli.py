@@ -541,7 +541,9 @@ def assert_one_line(result: object, exit_code: int, *says: str) -> None:
 def test_defaults_of_options_are_those_of_the_records(name: str) -> None:
     """The options repeat them, because `--help` must not import the records."""
     command = commands.commands[name]
-    given = command.make_context(name, [], resilient_parsing=True).params
+    # Commands keep the names of --help that they saw first.
+    parent = click.Context(commands, **commands.context_settings)
+    given = command.make_context(name, [], parent=parent, resilient_parsing=True).params
     records: tuple[object, ...] = (toolkit.SessionOptions(), toolkit.GateSettings())
     if name == "bench":  # loadgen has its own durations
         records = (*records, Plan())
