@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CHECKPOINT, Cli
@@ -82,12 +83,20 @@ def test_all_candidates_run_with_one_thread_and_fewer_on_all_cores(tuned: Tuning
     assert all(each.accuracy is None for each in tuned.trials if each.stage == 1)
 
 
+def with_real_paths(tuning: Tuning) -> dict[str, Any]:
+    record = to_json(tuning)
+    for each in record["trials"]:
+        path = Path(each["configuration"]["artifact_path"])
+        each["configuration"]["artifact_path"] = path.resolve()
+    return record
+
+
 @pytest.mark.slow
 def test_tuning_file_matches_the_result_and_bench_reads_it(
     tuned: Tuning, artifacts: Path, small_data: Path, cli: Cli
 ) -> None:
     path = artifacts.parent / "tuning.json"
-    assert toolkit.read_tuning(path) == tuned
+    assert with_real_paths(toolkit.read_tuning(path)) == with_real_paths(tuned)
     quick = ("--min-time", "0.6", "--min-rounds", "8")
     result = cli("bench", "--settings", path, "--data", small_data, *quick, "--json")
     assert result.exit_code == 0, result.stderr
