@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.files.reading import read_tail
 from toolkit.files.scratch import say_swept, sweep_beside
 from toolkit.files.writing import as_output_error, make_folder
 from toolkit.interruption import installed, uninterrupted
@@ -112,7 +113,7 @@ def _own_command() -> str:
 def _holder(lock_path: Path) -> str:
     """Return `process 123 (toolkit export)`, as far as the lock file says so."""
     with contextlib.suppress(OSError, ValueError):
-        process, host, command = lock_path.read_text(errors="replace").strip().split("\t")
+        process, host, command = read_tail(lock_path).strip().split("\t")
         place = "" if host == os.uname().nodename else f" on {host}"
         return f"process {int(process)}{place} ({command[:80]})"
     return "another process"

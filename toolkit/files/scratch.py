@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.errors import OutputError, ToolkitWarning
+from toolkit.files.reading import read_regular
 from toolkit.interruption import uninterrupted
 
 _PREFIX, _SUFFIX = "toolkit-", ".scratch"
@@ -142,7 +143,7 @@ def _sweep_folder(folder: Path) -> list[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or it has an owner
             found = []
             with contextlib.suppress(FileNotFoundError):
-                lines = (folder / _JOURNAL).read_bytes().split(b"\0")[:-1]
+                lines = read_regular(folder / _JOURNAL, within=folder).split(b"\0")[:-1]
                 paths = [Path(os.fsdecode(line)) for line in lines]
                 found = [path for path in paths if _remove_incomplete(path)]
             shutil.rmtree(folder)
