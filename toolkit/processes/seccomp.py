@@ -38,7 +38,30 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),
-    # Files outside: Landlock does not cover their attributes, nor who watches them.
+    # Files outside: past their paths, and who watches them.
+    "open_by_handle_at": (304, 265),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "fanotify_init": (300, 262),
+    # Namespaces give new privileges inside them.
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "open_tree": (428, 428),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    # Parts of the kernel that no runtime needs.
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+}
+# Landlock does not cover these. Compilers and converters set them on what they write.
+_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -60,26 +83,6 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
     "file_setattr": (469, 469),
-    "open_by_handle_at": (304, 265),
-    "inotify_init": (253, None),
-    "inotify_init1": (294, 26),
-    "fanotify_init": (300, 262),
-    # Namespaces give new privileges inside them.
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "open_tree": (428, 428),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    # Parts of the kernel that no runtime needs.
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
 }
 _PROGRAMS: dict[str, tuple[int | None, int | None]] = {
     "execve": (59, 221),
@@ -121,7 +124,8 @@ def why_missing() -> str | None:
 
 
 def restrict(*, programs: bool) -> None:
-    """Install the filter; `no_new_privs` must be set. `programs` allows to start programs.
+    """Install the filter; `no_new_privs` must be set. `programs` allows to start programs, and
+    to change permissions, owners, times and attributes of files.
 
     Raises:
         OSError: The kernel refused.
@@ -144,7 +148,7 @@ def program(*, programs: bool, machine: str | None = None) -> list[Instruction]:
     """Return the filter for `machine` (default: this one) as (code, jump if true, jump if false,
     operand)."""
     architecture, column, _ = _ARCHITECTURES[machine or os.uname().machine]
-    refused = {**_NUMBERS, **({} if programs else _PROGRAMS)}
+    refused = {**_NUMBERS, **({} if programs else {**_PROGRAMS, **_ATTRIBUTES})}
     numbers = [each[column] for each in refused.values()]
     rules: list[Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
