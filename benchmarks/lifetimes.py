@@ -232,6 +232,7 @@ def main(kills: int, commands: str, signals: str, within_s: float | None, seed: 
             name = names[number % len(names)]
             kind = kinds[number // len(names) % len(kinds)]
             killer.kill(rows[name], number, whole_s[name], kind)
+            print(table(list(rows.values())), file=sys.stderr)
     print(table(list(rows.values())))
     bad = [*rows.values()]
     sys.exit(any(sum((row.alive_after_5_s, row.half_files, row.failed_reruns)) for row in bad))

@@ -87,7 +87,7 @@ def test_strange_paths_work(small_data: Path, tmp_path: Path, language: str | No
     assert done.returncode == 0, done.stderr
     rows = [(row["runtime"], row["status"]) for row in json.loads(done.stdout)["parity"]]
     assert rows == [("onnxruntime", "passed"), ("mnn", "passed")]
-    assert list((folder / "tmp").iterdir()) == []
+    assert not list((folder / "tmp").glob("toolkit-*"))
 
 
 def test_path_that_is_no_text_is_named(tmp_path: Path, small_data: Path) -> None:

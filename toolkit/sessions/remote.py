@@ -41,7 +41,7 @@ from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.messages import pack, pack_images, unpack
-from toolkit.sessions.surroundings import environment_of, needs_of
+from toolkit.sessions.surroundings import environment_of, needs_of, path_without_text
 
 _PIPELINED_CHUNKS = 2
 _EXIT_GRACE_S = 2.0
@@ -225,11 +225,10 @@ class RemoteSession:
     def _start(self) -> None:
         if self._closed:
             raise self._fail(Crashed("closed before it had started"))
-        for path in (str(self.candidate.source.path), str(self._scratch.path), *sys.path):
-            if _is_no_text(path):
-                raise self._fail(
-                    Unsupported(f"the path {path!a} is not valid UTF-8; rename its folders")
-                )
+        unsendable = path_without_text(self.candidate, self._scratch.path)
+        if unsendable is not None:
+            text = f"the path {unsendable!a} is not valid UTF-8; rename its folders"
+            raise self._fail(Unsupported(text))
         try:
             self._confined = Confinement(self._scratch.path, needs_of(self.candidate))
             spec = f"popen//execmodel=main_thread_only//python={shlex.join(self._confined.command)}"
@@ -342,15 +341,6 @@ def open_sessions(
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
             for each in candidates
         ]
-
-
-def _is_no_text(path: str) -> bool:
-    """Return whether a path contains bytes that are not UTF-8; they cannot be sent to a worker."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _settings(threads: int, precision: str, device: str, streams: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -67,3 +68,14 @@ def _compiled_code() -> dict[str, str]:
     usual = str(Path(tempfile.gettempdir(), f"torchinductor_{user}"))
     named = {each: os.environ[each] for each in (_TRITON_CACHE,) if each in os.environ}
     return {_TORCH_CACHE: os.environ.get(_TORCH_CACHE, usual), **named}
+
+
+def path_without_text(candidate: Candidate, scratch: Path) -> str | None:
+    """Return a path that cannot be sent to the candidate's worker, because it contains bytes that
+    are not UTF-8."""
+    for path in (str(candidate.source.path), str(scratch), *sys.path):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return path
+    return None
