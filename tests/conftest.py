@@ -30,7 +30,8 @@ from toolkit.data import load_dataset
 from toolkit.machine import capacity
 from toolkit.schema import Settings
 from toolkit.sessions.candidates import Candidate, Subject, find_subject
-from toolkit.sessions.remote import Loaded, RemoteSession
+from toolkit.sessions.messages import Loaded
+from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import RUNTIMES, Runtime, Source
 
 REPOSITORY = Path(__file__).parent.parent

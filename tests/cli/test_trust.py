@@ -121,3 +121,12 @@ def reseal(path: Path) -> None:
         if each["path"] == path.name:
             each |= {"sha256": sha256_of(path), "size_bytes": size_of(path)}
     manifest.write_text(json.dumps(record))
+
+
+def test_what_is_shown_cannot_steer_the_terminal(cli: Cli, stranger: Path) -> None:
+    sent = stranger.rename(stranger.parent / "sent\x1b[2J\nnothing to trust")
+    result = cli("trust", sent)
+    assert result.exit_code == 2
+    assert "\x1b" not in result.stderr
+    assert result.stderr.count("\n") == 5  # heading, line, two programs, error
+    assert "\\x1b[2J\\nnothing to trust" in result.stderr

@@ -15,7 +15,14 @@ import pytest
 from conftest import PATIENCE_S
 
 from toolkit.errors import OutputError, ToolkitWarning
-from toolkit.files.scratch import ScratchFolder, say_swept, sweep, sweep_beside, temporary_folder
+from toolkit.files.scratch import (
+    ScratchFolder,
+    remove_tree,
+    say_swept,
+    sweep,
+    sweep_beside,
+    temporary_folder,
+)
 
 
 @pytest.fixture
@@ -175,3 +182,26 @@ def test_folder_is_deleted_after_an_error(temporary: Path) -> None:
     with pytest.raises(IsADirectoryError), temporary_folder("export") as folder:
         folder.write_text("x")
     assert list(temporary.iterdir()) == []
+
+
+def test_folders_nested_deeper_than_the_stack_and_the_longest_path_are_removed(
+    tmp_path: Path,
+) -> None:
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    script = "import os\nfor _ in range(3000):\n    os.mkdir('abc')\n    os.chdir('abc')\n"
+    subprocess.run([sys.executable, "-c", script], cwd=deep, check=True)
+    (deep / "link").symlink_to(tmp_path)
+    (deep / "closed").mkdir(mode=0)
+    remove_tree(deep)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_links_lead_to_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "kept")
+    remove_tree(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "file").exists()

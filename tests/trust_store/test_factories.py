@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -90,3 +91,16 @@ def test_a_trusted_factory_is_found_from_any_folder_until_it_changes(
     (home / "stranger_net.py").write_text("import os\n")
     with pytest.raises(NotTrustedError, match="has changed"):
         trusted_factory(spec, model=None, trust=False, what="x")
+
+
+def test_a_copy_of_a_trusted_factory_in_another_folder_is_not_trusted(
+    marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file, but what it imports is somebody else's: `stranger/__init__.py`."""
+    spec = ModelSpec(factory="stranger.net:build")
+    trust_store().add([factory_program(spec)], command="import")
+    shutil.copytree(Path.cwd(), tmp_path / "sent")
+    monkeypatch.chdir(tmp_path / "sent")
+    with pytest.raises(NotTrustedError, match=r"sent/stranger/net\.py"):
+        trusted_factory(spec, model=None, trust=False, what="x")
+    assert not marker.exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,16 +92,23 @@ def _table(programs: Sequence[Program]) -> str:
 
     rows = [
         [
-            each.name if each.kind == "artifact" else f"{each.name}({_arguments(each)})",
-            each.path,
+            _shown(each.name if each.kind == "artifact" else f"{each.name}({_arguments(each)})"),
+            _shown(each.path),
             each.sha256[:12],
-            f"toolkit {each.command}, {each.time[:10]}" if each.command else _origin(each),
-            each.runs,
+            f"toolkit {_shown(each.command)}, {_shown(each.time[:10])}"
+            if each.command
+            else _origin(each),
+            _shown(each.runs),
         ]
         for each in programs
     ]
     headings = ["program", "file", "sha256", "from", "can run"]
     return aligned(headings, rows, numeric=[False] * len(headings))
+
+
+def _shown(text: str) -> str:
+    """Return a text on one line that cannot steer the terminal: it may come from a stranger."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _arguments(program: Program) -> str:

@@ -116,6 +116,9 @@ def files_in(folder: Path) -> list[Path]:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 path = Path(entry.path)
+                if not {"\t", "\n"}.isdisjoint(entry.name):  # sha256_of separates names by them
+                    text = f"{entry.name!r} in it: expected a name without tabs and line breaks"
+                    raise OSError(errno.EINVAL, text)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
                 else:

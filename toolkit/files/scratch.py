@@ -13,8 +13,8 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,10 +54,30 @@ class ScratchFolder:
         with uninterrupted():
             if self._lock is None or self._process != os.getpid():  # a process that was forked
                 return
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(self.path)
             os.close(self._lock)
             self._lock = None
             atexit.unregister(self.remove)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder and what is in it, as far as this user may.
+
+    Unlike `shutil.rmtree`, it does not recurse: a child process may leave folders that are nested
+    deeper than Python's stack and longer than the longest path. They are moved up one by one.
+    """
+    with contextlib.suppress(OSError):
+        while entries := list(os.scandir(folder)):
+            for entry in entries:
+                path = Path(entry.path)
+                if not entry.is_dir(follow_symlinks=False):
+                    path.unlink()
+                    continue
+                path.chmod(0o700)
+                for inner in list(os.scandir(path)):
+                    Path(inner.path).rename(folder / uuid.uuid4().hex)
+                path.rmdir()
+        folder.rmdir()
 
 
 @contextmanager
@@ -146,7 +166,7 @@ def _sweep_folder(folder: Path) -> list[Path]:
                 lines = read_regular(folder / _JOURNAL, within=folder).split(b"\0")[:-1]
                 paths = [Path(os.fsdecode(line)) for line in lines]
                 found = [path for path in paths if _remove_incomplete(path)]
-            shutil.rmtree(folder)
+            remove_tree(folder)
             return found if folder.name.startswith(f"{_PREFIX}journal-") else [folder]
         finally:
             os.close(descriptor)
@@ -161,7 +181,7 @@ def _remove_incomplete(path: Path) -> bool:
         if path.lstat().st_uid != os.geteuid():
             return False
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink()
         return True

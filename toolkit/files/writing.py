@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import OutputError
-from toolkit.files.scratch import note_incomplete
+from toolkit.files.scratch import note_incomplete, remove_tree
 from toolkit.interruption import uninterrupted
 
 
@@ -129,7 +128,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     finally:
         with uninterrupted():
             if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class Program:
         name: `pt2 fp32`, or `package.module:function`.
         path: The artifact, or the source file of the factory.
         sha256: Of these bytes. For a factory, it covers its own source file, not the modules that
-            this file imports.
+            this file imports, so the trust is limited to this path.
         runs: What using it can run.
         arguments: The arguments that the checkpoint passes to the factory.
         root: The folder that a factory's module is imported from.
@@ -38,10 +38,10 @@ class Program:
     @property
     def key(self) -> str:
         """The sha256 that identifies what is trusted: the bytes of an artifact; the source file,
-        name and arguments of a factory."""
+        its place, name and arguments of a factory."""
         if self.kind == "artifact":
             return self.sha256
-        identity = json.dumps([self.name, self.arguments, self.sha256], sort_keys=True)
+        identity = json.dumps([self.name, self.path, self.arguments, self.sha256], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def __str__(self) -> str:

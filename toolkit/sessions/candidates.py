@@ -13,9 +13,19 @@ from toolkit.artifacts.manifest import MANIFEST, StoredArtifact, find_artifacts
 from toolkit.artifacts.programs import programs_of
 from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
+from toolkit.report.labels import count_of
 from toolkit.schema import EAGER as EAGER
 from toolkit.schema import NULL as NULL
-from toolkit.schema import TRAITS, Artifact, Checkpoint, Device, InputSpec, Precision, Settings
+from toolkit.schema import (
+    TRAITS,
+    Artifact,
+    Attestation,
+    Checkpoint,
+    Device,
+    InputSpec,
+    Precision,
+    Settings,
+)
 from toolkit.sessions.runtimes import (
     ALL,
     CHECKPOINT_FORMAT,
@@ -47,6 +57,22 @@ class Candidate:
     def label(self) -> str:
         """A short name for progress and messages."""
         return f"{self.runtime.name} {self.source.artifact.precision}"
+
+    def difference(self, found: Attestation) -> str | None:
+        """Say how an attested session differs from what was requested; None if it does not."""
+        settings = self.settings
+        threads = 1 if self.runtime.one_thread else settings.threads
+        if self.runtime.own_threads:
+            threads = found.threads
+        precision = self.source.artifact.precision
+        wanted = _described(threads, precision, settings.device, settings.streams)
+        runs = _described(found.threads, found.precision, found.device, found.streams)
+        return None if runs == wanted else f"requested {wanted}, but the session runs {runs}"
+
+
+def _described(threads: int, precision: str, device: str, streams: int) -> str:
+    several = f" in {streams} streams" if streams > 1 else ""
+    return f"{count_of(threads, 'thread')}, {precision} on {device}{several}"
 
 
 @dataclass(frozen=True, kw_only=True)

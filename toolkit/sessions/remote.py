@@ -12,9 +12,10 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import execnet
 import numpy as np
@@ -27,6 +28,7 @@ from toolkit.errors import (
     OutOfMemory,
     TimedOut,
     Unsupported,
+    headline,
 )
 from toolkit.files import read_tail
 from toolkit.files.scratch import ScratchFolder
@@ -35,26 +37,24 @@ from toolkit.machine.environment import oom_kills
 from toolkit.processes.confinement import Confinement
 from toolkit.processes.endings import FAILURES, exit_text, joined, kill_tree, tail_of
 from toolkit.processes.numerics import REMOVED_FROM_ENVIRONMENT
-from toolkit.report.labels import count_of
 from toolkit.schema import Attestation, Round, ScenarioSettings, from_json, to_json
 from toolkit.sessions import bootstrap
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.loadgen_log import LoadResult
-from toolkit.sessions.messages import pack, pack_images, unpack
+from toolkit.sessions.messages import (
+    Loaded,
+    outcome_of,
+    pack,
+    pack_images,
+    round_of,
+    unpack,
+)
 from toolkit.sessions.surroundings import environment_of, needs_of, path_without_text
 
 _PIPELINED_CHUNKS = 2
 _EXIT_GRACE_S = 2.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """The worker's report after loading: settings read back, and times in seconds."""
-
-    attestation: Attestation
-    import_s: float
-    load_s: float
-    first_inference_s: float
+Decoded = TypeVar("Decoded")
 
 
 class RemoteSession:
@@ -113,7 +113,7 @@ class RemoteSession:
                 batch_size=self._batch_size,
                 variant=source.variant,
             )
-            loaded = from_json(Loaded, reply)
+            loaded = self._decoded(partial(from_json, Loaded), reply)
             self.loaded = replace(loaded, attestation=self._with_confinement(loaded.attestation))
             self._check_attestation(self.loaded.attestation)
         return self.loaded
@@ -132,9 +132,9 @@ class RemoteSession:
             waiting += 1
             if waiting == _PIPELINED_CHUNKS:
                 waiting -= 1
-                yield unpack(self._receive())
+                yield self._decoded(unpack, self._receive())
         for _ in range(waiting):
-            yield unpack(self._receive())
+            yield self._decoded(unpack, self._receive())
 
     def prepare(
         self,
@@ -152,15 +152,13 @@ class RemoteSession:
         self.load()
         packed = None if expected is None else pack(expected)
         reply = self._ask("prepare", **pack_images(images), batch_size=batch_size, expected=packed)
-        return unpack(reply)
+        return self._decoded(unpack, reply)
 
     def measure(self, *, calls: int, repeat: bool = False) -> Round:
         """Return the wall times of `calls` calls in each stream, timed inside the worker; with
         `repeat`, all calls use the same input batch."""
         self.load()
-        found = self._ask("measure", calls=calls, repeat=repeat)
-        samples_s = tuple(tuple(each / 1e9 for each in ns) for ns in found["samples_ns"])
-        return Round(samples_s=samples_s, page_faults=found["page_faults"])
+        return self._decoded(round_of, self._ask("measure", calls=calls, repeat=repeat))
 
     def loadgen(
         self, images: NDArray[np.uint8], *, batch_size: int, wanted: ScenarioSettings
@@ -182,7 +180,8 @@ class RemoteSession:
                 wanted=to_json(wanted),
                 out=folder,
             )
-            return from_json(LoadResult, self._receive(extra_s=2 * wanted.min_duration_s))
+            reply = self._receive(extra_s=2 * wanted.min_duration_s)
+            return self._decoded(partial(from_json, LoadResult), reply)
 
     def attest(self) -> Attestation:
         """Ask the worker again what really runs, after all calls so far.
@@ -191,13 +190,14 @@ class RemoteSession:
             FailedRun: `Unsupported` if it differs from the request.
         """
         self.load()
-        attested = self._with_confinement(from_json(Attestation, self._ask("attest")))
+        reply = self._decoded(partial(from_json, Attestation), self._ask("attest"))
+        attested = self._with_confinement(reply)
         self._check_attestation(attested)
         return attested
 
     def peak_memory_bytes(self) -> int:
         """Return the worker's peak resident memory so far."""
-        return int(self._ask("peak_memory"))
+        return self._decoded(int, self._ask("peak_memory"))
 
     @property
     def pid(self) -> int | None:
@@ -288,11 +288,22 @@ class RemoteSession:
             raise self._fail(TimedOut(f"after {timeout_s:g} s")) from error
         except execnet.RemoteError as error:  # the worker's own code failed, not its session
             raise self._fail(Crashed("the worker failed", stderr_tail=str(error))) from error
-        if reply[0] == "ok":
-            return reply[1]
-        _, status, reason, traceback = reply
+        failed, content = self._decoded(outcome_of, reply)
+        if not failed:
+            return content
+        status, reason, traceback = content
         tail = joined(self.stderr_tail(), traceback)
         raise self._fail(FAILURES[status](reason, stderr_tail=tail))
+
+    def _decoded(self, decode: Callable[[Any], Decoded], reply: Any) -> Decoded:
+        """Decode what the worker sent; nonsense is a failure of the worker, which may run code that
+        lies."""
+        try:
+            return decode(reply)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            raise self._fail(
+                Crashed(f"the worker's answer cannot be understood: {headline(error)}")
+            ) from error
 
     def _fail(self, failure: FailedRun) -> FailedRun:
         """Remember the failure and end the worker; its later answers are meaningless."""
@@ -317,18 +328,9 @@ class RemoteSession:
         return Crashed(exit_text(code))
 
     def _check_attestation(self, found: Attestation) -> None:
-        settings, precision = self.candidate.settings, self.candidate.source.artifact.precision
-        threads = 1 if self.candidate.runtime.one_thread else settings.threads
-        if self.candidate.runtime.own_threads:
-            threads = found.threads
-        wanted = threads, precision, settings.device, settings.streams
-        runs = found.threads, found.precision, found.device, found.streams
-        if runs != wanted:
-            raise self._fail(
-                Unsupported(
-                    f"requested {_settings(*wanted)}, but the session runs {_settings(*runs)}"
-                )
-            )
+        difference = self.candidate.difference(found)
+        if difference is not None:
+            raise self._fail(Unsupported(difference))
 
 
 @contextlib.contextmanager
@@ -341,8 +343,3 @@ def open_sessions(
             stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
             for each in candidates
         ]
-
-
-def _settings(threads: int, precision: str, device: str, streams: int) -> str:
-    several = f" in {streams} streams" if streams > 1 else ""
-    return f"{count_of(threads, 'thread')}, {precision} on {device}{several}"
