@@ -106,7 +106,10 @@ _CLONE, _CLONE3 = (56, 220), 435
 _SOCKETPAIR, _PRLIMIT64, _IOCTL = (53, 199), (302, 261), (16, 29)
 _CLONE_THREAD, _CLONE_NAMESPACES = 0x00010000, 0x7E020000
 _STREAM_SOCKETS, _SOCKET_TYPE = (1, 5), 0xF  # SOCK_STREAM, SOCK_SEQPACKET
-_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into the user's terminal
+_REFUSED_REQUESTS = (  # of ioctl
+    *(0x5412, 0x541C),  # TIOCSTI, TIOCLINUX: type into the user's terminal
+    *(0x40086602, 0x401C5820),  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR: attributes of files
+)
 _NEWEST_KNOWN = 469
 
 _LOAD, _AND, _RETURN, _EQUAL, _GREATER, _BITS = 0x20, 0x54, 0x06, 0x15, 0x25, 0x45
@@ -183,7 +186,7 @@ def program(*, programs: bool, machine: str | None = None) -> list[Instruction]:
     rules += _if_call(_CLONE[column], forbidden)
     rules += _if_call(_SOCKETPAIR[column], _stream_sockets_only())
     rules += _if_call(_PRLIMIT64[column], _own_limits_only())
-    rules += _if_call(_IOCTL[column], _no_terminal_input())
+    rules += _if_call(_IOCTL[column], _harmless_requests_only())
     return [*rules, (_RETURN, 0, 0, _ALLOW)]
 
 
@@ -215,11 +218,8 @@ def _own_limits_only() -> list[Instruction]:
     return [(_LOAD, 0, 0, _ARGUMENTS[0]), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _REFUSE)]
 
 
-def _no_terminal_input() -> list[Instruction]:
-    first, second = _TERMINAL_INPUT
-    return [
-        (_LOAD, 0, 0, _ARGUMENTS[1]),
-        (_EQUAL, 1, 0, first),
-        (_EQUAL, 0, 1, second),
-        (_RETURN, 0, 0, _REFUSE),
-    ]
+def _harmless_requests_only() -> list[Instruction]:
+    rules: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENTS[1])]
+    for request in _REFUSED_REQUESTS:
+        rules += [(_EQUAL, 0, 1, request), (_RETURN, 0, 0, _REFUSE)]
+    return rules
