@@ -36,7 +36,7 @@ from toolkit.timing import Stopwatch
 from .counts import Fate
 from .model import write_checkpoint, write_data
 
-IMAGES = 24
+IMAGES = 40  # fewer do not decide
 _BATCH_SIZE = 10
 _TRUST = True  # programs among the artifacts run: they are our own, damaged by accident
 _HEAD_BYTES = 2048

@@ -51,16 +51,14 @@ def fuzz_artifacts(
     at least."""
     rows = {pair: Counts(target=str(pair)) for pair in pairs}
     usable = [pair for pair in pairs if _passes(verifier, rows[pair], pair)]
-    watch, cases = (
-        Stopwatch(),
-        ((pair, seed + turn) for turn in itertools.count() for pair in usable),
-    )
+    watch = Stopwatch()
 
     def wanted() -> Iterator[tuple[Pair, int]]:
-        for number, case in enumerate(cases):
-            if number >= len(usable) and watch.elapsed_s() > seconds:
-                return
-            yield case
+        for turn in itertools.count() if usable else ():
+            for pair in usable:
+                if turn and watch.elapsed_s() > seconds:
+                    return
+                yield pair, seed + turn
 
     with ThreadPoolExecutor(jobs) as pool:
         running: dict[Future[Outcome], Pair] = {}
@@ -76,6 +74,7 @@ def _passes(verifier: Verifier, counts: Counts, pair: Pair) -> bool:
     """Return whether the healthy artifact passes; otherwise nothing is shown, which is a
     finding."""
     outcome = verifier.healthy(pair)
+    _say(f"{outcome.fate}: {outcome.change}: {outcome.reason[:300]}")
     if outcome.fate != "passed":
         counts.findings.append(f"the healthy artifact: {outcome.fate}: {outcome.reason}")
     return outcome.fate == "passed"
@@ -149,7 +148,7 @@ def main(
         from .artifacts import Exports, Verifier
 
         with _folder(exports) as folder, _folder(None) as scratch:
-            os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
+            os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
             made = Exports(folder, chosen)
             for format, reason in made.lost.items():
                 _say(f"{format} cannot be exported: {reason}")
