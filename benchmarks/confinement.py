@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import click
 import numpy as np
+import psutil
 
 from toolkit.data import load_dataset
 from toolkit.processes.confinement import Confinement, Needs, offered
@@ -44,8 +45,9 @@ def started_as(kind: type[Confinement]) -> Iterator[None]:
         yield
 
 
-def one_worker(runtime: str, batch_size: int) -> tuple[float, float]:
-    """Return the seconds until a worker has loaded, and the median time of its calls."""
+def one_worker(runtime: str, batch_size: int) -> tuple[float, float, float]:
+    """Return the seconds until a worker has loaded, its processor time by then, which other load
+    hardly changes, and the median time of its calls."""
     subject = subject_of(CHECKPOINT, [], model=None)
     candidate = checkpoint_candidate(subject, runtime, Settings(threads=1))
     images = load_dataset("test").images[: 5 * batch_size]
@@ -53,8 +55,10 @@ def one_worker(runtime: str, batch_size: int) -> tuple[float, float]:
     with remote.RemoteSession(candidate, batch_size=batch_size, timeout_s=TIMEOUT_S) as session:
         session.load()
         start_s = watch.elapsed_s()
+        processor_s = sum(psutil.Process(session.pid).cpu_times()[:2])
         session.prepare(images, batch_size=batch_size)
-        return start_s, statistics.median(session.measure(calls=CALLS).samples_s[0])
+        calls_s = session.measure(calls=CALLS).samples_s[0]
+        return start_s, processor_s, statistics.median(calls_s)
 
 
 @click.command()
@@ -64,7 +68,7 @@ def one_worker(runtime: str, batch_size: int) -> tuple[float, float]:
 def main(runtime: str, starts: int, batch_size: int) -> None:
     """Start workers in turns, and compare the medians."""
     kinds = {"plain": Plain, "confined": Confinement}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in kinds}
     for number in range(starts + 1):
         for name in sorted(kinds, reverse=bool(number % 2)):  # which is first alternates
             with started_as(kinds[name]):
@@ -72,7 +76,8 @@ def main(runtime: str, starts: int, batch_size: int) -> None:
             if number:  # the first start of each reads from the disk
                 found[name].append(reading)
     print(f"{runtime}, {starts} starts of each kind; confinement: {offered()}")
-    for place, (what, unit, scale) in enumerate((("start", "ms", 1e3), ("one call", "µs", 1e6))):
+    facts = (("start", "ms", 1e3), ("processor time of a start", "ms", 1e3), ("call", "µs", 1e6))
+    for place, (what, unit, scale) in enumerate(facts):
         plain, confined = (np.array([each[place] for each in found[name]]) for name in kinds)
         low, high = _interval(confined / plain)
         more = np.median(confined - plain) * scale

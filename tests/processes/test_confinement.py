@@ -173,12 +173,15 @@ def test_programs_of_a_confined_process_are_confined_too(bench: Bench) -> None:
 
 
 def test_what_a_confined_process_wrote_cannot_be_started(bench: Bench) -> None:
-    """Permissions cannot be changed either, so the file is made by the test."""
-    bench.scratch.mkdir()
-    program = bench.scratch / "program"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    done = bench.run("subprocess.run([Path('program').resolve()])", Needs(programs=True))
+    """Not even with permissions that it may set if it may start programs."""
+    done = bench.run(
+        "program = Path('program').resolve()\n"
+        "program.write_text('#!/bin/sh'); program.chmod(0o755)\n"
+        "print(oct(program.stat().st_mode), flush=True)\n"
+        "subprocess.run([program])\n",
+        Needs(programs=True),
+    )
+    assert done.stdout.strip() == "0o100755"
     assert "PermissionError" in done.stderr
 
 
@@ -362,6 +365,7 @@ A_THREAD, A_PROCESS, NAMESPACE = 0x3D0F00, 0x01200011, 0x10000000
         ("socketpair of streams", 53, 199, (1, 0x80001), ALLOW, ALLOW),
         ("socketpair of datagrams", 53, 199, (1, 2), REFUSE, REFUSE),
         ("execve", 59, 221, (), REFUSE, ALLOW),
+        ("fchmodat", 268, 53, (), REFUSE, ALLOW),
         ("clone of a thread", 56, 220, (A_THREAD,), ALLOW, ALLOW),
         ("clone of a process", 56, 220, (A_PROCESS,), REFUSE, ALLOW),
         ("clone into a namespace", 56, 220, (A_PROCESS | NAMESPACE,), REFUSE, REFUSE),
