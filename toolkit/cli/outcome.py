@@ -21,7 +21,7 @@ import click
 from toolkit.cli.explanations import explained
 from toolkit.cli.streams import show, tell
 from toolkit.errors import OutputError, ToolkitWarning, printable
-from toolkit.interruption import exit_code_of, installed, received, signals_raised
+from toolkit.interruption import exit_code_of, received, signals_raised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
                 show(json.dumps(record, indent=2, allow_nan=False) if as_json else text)
             except OutputError as error:
                 _fail(str(error), error.exit_code, as_json=False)
-        sys.exit(outcome.exit_code)
+        _end(outcome.exit_code)
 
     return run
 
@@ -110,10 +110,6 @@ def _sweep() -> None:
 
 
 def _interrupted(code: int, *, as_json: bool) -> NoReturn:
-    if installed():  # child processes whose start was interrupted; otherwise they may be others'
-        from toolkit.processes.endings import kill_children
-
-        kill_children()
     _fail("interrupted; no incomplete files were left behind", code, as_json=as_json)
 
 
@@ -124,4 +120,19 @@ def _fail(message: str, code: int, *, as_json: bool, kind: str = "Interrupted") 
         record = {"error": {"type": kind, "message": line, "exit_code": code}}
         with contextlib.suppress(OutputError):
             show(json.dumps(record))
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process. After a signal, leave out the endings of the libraries, which take torch a
+    second; but first end child processes whose start was interrupted."""
+    if received() is not None:
+        from toolkit.files.scratch import remove_all
+        from toolkit.processes.endings import kill_children
+
+        kill_children()
+        remove_all()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

@@ -47,7 +47,7 @@ class ScratchFolder:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             hidden.rename(self.path)
             self._process = os.getpid()
-            atexit.register(self.remove)
+            _owned.append(self)
 
     def remove(self) -> None:
         """Delete the folder and what is in it."""
@@ -57,7 +57,17 @@ class ScratchFolder:
             remove_tree(self.path)
             os.close(self._lock)
             self._lock = None
-            atexit.unregister(self.remove)
+            _owned.remove(self)
+
+
+_owned: list[ScratchFolder] = []
+
+
+@atexit.register
+def remove_all() -> None:
+    """Delete all folders of this process: it ends."""
+    for each in list(_owned):
+        each.remove()
 
 
 def remove_tree(folder: Path) -> None:
