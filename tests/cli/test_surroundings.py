@@ -101,7 +101,7 @@ def test_path_that_is_no_text_is_named(tmp_path: Path, small_data: Path) -> None
     done = toolkit("verify", folder / "mnist-cnn.onnx", *ONE, "--data", small_data)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    said = " ".join(done.stdout.split())
+    said = " ".join((done.stdout + done.stderr).split())
     assert "unsupported: the path" in said
     assert "is not valid UTF-8; rename" in said
 

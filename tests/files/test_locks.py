@@ -157,3 +157,9 @@ def test_unreadable_owner_is_another_process(tmp_path: Path) -> None:
             locked_folder(tmp_path),
         ):
             raise AssertionError
+
+
+def test_lock_names_no_machine(tmp_path: Path) -> None:
+    """After a kill it stays in the folder, which may be sent to somebody."""
+    with locked_folder(tmp_path):
+        assert os.uname().nodename not in (tmp_path / ".toolkit.lock").read_text()

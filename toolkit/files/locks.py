@@ -7,6 +7,7 @@ deletes what a killed command left there.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 import warnings
@@ -71,7 +72,7 @@ def _locked(lock_path: Path, what: Path) -> Iterator[None]:
         with as_output_error(what):
             _acquire(lock, what)
             if isinstance(lock, UnixFileLock):  # else a file without content of its own
-                lock_path.write_text(f"{os.getpid()}\t{os.uname().nodename}\t{_own_command()}\n")
+                lock_path.write_text(f"{os.getpid()}\t{_own_machine()}\t{_own_command()}\n")
         yield
     finally:
         with uninterrupted():
@@ -110,10 +111,16 @@ def _own_command() -> str:
     return " ".join(["toolkit", *sys.argv[1:2]]) if installed() else program or "python"
 
 
+def _own_machine() -> str:
+    """Return a checksum of the host's name: the file stays in an output folder after a kill, and
+    must not name the host there."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+
+
 def _holder(lock_path: Path) -> str:
     """Return `process 123 (toolkit export)`, as far as the lock file says so."""
     with contextlib.suppress(OSError, ValueError):
-        process, host, command = read_tail(lock_path).strip().split("\t")
-        place = "" if host == os.uname().nodename else f" on {host}"
+        process, machine, command = read_tail(lock_path).strip().split("\t")
+        place = "" if machine == _own_machine() else " of another machine"
         return f"process {int(process)}{place} ({command[:80]})"
     return "another process"
