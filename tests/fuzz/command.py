@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.artifacts.formats import known_formats
+from toolkit.errors import ToolkitWarning
 from toolkit.files import write_json
 from toolkit.timing import Stopwatch
 
@@ -137,6 +139,7 @@ def main(
     the verdict allows. Exporting the healthy artifacts does not count as time.
     """
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    warnings.simplefilter("ignore", ToolkitWarning)  # each program that is trusted
     parsers = [name for name in targets or TARGETS if name != "none"]
     chosen = [name for name in formats or known_formats() if name != "none"]
     share = _PARSERS_SHARE if parsers and chosen else 1.0

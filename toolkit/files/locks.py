@@ -120,7 +120,7 @@ def _own_machine() -> str:
 def _holder(lock_path: Path) -> str:
     """Return `process 123 (toolkit export)`, as far as the lock file says so."""
     with contextlib.suppress(OSError, ValueError):
-        process, host, command = read_tail(lock_path).strip().split("\t")
-        place = "" if host == os.uname().nodename else f" on {host}"
+        process, machine, command = read_tail(lock_path).strip().split("\t")
+        place = "" if machine == _own_machine() else " of another machine"
         return f"process {int(process)}{place} ({command[:80]})"
     return "another process"
