@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import struct
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -61,6 +63,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds the temporary folder of each test."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_folder(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands sweep the temporary folder, and say so: they must find nothing of another test."""
+    folder = temporary / uuid.uuid4().hex
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
 
 @pytest.fixture(scope="session", autouse=True)

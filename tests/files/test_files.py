@@ -19,9 +19,11 @@ from hostile import IRREGULAR, large_file, move_out, put_irregular
 from toolkit.errors import OutputError
 from toolkit.files import (
     check_writable,
+    copy_files,
     files_in,
     make_folder,
     open_regular,
+    others_can_change,
     publish,
     read_json,
     read_regular,
@@ -407,3 +409,28 @@ def test_the_tail_is_the_end_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"0123456789\xff")
     assert read_tail(tmp_path / "log", most_bytes=3) == "89\ufffd"
     assert read_tail(tmp_path / "log") == "0123456789\ufffd"
+
+
+def test_what_others_can_change_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o755)
+    (folder / "file").touch(mode=0o644)
+    assert not others_can_change(folder / "file")
+    assert not others_can_change(folder)
+    folder.chmod(0o777)  # the file can be replaced
+    assert others_can_change(folder / "file")
+    folder.chmod(0o1777)  # only by its owner
+    assert not others_can_change(folder / "file")
+    (folder / "file").chmod(0o664)
+    assert others_can_change(folder / "file")
+    assert others_can_change(folder)
+
+
+def test_copy_has_the_same_checksum(tmp_path: Path) -> None:
+    (tmp_path / "a" / "inner").mkdir(parents=True)
+    (tmp_path / "a" / "inner" / "file").write_bytes(b"1")
+    (tmp_path / "a" / "other").write_bytes(b"22")
+    copy_files(tmp_path / "a", tmp_path / "b")
+    assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
+    copy_files(tmp_path / "a" / "other", tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == b"22"

@@ -293,7 +293,6 @@ def running(pid: int) -> bool:
 
 
 REFUSE_A_SYSTEM_CALL = """
-IGNORE = 0x00050000
 import os, sys
 from toolkit.processes import landlock, seccomp
 seccomp._NUMBERS = {"refused": (int(sys.argv[1]), int(sys.argv[2]))}
@@ -353,6 +352,7 @@ def decision(machine: str, architecture: int, number: int, *arguments: int, prog
 
 
 ALLOW, REFUSE, UNKNOWN, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+IGNORE = 0x00050000
 X86, ARM, I386 = 0xC000003E, 0xC00000B7, 0x40000003
 A_THREAD, A_PROCESS, NAMESPACE = 0x3D0F00, 0x01200011, 0x10000000
 

@@ -54,9 +54,13 @@ def trust(paths: Sequence[Path]) -> tuple[Program, ...]:
     Raises:
         ToolkitError: Something is missing or damaged, or the trust store is not writable.
     """
-    found = find_programs(paths).new
-    trust_store().add(found, command="trust")
-    return found
+    return trust_programs(find_programs(paths).new)
+
+
+def trust_programs(programs: Sequence[Program]) -> tuple[Program, ...]:
+    """Record that you trust exactly these programs, whatever is at their paths by now."""
+    trust_store().add(programs, command="trust")
+    return tuple(programs)
 
 
 def trusted_programs() -> list[Program]:

@@ -45,8 +45,7 @@ def trust(
     if your own toolkit exported or imported it, or if you trust it here. Trust ends when the bytes
     change.
     """
-    import toolkit
-    from toolkit.artifacts.trust import find_programs, revoke, trusted_programs
+    from toolkit.artifacts.trust import find_programs, revoke, trust_programs, trusted_programs
     from toolkit.errors import SettingError
 
     if sum((bool(paths), listed, bool(revoked))) != 1:
@@ -61,7 +60,7 @@ def trust(
         return _outcome(found.programs, "already trusted", empty=f"nothing to trust: {what}")
     if not yes:
         _ask(found.new)
-    return _outcome(toolkit.trust(paths), "trusted", empty="")
+    return _outcome(trust_programs(found.new), "trusted", empty="")
 
 
 def _ask(programs: Sequence[Program]) -> None:

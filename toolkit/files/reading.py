@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -181,6 +182,40 @@ def refuse_large(path: Path, *, within: Path | None = None) -> None:
     """Raise OSError as `size_of` does, or if a file or folder is larger than the memory: nothing
     could load it."""
     _refuse_large(size_of(path, within=within), memory_bytes())
+
+
+def others_can_change(path: Path) -> bool:
+    """Return whether another user, other than root, can replace a file or folder, or write to it.
+
+    Raises:
+        OSError: As for `files_in`.
+    """
+    inside = [path, *files_in(path)] if path.is_dir() else [path]
+    folders = {path.parent, *(each.parent for each in inside[1:])}
+    return any(_changeable(each) for each in inside) or any(
+        _changeable(each, sticky=True) for each in folders
+    )
+
+
+def _changeable(path: Path, *, sticky: bool = False) -> bool:
+    found = path.stat()
+    if sticky and found.st_mode & stat.S_ISVTX:  # in it, only owners rename
+        return False
+    writable = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    return writable or found.st_uid not in (os.geteuid(), 0)
+
+
+def copy_files(path: Path, target: Path) -> None:
+    """Copy the bytes of a file, or of all files in a folder, and nothing else of them.
+
+    Raises:
+        OSError: As for `open_regular` and `files_in`.
+    """
+    for each in files_in(path) if path.is_dir() else [path]:
+        place = target if each == path else target / each.relative_to(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with open_regular(each) as file, place.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
 
 
 def memory_bytes() -> int:

@@ -172,12 +172,14 @@ def _sweep_folder(folder: Path) -> list[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or it has an owner
             found = []
+            # Elsewhere, a child process may have written a file of this name.
+            has_journal = folder.name.startswith(f"{_PREFIX}journal-")
             with contextlib.suppress(FileNotFoundError):
-                lines = read_regular(folder / _JOURNAL, within=folder).split(b"\0")[:-1]
-                paths = [Path(os.fsdecode(line)) for line in lines]
+                content = read_regular(folder / _JOURNAL, within=folder) if has_journal else b""
+                paths = [Path(os.fsdecode(line)) for line in content.split(b"\0")[:-1]]
                 found = [path for path in paths if _remove_incomplete(path)]
             remove_tree(folder)
-            return found if folder.name.startswith(f"{_PREFIX}journal-") else [folder]
+            return found if has_journal else [folder]
         finally:
             os.close(descriptor)
     return []

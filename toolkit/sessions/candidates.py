@@ -216,9 +216,10 @@ def find_candidates(
             )
         candidates += [_candidate(row, source, settings, subject) for source in sources]
     if not own:
-        opened = {each.source.path: each.source.artifact for each in candidates}
-        opened.pop(subject.folder, None)  # its factory was checked before
-        programs = programs_of(opened.items())
+        sources = [each.source for each in candidates]  # a checkpoint's factory is checked already
+        artifacts = [each for each in sources if each.artifact.format != CHECKPOINT_FORMAT]
+        opened = {(each.path, each.artifact.format): each.artifact for each in artifacts}
+        programs = programs_of((path, artifact) for (path, _), artifact in opened.items())
         folders = dict.fromkeys(str(Path(each.path).parent) for each in programs)
         require_trust(programs, given=subject.trust, what=" ".join(folders))
     return candidates

@@ -6,11 +6,11 @@ worker inherits.
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
-import tempfile
 from pathlib import Path
+
+import platformdirs
 
 from toolkit.processes.confinement import Needs, own_folders
 from toolkit.processes.numerics import PINNED_ENVIRONMENT
@@ -59,15 +59,17 @@ def environment_of(candidate: Candidate, scratch: Path) -> dict[str, str]:
 
 
 def _compiled_code() -> dict[str, str]:
-    """Return the folders where torch keeps compiled code: those that it uses outside of a worker,
-    so that the next worker need not compile again."""
+    """Return the folders where torch keeps compiled code, so that the next worker need not compile
+    again; none if they cannot be made. They are the toolkit's own: no worker writes what the user's
+    other programs load."""
+    own = Path(platformdirs.user_cache_path("toolkit")) / "compiled"
+    folders = {_TORCH_CACHE: own / "inductor", _TRITON_CACHE: own / "triton"}
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # in containers, a user may have no name
-        user = str(os.getuid())
-    usual = str(Path(tempfile.gettempdir(), f"torchinductor_{user}"))
-    named = {each: os.environ[each] for each in (_TRITON_CACHE,) if each in os.environ}
-    return {_TORCH_CACHE: os.environ.get(_TORCH_CACHE, usual), **named}
+        for each in folders.values():
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return {}
+    return {name: str(each) for name, each in folders.items()}
 
 
 def path_without_text(candidate: Candidate, scratch: Path) -> str | None:

@@ -13,6 +13,7 @@ import faulthandler
 import os
 import random
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from toolkit.errors import (
     Unsupported,
     headline,
 )
+from toolkit.files import copy_files, others_can_change
 from toolkit.machine.allocator import keep_memory
 from toolkit.machine.environment import page_faults, peak_memory_bytes
 from toolkit.schema import (
@@ -137,8 +139,9 @@ class Worker:
         inference separately."""
         record = from_json(Artifact, artifact)
         source = Source(path=Path(path), artifact=record, model=model, variant=variant)
-        if source.artifact.format != CHECKPOINT_FORMAT:  # a checkpoint is checked when it is read
-            check_artifact(source.path, source.artifact)
+        if record.format != CHECKPOINT_FORMAT:  # a checkpoint is checked when it is read
+            source = replace(source, path=_own_copy(source.path))
+            check_artifact(source.path, record)
         wanted = from_json(Settings, settings)
         self._keeps_memory = wanted.keep_memory
         if wanted.keep_memory and not keep_memory():
@@ -299,6 +302,16 @@ class Worker:
         if not self._sessions or self._input is None:
             raise InputError("no session is loaded in this worker")
         return self._sessions[0], self._input
+
+
+def _own_copy(path: Path) -> Path:
+    """Return the path, or that of a copy in the worker's own folder if another user could replace
+    the artifact between its check and its use."""
+    if not others_can_change(path):
+        return path
+    copy = Path(tempfile.mkdtemp()) / path.name
+    copy_files(path, copy)
+    return copy
 
 
 def _attestation(sessions: list[Session], *, keep_memory: bool) -> Attestation:

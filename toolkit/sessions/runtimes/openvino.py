@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.errors import ArtifactError
+from toolkit.files import open_regular
 from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
@@ -33,7 +36,13 @@ def load(source: Source, settings: Settings) -> Session:
     import openvino
 
     core = openvino.Core()
-    path = source.path / "model.xml" if source.path.is_dir() else source.path
+    own = source.artifact.format == "openvino"
+    path = source.path / "model.xml" if own else source.path
+    if _starts_as_xml(path) != own:
+        raise ArtifactError(
+            f"{path} is not a file of format {source.artifact.format}; OpenVINO would take it for "
+            "another one, whose other files no checksum covers: export it again"
+        )
     model = core.read_model(path)
 
     def compiled(batch_size: int) -> CompiledBatch:
@@ -42,6 +51,11 @@ def load(source: Source, settings: Settings) -> Session:
         return CompiledBatch(core.compile_model(fixed, "CPU", _properties(settings.threads)))
 
     return OpenvinoSession(compiled, openvino.__version__, stored=_stored_precision(model))
+
+
+def _starts_as_xml(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(100).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _stored_precision(model: Any) -> Precision:
