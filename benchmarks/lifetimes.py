@@ -62,12 +62,11 @@ class Row:
 class Killer:
     """Kills commands that work on small data in `folder`."""
 
-    def __init__(self, folder: Path, *, seed: int, within_s: float | None) -> None:
+    def __init__(self, folder: Path, *, seed: int) -> None:
         self._folder = folder
         self._data = first_images(folder / "data")
         self._exports = folder / "exports"
         self._random = random.Random(seed)
-        self._within_s = within_s
         self._checkpoint = reference_checkpoint().resolve()
         export(self._checkpoint, out=self._exports, formats=["onnx"])
 
@@ -85,13 +84,12 @@ class Killer:
         }[command]
         return [command, *given, *(runtime if command == "run" else []), "--out", str(out)]
 
-    def kill(self, row: Row, number: int, whole_s: float, name: str) -> None:
+    def kill(self, row: Row, number: int, end_s: float, name: str) -> None:
         """Kill one command, look at what is left, run it again, and add to the row."""
         command, place = row.command, self._folder / f"{row.command}-{number}"
         out, temporary = place / "out", place / "tmp"
         temporary.mkdir(parents=True)
         process, errors = self._start(self.arguments(command, out), place)
-        end_s = whole_s if self._within_s is None else self._within_s
         moment_s = self._random.uniform(0, end_s)
         time.sleep(moment_s)
         ended = process.poll() is not None
@@ -225,13 +223,13 @@ def main(kills: int, commands: str, signals: str, within_s: float | None, seed: 
     names, kinds = commands.split(","), signals.split(",")
     rows = {name: Row(name) for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        killer = Killer(Path(folder), seed=seed, within_s=within_s)
-        whole_s = {name: killer.time_of(name) for name in names}
-        print("uninterrupted:", whole_s, file=sys.stderr)
+        killer = Killer(Path(folder), seed=seed)
+        end_s = {name: within_s or killer.time_of(name) for name in names}
+        print("killed within seconds:", end_s, file=sys.stderr)
         for number in range(kills):
             name = names[number % len(names)]
             kind = kinds[number // len(names) % len(kinds)]
-            killer.kill(rows[name], number, whole_s[name], kind)
+            killer.kill(rows[name], number, end_s[name], kind)
             print(table(list(rows.values())), file=sys.stderr)
     print(table(list(rows.values())))
     bad = [*rows.values()]

@@ -174,7 +174,7 @@ def test_missing_temporary_folder_is_an_error_that_says_what_to_do(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
-    with pytest.raises(OutputError, match=r"cannot create a temporary folder.*set TMPDIR"):
+    with pytest.raises(OutputError, match=r"cannot write to the temporary folder.*set TMPDIR"):
         ScratchFolder("worker")
 
 

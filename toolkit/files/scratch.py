@@ -38,7 +38,7 @@ class ScratchFolder:
         Raises:
             OutputError: It cannot be created.
         """
-        with uninterrupted(), _as_output_error():
+        with uninterrupted(), as_temporary_error():
             # Its lock comes before the name that others look for: nobody finds it without an owner.
             hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}{purpose}-"))
             self.path = hidden.with_name(f"{hidden.name[1:]}{_SUFFIX}")
@@ -201,13 +201,14 @@ def _remove_incomplete(path: Path) -> bool:
 
 
 @contextmanager
-def _as_output_error() -> Iterator[None]:
+def as_temporary_error() -> Iterator[None]:
+    """Turn an OSError of the block, which writes temporary files, into an OutputError."""
     try:
         yield
     except OSError as error:
         # Python's text lists all the places that it tried.
-        place = "" if error.errno == errno.ENOENT else f" in {tempfile.gettempdir()}"
+        place = "" if error.errno == errno.ENOENT else f" {tempfile.gettempdir()}"
         raise OutputError(
-            f"cannot create a temporary folder{place}: {error.strerror or error}; free disk space, "
+            f"cannot write to the temporary folder{place}: {error.strerror or error}; free disk space, "
             "or set TMPDIR to a folder that can be written"
         ) from error
