@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +130,23 @@ def test_folder_that_is_on_the_path_anyway_stays_where_it_is(
     with factories_importable():
         assert sys.path == before
     assert sys.path == before
+
+
+def test_compiled_code_beside_a_factory_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its source is what the user has seen; Python does not check this kind of compiled code."""
+    source = tmp_path / "seen_net.py"
+    source.write_text("SEEN = False\n")
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(str(source), cfile=str(compiled), invalidation_mode=mode, doraise=True)
+    source.write_text("SEEN = True\n")
+    monkeypatch.setenv(FOLDERS_VARIABLE, json.dumps([str(tmp_path)]))
+    code = (
+        "from toolkit.processes.import_path import factories_importable\n"
+        "with factories_importable():\n    import seen_net\nprint(seen_net.SEEN)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert [path.name for path in compiled.parent.iterdir()] == [compiled.name]

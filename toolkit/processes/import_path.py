@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_NOWHERE = "/dev/null/compiled"
 FOLDERS_VARIABLE = "TOOLKIT_FACTORY_FOLDERS"
 """The environment variable that names the folders to child processes, as a JSON list."""
 
@@ -31,11 +32,18 @@ def factory_folders() -> list[str]:
 
 @contextmanager
 def factories_importable() -> Iterator[None]:
-    """Search the folders of factories after all other places, while the block runs."""
+    """Search the folders of factories after all other places, while the block runs.
+
+    Python compiles their source anew: compiled code that lies beside it may be another program than
+    the source, which is what the user has seen and trusted.
+    """
     added = [each for each in factory_folders() if each not in sys.path]
+    before = sys.pycache_prefix, sys.dont_write_bytecode
     sys.path += added
+    sys.pycache_prefix, sys.dont_write_bytecode = _NOWHERE, True
     try:
         yield
     finally:
+        sys.pycache_prefix, sys.dont_write_bytecode = before
         for each in added:
             sys.path.remove(each)
