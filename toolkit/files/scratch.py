@@ -187,6 +187,6 @@ def as_temporary_error() -> Iterator[None]:
         # Python's text lists all the places that it tried.
         place = "" if error.errno == errno.ENOENT else f" {tempfile.gettempdir()}"
         raise OutputError(
-            f"cannot write to the temporary folder{place}: {error.strerror or error}; free disk space, "
-            "or set TMPDIR to a folder that can be written"
+            f"cannot write to the temporary folder{place}: {error.strerror or error}; free disk "
+            "space, or set TMPDIR to a folder that can be written"
         ) from error
