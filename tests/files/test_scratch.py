@@ -26,7 +26,7 @@ from toolkit.files.scratch import (
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty temporary folder."""
     folder = tmp_path / "temporary"
     folder.mkdir()
@@ -58,28 +58,28 @@ def owner(code: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_folder_of_a_killed_process_is_swept(temporary: Path) -> None:
+def test_folder_of_a_killed_process_is_swept(place: Path) -> None:
     code = "(ScratchFolder('worker').path / 'inside').write_text('x')"
     with owner(code) as process:
-        (folder,) = temporary.iterdir()
+        (folder,) = place.iterdir()
         assert folder.name.startswith("toolkit-worker-")
         assert sweep() == []  # it has an owner
         assert (folder / "inside").exists()
         process.kill()
         process.wait()
         assert sweep() == [folder]
-    assert list(temporary.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
-def test_folder_is_gone_when_its_process_ends(temporary: Path) -> None:
+def test_folder_is_gone_when_its_process_ends(place: Path) -> None:
     with owner("ScratchFolder('worker')") as process:
-        assert len(list(temporary.iterdir())) == 1
+        assert len(list(place.iterdir())) == 1
         process.communicate("\n", timeout=PATIENCE_S)
         assert process.returncode == 0
-        assert list(temporary.iterdir()) == []
+        assert list(place.iterdir()) == []
 
 
-def test_process_that_is_forked_leaves_the_folder_to_its_parent(temporary: Path) -> None:
+def test_process_that_is_forked_leaves_the_folder_to_its_parent(place: Path) -> None:
     fork = """
 import os, sys
 folder = ScratchFolder("worker")
@@ -89,12 +89,12 @@ if child == 0:
 os.waitpid(child, 0)
 """
     with owner(fork):
-        assert len(list(temporary.iterdir())) == 1
+        assert len(list(place.iterdir())) == 1
         assert sweep() == []
 
 
 def test_incomplete_files_of_a_killed_process_are_swept_wherever_they_are(
-    temporary: Path, tmp_path: Path
+    place: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     code = f"""
@@ -114,23 +114,23 @@ note_incomplete(Path({str(out / "whole")!r}))
         found = sweep()
     assert {path.name[:6] for path in found} == {".part-", ".resul"}
     assert [path.name for path in out.iterdir()] == ["whole"]  # complete, although it was noted
-    assert list(temporary.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
-def test_folders_of_other_programs_are_not_swept(temporary: Path) -> None:
+def test_folders_of_other_programs_are_not_swept(place: Path) -> None:
     for name in ("toolkit-worker-abcd1234", "other-abcd1234.scratch", "toolkit.scratch.txt"):
-        (temporary / name).mkdir()
-    (temporary / "toolkit-file-abcd1234.scratch").write_text("a file")
-    (temporary / "real").mkdir()
-    (temporary / "toolkit-link-abcd1234.scratch").symlink_to(temporary / "real")
-    before = sorted(temporary.iterdir())
+        (place / name).mkdir()
+    (place / "toolkit-file-abcd1234.scratch").write_text("a file")
+    (place / "real").mkdir()
+    (place / "toolkit-link-abcd1234.scratch").symlink_to(place / "real")
+    before = sorted(place.iterdir())
     assert sweep() == []
-    assert sorted(temporary.iterdir()) == before
+    assert sorted(place.iterdir()) == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
-def test_folders_of_other_users_are_not_swept(temporary: Path) -> None:
-    folder = temporary / "toolkit-worker-abcd1234.scratch"
+def test_folders_of_other_users_are_not_swept(place: Path) -> None:
+    folder = place / "toolkit-worker-abcd1234.scratch"
     folder.mkdir()
     os.chown(folder, 65534, 65534)
     assert sweep() == []
@@ -171,17 +171,17 @@ def test_sweeping_is_said_in_one_line() -> None:
 
 
 def test_missing_temporary_folder_is_an_error_that_says_what_to_do(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "missing"))
+    monkeypatch.setattr(tempfile, "tempdir", str(place / "missing"))
     with pytest.raises(OutputError, match=r"cannot write to the temporary folder.*set TMPDIR"):
         ScratchFolder("worker")
 
 
-def test_folder_is_deleted_after_an_error(temporary: Path) -> None:
+def test_folder_is_deleted_after_an_error(place: Path) -> None:
     with pytest.raises(IsADirectoryError), temporary_folder("export") as folder:
         folder.write_text("x")
-    assert list(temporary.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
 def test_folders_nested_deeper_than_the_stack_and_the_longest_path_are_removed(
