@@ -66,15 +66,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds the temporary folder of each test."""
-    return tmp_path_factory.mktemp("temporary")
+def temporary_folders() -> Iterator[Path]:
+    """The folder that holds the temporary folder of each test. Its name is short, because sockets
+    of PyTorch's data loaders lie below it, whose paths have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_temporary_folder(temporary_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands sweep the temporary folder, and say so: they must find nothing of another test."""
-    folder = temporary / uuid.uuid4().hex
+    folder = temporary_folders / uuid.uuid4().hex[:12]
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
