@@ -74,12 +74,15 @@ def temporary_folders() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(temporary_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_temporary_folder(temporary_folders: Path) -> Iterator[None]:
     """Commands sweep the temporary folder, and say so: they must find nothing of another test."""
     folder = temporary_folders / uuid.uuid4().hex[:12]
     folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    # Not the fixture `monkeypatch`: it would be undone after `runtimes_in_order`.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -307,10 +307,13 @@ class Worker:
 def _own_copy(path: Path) -> Path:
     """Return the path, or that of a copy in the worker's own folder if another user could replace
     the artifact between its check and its use."""
-    if not others_can_change(path):
-        return path
-    copy = Path(tempfile.mkdtemp()) / path.name
-    copy_files(path, copy)
+    try:
+        if not others_can_change(path):
+            return path
+        copy = Path(tempfile.mkdtemp()) / path.name
+        copy_files(path, copy)
+    except OSError:
+        return path  # the check says what is wrong with it
     return copy
 
 
