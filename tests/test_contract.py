@@ -93,7 +93,7 @@ ROWS: list[Row] = [
 ]
 PAIRS = [row for row in ROWS if row.precision == "fp32"]  # independent of the precision
 ROWS = [*PAIRS, *(row for row in ROWS if row not in PAIRS)]  # one order, so that workers are shared
-SLOW = {"fp16", "int8-dynamic", "int8-weights"}
+SLOW = {"fp16", "int8", "int8-dynamic", "int8-weights"}
 START_A_COMPILER = {"compile", "aotinductor"}
 
 

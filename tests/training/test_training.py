@@ -116,6 +116,7 @@ def test_fractional_epoch_ends_early(small_data: Path, tmp_path: Path) -> None:
     assert checkpoint.training.options["epochs"] == 1.5
 
 
+@pytest.mark.slow
 def test_training_on_a_folder_of_images(tmp_path: Path) -> None:
     digits = load_dataset("train").head(120)
     write_images(tmp_path / "pictures", digits.images[:], digits.labels.tolist())

@@ -39,6 +39,7 @@ def torchrun(*command: object) -> list[str]:
     return [*start, *map(str, command)]
 
 
+@pytest.mark.slow
 def test_processes_average_their_gradients(tmp_path: Path) -> None:
     """All processes get the weights of one process that has the whole batch."""
     script = tmp_path / "averaging.py"
@@ -55,6 +56,7 @@ def test_processes_average_their_gradients(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_child_is_left")
+@pytest.mark.slow
 def test_two_processes_train_one_model(small_data: Path, tmp_path: Path) -> None:
     def command(out: Path, *more: object) -> list[str]:
         options = ("--data", small_data, "--epochs", 3, "--threads", 1, "--out", out, "--json")
