@@ -60,10 +60,11 @@ def environment_of(candidate: Candidate, scratch: Path) -> dict[str, str]:
 
 def _compiled_code() -> dict[str, str]:
     """Return the folders where torch keeps compiled code, so that the next worker need not compile
-    again; none if they cannot be made. They are the toolkit's own: no worker writes what the user's
-    other programs load."""
+    again; none if they cannot be made. Unless the user names others, they are the toolkit's own: no
+    worker writes what the user's other programs load."""
     own = Path(platformdirs.user_cache_path("toolkit")) / "compiled"
     folders = {_TORCH_CACHE: own / "inductor", _TRITON_CACHE: own / "triton"}
+    folders |= {name: Path(os.environ[name]) for name in folders if name in os.environ}
     try:
         for each in folders.values():
             each.mkdir(parents=True, exist_ok=True, mode=0o700)
