@@ -12,6 +12,12 @@ from contextlib import contextmanager
 import pytest
 from conftest import PATIENCE_S
 
+# JAX, which a converter loads in some other test of this process, warns about every fork.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 ENDING = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
 
 HEAD = """
