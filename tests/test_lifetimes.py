@@ -91,9 +91,10 @@ def wait_until_exactly(reached: Callable[[], bool]) -> None:
 
 DRIVERS = {
     "converter": f"""
-from toolkit.processes.child import run_apart, scratch_of
+from toolkit.files.scratch import temporary_folder
+from toolkit.processes.child import run_apart
 from toolkit.processes.confinement import Needs
-with scratch_of("export") as scratch:
+with temporary_folder("export") as scratch:
     needs = Needs(programs=True)
     run_apart("sleeper", {{}}, scratch, what="sleeper", timeout_s={HANGS_S}, needs=needs)
 """,

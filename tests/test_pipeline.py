@@ -95,6 +95,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     assert not list(tmp_path.glob("toolkit-worker-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_pass")
 def test_python_api_gives_the_same_result_as_the_command(small_data: Path, tmp_path: Path) -> None:
     done = toolkit.run(
@@ -111,6 +112,7 @@ def test_python_api_gives_the_same_result_as_the_command(small_data: Path, tmp_p
     assert done.results.checkpoint.path == without_places(str(CHECKPOINT))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_pass")
 def test_run_continues_after_a_failed_export(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +159,14 @@ def at_work(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupt_leaves_no_child_process_and_no_partial_file(
     small_data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -756,6 +756,7 @@ def test_invalid_results_file_gives_one_error_line(
 # Real runs
 
 
+@pytest.mark.slow
 def test_two_real_runs_are_compared(
     exports: Path, small_data: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import write_idx, write_images
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.images import MappedImages
 from toolkit.data.preprocessing import normalise
+from toolkit.errors import SettingError
 from toolkit.schema import InputSpec
 from toolkit.training.feed import OneByOne, Resident, Streamed, make_feed
 from toolkit.training.recipe import find_recipe
@@ -32,8 +34,12 @@ def mapped(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
 
 @pytest.mark.parametrize(
     "feed",
-    [Resident, Streamed, OneByOne, partial(OneByOne, workers=2)],
-    ids=["resident", "streamed", "one by one", "by workers"],
+    [
+        pytest.param(Resident, id="resident"),
+        pytest.param(Streamed, id="streamed"),
+        pytest.param(OneByOne, id="one by one"),
+        pytest.param(partial(OneByOne, workers=2), id="by workers", marks=pytest.mark.slow),
+    ],
 )
 def test_batches_contain_the_normalised_rows(mapped: Dataset, feed: type[Resident]) -> None:
     channels = mapped.images.shape[1]
@@ -65,3 +71,18 @@ def test_small_data_is_resident_and_files_are_streamed(mapped: Dataset, tmp_path
         record=mapped.record,
     )
     assert isinstance(make_feed(huge, spec, "cpu"), Streamed)
+
+
+def test_temporary_folder_whose_name_is_too_long_for_sockets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, the processes that read images would wait forever."""
+    write_images(tmp_path / "files", np.zeros((4, 1, 8, 8), np.uint8), [0, 1, 0, 1])
+    files = load_dataset("train", tmp_path / "files")
+    spec = InputSpec(shape=(1, 8, 8), mean=(0.1,), std=(0.3,))
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 70)
+    assert isinstance(make_feed(files, spec, "cpu"), Streamed)
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 71)
+    with pytest.raises(SettingError, match=r"name of 72 bytes.*set TMPDIR to a shorter path"):
+        make_feed(files, spec, "cpu")
+    assert isinstance(make_feed(files, spec, "cpu", find_recipe("plain")), OneByOne)

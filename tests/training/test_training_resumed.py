@@ -50,7 +50,7 @@ def every_step_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("every_step_told")
-@pytest.mark.parametrize("recipe", ["fast", "plain"])
+@pytest.mark.parametrize("recipe", ["fast", pytest.param("plain", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("every_s", [1e-9, 3600], ids=["kept-each-step", "kept-at-the-start"])
 def test_training_resumed_from_any_point_gives_the_same_weights(
     small_data: Path, tmp_path: Path, recipe: str, every_s: float

@@ -100,7 +100,7 @@ def test_a_store_that_cannot_be_written_is_a_warning(
 @pytest.mark.usefixtures("store")
 def test_refusal_says_what_runs_and_how_to_trust_it() -> None:
     with pytest.raises(NotTrustedError) as caught:
-        require_trust([ARTIFACT, FACTORY], given=False, what="/a")
+        require_trust([ARTIFACT, FACTORY], given=False, what=["/a"])
     text = str(caught.value)
     assert "/a/m.pt2 (pt2 fp32)" in text
     assert "its code; 1 more like it" in text
@@ -112,15 +112,15 @@ def test_refusal_says_what_runs_and_how_to_trust_it() -> None:
 def test_refusal_says_that_a_file_has_changed(store: TrustStore) -> None:
     store.add([FACTORY], command="import")
     with pytest.raises(NotTrustedError, match="it has changed since you did"):
-        require_trust([replace(FACTORY, sha256="c" * 64)], given=False, what="/a")
+        require_trust([replace(FACTORY, sha256="c" * 64)], given=False, what=["/a"])
     with pytest.raises(NotTrustedError, match=r"net:build\(width=9\).*has changed"):
-        require_trust([replace(FACTORY, arguments={"width": 9})], given=False, what="/a")
+        require_trust([replace(FACTORY, arguments={"width": 9})], given=False, what=["/a"])
 
 
 @pytest.mark.usefixtures("store")
 def test_trust_for_one_command_shows_each_program_and_records_nothing() -> None:
     with pytest.warns(ToolkitWarning, match=r"running net:build\(width=2\) in /a/net.py"):
-        require_trust([FACTORY], given=True, what="/a")
+        require_trust([FACTORY], given=True, what=["/a"])
     assert not trust_store().holds(FACTORY)
 
 

@@ -165,6 +165,7 @@ def test_artifact_changed_since_tuning_is_refused(tuned: Tuning, artifacts: Path
         toolkit.bench([artifacts], tuned=other)
 
 
+@pytest.mark.slow
 def test_no_recommendation_if_nothing_keeps_the_constraints(
     artifacts: Path, small_data: Path, tmp_path: Path
 ) -> None:

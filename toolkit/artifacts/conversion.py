@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.formats import Format, Request, Written, find_format, load_exporter
 from toolkit.errors import headline
-from toolkit.files.scratch import as_temporary_error
-from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.files.scratch import as_temporary_error, temporary_folder
+from toolkit.processes.child import answer, run_apart
 from toolkit.processes.confinement import Needs
 from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
 
@@ -56,7 +56,7 @@ def export_apart(
     Raises:
         FailedRun: The exception of the converter, or how its process ended, with its last output.
     """
-    with scratch_of("export") as scratch:
+    with temporary_folder("export") as scratch:
         with as_temporary_error():
             np.save(scratch / "calibration.npy", calibration)
             if measured is not None:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from toolkit.artifacts.manifest import MANIFEST, SIGNATURE, folder_of
 from toolkit.errors import ArtifactError, SettingError, headline
 from toolkit.files import write_atomically
+from toolkit.files.scratch import temporary_folder
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _LARGEST_KEY_BYTES = 100_000
@@ -78,8 +78,8 @@ def sign_folder(folder: Path, key: Path) -> str:
     from model_signing import signing
 
     folder = folder.resolve()
-    with tempfile.TemporaryDirectory() as scratch:
-        temporary = Path(scratch, SIGNATURE)
+    with temporary_folder("signing") as scratch:
+        temporary = scratch / SIGNATURE
         try:
             configuration = signing.Config().use_elliptic_key_signer(private_key=key)
             configuration.set_hashing_config(_all_files()).sign(folder, temporary)

@@ -19,12 +19,7 @@ from toolkit.checkpoints.weights import (
     read_safetensors,
     read_state_dict,
 )
-from toolkit.errors import (
-    ArtifactError,
-    CheckpointError,
-    OutputError,
-    headline,
-)
+from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
 from toolkit.files import (
     open_regular,
     publish,
@@ -200,11 +195,7 @@ def import_weights(
         CheckpointError: The file is refused or does not fit the model.
     """
     from toolkit.checkpoints.model import build_model
-    from toolkit.trust_store.factories import (
-        REFERENCE_FACTORY,
-        factory_program,
-        make_importable,
-    )
+    from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, make_importable
     from toolkit.trust_store.store import trust_store
 
     refuse_to_replace(out, force=force)

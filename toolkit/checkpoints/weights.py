@@ -55,21 +55,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:
+        content = read_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        _refuse_compressed(content, path)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # about other pickle protocols, which are refused below
-            content = read_regular(path)
-            _refuse_compressed(content, path)
+            # About other pickle protocols, which are refused below.
+            warnings.simplefilter("ignore", UserWarning)
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises various exceptions for damaged bytes
-        first_sentence = headline(error).split(". ")[
-            0
-        ]  # the next sentence of torch says how to trust the file
+    except Exception as error:  # torch and zipfile raise various exceptions for damaged bytes
+        first_sentence = headline(error).split(". ")[0]  # the next one says how to trust the file
         raise CheckpointError(
             f"{path}: refused ({first_sentence}); only tensors are read, because anything else "
             "in a pickle can run code: save with torch.save(model.state_dict(), ...) or "

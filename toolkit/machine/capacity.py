@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import FailedRun, headline
-from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.files.scratch import temporary_folder
+from toolkit.processes.child import answer, run_apart
 from toolkit.processes.confinement import Needs
 from toolkit.schema import Limits, from_json, to_json
 
@@ -47,7 +48,7 @@ def measure_capacity(
         "gpu": gpu,
     }
     try:
-        with scratch_of("capacity") as scratch:
+        with temporary_folder("capacity") as scratch:
             found = run_apart(
                 _CHILD,
                 job,

@@ -68,9 +68,8 @@ def verify(
     candidates = find_candidates(subject, runtimes, settings)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
-    results = start_results(
-        subject, dataset
-    )  # before the work, so that its own load is not recorded
+    # Before the work, so that its own load is not recorded.
+    results = start_results(subject, dataset)
     refuse_overlap(results.artifacts, dataset)
     basis = check.basis(subject, dataset, settings)
     rows = []

@@ -13,26 +13,18 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import Crashed, FailedRun, TimedOut
 from toolkit.files import RESULTS_BYTES, read_json, read_tail
-from toolkit.files.scratch import temporary_folder
 from toolkit.interruption import uninterrupted
 from toolkit.processes.confinement import Confinement, Needs, own_folders
 from toolkit.processes.endings import FAILURES, exit_text, joined, tail_of
 from toolkit.processes.numerics import pinned
 
 _OUTCOME = "outcome.json"
-
-
-@contextlib.contextmanager
-def scratch_of(purpose: str) -> Iterator[Path]:
-    """Create a folder for one job: the child's home, temporary folder and working folder."""
-    with temporary_folder(purpose) as folder:
-        yield folder
 
 
 def run_apart(
@@ -68,19 +60,17 @@ def run_apart(
     with Confinement(scratch, needs) as confined:
         command = [*confined.command, "-m", module]
         code = _run(command, job, scratch, log, environment, what=what, timeout_s=timeout_s)
-    outcome = scratch / _OUTCOME
     found = None
     with contextlib.suppress(OSError, ValueError):
         if code == 0:
-            found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
+            found = read_json(scratch / _OUTCOME, most_bytes=RESULTS_BYTES, within=scratch)
     tail = tail_of(read_tail(log, within=scratch))
-    if found is None:
-        raise Crashed(f"{what} ended: {exit_text(code)}", stderr_tail=tail)
-    if "error" in found:
-        tail = joined(tail, found["traceback"])
-        raise FAILURES[found["error"]](found["reason"], stderr_tail=tail)
-    returned: dict[str, Any] = found["returned"]
-    return returned
+    match found:
+        case {"returned": dict(returned)}:
+            return returned
+        case {"error": str(status), "reason": str(reason), "traceback": str(where)}:
+            raise FAILURES.get(status, Crashed)(reason, stderr_tail=joined(tail, where))
+    raise Crashed(f"{what} ended: {exit_text(code)}", stderr_tail=tail)
 
 
 def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
@@ -132,16 +122,11 @@ def _run(
             ) from error
         finally:  # the child and the processes that it started
             with uninterrupted():
-                kill_group(process)
+                if process is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
     return process.returncode
-
-
-def kill_group(process: subprocess.Popen[bytes] | None) -> None:
-    """Kill and reap a process, if it was started, and all processes of its session."""
-    if process is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def answer(

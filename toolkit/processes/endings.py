@@ -25,7 +25,6 @@ FAILURES: dict[str, type[FailedRun]] = {
 
 _STDERR_TAIL_LINES = 40
 _EXIT_GRACE_S = 2.0
-_TAIL_BYTES = 64 << 10
 
 
 def exit_text(code: int) -> str:

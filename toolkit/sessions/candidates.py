@@ -221,7 +221,7 @@ def find_candidates(
         opened = {(each.path, each.artifact.format): each.artifact for each in artifacts}
         programs = programs_of((path, artifact) for (path, _), artifact in opened.items())
         folders = dict.fromkeys(str(Path(each.path).parent) for each in programs)
-        require_trust(programs, given=subject.trust, what=" ".join(folders))
+        require_trust(programs, given=subject.trust, what=list(folders))
     return candidates
 
 

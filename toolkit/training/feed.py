@@ -8,6 +8,8 @@ converts image by image, like a typical script. All three give the same numbers.
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from toolkit.data import Dataset
 from toolkit.data.images import ImageFiles
-from toolkit.errors import DatasetError
+from toolkit.errors import DatasetError, SettingError
 from toolkit.machine.environment import usable_cores
 from toolkit.schema import Device, InputSpec
 from toolkit.training.recipe import Recipe
@@ -31,6 +33,8 @@ the device."""
 
 _RESIDENT_BYTES = 1 << 30
 _MOST_WORKERS = 4
+_LONGEST_SOCKET = 103  # bytes of its path; 107 on Linux, 103 on macOS
+_SOCKET = "/pymp-12345678/listener-12345678"  # multiprocessing.connection.arbitrary_address
 
 
 def make_feed(
@@ -38,12 +42,30 @@ def make_feed(
 ) -> Feed:
     """Return the feed that suits the data and the recipe; without a recipe, the fastest."""
     if recipe is not None and recipe.one_by_one:
-        workers = usable_cores() if recipe.workers else 0
-        return OneByOne(dataset, spec, device, workers=workers)
+        if not recipe.workers:
+            return OneByOne(dataset, spec, device)
+        _check_sockets()
+        return OneByOne(dataset, spec, device, workers=usable_cores())
     fits = math.prod(dataset.images.shape) <= _RESIDENT_BYTES
     if fits and not isinstance(dataset.images, ImageFiles):
         return Resident(dataset, spec, device)
+    _check_sockets()
     return Streamed(dataset, spec, device)
+
+
+def _check_sockets() -> None:
+    """Check that the worker processes can send batches; otherwise they would wait forever.
+
+    Raises:
+        SettingError: The sockets, which Python puts into the temporary folder, have too long names.
+    """
+    folder = tempfile.gettempdir()
+    size, most = len(os.fsencode(folder)), _LONGEST_SOCKET - len(_SOCKET)
+    if size > most:
+        raise SettingError(
+            f"the temporary folder {folder} has a name of {size} bytes, expected at most {most}: "
+            "processes that read images put sockets into it; set TMPDIR to a shorter path"
+        )
 
 
 class Scale:

@@ -42,7 +42,7 @@ def trusted_factory(spec: ModelSpec, *, model: str | None, trust: bool, what: st
         )
     program = factory_program(spec)
     if model is None or spec.arguments:
-        require_trust([program], given=trust, what=what)
+        require_trust([program], given=trust, what=[what])
     make_importable(program)
     return spec.factory
 

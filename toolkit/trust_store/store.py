@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import stat
 import warnings
 from collections.abc import Sequence
@@ -101,13 +102,13 @@ def trust_store() -> TrustStore:
     return TrustStore(folder=Path(platformdirs.user_state_path("toolkit")) / "trusted")
 
 
-def require_trust(programs: Sequence[Program], *, given: bool, what: str) -> None:
+def require_trust(programs: Sequence[Program], *, given: bool, what: Sequence[str]) -> None:
     """Refuse programs that are not trusted, before any of them runs.
 
     Args:
         programs: The programs that would run.
         given: Whether the user trusts all of them for this command (`--trust`).
-        what: The argument of `toolkit trust` that shows them.
+        what: The arguments of `toolkit trust` that show them.
 
     Raises:
         NotTrustedError: Says what would run, and how to trust it.
@@ -125,8 +126,8 @@ def require_trust(programs: Sequence[Program], *, given: bool, what: str) -> Non
     raise NotTrustedError(
         f"{first} is a program that you have not trusted{changed} (sha256 {first.sha256[:12]}): "
         f"{first.runs}{f'; {others} more like it' if others else ''}. See what would run, and "
-        f"trust it if you know its author: toolkit trust {what}; or trust it for this command only "
-        "with --trust"
+        f"trust it if you know its author: toolkit trust {shlex.join(what)}; or trust it for this "
+        "command only with --trust"
     )
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.errors import headline
-from toolkit.processes.child import answer, run_apart, scratch_of
+from toolkit.files.scratch import temporary_folder
+from toolkit.processes.child import answer, run_apart
 from toolkit.processes.confinement import Needs
 from toolkit.schema import TRAITS, Artifact, ExpectedError, from_json, to_json
 
@@ -53,7 +54,7 @@ def find_expected_error(
     traits = TRAITS[artifact.precision]
     if artifact.format not in FORMATS or not traits.quantised or traits.depends_on_the_batch:
         return None
-    with scratch_of("rounding") as scratch:
+    with temporary_folder("rounding") as scratch:
         np.save(scratch / "inputs.npy", inputs[:MEASURED_IMAGES])
         job = {
             "format": artifact.format,

@@ -100,7 +100,6 @@ def _job(symptoms: Symptoms, subject: Subject, candidate: Candidate, *, budget_s
         threads=candidate.settings.all_threads,
         budget_s=budget_s,
         arrays="",
-        outcome="",
     )
 
 

@@ -6,27 +6,21 @@ runs this module.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import ToolkitError
-from toolkit.files import RESULTS_BYTES, files_in, read_json, read_regular
+from toolkit.errors import FailedRun, headline
+from toolkit.files import files_in, read_regular
 from toolkit.files.scratch import temporary_folder
-from toolkit.interruption import uninterrupted
 from toolkit.parity.causes.stored import find_tensors
 from toolkit.parity.causes.symptoms import Symptoms
 from toolkit.parity.causes.tensors import compare_tensors
-from toolkit.processes.child import kill_group
-from toolkit.processes.confinement import Confinement, Needs, own_folders
+from toolkit.processes.child import answer, run_apart
+from toolkit.processes.confinement import Needs
 from toolkit.schema import (
     EXACT_PRECISIONS,
     Cause,
@@ -61,7 +55,6 @@ class Job:
     threads: int
     budget_s: float
     arrays: str
-    outcome: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +68,7 @@ class Outcome:
 def search_apart(
     job: Job, symptoms: Symptoms, images: NDArray[np.uint8], *, timeout_s: float
 ) -> Outcome:
-    """Return what a child process finds within `timeout_s`; this function sets `job.arrays` and
-    `job.outcome`.
+    """Return what a child process finds within `timeout_s`; this function sets `job.arrays`.
 
     `symptoms` are those of the raw `images` `[n,C,H,W]`.
     """
@@ -89,45 +81,18 @@ def search_apart(
             floors=symptoms.floors,
             labels=symptoms.labels,
         )
-        values = {**to_json(job), "arrays": str(scratch / "arrays.npz")}
-        values["outcome"] = str(scratch / "outcome.json")
-        needs = Needs(reads=(Path(job.checkpoint), Path(job.artifact)), model=job.model)
-        with Confinement(scratch, needs) as confined:
-            command = [*confined.command, "-m", "toolkit.parity.causes.apart"]
-            _run(command, json.dumps(values), scratch, timeout_s=timeout_s)
-        outcome = scratch / "outcome.json"
         try:
-            found = read_json(outcome, most_bytes=RESULTS_BYTES, within=scratch)
-        except (OSError, ValueError):  # the child ended before it had written all of it
+            found = run_apart(
+                "toolkit.parity.causes.apart",
+                {**to_json(job), "arrays": str(scratch.resolve() / "arrays.npz")},
+                scratch,
+                what="the search for a cause",
+                timeout_s=timeout_s,
+                needs=Needs(reads=(Path(job.checkpoint), Path(job.artifact)), model=job.model),
+            )
+        except FailedRun:  # a row without a cause says enough about itself
             return Outcome(cause=None)
         return from_json(Outcome, found)
-
-
-def _run(command: list[str], job: str, scratch: Path, *, timeout_s: float) -> None:
-    """Run the child to its end, or kill it. It may have written its outcome by then."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(str(Path(each).resolve()) for each in sys.path),
-        **own_folders(scratch),
-        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
-    }
-    process = None
-    try:
-        with uninterrupted():
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                cwd=scratch,
-                start_new_session=True,
-            )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(job.encode(), timeout=timeout_s)
-    finally:  # the child and the processes that it started
-        with uninterrupted():
-            kill_group(process)
 
 
 class _Search:
@@ -213,12 +178,13 @@ def _files(artifact: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Run the child: a job on stdin, the outcome in a file. If it raises, there is no outcome."""
-    job = from_json(Job, json.load(sys.stdin))
-    with contextlib.suppress(ToolkitError):
-        Path(job.outcome).write_text(json.dumps(to_json(_Search(job).run())))
+    """Run the child."""
+    answer(_answer, reason=lambda _, error: headline(error))
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+    return to_json(_Search(from_json(Job, job)).run())
 
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # torch alone takes half a second to shut down
