@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKPOINT
 
-from toolkit.errors import SettingError
+from toolkit.errors import ArtifactError, SettingError
 from toolkit.schema import Precision, Settings
 from toolkit.sessions.candidates import (
     Candidate,
@@ -150,3 +150,30 @@ def test_named_runtime_may_have_no_artifact_only_if_its_export_failed() -> None:
     assert find_candidates(alone, ["pt2"], ONE_THREAD, lost=["pt2"]) == []
     with pytest.raises(SettingError, match="runtime pt2 loads pt2"):
         find_candidates(alone, ["pt2"], ONE_THREAD, lost=["onnx"])
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("onnx2", "which no runtime here loads"),
+        ("checkpoint", "expected the format of an exported"),
+    ],
+)
+def test_artifact_that_no_runtime_loads_does_not_pass(
+    subject: Subject, format: str, text: str
+) -> None:
+    stored = subject.artifacts[0]
+    other = replace(stored, record=replace(stored.record, format=format))
+    given = replace(subject, artifacts=(*subject.artifacts[1:], other))
+    for names in ([], ["all"]):
+        with pytest.raises(ArtifactError, match=text):
+            find_candidates(given, names, ONE_THREAD)
+
+
+def test_artifact_that_no_runtime_loads_is_left_out_if_runtimes_are_named(
+    subject: Subject,
+) -> None:
+    stored = subject.artifacts[0]
+    other = replace(stored, record=replace(stored.record, format="onnx2"))
+    given = replace(subject, artifacts=(*subject.artifacts, other))
+    assert pairs(find_candidates(given, ["onnxruntime"], ONE_THREAD)) == [("onnxruntime", "onnx")]

@@ -202,8 +202,10 @@ def find_candidates(
     Raises:
         UnknownNameError: An unknown runtime.
         SettingError: A named runtime loads none of the artifacts.
+        ArtifactError: No runtime loads an artifact, so it would pass without a comparison.
         NotTrustedError: One of them is a program that the user has not trusted.
     """
+    _refuse_unloadable(subject, named=bool(runtimes) and ALL not in runtimes)
     candidates: list[Candidate] = []
     kinds = [(item.record.format, item.record.precision) for item in subject.artifacts]
     for row in choose_runtimes(runtimes, kinds, settings.device):
@@ -223,6 +225,23 @@ def find_candidates(
         folders = dict.fromkeys(str(Path(each.path).parent) for each in programs)
         require_trust(programs, given=subject.trust, what=list(folders))
     return candidates
+
+
+def _refuse_unloadable(subject: Subject, *, named: bool) -> None:
+    """Raise ArtifactError if no runtime that this toolkit knows loads one of the artifacts. With
+    `named` runtimes, the user has chosen which artifacts to leave out."""
+    for stored in subject.artifacts:
+        kind = stored.record.format, stored.record.precision
+        if kind[0] == CHECKPOINT_FORMAT:
+            raise ArtifactError(
+                f"{stored.path} is recorded as {CHECKPOINT_FORMAT!r}, expected the format of an "
+                "exported file; export it again with toolkit export --force"
+            )
+        if not named and not any(row.loads(*kind) for row in known_runtimes().values()):
+            raise ArtifactError(
+                f"{stored.path} has format {kind[0]} in {kind[1]}, which no runtime here loads; "
+                "install the package that adds it, or name the other artifacts of the folder"
+            )
 
 
 def checkpoint_candidate(
