@@ -127,7 +127,7 @@ def test_weights_that_are_not_finite_are_refused(own_checkpoint: Path, value: fl
     ("change", "says"),
     [
         ({"classes": "ten"}, "classes"),
-        ({"input": {"shape": [1, 28], "mean": [0.1], "std": [0.3]}}, "shape"),
+        ({"input": {"shape": [], "mean": [0.1], "std": [0.3]}}, "shape"),
         ({"input": {"shape": [1, 28, 28], "mean": [0.1, 0.2], "std": [0.3]}}, "mean"),
         ({"input": {"shape": [1, 28, 28], "mean": [0.1], "std": [0]}}, "std"),
     ],

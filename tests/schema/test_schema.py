@@ -151,8 +151,8 @@ def test_a_value_of_the_wrong_type_is_named(kind: Any, data: st.DataObject) -> N
     [
         (
             InputSpec,
-            {"shape": [1, 28], "mean": [0], "std": [1]},
-            r"length 3, got 2 - at `\$\.shape`",
+            {"shape": [1, 28, 28], "mean": [0], "std": [1], "crop": [28]},
+            r"length 2, got 1 - at `\$\.crop`",
         ),
         (InputSpec, {"shape": [1, 28, "28"], "mean": [0], "std": [1]}, r"\$\.shape\[2\]"),
         (InputSpec, {"shape": [1, 28, 28], "mean": [0, True], "std": [1]}, r"\$\.mean\[1\]"),

@@ -30,7 +30,7 @@ class Job:
     checkpoint: str
     checkpoint_id: CheckpointId
     model: str | None
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     path: str
     calibration: str
     isas: tuple[Isa, ...] | None
@@ -44,7 +44,7 @@ def export_apart(
     checkpoint: Path,
     checkpoint_id: CheckpointId,
     model: str | None,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     path: Path,
     calibration: NDArray[np.float32],
     isas: tuple[Isa, ...] | None,

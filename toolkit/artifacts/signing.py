@@ -17,6 +17,7 @@ from typing import Any
 from toolkit.artifacts.manifest import MANIFEST, SIGNATURE, folder_of
 from toolkit.errors import ArtifactError, SettingError, headline
 from toolkit.files import write_atomically
+from toolkit.files.locks import LOCK
 from toolkit.files.scratch import temporary_folder
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -140,11 +141,11 @@ def _check_signature(folder: Path, key: Path, named: str) -> None:
 
 
 def _all_files() -> Any:
-    """Return which files a signature covers: all in the folder but itself. Therefore a file that is
-    added later is refused, too."""
+    """Return which files a signature covers: all in the folder but itself and the lock of a running
+    command, which is always empty. Therefore a file that is added later is refused, too."""
     from model_signing import hashing
 
-    return hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE, LOCK], ignore_git_paths=False)
 
 
 def _fingerprint(key: object) -> str:

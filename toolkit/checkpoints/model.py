@@ -105,7 +105,7 @@ def _find_factory(name: str) -> Callable[..., object]:
     return factory
 
 
-def example_input(shape: tuple[int, int, int], *, batch_size: int) -> Tensor:
+def example_input(shape: tuple[int, ...], *, batch_size: int) -> Tensor:
     """Return float32 `[N,C,H,W]` noise from a fixed seed, for tracing."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch_size, *shape, generator=generator)

@@ -246,6 +246,8 @@ def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str
 
 
 def _check_input_spec(spec: InputSpec, where: Path) -> None:
+    if not spec.shape:
+        raise CheckpointError(f"{where}: input shape [], expected the shape of one sample")
     channels = spec.shape[0]
     if math.prod(spec.shape) > _MOST_VALUES:
         raise CheckpointError(

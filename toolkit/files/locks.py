@@ -25,7 +25,7 @@ from toolkit.interruption import installed, uninterrupted
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_LOCK = ".toolkit.lock"
+LOCK = ".toolkit.lock"
 # Processes that read images for a training end this long after a killed one, and hold its lock.
 _PATIENCE_S = 10.0
 _SHORT_S = 0.5  # not worth a message
@@ -41,7 +41,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        with _locked(folder / _LOCK, folder):
+        with _locked(folder / LOCK, folder):
             say_swept(sweep_beside(folder))
             yield
     finally:

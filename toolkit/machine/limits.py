@@ -48,7 +48,7 @@ def measure_limits(threads: int, *, time_s: float = 0.5) -> Limits:
     )
 
 
-def count_flops(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
+def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Return the FLOPs of one image `[C,H,W]` in eval mode: two for each multiplication and its
     addition.
 

@@ -54,6 +54,9 @@ class Artifact:
         isas: Instruction sets on which its int8 arithmetic is exact; None is all.
         asked_isas: The requested instruction sets; None is all.
         expected_error: For artifacts that round more than float32, if it was measured.
+        embeds_preprocessing: Whether the graph scales and normalises: its input is the uint8 image
+            after resizing and cropping.
+        warnings: What a user should know about this file, such as a branch that tracing froze.
     """
 
     format: str
@@ -63,7 +66,7 @@ class Artifact:
     sha256: str
     checkpoint_sha256: str
     spec_sha256: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
     opset: int | None = None
     batch_sizes: tuple[int, ...] = ()
@@ -71,6 +74,8 @@ class Artifact:
     isas: tuple[Isa, ...] | None = None
     asked_isas: tuple[Isa, ...] | None = None
     expected_error: ExpectedError | None = None
+    embeds_preprocessing: bool = False
+    warnings: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

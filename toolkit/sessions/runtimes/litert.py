@@ -48,7 +48,7 @@ def load(source: Source, settings: Settings) -> Session:
 class BatchFile:
     """One file: an interpreter for one batch size, `[size,C,H,W]` → `[size,K]`, both float32."""
 
-    def __init__(self, path: Path, input_shape: tuple[int, int, int], *, threads: int) -> None:
+    def __init__(self, path: Path, input_shape: tuple[int, ...], *, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
