@@ -86,7 +86,7 @@ def test_the_command_line_says_it_in_bench_and_verify(tmp_path: Path, cli: Cli) 
     path, out = decayed_weights(tmp_path), tmp_path / "out"
     with pytest.warns(ToolkitWarning):
         import_weights(path, out=out, model=FACTORY, input_spec=SPEC, classes=10)
-        export(out, out=tmp_path / "exports", formats=["torchscript"], model=FACTORY)
+    export(out, out=tmp_path / "exports", formats=["torchscript"], model=FACTORY)
     for command in ("bench", "verify"):
         denormals._warn.cache_clear()
         done = cli(command, tmp_path / "exports", "--data", tmp_path / "none")
@@ -94,7 +94,7 @@ def test_the_command_line_says_it_in_bench_and_verify(tmp_path: Path, cli: Cli) 
         assert done.stderr.count("denormal (subnormal") == 1
 
 
-def test_an_older_record_has_no_such_field(tmp_path: Path, own_checkpoint: Path) -> None:
+def test_an_older_record_has_no_such_field(own_checkpoint: Path) -> None:
     path = own_checkpoint / "checkpoint.json"
     record = json.loads(path.read_text())
     record.pop("denormals", None)

@@ -98,7 +98,12 @@ WRITTEN_DOWN: dict[str, tuple[object, InputSpec]] = {
     ),
     "grey": (
         v2.Compose(
-            [v2.Grayscale(), v2.CenterCrop(28), v2.ToTensor(), v2.Normalize((0.1307,), (0.3081,))]
+            [
+                v2.Grayscale(),
+                v2.CenterCrop(28),
+                transforms.ToTensor(),
+                v2.Normalize((0.1307,), (0.3081,)),
+            ]
         ),
         InputSpec(shape=(1, 28, 28), mean=(0.1307,), std=(0.3081,), crop=(28, 28)),
     ),
@@ -117,7 +122,6 @@ WRITTEN_DOWN: dict[str, tuple[object, InputSpec]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # v2.ToTensor is deprecated
 @pytest.mark.parametrize("kind", WRITTEN_DOWN)
 def test_transform_is_written_down(kind: str) -> None:
     transform, spec = WRITTEN_DOWN[kind]
@@ -139,7 +143,6 @@ def test_written_transform_gives_the_same_pixels() -> None:
         assert torch.allclose((scaled - mean) / std, expected, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     ("steps", "says"),
     [
@@ -161,7 +164,7 @@ def test_written_transform_gives_the_same_pixels() -> None:
 def test_transform_that_cannot_be_written_down_is_refused_by_name(
     steps: list[object], says: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=f"--preprocess Compose: {says}"):
+    with pytest.raises(CheckpointError, match=f"--preprocess Compose: .*{says}"):
         read_preprocessing(transforms.Compose(steps))
 
 
@@ -197,7 +200,7 @@ def test_transform_of_a_module_is_read(name: str) -> None:
     ],
 )
 def test_transform_that_is_not_found_is_refused(name: str, says: str) -> None:
-    with pytest.raises(CheckpointError, match=f"--preprocess {name}: {says}; expected package"):
+    with pytest.raises(CheckpointError, match=f"--preprocess {name}: {says}.*; expected package"):
         read_preprocessing(name)
 
 

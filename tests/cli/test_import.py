@@ -116,7 +116,7 @@ def test_torchvision_model_and_preset_need_no_shape_mean_or_std(cli: Cli, weight
         ((*MODEL, *INPUT, "--classes", 1), "--classes 1: expected 2 or more; a binary model"),
         ((*MODEL, *INPUT, "--classes", 10, "--input-shape", "1,16000"), "not that of an image"),
         ((*MODEL, *INPUT, "--classes", 10, "--preprocess", "nothing"), "expected torchvision:MOD"),
-        ((*MODEL, *INPUT, "--classes", 10, "--key", "ema"), "--key 'ema': expected --key ''"),
+        ((*MODEL, *INPUT, "--classes", 10, "--key", "ema"), "--key 'ema': expected no key"),
         ((*MODEL, *INPUT, "--classes", 10, "--output", "logits"), "has no output 'logits'"),
         ((*MODEL, *INPUT, "--class-names", "cat"), "'cat' is no file"),
         ((*MODEL, *INPUT, "--class-names", "a,a"), "class names: 'a' is there twice"),

@@ -6,7 +6,7 @@ checkpoint folder. What was done to the weights is said in a warning.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from toolkit.checkpoints.naming import Chosen, choose_weights, names_of
 from toolkit.checkpoints.storage import refuse_to_replace, save_checkpoint
 from toolkit.checkpoints.weight_files import read_saved, tensors_in
 from toolkit.checkpoints.weights import put_weights
-from toolkit.errors import CheckpointError, ToolkitWarning, headline
+from toolkit.errors import CheckpointError, ToolkitWarning
 from toolkit.files.locks import locked_folder
 from toolkit.schema import CHECKPOINT_SCHEMA_VERSION, Checkpoint, InputSpec, ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, make_importable
@@ -167,11 +167,11 @@ def _with_weights(
 ) -> nn.Module:
     """Build the model and put the weights into it; warn of what was done."""
     from toolkit.checkpoints.model import build_plain, example_input
-    from toolkit.checkpoints.plain import call_once, first_call, with_plain_weights
+    from toolkit.checkpoints.plain import creates_weights, first_call, with_plain_weights
 
     built = build_plain(spec, trusted=spec.factory)
     saved, module = read_saved(weights), built.module
-    example = example_input(input.shape, batch_size=2)
+    example = functools.partial(example_input, input.shape, batch_size=2)
 
     def choose() -> Chosen:
         return choose_weights(
@@ -182,17 +182,10 @@ def _with_weights(
             strip_prefix=options.strip_prefix,
         )
 
-    try:
-        first_call(module, example)
-    except Exception as error:  # the user's code may raise anything
-        raise CheckpointError(
-            f"{spec.factory} does not run on an input of shape {[2, *input.shape]}, which it needs "
-            f"to create its weights: {headline(error)}; correct --input-shape"
-        ) from error
+    first_call(module, example)
     chosen = choose()
-    with contextlib.suppress(Exception):  # the user's code; loading says what is wrong
-        if not chosen.complete and call_once(module, example):  # it creates parts in its forward
-            chosen = choose()
+    if not chosen.complete and creates_weights(module, example):
+        chosen = choose()
     state = chosen.state
     if options.flush_denormals:
         state = {**state, **{name: flushed(value) for name, value in tensors_in(state).items()}}

@@ -129,7 +129,10 @@ def choose_weights(
         )
     if key is not None:
         if key not in groups:
-            raise CheckpointError(f"{path}: --key {key!r}: expected {_either(groups, '--key')}")
+            known = _either([each for each in groups if each], "--key")
+            raise CheckpointError(
+                f"{path}: --key {key!r}: expected {known or 'no key, because it is a state_dict'}"
+            )
         groups = {key: groups[key]}
     fits = [fit for place in groups.items() for fit in _fits(place, names, strip_prefix)]
     if not fits and strip_prefix is not None:

@@ -7,16 +7,24 @@ weights agree.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrize, prune
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.spectral_norm import (
+    SpectralNorm,
+    SpectralNormLoadStateDictPreHook,
+    remove_spectral_norm,
+)
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from torch.optim.swa_utils import AveragedModel
+
+from toolkit.errors import CheckpointError, headline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +126,21 @@ def _without_hooks(module: nn.Module) -> list[str]:
                 names.append(hook.name)
             case SpectralNorm():
                 remove_spectral_norm(module, hook.name)
+                _remove_loading_hooks(module)
                 names.append(hook.name)
             case prune.BasePruningMethod():
                 prune.remove(module, hook._tensor_name)
                 names.append(str(hook._tensor_name))
     return names
+
+
+def _remove_loading_hooks(module: nn.Module) -> None:
+    """Remove the hooks of a spectral norm that ask for its weights. torch 2.14 forgets them,
+    because it looks for them without their wrappers."""
+    hooks = module._load_state_dict_pre_hooks
+    for key, wrapped in list(hooks.items()):
+        if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
 
 
 def in_eval(model: nn.Module) -> nn.Module:
@@ -131,17 +149,37 @@ def in_eval(model: nn.Module) -> nn.Module:
     return model
 
 
-def first_call(model: nn.Module, example: Tensor) -> None:
-    """Call a model once if parts of it are created by their first call (`nn.LazyLinear`)."""
-    if any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
-        call_once(model, example)
+def first_call(model: nn.Module, make_example: Callable[[], Tensor]) -> None:
+    """Call a model once if its first call creates weights (`nn.LazyLinear`); `make_example` gives
+    an input `[N,...]`.
+
+    Raises:
+        CheckpointError: The call fails.
+    """
+    if not any(nn.parameter.is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+        return
+    example = make_example()
+    try:
+        _call(model, example)
+    except Exception as error:  # the user's code may raise anything
+        raise CheckpointError(
+            f"the model does not run on an input of shape {list(example.shape)}, which it needs "
+            f"to create its weights: {headline(error)}; correct --input-shape"
+        ) from error
 
 
-def call_once(model: nn.Module, example: Tensor) -> bool:
-    """Call a model in eval mode. Return whether it has weights of other names since."""
+def creates_weights(model: nn.Module, make_example: Callable[[], Tensor]) -> bool:
+    """Call a model once. Return whether it has weights of other names since. A call that fails
+    creates none."""
     before = set(model.state_dict())
+    with contextlib.suppress(Exception):  # the user's code may raise anything
+        _call(model, make_example())
+    return set(model.state_dict()) != before
+
+
+def _call(model: nn.Module, example: Tensor) -> None:
+    """Call a model in eval mode."""
     training = model.training
     with torch.no_grad():
-        in_eval(model)(example.clone())
+        in_eval(model)(example)
     model.train(training)
-    return set(model.state_dict()) != before

@@ -8,6 +8,7 @@ record without it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,15 +114,21 @@ def load_model(
     """
     from toolkit.checkpoints.model import build_model, example_input
     from toolkit.checkpoints.outputs import with_chosen_output
-    from toolkit.checkpoints.plain import call_once, first_call, in_eval, with_plain_weights
+    from toolkit.checkpoints.plain import (
+        creates_weights,
+        first_call,
+        in_eval,
+        with_plain_weights,
+    )
 
     record = record or read_checkpoint(folder)
     model = build_model(record.model, trusted=trusted)
     state = read_safetensors(folder / WEIGHTS, within=folder)
-    first_call(model, example_input(record.input.shape, batch_size=2))
+    example = functools.partial(example_input, record.input.shape, batch_size=2)
+    first_call(model, example)
     model = with_plain_weights(model).module
-    if not state.keys() <= model.state_dict().keys():  # some models create parts in their forward
-        call_once(model, example_input(record.input.shape, batch_size=2))
+    if not state.keys() <= model.state_dict().keys():
+        creates_weights(model, example)
     put_weights(model, state, where=str(folder / WEIGHTS))
     return in_eval(with_chosen_output(model, record.model)), record
 

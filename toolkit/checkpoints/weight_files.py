@@ -247,7 +247,7 @@ def describe(saved: object) -> str:
     if name is not None:
         return f"a pickled object of class {name}"
     if isinstance(saved, Mapping):
-        shown = ", ".join(repr(each) for each in list(saved)[:5])
+        shown = ", ".join(repr(each)[:60] for each in list(saved)[:5])
         return f"a dictionary of {shown}{', ...' if len(saved) > 5 else ''}"
     return type(saved).__name__
 
