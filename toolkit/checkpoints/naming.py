@@ -87,10 +87,12 @@ class Chosen:
 
 def names_of(model: nn.Module) -> Names:
     """Return the names of a model's weights."""
+    import torch
+
     own = model.state_dict()
     places: dict[object, list[str]] = {}
     for name, value in own.items():
-        if is_tensor(value) and value.numel():
+        if is_tensor(value) and value.layout is torch.strided and value.numel():
             place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape)
             places.setdefault((*place, value.stride()), []).append(name)
     tied = [frozenset(each) for each in places.values() if len(each) > 1]
