@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from toolkit.artifacts.export import export
     from toolkit.artifacts.trust import trust
     from toolkit.checkpoints.bundled import reference_checkpoint
-    from toolkit.checkpoints.storage import import_weights, save_checkpoint
+    from toolkit.checkpoints.import_weights import import_weights
+    from toolkit.checkpoints.storage import save_checkpoint
     from toolkit.comparison.compare import compare
     from toolkit.machine.doctor import doctor
     from toolkit.measurement.bench import bench
@@ -68,7 +69,7 @@ _HOMES = {
     "compare": "toolkit.comparison.compare",
     "doctor": "toolkit.machine.doctor",
     "export": "toolkit.artifacts.export",
-    "import_weights": "toolkit.checkpoints.storage",
+    "import_weights": "toolkit.checkpoints.import_weights",
     "loadgen": "toolkit.measurement.loadgen",
     "read_results": "toolkit.results",
     "read_tuning": "toolkit.results",

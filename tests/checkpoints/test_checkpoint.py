@@ -16,8 +16,9 @@ from conftest import CHECKPOINT, PATIENCE_S, Cli
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 
+from toolkit.checkpoints.import_weights import import_weights
 from toolkit.checkpoints.reference_cnn import ReferenceCNN
-from toolkit.checkpoints.storage import import_weights, load_model, read_checkpoint, save_checkpoint
+from toolkit.checkpoints.storage import load_model, read_checkpoint, save_checkpoint
 from toolkit.errors import CheckpointError, Crashed, OutputError
 from toolkit.files import sha256_of
 from toolkit.schema import InputSpec, ModelSpec, Settings

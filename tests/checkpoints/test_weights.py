@@ -13,9 +13,11 @@ import torch
 from hostile import IRREGULAR, large_file, put_irregular
 from torch import Tensor, nn
 
+from toolkit.checkpoints.import_weights import import_weights
 from toolkit.checkpoints.model import build_model
-from toolkit.checkpoints.storage import WEIGHTS, import_weights, load_model, read_checkpoint
-from toolkit.checkpoints.weights import put_weights, read_safetensors, read_state_dict
+from toolkit.checkpoints.storage import WEIGHTS, load_model, read_checkpoint
+from toolkit.checkpoints.weight_files import read_safetensors, read_saved
+from toolkit.checkpoints.weights import put_weights
 from toolkit.errors import CheckpointError, ToolkitWarning
 from toolkit.schema import InputSpec, ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY
@@ -105,7 +107,7 @@ def test_tensors_without_plain_numbers_are_refused(kind: str) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", IRREGULAR)
-@pytest.mark.parametrize("read", [read_safetensors, read_state_dict])
+@pytest.mark.parametrize("read", [read_safetensors, read_saved])
 def test_weights_that_are_no_regular_file_are_refused(
     tmp_path: Path, read: Callable[[Path], object], kind: str
 ) -> None:
@@ -127,10 +129,10 @@ def test_compressed_weights_are_refused(tmp_path: Path) -> None:
             small.writestr(name, plain.read(name))
     path = tmp_path / "weights.pt"
     path.write_bytes(buffer.getvalue())
-    assert read_state_dict(path)["weight"].numel() == 1 << 20
+    assert read_saved(path)["weight"].numel() == 1 << 20
     path.write_bytes(packed.getvalue())
     with pytest.raises(CheckpointError, match=r"bytes that unpack to 4,\d\d\d,\d\d\d; expected"):
-        read_state_dict(path)
+        read_saved(path)
 
 
 def test_weights_larger_than_the_memory_are_refused_before_they_are_read(

@@ -68,7 +68,7 @@ class StateDictTarget(Target):
         return buffer.getvalue()
 
     def read(self, content: bytes) -> None:
-        from toolkit.checkpoints.storage import import_weights
+        from toolkit.checkpoints.import_weights import import_weights
 
         (self.folder / "weights.pt").write_bytes(content)
         import_weights(

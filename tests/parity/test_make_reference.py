@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_S
 
+from toolkit.checkpoints.import_weights import import_weights
 from toolkit.checkpoints.model import build_model
-from toolkit.checkpoints.storage import import_weights
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import CheckpointError
 from toolkit.parity.make_reference import ReferenceMaker, keep_references, read_references

@@ -26,6 +26,7 @@ from toolkit.artifacts.manifest import (
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.artifacts.signing import check_private_key, sign_folder
 from toolkit.artifacts.writer import ArtifactWriter
+from toolkit.checkpoints.denormals import warn_of_denormals
 from toolkit.checkpoints.storage import load_model, read_checkpoint
 from toolkit.errors import (
     ArtifactError,
@@ -145,6 +146,7 @@ def export(
     record = record or read_checkpoint(checkpoint)
     model = trusted_factory(record.model, model=model, trust=trust, what=str(checkpoint))
     module, record = load_model(checkpoint, trusted=model, record=record)
+    warn_of_denormals(record, checkpoint)
     settings = calibration or CalibrationSettings()
     images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
     writer = ArtifactWriter(

@@ -8,18 +8,22 @@ record without it.
 
 from __future__ import annotations
 
-import math
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.checkpoints.weights import (
-    check_finite,
-    put_weights,
+from toolkit.checkpoints.denormals import denormal_shares
+from toolkit.checkpoints.input_spec import check_input_spec
+from toolkit.checkpoints.weight_files import (
+    EXTRA_STATE,
+    is_tensor,
+    pack_safetensors,
     read_safetensors,
-    read_state_dict,
+    tensors_in,
 )
-from toolkit.errors import ArtifactError, CheckpointError, OutputError, headline
+from toolkit.checkpoints.weights import check_finite, put_weights
+from toolkit.errors import ArtifactError, CheckpointError, OutputError
 from toolkit.files import (
     open_regular,
     publish,
@@ -31,14 +35,11 @@ from toolkit.files import (
     write_atomically,
     write_json,
 )
-from toolkit.files.locks import locked_folder
 from toolkit.packages import versions_of
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,
     CheckpointId,
-    InputSpec,
-    ModelSpec,
     from_json,
     to_json,
 )
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 RECORD = "checkpoint.json"
-_MOST_VALUES = 1 << 28  # of one image, 1 GiB as float32: more is a mistake, or an attack
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -66,7 +66,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"cannot read {record_path}: {error.strerror or error}") from error
     except ValueError as error:
         raise CheckpointError(f"{record_path}: not a checkpoint record: {error}") from error
-    _check_input_spec(record.input, record_path)
+    check_input_spec(record.input, record_path)
     try:
         refuse_large(weights_path, within=folder)
         with open_regular(weights_path, within=folder) as file:
@@ -101,7 +101,7 @@ def load_model(
     folder: Path, *, trusted: str | None = None, record: Checkpoint | None = None
 ) -> tuple[nn.Module, Checkpoint]:
     """Return the model in eval mode on the CPU, with its weights loaded and checked, and its
-    record.
+    record. It maps float32 `[N,...]` to logits `[N,K]`.
 
     Args:
         folder: Checkpoint folder.
@@ -112,13 +112,25 @@ def load_model(
         CheckpointError: As for `read_checkpoint`; weights that are missing, unexpected, of another
             shape, NaN or infinite; a model factory that is not trusted.
     """
-    from toolkit.checkpoints.model import build_model
+    from toolkit.checkpoints.model import build_model, example_input
+    from toolkit.checkpoints.outputs import with_chosen_output
+    from toolkit.checkpoints.plain import (
+        creates_weights,
+        first_call,
+        in_eval,
+        with_plain_weights,
+    )
 
     record = record or read_checkpoint(folder)
     model = build_model(record.model, trusted=trusted)
     state = read_safetensors(folder / WEIGHTS, within=folder)
+    example = functools.partial(example_input, record.input.shape, batch_size=2)
+    first_call(model, example)
+    model = with_plain_weights(model).module
+    if not state.keys() <= model.state_dict().keys():
+        creates_weights(model, example)
     put_weights(model, state, where=str(folder / WEIGHTS))
-    return model.eval(), record
+    return in_eval(with_chosen_output(model, record.model)), record
 
 
 def load_same_model(folder: Path, expected: CheckpointId, *, trusted: str | None) -> nn.Module:
@@ -145,16 +157,19 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
         OutputError: Not writable, or the disk is full.
         CheckpointError: Weights are NaN or infinite.
     """
-    from safetensors.torch import save
+    from toolkit.checkpoints.outputs import without_chosen_output
 
     state = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
+        name: value.detach().cpu().contiguous().clone() if is_tensor(value) else value
+        for name, value in without_chosen_output(model).state_dict().items()
+        if is_tensor(value) or name.endswith(EXTRA_STATE)
     }
-    check_finite(state, where=record.name)
+    tensors = tensors_in(state)
+    check_finite(tensors, where=record.name)
+    record = replace(record, denormals=denormal_shares(tensors))
     with scratch_folder(folder) as scratch:
         weights = scratch / WEIGHTS
-        write_atomically(weights, save(state))
+        write_atomically(weights, pack_safetensors(state))
         record = replace(
             record,
             sha256=sha256_of(weights),
@@ -173,93 +188,3 @@ def refuse_to_replace(folder: Path, *, force: bool) -> None:
             f"{folder} already holds a checkpoint; choose another folder with --out, "
             "or replace it with --force"
         )
-
-
-def import_weights(
-    weights: Path,
-    *,
-    out: Path,
-    model: ModelSpec,
-    input_spec: InputSpec,
-    classes: int,
-    force: bool = False,
-) -> Checkpoint:
-    """Create a checkpoint from a user's `state_dict` file and the factory of its model.
-
-    `weights` is a `.safetensors` file, or a file that `torch.save(model.state_dict())` wrote. The
-    latter is read with `weights_only=True`, so nothing in it can run. The model is tried on one
-    batch of two images: it must return `[2, classes]`. Naming a factory here means to trust it, so
-    it is recorded in the trust store, and later commands need not be told again.
-
-    Raises:
-        CheckpointError: The file is refused or does not fit the model.
-    """
-    from toolkit.checkpoints.model import build_model
-    from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, make_importable
-    from toolkit.trust_store.store import trust_store
-
-    refuse_to_replace(out, force=force)
-    _check_input_spec(input_spec, weights)
-    if classes < 2:
-        raise CheckpointError(f"--classes {classes}: expected 2 or more")
-    program = None if model.factory == REFERENCE_FACTORY else factory_program(model)
-    if program is not None:
-        make_importable(program)
-    module = build_model(model, trusted=model.factory).eval()
-    put_weights(module, read_state_dict(weights), where=str(weights))
-    _try_model(module, input_spec, classes, factory=model.factory)
-    record = Checkpoint(
-        schema_version=CHECKPOINT_SCHEMA_VERSION,
-        name=out.resolve().name,
-        model=model,
-        input=input_spec,
-        classes=classes,
-        sha256="",
-    )
-    with locked_folder(out):
-        refuse_to_replace(out, force=force)  # another command may have written it by now
-        saved = save_checkpoint(out, module, record)
-    if program is not None:
-        trust_store().remember([program], command="import")
-    return saved
-
-
-def _try_model(module: nn.Module, spec: InputSpec, classes: int, *, factory: str) -> None:
-    import torch
-
-    from toolkit.checkpoints.model import example_input
-
-    with torch.inference_mode():
-        try:
-            logits = module(example_input(spec.shape, batch_size=2))
-        except Exception as error:  # the user's code may raise anything
-            raise CheckpointError(
-                f"{factory} does not run on an input of shape {[2, *spec.shape]}: "
-                f"{headline(error)}; correct --input-shape"
-            ) from error
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != (2, classes):
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise CheckpointError(
-            f"{factory} returned {shape} for 2 images, expected logits [2, {classes}]; "
-            "correct --classes, or wrap the model so that it returns logits [N, K]"
-        )
-
-
-def _check_input_spec(spec: InputSpec, where: Path) -> None:
-    if not spec.shape:
-        raise CheckpointError(f"{where}: input shape [], expected the shape of one sample")
-    channels = spec.shape[0]
-    if math.prod(spec.shape) > _MOST_VALUES:
-        raise CheckpointError(
-            f"{where}: input shape {list(spec.shape)} has more than {_MOST_VALUES:,} values; "
-            "expected [channels, height, width] of one image: correct --input-shape"
-        )
-    if min(spec.shape) < 1 or len(spec.mean) != channels or len(spec.std) != channels:
-        raise CheckpointError(
-            f"{where}: input spec has shape {list(spec.shape)}, mean {list(spec.mean)} and std "
-            f"{list(spec.std)}; expected positive sizes, and one mean and std per channel"
-        )
-    if not all(value > 0 for value in spec.std) or any(
-        not abs(value) < float("inf") for value in (*spec.mean, *spec.std)
-    ):
-        raise CheckpointError(f"{where}: std {list(spec.std)} must be finite and above 0")

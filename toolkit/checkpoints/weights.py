@@ -1,103 +1,28 @@
-"""Files of weights → tensors that fit a model.
+"""Named tensors → the weights of a module.
 
-In: a `.safetensors` file, or a file that `torch.save` wrote. Out: the weights of a module. Only
-tensors are read: nothing is unpickled, and no value changes without a warning.
+In: a state_dict. Out: the weights of a module. PyTorch's own strict loading decides which names are
+missing. No value changes without a warning.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import re
 import warnings
-import zipfile
-from pathlib import Path
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from toolkit.checkpoints.weight_files import State, tensors_in
 from toolkit.errors import CheckpointError, ToolkitWarning, headline
-from toolkit.files import read_regular
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-_ZIP = b"PK\x03\x04"
+_SHOWN = 5
 
 
-def read_safetensors(path: Path, *, within: Path | None = None) -> dict[str, Tensor]:
-    """Read a `.safetensors` file; see `toolkit.files.open_regular` for `within`.
-
-    Raises:
-        CheckpointError: Not readable, not a regular file, or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(read_regular(path, within=within))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: incomplete safetensors file ({headline(error)}); copy it again"
-        ) from error
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a `state_dict` in either kind of file.
-
-    Raises:
-        CheckpointError: Missing, damaged, or it holds anything but tensors.
-    """
-    import torch
-
-    if not path.exists():
-        raise CheckpointError(f"no file {path}; expected a state_dict (.safetensors, .pt, .pth)")
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        _refuse_compressed(content, path)
-        with warnings.catch_warnings():
-            # About other pickle protocols, which are refused below.
-            warnings.simplefilter("ignore", UserWarning)
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch and zipfile raise various exceptions for damaged bytes
-        first_sentence = headline(error).split(". ")[0]  # the next one says how to trust the file
-        raise CheckpointError(
-            f"{path}: refused ({first_sentence}); only tensors are read, because anything else "
-            "in a pickle can run code: save with torch.save(model.state_dict(), ...) or "
-            "safetensors"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(
-            f"{path}: holds {type(state).__name__}, expected a state_dict of names and tensors: "
-            "save with torch.save(model.state_dict(), ...)"
-        )
-    return state
-
-
-def _refuse_compressed(content: bytes, path: Path) -> None:
-    """Raise CheckpointError if a zip archive holds more than its own size: torch.save never
-    compresses, and a small archive could fill the memory."""
-    if not content.startswith(_ZIP):
-        return
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        holds = sum(each.file_size for each in archive.infolist())
-    if holds > len(content):
-        raise CheckpointError(
-            f"{path}: {len(content):,} bytes that unpack to {holds:,}; expected the file that "
-            "torch.save(model.state_dict(), ...) wrote, which is not compressed"
-        )
-
-
-def put_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
+def put_weights(model: nn.Module, state: State, *, where: str) -> None:
     """Load weights into a model; `where` names their file.
 
     Warns:
@@ -106,29 +31,55 @@ def put_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> No
     Raises:
         CheckpointError: Missing, unexpected, of another shape or kind of dtype, NaN or infinite.
     """
-    _refuse_unusual(state, where=where)
+    given = tensors_in(state)
+    refuse_unusual(given, where=where)
     wanted = model.state_dict()
-    expected = {name: tuple(value.shape) for name, value in wanted.items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    wrong += [f"{name} is not in the model" for name in found.keys() - expected.keys()]
-    wrong += [
-        f"{name} has shape {list(found[name])}, expected {list(expected[name])}"
-        for name in expected.keys() & found.keys()
-        if expected[name] != found[name]
+    expected = tensors_in(wanted)
+    both = [name for name in expected if name in given]
+    shapes = [
+        f"{name} has shape {list(given[name].shape)}, expected {list(expected[name].shape)}"
+        for name in both
+        if given[name].shape != expected[name].shape
     ]
+    if not shapes:
+        fitted = {n: _converted(given[n], n, expected[n].dtype, where) for n in both}
+        check_finite(fitted, where=where)
+        _warn_of_rounding(given, fitted, where=where)
+        state = {**state, **fitted}
+    names, failure = _load_strictly(model, state, wanted)
+    wrong = sorted([*shapes, *names]) or failure
     if wrong:
         raise CheckpointError(
-            f"{where}: weights do not fit the model: {'; '.join(sorted(wrong)[:5])}"
-            f"{'; ...' if len(wrong) > 5 else ''}; check the model factory and its arguments"
+            f"{where}: weights do not fit the model: {'; '.join(wrong[:_SHOWN])}"
+            f"{'; ...' if len(wrong) > _SHOWN else ''}; check the model factory and its arguments"
         )
-    fitted = {name: _converted(state[name], name, wanted[name].dtype, where) for name in wanted}
-    check_finite(fitted, where=where)
-    _warn_of_rounding(state, fitted, where=where)
-    model.load_state_dict(fitted)
 
 
-def _refuse_unusual(state: dict[str, Tensor], *, where: str) -> None:
+def _load_strictly(model: nn.Module, state: State, wanted: State) -> tuple[list[str], list[str]]:
+    """Let torch load a state_dict; `wanted` is the model's own. Return the names that torch finds
+    missing or unexpected, and its own message if it fails."""
+    complete = OrderedDict(state)
+    # The versions of the modules. Without them, some modules take the names for those of old files.
+    complete._metadata = getattr(wanted, "_metadata", None)  # type: ignore[attr-defined]
+    try:
+        model.load_state_dict(complete, strict=True)
+    except Exception as error:  # noqa: BLE001 - the user's module may load in its own way
+        text = str(error)
+        missing = _names_after("Missing key(s) in state_dict: ", text)
+        unexpected = _names_after("Unexpected key(s) in state_dict: ", text)
+        names = [f"{name} is missing" for name in missing]
+        names += [f"{name} is not in the model" for name in unexpected]
+        return names, [headline(error)]
+    return [], []
+
+
+def _names_after(heading: str, text: str) -> list[str]:
+    _, found, rest = text.partition(heading)
+    return re.findall(r'"([^"]*)"', rest.split("\n")[0]) if found else []
+
+
+def refuse_unusual(state: dict[str, Tensor], *, where: str) -> None:
+    """Raise CheckpointError if a tensor does not hold plain numbers."""
     import torch
 
     for name, value in state.items():

@@ -111,7 +111,8 @@ class Checkpoint:
     """`checkpoint.json`: everything about trained weights except the weights themselves.
 
     `sha256` is the checksum of `weights.safetensors` in the same folder. `class_names` are in the
-    order of the logits; empty if they are not known.
+    order of the logits; empty if they are not known. `denormals` is the share of denormal values in
+    each tensor that has many; see `toolkit.checkpoints.denormals`.
     """
 
     schema_version: int
@@ -121,6 +122,7 @@ class Checkpoint:
     classes: int
     sha256: str
     class_names: tuple[str, ...] = ()
+    denormals: dict[str, float] = field(default_factory=dict)
     training: TrainingRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)
 

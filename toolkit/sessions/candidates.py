@@ -11,6 +11,7 @@ from pathlib import Path
 
 from toolkit.artifacts.manifest import MANIFEST, StoredArtifact, find_artifacts
 from toolkit.artifacts.programs import programs_of
+from toolkit.checkpoints.denormals import warn_of_denormals
 from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
 from toolkit.report.labels import count_of
@@ -143,6 +144,7 @@ def subject_of(
                 f"{stored.path.parent}, or name its checkpoint with --checkpoint"
             )
     factory = trusted_factory(record.model, model=model, trust=trust, what=str(folder))
+    warn_of_denormals(record, folder)
     return Subject(
         folder=folder,
         checkpoint=record,
