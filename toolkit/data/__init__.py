@@ -8,6 +8,7 @@ they are arithmetic of the model's input (`toolkit.data.preprocessing`).
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from toolkit.data.images import LazyImages, PreparedImages, head_of
 from toolkit.data.layouts import read_layout
 from toolkit.data.raw import RawData, Wanted
 from toolkit.errors import DatasetError, ToolkitWarning
+from toolkit.places import without_places
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import Checkpoint, DatasetRecord, InputSpec
 
@@ -117,7 +119,7 @@ def load_dataset(
             split=split,
             images=len(labels),
             sha256=found.sha256,
-            notes=(*found.notes, *found.warnings),
+            notes=_recorded((*found.notes, *found.warnings), path),
         ),
     )
     if checkpoint is not None:
@@ -162,6 +164,14 @@ def _numbered(
         )
     numbers = np.array([theirs.index(each) for each in own], np.int64)
     return numbers[found.labels], theirs
+
+
+def _recorded(texts: tuple[str, ...], path: Path | None) -> tuple[str, ...]:
+    """Return notes for a record, which names no folder above the data set."""
+    if path is None:
+        return texts
+    above = rf"(?<![\w/]){re.escape(str(path.parent))}/" if path.parent != Path() else r"$^"
+    return tuple(without_places(re.sub(above, "", text)) for text in texts)
 
 
 def _name(path: Path) -> str:

@@ -297,6 +297,8 @@ def labels_of(place: Place, values: Values) -> NDArray[np.int64]:
         hint = "; of one-hot rows, save labels.argmax(1)" if len(shape) == 2 else ""
         raise DatasetError(f"{place}: labels of shape {list(shape)}, expected [N]{hint}")
     whole = found.reshape(shape)
+    if whole.min() < 0:
+        raise DatasetError(f"{place}: label {whole.min()}, expected 0 or more")
     if found.dtype.kind == "f":
         if not (np.isfinite(whole) & (whole == np.rint(whole))).all():
             raise DatasetError(f"{place}: labels that are not whole numbers")

@@ -101,7 +101,7 @@ def _read(splits: Splits, where: Path, split: str, wanted: Wanted, progress: Pro
     paths = [path for _, path in chosen]
     others = [] if wanted.input else _other_split(splits, where)
     images = open_pictures(paths, wanted.input, remarks, progress, others=others)
-    key = f"{split} (names and sizes of the files)"
+    key = f"{'all' if splits.train == splits.test else split} (names and sizes of the files)"
     return RawData(
         images=images,
         labels=np.array(labels, np.int64),

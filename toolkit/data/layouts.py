@@ -22,8 +22,8 @@ from toolkit.report.progress import Progress
 LAYOUTS = (
     "a folder of pictures (train/<class>/<picture> and test/<class>/<picture>, val/ for test/, or "
     "<class>/<picture> without splits), IDX files (MNIST, Fashion-MNIST, EMNIST), CIFAR-10 or "
-    "CIFAR-100 as they come, a .npz file or .npy files (x_test and y_test), or a .csv file (columns "
-    "path and label, and perhaps split)"
+    "CIFAR-100 as they come, a .npz file or .npy files (x_test and y_test), or a .csv file with "
+    "the columns path and label"
 )
 
 

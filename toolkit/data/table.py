@@ -68,6 +68,7 @@ def read_table(
     if not own:
         return None
     remarks = Remarks()
+    name = split if len(own) < sum(map(len, rows.values())) else "all"
     where = str(tables[0]) if len(tables) == 1 else str(tables[0].parent)
     names = {row.label for its in rows.values() for row in its}
     labels, class_names = _labels([row.label for _, row in own], names, wanted, where, remarks)
@@ -86,7 +87,7 @@ def read_table(
     return RawData(
         images=open_pictures(paths, wanted.input, remarks, progress),
         labels=np.array(numbers, np.int64),
-        sha256={f"{split} (names and sizes of the files)": sha256},
+        sha256={f"{name} (names and sizes of the files)": sha256},
         class_names=class_names,
         notes=tuple(remarks.notes),
         warnings=tuple(remarks.warnings),
