@@ -225,8 +225,9 @@ def _pictures(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         for name in filter(is_left_behind, folders):
             skipped[f"folder {name}"] += 1
-        folders[:] = [name for name in folders if not is_left_behind(name)]
-        for name in names:
+        named = [name for name in folders if Path(name).suffix.lower() in SUFFIXES]
+        folders[:] = [name for name in folders if not is_left_behind(name) and name not in named]
+        for name in names + named:  # a folder with the name of a picture is refused with its name
             suffix = Path(name).suffix.lower()
             if suffix in SUFFIXES and is_left_behind(name):
                 skipped["hidden files"] += 1

@@ -88,24 +88,21 @@ def describe(found: Survey, channels: int, remarks: Remarks) -> None:
         those = [each for each in headers if holds(each)]
         if those:
             first = Path(those[0].path).name
-            remarks.warnings.append(f"{_share(len(those), total)} {text} (the first: {first})")
+            count = f"{len(those):,} of {total:,} pictures"
+            remarks.warnings.append(f"{count}: {text} (the first: {first})")
 
     if channels == 1:
-        text = "in colour and read as grey, because the model has one channel"
+        text = "in colour, read as grey because the model has one channel"
         warn(lambda each: each.mode not in _GREY and each.mode not in ("P", "PA"), text)
     if channels != 4:
-        warn(lambda each: each.alpha, "with transparency, which is dropped")
-    warn(lambda each: each.mode in ("P", "PA"), "with a palette, read as the colours in it")
-    warn(lambda each: each.mode == "CMYK", "in CMYK, converted to RGB without a colour profile")
-    warn(lambda each: each.deep, "with 16 bits per value, scaled to 8 bits" + _how_dark(headers))
+        warn(lambda each: each.alpha, "transparency is dropped")
+    warn(lambda each: each.mode in ("P", "PA"), "a palette, read as the colours in it")
+    warn(lambda each: each.mode == "CMYK", "CMYK, converted to RGB without a colour profile")
+    warn(lambda each: each.deep, "16 bits per value, scaled to 8 bits" + _how_dark(headers))
     warn(
         lambda each: each.turned,
-        "with an EXIF orientation, which is not applied, as in torchvision's ImageFolder",
+        "their EXIF orientation is not applied, as in torchvision's ImageFolder",
     )
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} pictures {'is' if count == 1 else 'are'}"
 
 
 def _how_dark(headers: Sequence[Header]) -> str:
