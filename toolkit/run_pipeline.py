@@ -88,7 +88,7 @@ def run(
         calibration_seed: Seed that selects the calibration images.
         runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, except
             slow and specialised ones.
-        data: Folder of IDX files; None is the bundled MNIST.
+        data: The data set; None is the bundled MNIST.
         session: Options of all sessions; training uses the same number of threads. None is the
             defaults of `SessionOptions`. Training uses CUDA if available.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
@@ -110,18 +110,17 @@ def run(
     bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
     calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
     _check_names(formats, precisions, runtimes)
-    dataset = load_dataset("test", data)
+    record = None if checkpoint is None else read_checkpoint(checkpoint)
+    dataset = load_dataset("test", data, checkpoint=record, progress=progress)
     folder = out or Path("runs") / now().strftime("%Y-%m-%dT%H-%M-%S")
     trained = folder / f"{dataset.record.name}-cnn"
     _refuse_to_mix(folder, trained if checkpoint is None else None)
     with locked_folder(folder):
         _refuse_to_mix(folder, trained if checkpoint is None else None)  # nobody else's, either
-        if checkpoint is None:
+        if checkpoint is None or record is None:
             checkpoint = trained
             record = _train(trained, quick=quick, data=data, threads=threads, progress=progress)
-        else:
-            record = read_checkpoint(checkpoint)
-        check_fits(dataset, record)
+            check_fits(dataset, record)
         exported = export(
             checkpoint,
             out=folder / ARTIFACTS,

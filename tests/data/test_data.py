@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from datasets import checkpoint_of
 from hostile import IRREGULAR, gzip_bomb, idx_header, put_irregular
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from toolkit.data import Dataset, Split, check_fits, load_dataset
 from toolkit.data.idx import read_idx
 from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError
-from toolkit.schema import Checkpoint, DatasetRecord, InputSpec, ModelSpec
+from toolkit.schema import DatasetRecord, InputSpec
 
 IMAGES = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 LABELS = np.array([2, 0, 1], np.uint8)
@@ -264,7 +265,7 @@ def test_ambiguous_files_are_refused(tmp_path: Path) -> None:
 def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no folder .*nowhere"):
         load_dataset("test", tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match=r"images-idx\*ubyte\[\.gz\], found none"):
+    with pytest.raises(DatasetError, match=r"no test images; found nothing in it\. --data takes"):
         load_dataset("test", tmp_path)
     (tmp_path / "test-images-idx3-ubyte").write_bytes(GOOD)
     with pytest.raises(DatasetError, match=r"labels-idx1\*ubyte\[\.gz\], found none"):
@@ -279,18 +280,6 @@ def test_number_of_labels_must_match_images(tmp_path: Path) -> None:
         load_dataset("test", tmp_path)
 
 
-def checkpoint_of(shape: tuple[int, int, int], classes: int) -> Checkpoint:
-    spec = InputSpec(shape=shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
-    return Checkpoint(
-        schema_version=1,
-        name="net",
-        model=ModelSpec(factory="a:b"),
-        input=spec,
-        classes=classes,
-        sha256="",
-    )
-
-
 def test_data_set_that_does_not_fit_the_checkpoint_is_refused() -> None:
     dataset = dataset_of(IMAGES[:, None], [2, 0, 1])
     check_fits(dataset, checkpoint_of((1, 4, 5), 3))
@@ -300,6 +289,8 @@ def test_data_set_that_does_not_fit_the_checkpoint_is_refused() -> None:
             check_fits(dataset, checkpoint_of(shape, 3))
     with pytest.raises(DatasetError, match=r"has label 2, out of range .* with 2 classes"):
         check_fits(dataset, checkpoint_of((1, 4, 5), 2))
+    with pytest.raises(DatasetError, match=r"has label -1, out of range"):
+        check_fits(dataset_of(IMAGES[:, None], [2, -1, 1]), checkpoint_of((1, 4, 5), 3))
 
 
 def torchvision_of(images: Pixels, spec: InputSpec) -> NDArray[np.float32]:
@@ -334,3 +325,69 @@ def test_normalised_images_are_contiguous_for_any_input_layout() -> None:
     channels_last = np.zeros((2, 4, 5, 3), np.uint8)
     spec = InputSpec(shape=(3, 4, 5), mean=(0.0,) * 3, std=(1.0,) * 3)
     assert normalise(np.moveaxis(channels_last, -1, 1), spec).flags.c_contiguous
+
+
+@settings(deadline=None)
+@given(
+    samples=hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=4, max_side=5),
+        elements=st.floats(-1e3, 1e3, width=32),
+    )
+)
+def test_float_samples_of_any_rank_are_not_divided_by_255(samples: NDArray[np.float32]) -> None:
+    channels = samples.shape[1]
+    mean, std = tuple(range(channels)), tuple(range(1, channels + 1))
+    spec = InputSpec(shape=samples.shape[1:], mean=mean, std=std, dtype="float32")
+    column = (1, channels, *[1] * (samples.ndim - 2))
+    mean32, std32 = (np.array(each, np.float32).reshape(column) for each in (mean, std))
+    found = normalise(samples, spec)
+    assert np.array_equal(found, (samples - mean32) / std32)
+    assert found.dtype == np.float32
+    as_they_are = InputSpec(
+        shape=samples.shape[1:], mean=(0.0,) * channels, std=(1.0,) * channels, dtype="float32"
+    )
+    assert np.array_equal(normalise(samples, as_they_are), samples)
+
+
+def torchvision_root(folder: Path) -> Path:
+    """A root of `torchvision.datasets` with MNIST and Fashion-MNIST."""
+    for name, first in (("MNIST", 0), ("FashionMNIST", 100)):
+        place = folder / name / "raw"
+        for prefix in ("train", "t10k"):
+            write_pair(place, idx_bytes(IMAGES + first), idx_bytes(LABELS), prefix=prefix)
+    return folder
+
+
+def test_one_of_the_data_sets_in_a_root_of_torchvision_is_named(tmp_path: Path) -> None:
+    root = torchvision_root(tmp_path)
+    with pytest.raises(DatasetError, match=r"several data sets.*--data \S+/FashionMNIST"):
+        load_dataset("test", root)
+    found = load_dataset("test", root / "FashionMNIST")
+    assert np.array_equal(found.images[:], IMAGES[:, None] + 100)
+    assert found.record.name == "FashionMNIST"
+
+
+def test_one_set_of_emnist_is_named_by_the_last_part_of_the_path(tmp_path: Path) -> None:
+    raw = tmp_path / "EMNIST" / "raw"
+    for name, first in (("balanced", 0), ("letters", 100)):
+        for split in ("train", "test"):
+            prefix = f"emnist-{name}-{split}"
+            write_pair(raw, idx_bytes(IMAGES + first), idx_bytes(LABELS), prefix=prefix)
+    with pytest.raises(DatasetError, match=r"name one of them, such as --data \S+EMNIST/balanced"):
+        load_dataset("test", tmp_path / "EMNIST")
+    found = load_dataset("test", tmp_path / "EMNIST" / "letters")
+    assert np.array_equal(found.images[:], IMAGES[:, None] + 100)
+    assert found.record.name == "letters"
+
+
+def test_one_message_names_all_layouts_and_what_was_seen(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "more").mkdir()
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("test", tmp_path)
+    message = str(caught.value)
+    for words in ("more/, notes.txt", "<class>/<picture>", "IDX", "CIFAR-10", ".npz", ".csv"):
+        assert words in message
+    with pytest.raises(DatasetError, match=r"found a file named notes\.txt"):
+        load_dataset("test", tmp_path / "notes.txt")

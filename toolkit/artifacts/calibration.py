@@ -6,6 +6,7 @@ In: the training set, a number, a seed. Out: model inputs, and the record for th
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data import Dataset, check_fits, load_dataset
+from toolkit.data import Dataset, load_dataset
 from toolkit.data.preprocessing import normalise
-from toolkit.errors import DatasetError
+from toolkit.errors import DatasetError, ToolkitWarning
+from toolkit.report.progress import Progress, silent
 from toolkit.schema import Artifact, Calibration, Checkpoint
 from toolkit.settings import check_positive, check_seed
 
@@ -35,25 +37,34 @@ class CalibrationSettings:
 
 
 def draw(
-    settings: CalibrationSettings, checkpoint: Checkpoint
+    settings: CalibrationSettings,
+    checkpoint: Checkpoint,
+    progress: Progress = silent,
+    *,
+    say_few: bool = True,
 ) -> tuple[NDArray[np.float32], Calibration]:
-    """Return inputs `[N,C,H,W]` of images drawn without replacement, and their record.
+    """Return inputs `[N,...]` of images drawn without replacement, and their record.
 
     Raises:
-        DatasetError: There is no training set, it does not fit the model, or it has fewer images.
+        DatasetError: There is no training set, or it does not fit the model.
+
+    Warns:
+        ToolkitWarning: It has fewer images; all of them are used. Not with `say_few=False`.
     """
-    dataset = load_dataset("train", settings.data)
-    check_fits(dataset, checkpoint)
-    if settings.images > len(dataset):
-        raise DatasetError(
+    dataset = load_dataset("train", settings.data, checkpoint=checkpoint, progress=progress)
+    count = min(settings.images, len(dataset))
+    if settings.images > len(dataset) and say_few:
+        warnings.warn(
             f"--calibration-images {settings.images}: the training set {dataset.record.name} "
-            f"has only {len(dataset)} images"
+            f"has only {len(dataset)} images; all of them are used",
+            ToolkitWarning,
+            stacklevel=2,
         )
     random = np.random.default_rng(settings.seed)
-    indices = np.sort(random.choice(len(dataset), settings.images, replace=False))
+    indices = np.sort(random.choice(len(dataset), count, replace=False))
     record = Calibration(
         dataset=dataset.record,
-        images=settings.images,
+        images=count,
         seed=settings.seed,
         indices_sha256=hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest(),
     )

@@ -34,6 +34,7 @@ from toolkit.errors import (
     FailedRun,
     SettingError,
     UnknownNameError,
+    Unsupported,
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
@@ -90,6 +91,20 @@ class Export:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """Training images for an export; each is None if no precision needs it.
+
+    int8 ranges are measured on `images`, which `record` describes, and the expected error on
+    `measured`. `failure` is why there are none.
+    """
+
+    images: NDArray[np.float32] | None = None
+    record: Calibration | None = None
+    measured: NDArray[np.float32] | None = None
+    failure: FailedRun | None = None
+
+
 def export(
     checkpoint: Path,
     *,
@@ -132,7 +147,7 @@ def export(
     Raises:
         UnknownNameError: An unknown format.
         SettingError: A named format supports none of the precisions, or the key cannot sign.
-        DatasetError: int8 is requested, and the training images are missing or do not fit.
+        DatasetError: Only int8 is requested, and the training images are missing or do not fit.
         CheckpointError: The checkpoint is missing or damaged.
         NotTrustedError: Its model factory is not trusted.
         ArtifactError: `out` contains the artifacts of another checkpoint.
@@ -148,32 +163,36 @@ def export(
     module, record = load_model(checkpoint, trusted=model, record=record)
     warn_of_denormals(record, checkpoint)
     settings = calibration or CalibrationSettings()
-    images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
+    drawing = _draw(settings, record, [each for _, each in pairs], progress)
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
         record=record,
         model=module,
         trusted=model,
-        images=images,
-        drawn=drawn,
-        measured=measured,
+        images=drawing.images,
+        drawn=drawing.record,
+        measured=drawing.measured,
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
     )
     with locked_folder(out):
-        return _write_all(writer, pairs, force=force, sign=sign, progress=progress)
+        return _write_all(
+            writer, pairs, lost=drawing.failure, force=force, sign=sign, progress=progress
+        )
 
 
 def _write_all(
     writer: ArtifactWriter,
     pairs: Sequence[tuple[Format, Precision]],
     *,
+    lost: FailedRun | None,
     force: bool,
     sign: Path | None,
     progress: Progress,
 ) -> Export:
-    """Write the artifacts that are missing or outdated, each with its record."""
+    """Write the artifacts that are missing or outdated, each with its record. Those that need
+    calibration images fail with `lost` if it is set."""
     out, checkpoint = writer.out, writer.checkpoint
     manifest = _open_manifest(out, checkpoint, writer.record, force=force)
     if sign is not None:
@@ -185,6 +204,8 @@ def _write_all(
         progress("export", number, len(pairs), f"{row.name} {precision}")
         if force or not writer.is_current(manifest, row, precision):
             try:
+                if lost is not None and TRAITS[precision].calibrated:
+                    raise lost
                 artifact = writer.write(row, precision)
             except FailedRun as failure:
                 failed = FailedExport(format=row.name, precision=precision, failure=failure)
@@ -231,24 +252,33 @@ def choose_artifacts(
 
 
 def _draw(
-    settings: CalibrationSettings, record: Checkpoint, precisions: Sequence[Precision]
-) -> tuple[NDArray[np.float32] | None, Calibration | None, NDArray[np.float32] | None]:
-    """Return the calibration images and their record, and the images to measure the expected error
-    on; each is None if no precision needs it.
+    settings: CalibrationSettings,
+    record: Checkpoint,
+    precisions: Sequence[Precision],
+    progress: Progress,
+) -> _Drawing:
+    """Draw the training images that the precisions need.
 
     Raises:
-        DatasetError: Calibration images are needed, but missing or unsuitable.
+        DatasetError: All precisions need calibration images, but they are missing or unsuitable.
     """
-    if any(TRAITS[each].calibrated for each in precisions):
-        images, drawn = draw(settings, record)
-        return images, drawn, images[:MEASURED_IMAGES]
-    if not any(TRAITS[each].quantised for each in precisions):
-        return None, None, None
+    calibrated = [TRAITS[each].calibrated for each in precisions]
+    if not any(calibrated) and not any(TRAITS[each].quantised for each in precisions):
+        return _Drawing()
+    if any(calibrated):
+        try:
+            images, drawn = draw(settings, record, progress)
+        except DatasetError as error:
+            if all(calibrated):
+                raise
+            reason = f"int8 ranges are measured on training images, but: {error}"
+            return _Drawing(failure=Unsupported(reason))
+        return _Drawing(images=images, record=drawn, measured=images[:MEASURED_IMAGES])
     try:
         few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
-        return None, None, draw(few, record)[0]
+        return _Drawing(measured=draw(few, record, progress, say_few=False)[0])
     except DatasetError:  # the export works without a measured error
-        return None, None, None
+        return _Drawing()
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:

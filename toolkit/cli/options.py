@@ -18,7 +18,10 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Folder with the data set: IDX files, or images in one folder per class. Default: the "
+    metavar="PATH",
+    help="Data set: a folder of pictures, one folder per class, with or without train/ and test/; "
+    "IDX files; CIFAR-10 as it comes; a .npz file or .npy files; or a .csv file of paths and "
+    "labels. Only training and 'export' read training images. See docs/data.md. Default: the "
     "bundled MNIST.",
 )
 model_option = click.option(

@@ -1,6 +1,6 @@
-"""Reader of the IDX file format of MNIST: bytes on disk → numpy array.
+"""Files in the IDX format of MNIST: bytes on disk → numpy arrays.
 
-In: a file `*-idx1-ubyte`, `*-idx3-ubyte` or `*-idx4-ubyte`, plain or `.gz`. Out: uint8 array.
+In: files `*-idx1-ubyte`, `*-idx3-ubyte` or `*-idx4-ubyte`, plain or `.gz`. Out: uint8 arrays.
 Layout: two zero bytes, a type byte, the number of dimensions, each dimension as a big-endian
 uint32, then the values, last index fastest. Source: http://yann.lecun.com/exdb/mnist/
 """

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.data import Dataset, check_fits, load_dataset
+from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Interrupted, SettingError
 from toolkit.files.locks import locked_folder
 from toolkit.machine.capacity import measure_capacity
@@ -57,7 +57,7 @@ def bench(
         runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
         checkpoint: The checkpoint folder, if it is not the one named in the manifest.
-        data: Folder of IDX files whose test images are the inputs; None is the bundled MNIST.
+        data: The data set whose test images are the inputs; None is the bundled MNIST.
         session: How sessions run; None uses the defaults of `SessionOptions`.
         tuned: A configuration recommended by `tune`. Its artifact, runtime, settings and batch size
             replace the other arguments, and eager PyTorch is measured for comparison. `paths` may
@@ -96,8 +96,7 @@ def bench(
         plan=plan or Plan(), baseline=baseline, timeout_s=options.timeout_s, progress=progress
     )
     work.check_baseline(candidates)
-    dataset = load_dataset("test", data)
-    check_fits(dataset, subject.checkpoint)
+    dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
     tallies = [
         Tally(candidate=candidate, batch_size=size)
         for candidate in candidates

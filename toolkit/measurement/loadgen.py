@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.data import check_fits, load_dataset
+from toolkit.data import load_dataset
 from toolkit.errors import FailedRun, Interrupted, SettingError
 from toolkit.files.locks import locked_folder
 from toolkit.machine.fitness import judge
@@ -66,7 +66,7 @@ def loadgen(
         runtimes: Names from `toolkit.sessions.runtimes.RUNTIMES`; none means all that load the
             artifacts.
         checkpoint: The checkpoint folder; None is the one that the manifest names.
-        data: Folder of the images that queries ask for; None is the bundled MNIST.
+        data: The data set whose test images queries ask for; None is the bundled MNIST.
         session: Options of all sessions; None is the defaults of `SessionOptions`.
         min_time_s: Minimum duration of each run, in seconds; MLPerf submissions need 600.
         max_time_s: Maximum duration of each run, in seconds.
@@ -94,8 +94,7 @@ def loadgen(
     check_times(min_time_s, max_time_s)
     subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = find_candidates(subject, runtimes, options.settings)
-    dataset = load_dataset("test", data)
-    check_fits(dataset, subject.checkpoint)
+    dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
     wanted = ScenarioSettings(
         scenario=scenario,
         min_duration_s=min_time_s,

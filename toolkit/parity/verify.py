@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.artifacts.signing import check_signatures
-from toolkit.data import check_fits, load_dataset
+from toolkit.data import load_dataset
 from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity.check import ParityCheck
 from toolkit.parity.gates import GateSettings
@@ -40,7 +40,7 @@ def verify(
         runtimes: Names from `toolkit.sessions.runtimes`; none means all that load the
             artifacts.
         checkpoint: The checkpoint folder, if it is not the one named in the manifest.
-        data: Folder of IDX files; None is the bundled MNIST.
+        data: The data set; None is the bundled MNIST.
         session: How sessions run; None uses the defaults of `SessionOptions`.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
         key: A public key in PEM that must have signed the folders; None checks no signature.
@@ -66,8 +66,7 @@ def verify(
     signed_by = None if key is None else check_signatures(paths, key)
     subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = find_candidates(subject, runtimes, settings)
-    dataset = load_dataset("test", data)
-    check_fits(dataset, subject.checkpoint)
+    dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
     # Before the work, so that its own load is not recorded.
     results = start_results(subject, dataset)
     refuse_overlap(results.artifacts, dataset)

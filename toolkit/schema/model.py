@@ -60,13 +60,14 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
-    """Identifies the images: `sha256` maps the name of each IDX file to the checksum of its raw
-    bytes."""
+    """Identifies the images: `sha256` maps the name of each file or array to the checksum of its
+    raw bytes. `notes` say how they were read: layout, channels, bit depth, what was skipped."""
 
     name: str
     split: str
     images: int
     sha256: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,14 +30,14 @@ def unpack(packed: dict[str, Any]) -> NDArray[np.floating]:
     return flat.reshape(packed["shape"])
 
 
-def pack_images(images: NDArray[np.uint8]) -> dict[str, object]:
-    """Return raw images `[N,C,H,W]` as arguments of a request."""
+def pack_images(images: NDArray[Any]) -> dict[str, object]:
+    """Return raw samples `[N,...]` as arguments of a request."""
     return {"images": images.tobytes(), "shape": list(images.shape)}
 
 
-def pixels_of(images: bytes, shape: list[int]) -> NDArray[np.uint8]:
-    """Return the images that `pack_images` packed."""
-    return np.frombuffer(images, np.uint8).reshape(shape)
+def samples_of(images: bytes, shape: list[int], dtype: str) -> NDArray[Any]:
+    """Return the raw samples that `pack_images` packed; `dtype` is that of the model's input."""
+    return np.frombuffer(images, np.dtype(dtype)).reshape(shape)
 
 
 @dataclass(frozen=True, kw_only=True)

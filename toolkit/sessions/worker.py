@@ -47,7 +47,7 @@ from toolkit.schema import (
 )
 from toolkit.sessions.checked import CheckedSession, check_same
 from toolkit.sessions.loadgen import run_scenario
-from toolkit.sessions.messages import pack, pixels_of, unpack
+from toolkit.sessions.messages import pack, samples_of, unpack
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, Session, Source, import_loader
 from toolkit.timing import DISTINCT_BATCHES, Stopwatch, time_calls, time_streams
 
@@ -188,7 +188,7 @@ class Worker:
     def predict(self, *, images: bytes, shape: list[int], batch_size: int) -> dict[str, Any]:
         """Return logits of raw uint8 images `[N,C,H,W]`, `batch_size` at a time."""
         session, spec = self._ready()
-        pixels = pixels_of(images, shape)
+        pixels = samples_of(images, shape, spec.dtype)
         parts = [
             session.run(normalise(pixels[start : start + batch_size], spec))
             for start in range(0, len(pixels), batch_size)
@@ -211,7 +211,7 @@ class Worker:
             WrongOutput: They differ from `expected`, the earlier logits of the same images.
         """
         session, spec = self._ready()
-        pixels = pixels_of(images, shape)
+        pixels = samples_of(images, shape, spec.dtype)
         rows = np.arange(DISTINCT_BATCHES * batch_size) % len(pixels)
         self._batches = [normalise(pixels[each], spec) for each in rows.reshape(-1, batch_size)]
         self._expected = [session.run(batch) for batch in self._batches]
@@ -257,7 +257,7 @@ class Worker:
             WrongOutput: They differ, or contain NaN.
         """
         session, spec = self._ready()
-        library = normalise(pixels_of(images, shape), spec)
+        library = normalise(samples_of(images, shape, spec.dtype), spec)
         starts = range(0, len(library), batch_size)
         expected = np.concatenate([session.run(library[at : at + batch_size]) for at in starts])
         result, kept = run_scenario(

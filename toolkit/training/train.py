@@ -79,7 +79,7 @@ def train(
         out: Checkpoint folder to write; existing content is kept unless `force` is set.
         recipe: `fast` (None means this); `plain`, which trains like a typical script and serves as
             a comparison; or `plain-workers`, the same with worker processes that read the images.
-        data: Folder of IDX files or of images; None is the bundled MNIST.
+        data: The data set; None is the bundled MNIST.
         epochs: Passes over the training set; 1.5 ends halfway through the second.
         batch_size: Images per optimizer step, over all processes.
         lr: Adam's learning rate; the peak if the recipe varies it.
@@ -127,7 +127,7 @@ def train(
         check()
         options = choose_options(given, own, state.position.options if state else None)
         with libraries_loaded_meanwhile(options):
-            training, test, sha256 = _load(data, state)
+            training, test, sha256 = _load(data, state, progress)
             checkpoint = _untrained(out, training, test)
         job = Job(
             checkpoint=checkpoint,
@@ -208,16 +208,30 @@ def _finished(
     return found
 
 
-def _load(data: Path | None, state: State | None) -> tuple[Dataset, Dataset, dict[str, str]]:
+def _load(
+    data: Path | None, state: State | None, progress: Progress
+) -> tuple[Dataset, Dataset, dict[str, str]]:
     """Return the training set, the test set, and the checksums of their files.
 
     Raises:
-        DatasetError: Missing or damaged, or not the data of the interrupted training.
+        DatasetError: Missing or damaged, the same images in both, or not the data of the
+            interrupted training.
     """
-    training, test = load_dataset("train", data), load_dataset("test", data)
+    training = load_dataset("train", data, progress=progress)
+    test = load_dataset("test", data, progress=progress)
+    _refuse_same_images(training, test)
     sha256 = {**training.record.sha256, **test.record.sha256}
     _check_same_data(state.position.data if state else sha256, sha256)
     return training, test, sha256
+
+
+def _refuse_same_images(training: Dataset, test: Dataset) -> None:
+    """Raise DatasetError if a data set without splits was read as both of them."""
+    if {*training.record.sha256.items()} & {*test.record.sha256.items()}:
+        raise DatasetError(
+            f"data set {training.record.name} has no splits: its accuracy on the images that it "
+            "was trained on shows nothing; put them into train/ and test/"
+        )
 
 
 def _check_same_data(before: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -275,6 +289,7 @@ def _untrained(out: Path, training: Dataset, test: Dataset) -> Checkpoint:
         model=ModelSpec(factory=REFERENCE_FACTORY, arguments=arguments),
         input=InputSpec(shape=(channels, height, width), mean=mean, std=std),
         classes=classes,
+        class_names=training.class_names,
         sha256="",
     )
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit.artifacts.calibration import refuse_overlap
-from toolkit.data import check_fits, load_dataset
+from toolkit.data import load_dataset
 from toolkit.errors import SettingError, UnknownNameError
 from toolkit.files import check_writable
 from toolkit.files.locks import locked_file
@@ -64,7 +64,7 @@ def tune(
             artifacts.
         precisions: Use only artifacts of these precisions; none means all.
         checkpoint: The checkpoint folder, if it is not the one named in the manifest.
-        data: Folder whose test images are the inputs; None is the bundled MNIST.
+        data: The data set whose test images are the inputs; None is the bundled MNIST.
         batch_size: Images per call.
         threads: Total number of threads that may work at the same time; None uses all usable cores.
         constraints: Limits that a recommendation must keep.
@@ -98,8 +98,7 @@ def tune(
     cores = usable_cores() if threads is None else check_threads(threads)
     subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     subject = _only(subject, precisions)
-    dataset = load_dataset("test", data)
-    check_fits(dataset, subject.checkpoint)
+    dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
     refuse_overlap([stored.record for stored in subject.artifacts], dataset)
     search = Search(
         subject=subject,

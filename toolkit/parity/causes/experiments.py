@@ -26,7 +26,7 @@ from toolkit.parity.causes.changes import (
     rounded_results,
 )
 from toolkit.parity.causes.fitting import Fitting, Logits, Rows
-from toolkit.parity.causes.inputs import affine, changed_inputs, spec_of
+from toolkit.parity.causes.inputs import affine, changed_inputs, spec_of, takes_images
 from toolkit.parity.causes.operators import Operator, record
 from toolkit.parity.causes.rounding import rounded, roundings, tf32
 from toolkit.parity.causes.symptoms import Fit, Symptoms, number, root_mean_square
@@ -107,7 +107,10 @@ class Experiments:
                 yield self._fed(each.kind, each.what, each.action, fit)
 
     def _of_normalisations(self) -> Iterator[Finding]:
-        """Find any other mean and std by fitting a factor and an offset for each channel."""
+        """Find any other mean and std of images by fitting a factor and an offset for each
+        channel."""
+        if not takes_images(self._spec):
+            return
         channels = len(self._spec.mean)
 
         def run(values: Logits, rows: Rows) -> Logits:

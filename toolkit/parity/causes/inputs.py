@@ -7,8 +7,9 @@ with its description.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,16 +34,33 @@ class ChangedInputs:
     inputs: Inputs
 
 
-def changed_inputs(images: NDArray[np.uint8], spec: InputSpec) -> Iterator[ChangedInputs]:
-    """Return all hypotheses for raw `images` `[n,C,H,W]`, likely ones first."""
-    pixels = images.astype(np.float32) / np.float32(255)
+def changed_inputs(images: NDArray[Any], spec: InputSpec) -> Iterator[ChangedInputs]:
+    """Return all hypotheses for raw `images` `[n,C,H,W]`, likely ones first. Other samples have
+    fewer."""
     healthy = normalise(images, spec)
+    if not takes_images(spec):
+        yield from _of_samples(images.astype(np.float32), healthy, spec)
+        return
+    pixels = images.astype(np.float32) / np.float32(255)
     for make in (_normalisations, _values):
         for kind, what, inputs in make(pixels, healthy, spec):
             yield _changed(kind, what, f"{_SPEC} (mean {_shown(spec.mean)}, std "
                            f"{_shown(spec.std)}, pixels from 0 to 1).", inputs)  # fmt: skip
     for kind, what, inputs in _places(healthy, spec, images):
         yield _changed(kind, what, f"{_PLACE}: the model takes [N,C,H,W].", inputs)
+
+
+def takes_images(spec: InputSpec) -> bool:
+    """Return whether the model takes images `[C,H,W]`."""
+    return spec.dtype == "uint8" and len(spec.shape) == 3
+
+
+def _of_samples(raw: Inputs, healthy: Inputs, spec: InputSpec) -> Iterator[ChangedInputs]:
+    """Yield the hypotheses that hold for samples of any shape."""
+    action = f"{_SPEC} (mean {_shown(spec.mean)}, std {_shown(spec.std)})."
+    twice = normalise(healthy, replace(spec, dtype="float32"))
+    yield _changed("not normalised", "they are not normalised", action, raw)
+    yield _changed("normalised twice", "they are normalised twice", action, twice)
 
 
 def _changed(kind: str, what: str, action: str, inputs: NDArray[np.floating]) -> ChangedInputs:
