@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, ClassVar
 from toolkit.places import without_places
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from toolkit.schema import Results, Status
 
 
@@ -73,10 +75,17 @@ class SettingError(ToolkitError):
 
 
 class UnknownNameError(ToolkitError):
-    """A name is unknown; the message lists the known names."""
+    """A name is unknown; the message lists the known names, and the one that may be meant.
 
-    def __init__(self, kind: str, name: str, known: list[str]) -> None:
-        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    `near` are names that are meant although they are written differently.
+    """
+
+    def __init__(self, kind: str, name: str, known: list[str], *, near: Sequence[str] = ()) -> None:
+        from difflib import get_close_matches
+
+        meant = near or get_close_matches(name.lower(), known, n=2)
+        question = f": did you mean {' or '.join(meant)}? Known" if meant else "; known"
+        super().__init__(f"unknown {kind} {name!r}{question}: {', '.join(known)}")
 
 
 class DatasetError(ToolkitError):

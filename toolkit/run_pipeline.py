@@ -16,7 +16,7 @@ from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, OutputError, SettingError
 from toolkit.files.locks import locked_folder
-from toolkit.measurement.bench import Bench, with_null
+from toolkit.measurement.bench import Bench, with_no_op
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import Plan
 from toolkit.parity.check import Basis, ParityCheck
@@ -27,7 +27,7 @@ from toolkit.results import RESULTS, read_results, start_results, write_folder, 
 from toolkit.schema import Checkpoint, ParityReport, Precision, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
-    NULL,
+    NO_OP,
     Candidate,
     Subject,
     checkpoint_candidate,
@@ -153,7 +153,7 @@ def _verify_and_measure(
     bench: Bench,
     folder: Path,
 ) -> Results:
-    """Verify each candidate except null, then measure all of them in the same sessions."""
+    """Verify each candidate except no-op, then measure all of them in the same sessions."""
     dataset, size = basis.dataset, check.batch_size
     tallies = [Tally(candidate=candidate, batch_size=size) for candidate in candidates]
     rows = np.arange(DISTINCT_BATCHES * size) % len(dataset)
@@ -194,8 +194,8 @@ def _check_names(
                 f"runtime {row.name} loads {row.what_it_loads()}, but --format and --precision "
                 f"name {given}; add --format {row.formats[0]}"
             )
-    if set(runtimes) == {NULL}:
-        raise SettingError("--runtime null computes nothing; name one more runtime to verify")
+    if set(runtimes) == {NO_OP}:
+        raise SettingError("--runtime no-op computes nothing; name one more runtime to verify")
 
 
 def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
@@ -220,13 +220,13 @@ def _train(
 def _candidates(
     subject: Subject, exported: Export, runtimes: Sequence[str], settings: Settings
 ) -> list[Candidate]:
-    """Return the candidates to compare, followed by null. If no named runtime has an artifact left,
-    the checkpoint itself is the only candidate."""
-    named = [name for name in runtimes if name != NULL]
+    """Return the candidates to compare, followed by no-op. If no named runtime has an artifact
+    left, the checkpoint itself is the only candidate."""
+    named = [name for name in runtimes if name != NO_OP]
     lost = [item.format for item in exported.failures]
     found = find_candidates(subject, named, settings, lost=lost, own=True)
     found = found or [checkpoint_candidate(subject, EAGER, settings)]
-    return with_null(found, subject, settings)
+    return with_no_op(found, subject, settings)
 
 
 def _lost_rows(

@@ -7,7 +7,7 @@ import io
 from dataclasses import replace
 
 import pytest
-from samples import ALL, CRASHED, MEASURED, NULL, PASSED, UNMEASURED, results_of
+from samples import ALL, CRASHED, MEASURED, NO_OP, PASSED, UNMEASURED, results_of
 
 from toolkit.report.columns import summarise
 from toolkit.report.csv import render_csv
@@ -108,9 +108,9 @@ def test_float32_reference_is_reported() -> None:
 
 def test_parity_and_measurement_of_a_candidate_share_one_row() -> None:
     rows = summarise(ALL)
-    assert [row.runtime for row in rows] == ["onnxruntime", "ncnn", "null"]
+    assert [row.runtime for row in rows] == ["onnxruntime", "ncnn", "no-op"]
     assert [row.parity for row in rows] == [PASSED, CRASHED, None]
-    assert [row.measurement for row in rows] == [MEASURED, UNMEASURED, NULL]
+    assert [row.measurement for row in rows] == [MEASURED, UNMEASURED, NO_OP]
 
 
 def test_artifacts_that_differ_only_in_their_bytes_are_two_rows() -> None:
@@ -137,7 +137,7 @@ def test_status_text_includes_the_reason(status: Status, reason: str | None, tex
 
 def test_table_has_one_line_per_candidate() -> None:
     lines = render_table(ALL).splitlines()
-    for runtime in ("onnxruntime", "ncnn", "null"):
+    for runtime in ("onnxruntime", "ncnn", "no-op"):
         assert sum(line.split()[:1] == [runtime] for line in lines) == 1
     (passed,) = (line for line in lines if line.startswith("onnxruntime"))
     for text in ("passed", "10,000/10,000", "99.14%", "2 (2 benign)", "1.2e-05", "8.10", "9.30"):
@@ -204,7 +204,7 @@ def test_zero_flips_and_zero_values_are_shown() -> None:
 
 def test_markdown_has_one_line_per_candidate_and_the_context() -> None:
     heading, *rows = markdown_table(ALL)
-    assert [row[0] for row in rows] == ["onnxruntime", "ncnn", "null"]
+    assert [row[0] for row in rows] == ["onnxruntime", "ncnn", "no-op"]
     passed = dict(zip(heading, rows[0], strict=True))
     assert passed["images/s [95 %]"] == "12,346 [12,000-13,001]"
     assert (passed["memory MB"], passed["size MB"]) == ("123", "4.80")
@@ -227,14 +227,14 @@ def test_two_line_reason_stays_in_one_markdown_row() -> None:
     assert row.endswith("|")
 
 
-def test_null_runtime_shows_harness_overhead_and_no_throughput() -> None:
+def test_no_op_runtime_shows_harness_overhead_and_no_throughput() -> None:
     heading, *rows = markdown_table(ALL)
     assert dict(zip(heading, rows[2], strict=True))["images/s [95 %]"] == "—"
     for text in (render_table(ALL), render_markdown(ALL)):
-        assert "the null runtime takes 8.1 µs per call, 0.10% of the fastest real runtime" in text
+        assert "the no-op runtime takes 8.1 µs per call, 0.10% of the fastest real runtime" in text
         assert "noise floor of an image: typically 1.5e-06, at most 2.0e-05" in text
     for text in (render_table(results_of(CRASHED)), render_markdown(results_of(MEASURED))):
-        assert "null" not in text
+        assert "no-op" not in text
         assert "float32" not in text
 
 
@@ -309,7 +309,7 @@ def test_csv_keeps_any_reason_in_its_cell(reason: str) -> None:
 
 
 def test_csv_columns_do_not_depend_on_the_rows() -> None:
-    headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NULL))}
+    headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NO_OP))}
     assert len(headings) == 1
     assert csv_rows(results_of()) == []
 
@@ -414,7 +414,7 @@ def test_one_candidate_at_two_batch_sizes_is_two_rows_with_one_verdict() -> None
 
 def test_baseline_shows_1_and_others_show_their_ratio() -> None:
     base = measured("eager", to_baseline=Interval(value=1.0, low=1.0, high=1.0, passes=2))
-    results = replace(results_of(base, MEASURED, UNMEASURED, NULL), baseline="eager")
+    results = replace(results_of(base, MEASURED, UNMEASURED, NO_OP), baseline="eager")
     assert column(results, "x baseline [95 %]") == ["1", "2.50 [2.38-2.62]", "", ""]
 
 
@@ -464,15 +464,15 @@ def test_gpu_limits_and_state_are_reported() -> None:
     assert "GPU in the rounds" not in " ".join(notes(results_of(MEASURED)))
 
 
-def test_outliers_are_counted_without_those_of_null() -> None:
+def test_outliers_are_counted_without_those_of_no_op() -> None:
     assert "Outliers: 3 of 40 calls. They are counted and kept." in notes(
-        results_of(MEASURED, NULL)
+        results_of(MEASURED, NO_OP)
     )
     assert "Outliers" not in " ".join(notes(results_of(PASSED)))
 
 
 def test_intervals_report_their_number_of_passes() -> None:
-    assert "over 2 passes of interleaved rounds" in " ".join(notes(results_of(MEASURED, NULL)))
+    assert "over 2 passes of interleaved rounds" in " ".join(notes(results_of(MEASURED, NO_OP)))
 
 
 def test_warnings_are_reported_with_their_action() -> None:

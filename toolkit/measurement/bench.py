@@ -20,7 +20,7 @@ from toolkit.results import refuse_to_mix, start_results, write_folder
 from toolkit.schema import Configuration, Limits, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
-    NULL,
+    NO_OP,
     Candidate,
     Subject,
     checkpoint_candidate,
@@ -50,7 +50,7 @@ def bench(
     trust: bool = False,
     progress: Progress = silent,
 ) -> Results:
-    """Measure throughput and latency of artifacts, with the null runtime for comparison.
+    """Measure throughput and latency of artifacts, with the no-op runtime for comparison.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
@@ -90,7 +90,7 @@ def bench(
     candidates = [
         candidate
         for settings in grid.settings
-        for candidate in with_null(find_candidates(subject, runtimes, settings), subject, settings)
+        for candidate in with_no_op(find_candidates(subject, runtimes, settings), subject, settings)
     ]
     work = Bench(
         plan=plan or Plan(), baseline=baseline, timeout_s=options.timeout_s, progress=progress
@@ -152,13 +152,13 @@ def tuned_subject(
     )
 
 
-def with_null(
+def with_no_op(
     candidates: Sequence[Candidate], subject: Subject, settings: Settings
 ) -> list[Candidate]:
-    """Return the candidates, followed by the null runtime, which shows the overhead of the
+    """Return the candidates, followed by the no-op runtime, which shows the overhead of the
     harness."""
-    others = [each for each in candidates if each.runtime.name != NULL]
-    return [*others, checkpoint_candidate(subject, NULL, settings)]
+    others = [each for each in candidates if each.runtime.name != NO_OP]
+    return [*others, checkpoint_candidate(subject, NO_OP, settings)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +176,8 @@ class Bench:
             return
         name = find_runtime(self.baseline).name
         known = list(dict.fromkeys(each.runtime.name for each in candidates))
-        if name not in known or name == NULL:
-            others = ", ".join(each for each in known if each != NULL)
+        if name not in known or name == NO_OP:
+            others = ", ".join(each for each in known if each != NO_OP)
             raise SettingError(f"--baseline {name} is not measured; expected one of {others}")
 
     def with_capacity(

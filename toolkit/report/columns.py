@@ -12,7 +12,7 @@ from toolkit.report.numbers import interval_text
 from toolkit.report.parity import parity_text, status_text
 from toolkit.schema import (
     EXACT_PRECISIONS,
-    NULL,
+    NO_OP,
     Measurement,
     ParityReport,
     Rank,
@@ -136,7 +136,7 @@ def _in_floors(row: ParityReport) -> str:
 
 
 def _speed(row: Measurement) -> str:
-    if row.runtime == NULL and row.status == "measured":
+    if row.runtime == NO_OP and row.status == "measured":
         return "—"  # it computes nothing, so it has no throughput; see its latency
     if row.images_per_s is None:
         return status_text(row.status, row.reason)

@@ -27,7 +27,7 @@ from toolkit.schema import (
     EAGER,
     EXACT_PRECISIONS,
     FINAL_STAGE,
-    NULL,
+    NO_OP,
     REMEASURED_STAGE,
     TUNING_SCHEMA_VERSION,
     Constraints,
@@ -109,7 +109,7 @@ class Search:
         first = [
             self._entry(candidate)
             for candidate in find_candidates(self.subject, runtimes, single)
-            if candidate.runtime.name != NULL and self._wants(candidate)
+            if candidate.runtime.name != NO_OP and self._wants(candidate)
         ]
         return first, [self._measure(1, first, _FIRST)]
 
