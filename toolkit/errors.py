@@ -22,14 +22,14 @@ Every message says what failed, the value received, what was expected, and what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolkit.places import without_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from toolkit.schema import Results, Status
+    from toolkit.schema import Status
 
 
 def headline(error: BaseException) -> str:
@@ -49,11 +49,17 @@ def printable(text: str) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a measurement; `results` contains the readings so far, marked `interrupted`."""
+    """Ctrl-C after a part of the work was finished.
 
-    def __init__(self, results: Results) -> None:
-        super().__init__("interrupted; the results contain the measurements so far")
+    `results` is that part, marked `interrupted`: the `Results` of verify, bench, loadgen and run,
+    the `Tuning` of tune, or the `Export` of export. `advice` says where it is kept, and what the
+    same command would go on with.
+    """
+
+    def __init__(self, results: Any, advice: str) -> None:
+        super().__init__(f"interrupted: {advice}")
         self.results = results
+        self.advice = advice
 
 
 class ToolkitWarning(UserWarning):

@@ -18,13 +18,14 @@ from toolkit.errors import Interrupted, OutputError, SettingError
 from toolkit.files.locks import locked_folder
 from toolkit.measurement.bench import Bench, with_no_op
 from toolkit.measurement.passes import Tally
-from toolkit.measurement.plan import Plan
+from toolkit.measurement.plan import plan_of
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
+from toolkit.paths import StrPath, optional_path
 from toolkit.report.progress import Progress, silent
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
-from toolkit.schema import Checkpoint, ParityReport, Precision, Results, Settings
+from toolkit.schema import Checkpoint, ParityReport, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
     NO_OP,
@@ -36,7 +37,7 @@ from toolkit.sessions.candidates import (
     subject_of,
 )
 from toolkit.sessions.remote import open_sessions
-from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime
+from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime, runtime_names
 from toolkit.settings import SessionOptions
 from toolkit.timing import DISTINCT_BATCHES, now
 from toolkit.training.train import train
@@ -56,15 +57,15 @@ class Run:
 
 def run(
     *,
-    checkpoint: Path | None = None,
+    checkpoint: StrPath | None = None,
     quick: bool = False,
-    out: Path | None = None,
-    formats: Sequence[str] = (),
-    precisions: Sequence[Precision] = ("fp32",),
+    out: StrPath | None = None,
+    formats: str | Sequence[str] = (),
+    precisions: str | Sequence[str] = ("fp32",),
     calibration_images: int = 500,
     calibration_seed: int = 0,
-    runtimes: Sequence[str] = (),
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    data: StrPath | None = None,
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
     model: str | None = None,
@@ -100,14 +101,15 @@ def run(
         ToolkitError: Bad input, a model factory that is not trusted, or a step that could not be
             done at all.
     """
+    checkpoint, data = optional_path(checkpoint, "checkpoint"), optional_path(data, "data")
+    out, runtimes = optional_path(out, "out"), runtime_names(runtimes)
     options = session or SessionOptions()
     settings, timeout_s, threads = options.settings, options.timeout_s, options.threads
     gates = gates or GateSettings()
     check = ParityCheck(
         batch_size=options.batch_size, gates=gates, timeout_s=timeout_s, progress=progress
     )
-    plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
-    bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
+    bench = Bench(plan=plan_of(None, quick=quick), timeout_s=timeout_s, progress=progress)
     calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
     _check_names(formats, precisions, runtimes)
     dataset = load_dataset("test", data)
@@ -137,7 +139,7 @@ def run(
         subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
         candidates = _candidates(subject, exported, runtimes, settings)
         lost = _lost_rows(exported, runtimes, settings, dataset, gates)
-        results = replace(start_results(subject, dataset), parity=lost)
+        results = replace(start_results(subject, dataset), parity=lost, quick=quick)
         write_results(folder / RESULTS, results)
         basis = check.basis(subject, dataset, settings)
         with _kept_when_interrupted(folder):
@@ -179,11 +181,12 @@ def _kept_when_interrupted(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         results = replace(read_results(folder), interrupted=True)
         write_folder(folder, results)
-        raise Interrupted(results) from stop
+        advice = f"the rows so far are kept in {folder / RESULTS}; give the next run another --out"
+        raise Interrupted(results, advice) from stop
 
 
 def _check_names(
-    formats: Sequence[str], precisions: Sequence[Precision], runtimes: Sequence[str]
+    formats: str | Sequence[str], precisions: str | Sequence[str], runtimes: Sequence[str]
 ) -> None:
     """Check all names before training starts."""
     written = [(row.name, precision) for row, precision in choose_artifacts(formats, precisions)]

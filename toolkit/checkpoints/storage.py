@@ -33,6 +33,7 @@ from toolkit.files import (
 )
 from toolkit.files.locks import locked_folder
 from toolkit.packages import versions_of
+from toolkit.paths import StrPath, as_path
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,
@@ -137,7 +138,7 @@ def load_same_model(folder: Path, expected: CheckpointId, *, trusted: str | None
     return model
 
 
-def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Checkpoint:
+def save_checkpoint(folder: StrPath, model: nn.Module, record: Checkpoint) -> Checkpoint:
     """Write weights and record. Return the record with the checksum of the weights and the
     versions.
 
@@ -147,6 +148,7 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
     """
     from safetensors.torch import save
 
+    folder = as_path(folder)
     state = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in model.state_dict().items()
@@ -176,9 +178,9 @@ def refuse_to_replace(folder: Path, *, force: bool) -> None:
 
 
 def import_weights(
-    weights: Path,
+    weights: StrPath,
     *,
-    out: Path,
+    out: StrPath,
     model: ModelSpec,
     input_spec: InputSpec,
     classes: int,
@@ -198,6 +200,7 @@ def import_weights(
     from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, make_importable
     from toolkit.trust_store.store import trust_store
 
+    weights, out = as_path(weights, "weights"), as_path(out, "out")
     refuse_to_replace(out, force=force)
     _check_input_spec(input_spec, weights)
     if classes < 2:

@@ -14,9 +14,11 @@ from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.conclusions import conclude
 from toolkit.measurement.passes import Passes, Tally
-from toolkit.measurement.plan import Plan
+from toolkit.measurement.plan import Plan, plan_of
+from toolkit.paths import Paths, StrPath, as_paths, optional_path
+from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
-from toolkit.results import refuse_to_mix, start_results, write_folder
+from toolkit.results import RESULTS, refuse_to_mix, start_results, write_folder
 from toolkit.schema import Configuration, Limits, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
@@ -29,23 +31,24 @@ from toolkit.sessions.candidates import (
     subject_of,
 )
 from toolkit.sessions.remote import RemoteSession
-from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, find_runtime
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, find_runtime, runtime_names
 from toolkit.settings import SessionOptions, make_grid
 from toolkit.timing import DISTINCT_BATCHES
 
 
 def bench(
-    paths: Sequence[Path],
+    paths: Paths,
     *,
-    runtimes: Sequence[str] = (),
-    checkpoint: Path | None = None,
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    checkpoint: StrPath | None = None,
+    data: StrPath | None = None,
     session: SessionOptions | None = None,
     tuned: Configuration | None = None,
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
+    quick: bool = False,
     baseline: str | None = None,
-    out: Path | None = None,
+    out: StrPath | None = None,
     model: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
@@ -65,6 +68,8 @@ def bench(
         sweep: Values of `batch-size`, `threads` and `streams` to measure in every combination; they
             replace the values in `session`.
         plan: How long to measure; None is `Plan()`.
+        quick: Measure for a shorter time, in fewer processes. Intervals are wider, and smaller
+            differences stay undecided.
         baseline: Runtime to compare the others with; None is `eager` if it is measured.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
         model: The model factory to trust, if it is not part of the toolkit.
@@ -78,7 +83,16 @@ def bench(
         ToolkitError: Bad input.
         Interrupted: Ctrl-C after the first round; it carries the results so far.
     """
+    paths, checkpoint = as_paths(paths), optional_path(checkpoint, "checkpoint")
+    data, out = optional_path(data, "data"), optional_path(out, "out")
+    runtimes = runtime_names(runtimes)
     options = session or SessionOptions()
+    work = Bench(
+        plan=plan_of(plan, quick=quick),
+        baseline=None if baseline is None else find_runtime(baseline).name,
+        timeout_s=options.timeout_s,
+        progress=progress,
+    )
     if tuned is not None:
         options, sweep = _options_of(tuned, options), None
         runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
@@ -92,9 +106,6 @@ def bench(
         for settings in grid.settings
         for candidate in with_no_op(find_candidates(subject, runtimes, settings), subject, settings)
     ]
-    work = Bench(
-        plan=plan or Plan(), baseline=baseline, timeout_s=options.timeout_s, progress=progress
-    )
     work.check_baseline(candidates)
     dataset = load_dataset("test", data)
     check_fits(dataset, subject.checkpoint)
@@ -106,7 +117,8 @@ def bench(
     with locked_folder(out) if out is not None else nullcontext():
         if out is not None:
             refuse_to_mix(out)
-        started = work.with_capacity(start_results(subject, dataset), candidates, subject)
+        started = replace(start_results(subject, dataset), quick=quick)
+        started = work.with_capacity(started, candidates, subject)
         return work.measure(tallies, dataset, started, out=out)
 
 
@@ -171,10 +183,10 @@ class Bench:
     progress: Progress = silent
 
     def check_baseline(self, candidates: Sequence[Candidate]) -> None:
-        """Raise UnknownNameError or SettingError unless the baseline is measured."""
-        if self.baseline is None:
+        """Raise SettingError unless the baseline is measured."""
+        name = self.baseline
+        if name is None:
             return
-        name = find_runtime(self.baseline).name
         known = list(dict.fromkeys(each.runtime.name for each in candidates))
         if name not in known or name == NO_OP:
             others = ", ".join(each for each in known if each != NO_OP)
@@ -240,11 +252,19 @@ class Bench:
         except KeyboardInterrupt as stop:
             if not passes.has_rounds:
                 raise
-            raise Interrupted(write(interrupted=True)) from stop
+            raise Interrupted(write(interrupted=True), _advice(passes, out)) from stop
         if not any((row.limit_share or 0) > 1 for row in measured.measurements):
             return measured
         results = replace(results, limits=_measured_again(results.limits))
         return write()
+
+
+def _advice(passes: Passes, out: Path | None) -> str:
+    """Return what an interrupted measurement has, and what happens next."""
+    kept = "" if out is None else f" and kept in {out / RESULTS}"
+    again = "" if out is None else " with another --out"
+    done = count_of(sum(bool(each.passes) for each in passes.tallies), "row")
+    return f"the readings of {done} are shown{kept}; the same command{again} measures all again"
 
 
 def _measured_again(limits: Limits | None) -> Limits | None:

@@ -37,7 +37,7 @@ from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
-from toolkit.sessions.predictions import predict_all
+from toolkit.sessions.predictions import ImageCounter, predict_all
 from toolkit.sessions.remote import RemoteSession
 
 _VERSION = 2  # of the content, and of how it is computed
@@ -121,18 +121,20 @@ class ReferenceMaker:
             label = f"reference {precision}"
             found = predict_all(session, self.dataset, _BATCH_SIZE, label, self.progress)
             logits = np.asarray(found, np.float64)
-            of_special = np.asarray(_predict(session, special, _BATCH_SIZE), np.float64)
             self._refuse_unfit(logits)
+            of_special = np.asarray(_predict(session, special, _BATCH_SIZE), np.float64)
             again = self._again(session, images, np.concatenate([logits[sample], of_special]))
         runs: list[NDArray[np.floating]] = [_placed(again[: len(sample)], sample, len(logits))]
         special_runs: list[NDArray[np.floating]] = [again[len(sample) :]]
+        each_run = len(self.dataset) + len(special) + len(_SAMPLED_BATCH_SIZES) * len(images)
+        counter = ImageCounter("noise floor", len(_FLOAT32_BATCH_SIZES) * each_run, self.progress)
         for number, threads in enumerate((self.settings.threads, 1)):
             with self._session("fp32", threads) as session:
                 size = _FLOAT32_BATCH_SIZES[number]
-                runs.append(predict_all(session, self.dataset, size, "noise floor", self.progress))
-                special_runs.append(_predict(session, special, size))
+                runs.append(counter.predict(session, self.dataset.images, size))
+                special_runs.append(counter.predict(session, special, size))
                 for size in _SAMPLED_BATCH_SIZES:
-                    found = _predict(session, images, size)
+                    found = counter.predict(session, images, size)
                     runs.append(_placed(found[: len(sample)], sample, len(logits)))
                     special_runs.append(found[len(sample) :])
         data = Reference(
@@ -168,7 +170,8 @@ class ReferenceMaker:
 
         def shuffled() -> NDArray[np.float64]:
             found = np.empty_like(first)
-            found[order] = _predict(session, images[order], _OTHER_BATCH_SIZE)
+            counter = ImageCounter("reference in other batches", len(images), self.progress)
+            found[order] = counter.predict(session, images[order], _OTHER_BATCH_SIZE)
             return found
 
         second = shuffled()

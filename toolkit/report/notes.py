@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from toolkit.report.labels import count_of
+from toolkit.report.labels import count_of, images_of
 from toolkit.report.parity import parity_notes
 from toolkit.schema import (
     NO_OP,
@@ -28,9 +28,23 @@ def notes(results: Results) -> list[str]:
     lines += _close_calls(results)
     lines += _about_measuring(results)
     lines += [f"Warning: {each.message} → {each.action}." for each in results.warnings]
+    if results.quick:
+        lines.append(_about_quick(results))
     if results.interrupted:
         lines.append("Interrupted: these results are valid but incomplete.")
     return lines
+
+
+def _about_quick(results: Results) -> str:
+    """Return what a quick run did less of, and what it therefore does not show."""
+    done = []
+    if results.parity and results.dataset.drawn_from is not None:
+        done.append(f"{images_of(results.dataset)} were compared, and the bounds hold for these")
+    if results.measurements:
+        done.append("speeds were measured for a short time, so small differences are not decided")
+    if not done:
+        return "Quick: the test set is so small that nothing was left out."
+    return f"Quick: {'; '.join(done)}. Repeat without --quick before you decide."
 
 
 def _close_calls(results: Results) -> list[str]:

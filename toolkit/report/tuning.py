@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.report.labels import count_of
+from toolkit.report.labels import count_of, images_of
 from toolkit.report.numbers import interval_text
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
@@ -19,7 +19,7 @@ _HEADINGS = (
 
 def render_tuning(tuning: Tuning) -> str:
     """Return the tuning as aligned text."""
-    shown = [each for each in tuning.trials if each.stage >= FINAL_STAGE]
+    shown = [each for each in tuning.trials if each.stage >= FINAL_STAGE or tuning.interrupted]
     shown.sort(key=lambda each: -each.images_per_s.value if each.images_per_s else 0.0)
     table = aligned(
         list(_HEADINGS),
@@ -76,6 +76,13 @@ def _notes(tuning: Tuning) -> list[str]:
         if each.status not in (None, "passed")
     ]
     lines += [f"Warning: {each.message} → {each.action}." for each in tuning.warnings]
+    if tuning.quick:
+        lines.append(
+            f"Quick: {images_of(tuning.dataset)} were compared, and the finalists were measured "
+            "for a short time. Repeat without --quick before you decide."
+        )
+    if tuning.interrupted:
+        lines.append("Interrupted: these results are valid but incomplete.")
     return lines
 
 

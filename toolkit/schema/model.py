@@ -61,12 +61,14 @@ class ModelSpec:
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
     """Identifies the images: `sha256` maps the name of each IDX file to the checksum of its raw
-    bytes."""
+    bytes. `drawn_from` is the number of images that `images` were drawn from; None if they are
+    all."""
 
     name: str
     split: str
     images: int
     sha256: dict[str, str]
+    drawn_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

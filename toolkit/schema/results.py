@@ -36,7 +36,8 @@ class Results:
     is the name of the runtime that ratios refer to. `ranking` has the measured candidates, fastest
     first, grouped by batch size and settings. `scenarios` has the rows of bench with an MLPerf
     scenario, instead of measurements. `interrupted` says that the run was stopped before its end:
-    the results are valid but incomplete. `signed_by` is the fingerprint of the key whose signature
+    the results are valid but incomplete. `quick` says that it used fewer images or shorter
+    measurements than usual. `signed_by` is the fingerprint of the key whose signature
     of the artifacts verify checked; None if it checked none.
     """
 
@@ -56,6 +57,7 @@ class Results:
     baseline: str | None = None
     ranking: tuple[Rank, ...] = ()
     interrupted: bool = False
+    quick: bool = False
     signed_by: str | None = None
 
     @property

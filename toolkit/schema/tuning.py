@@ -73,7 +73,12 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """`tuning.json`: one run of tune. `baseline` and `recommended` are names of trials."""
+    """`tuning.json`: one run of tune. `baseline` and `recommended` are names of trials.
+
+    `quick` says that it compared fewer images and measured for a shorter time than usual.
+    `interrupted` says that it was stopped before its end: it has no recommendation, and `baseline`
+    is empty if it was not measured yet.
+    """
 
     schema_version: int
     environment: Environment
@@ -87,6 +92,8 @@ class Tuning:
     why: str
     confidence: str
     warnings: tuple[MachineWarning, ...] = ()
+    quick: bool = False
+    interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
