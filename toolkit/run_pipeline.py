@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +24,8 @@ from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
 from toolkit.paths import StrPath, optional_path
-from toolkit.report.progress import Progress, silent
+from toolkit.report.parity import row_name, status_text
+from toolkit.report.progress import Progress, silent, tell_finished
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
 from toolkit.schema import Checkpoint, ParityReport, Results, Settings
 from toolkit.sessions.candidates import (
@@ -39,8 +41,11 @@ from toolkit.sessions.candidates import (
 from toolkit.sessions.remote import open_sessions
 from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime, runtime_names
 from toolkit.settings import SessionOptions
-from toolkit.timing import DISTINCT_BATCHES, now
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch, now
 from toolkit.training.train import train
+
+if TYPE_CHECKING:
+    import pandas
 
 ARTIFACTS = "artifacts"
 NO_RUNTIME = "-"  # of a row that no runtime would have loaded
@@ -53,6 +58,16 @@ class Run:
 
     folder: Path
     results: Results
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows of the results; see `Results.to_frame`."""
+        return self.results.to_frame()
+
+    def _repr_html_(self) -> str:
+        return self.results._repr_html_()
+
+    def __str__(self) -> str:
+        return str(self.results)
 
 
 def run(
@@ -124,17 +139,20 @@ def run(
         else:
             record = read_checkpoint(checkpoint)
         check_fits(dataset, record)
-        exported = export(
-            checkpoint,
-            out=folder / ARTIFACTS,
-            formats=formats,
-            precisions=precisions,
-            calibration=calibration,
-            model=model,
-            trust=trust,
-            record=record,
-            progress=progress,
-        )
+        try:
+            exported = export(
+                checkpoint,
+                out=folder / ARTIFACTS,
+                formats=formats,
+                precisions=precisions,
+                calibration=calibration,
+                model=model,
+                trust=trust,
+                record=record,
+                progress=progress,
+            )
+        except Interrupted as stop:  # there are no results yet, and the next run takes no exports
+            raise KeyboardInterrupt from stop
         refuse_overlap(exported.artifacts, dataset)
         subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
         candidates = _candidates(subject, exported, runtimes, settings)
@@ -161,7 +179,10 @@ def _verify_and_measure(
     rows = np.arange(DISTINCT_BATCHES * size) % len(dataset)
     with open_sessions(candidates, batch_size=size, timeout_s=check.timeout_s) as sessions:
         for each, tally in zip(sessions[:-1], tallies, strict=False):
+            watch = Stopwatch()
             report, logits = check.judge(each, basis)
+            outcome = status_text(report.status, report.reason)
+            tell_finished(check.progress, row_name(report), outcome, watch.elapsed_s())
             same = len(rows) <= len(dataset) or not each.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))

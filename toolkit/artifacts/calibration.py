@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError
+from toolkit.paths import StrPath, optional_path
 from toolkit.schema import Artifact, Calibration, Checkpoint
 from toolkit.settings import check_positive, check_seed
 
@@ -27,7 +27,7 @@ class CalibrationSettings:
 
     images: int = 500
     seed: int = 0
-    data: Path | None = None
+    data: StrPath | None = None
 
     def __post_init__(self) -> None:
         check_positive("--calibration-images", self.images)
@@ -42,7 +42,7 @@ def draw(
     Raises:
         DatasetError: There is no training set, it does not fit the model, or it has fewer images.
     """
-    dataset = load_dataset("train", settings.data)
+    dataset = load_dataset("train", optional_path(settings.data, "data"))
     check_fits(dataset, checkpoint)
     if settings.images > len(dataset):
         raise DatasetError(

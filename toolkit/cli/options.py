@@ -157,6 +157,17 @@ session_options = together(
 )
 
 
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write results.json, .md and .csv to."
+)
+quick_option = click.option(
+    "--quick",
+    is_flag=True,
+    help="Take a quick look: 500 test images drawn at random, and short measurements. The results "
+    "say so, and what they cannot show stays undecided.",
+)
+
+
 class Share(click.ParamType[float]):
     """A share such as `1%` or `0.01`; may be negative."""
 

@@ -52,6 +52,7 @@ from toolkit.schema.program import Program
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import EAGER, FLOAT32, NO_OP, UNKNOWN, Attestation, Evidence, Settings
+from toolkit.schema.shown import Shown
 from toolkit.schema.tuning import (
     FINAL_STAGE,
     REMEASURED_STAGE,
@@ -123,6 +124,7 @@ __all__ = [
     "ScenarioReport",
     "ScenarioSettings",
     "Settings",
+    "Shown",
     "Status",
     "TrainingRecord",
     "Trial",

@@ -11,6 +11,7 @@ from toolkit.schema.measurement import Measurement, Rank
 from toolkit.schema.model import DatasetRecord, TrainingRecord
 from toolkit.schema.parity import ParityReport
 from toolkit.schema.scenario import ScenarioReport
+from toolkit.schema.shown import Shown
 
 RESULTS_SCHEMA_VERSION = 2
 
@@ -28,7 +29,7 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class Results(Shown):
     """One run of verify, bench or run. See `results.schema.json`.
 
     `flops_per_image` is counted from the checkpoint; `limits_failure` says why it or the limits are

@@ -10,6 +10,7 @@ from toolkit.schema.measurement import Interval
 from toolkit.schema.model import DatasetRecord
 from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
+from toolkit.schema.shown import Shown
 
 TUNING_SCHEMA_VERSION = 2
 FINAL_STAGE = 3
@@ -72,7 +73,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(Shown):
     """`tuning.json`: one run of tune. `baseline` and `recommended` are names of trials.
 
     `quick` says that it compared fewer images and measured for a shorter time than usual.
