@@ -39,7 +39,7 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure one pass only: the tests check which rows exist, not how exact they are."""
     short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
-    monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
+    monkeypatch.setattr(pipeline, "plan_of", lambda *_, **__: short)
 
 
 # A shell starts background commands with SIGINT ignored, and their children inherit that.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from dataclasses import replace
 
 import pytest
 from samples import ALL, CRASHED, MEASURED, NO_OP, PASSED, UNMEASURED, results_of
 
+from toolkit.errors import SettingError
 from toolkit.report.columns import summarise
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
@@ -486,3 +488,67 @@ def test_interruption_is_reported() -> None:
     for render in (render_table, render_markdown):
         assert "Interrupted" not in render(ALL)
         assert "Interrupted: these results are valid" in render(replace(ALL, interrupted=True))
+
+
+def test_column_that_tells_two_rows_apart_is_never_left_out() -> None:
+    """At any width; columns that say nothing go first."""
+    twins = (
+        *(measured("a fp32", format="onnx"), measured("a int8", format="onnx", precision="int8")),
+        *(measured("a fp32 ort", format="ort"), measured("a batch 1", format="onnx", batch_size=1)),
+        measured("a threads", format="onnx", settings=Settings(threads=1)),
+    )
+    for width in range(20, 200, 7):
+        shown = render_table(results_of(*twins), width=width)
+        heading = shown.splitlines()[0].split()
+        for needed in ("format", "precision", "batch", "threads"):
+            assert needed in heading, (width, needed)
+    assert "outliers" not in render_table(results_of(*twins), width=60).splitlines()[0]
+    alone = render_table(results_of(twins[0]), width=60).splitlines()[0]
+    assert "format" not in alone
+
+
+def test_no_cell_of_the_csv_is_a_missing_value_to_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(io.StringIO(render_csv(ALL)))
+    assert list(frame["runtime"]) == ["onnxruntime", "ncnn", "no-op"]
+    assert frame[["runtime", "format", "precision", "name"]].notna().all(axis=None)
+
+
+def test_frame_has_the_columns_and_values_of_the_csv() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = ALL.to_frame()
+    read = pandas.read_csv(io.StringIO(render_csv(ALL)))
+    assert list(frame.columns) == list(read.columns)
+    assert list(frame["images_per_s"])[:1] == list(read["images_per_s"])[:1] == [12345.678901]
+    assert list(frame["parity_status"])[:2] == ["passed", "crashed"]
+    assert results_of().to_frame().empty
+
+
+def test_missing_pandas_is_an_error_that_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(SettingError, match=r"package pandas; install it with: pip install pandas$"):
+        ALL.to_frame()
+
+
+def test_results_show_themselves_in_a_notebook_and_in_print() -> None:
+    page = ALL._repr_html_()
+    assert page.count("<tr>") == 4
+    assert "12,346 [12,000-13,001]" in page
+    assert "noise floor of an image" in page
+    assert str(ALL) == render_table(ALL)
+
+
+def test_text_of_a_stranger_is_escaped_in_html_and_cannot_steer_the_terminal() -> None:
+    hostile = replace(CRASHED, reason="<script>alert(1)</script>\x1b[2J")
+    assert "<script>" not in results_of(hostile)._repr_html_()
+    assert "\x1b" not in str(results_of(hostile))
+
+
+def test_quick_results_say_what_was_left_out() -> None:
+    sample = replace(ALL.dataset, images=500, drawn_from=10_000)
+    quick = replace(ALL, quick=True, dataset=sample)
+    for text in (render_table(quick), render_markdown(quick), quick._repr_html_()):
+        assert "Quick: 500 of 10,000 images were compared" in text
+        assert "speeds were measured for a short time" in text
+    assert "500 of 10,000 images" in render_markdown(quick)
+    assert "Quick" not in render_table(ALL)

@@ -80,6 +80,16 @@ class Plan:
         return wanted is None or all(relative_half_width(speed) <= wanted for speed in speeds)
 
 
+def check_times(min_time_s: float, max_time_s: float) -> None:
+    """Raise SettingError unless both are positive and the first is at most the second."""
+    check_positive("--min-time", min_time_s)
+    check_positive("--max-time", max_time_s)
+    if min_time_s > max_time_s:
+        raise SettingError(
+            f"--min-time {min_time_s:g} is more than --max-time {max_time_s:g}; raise --max-time"
+        )
+
+
 QUICK = Plan(min_time_s=0.9, min_rounds=9, passes=3)
 """For a quick look: intervals are wide, and small differences stay undecided."""
 
@@ -93,13 +103,3 @@ def plan_of(plan: Plan | None, *, quick: bool) -> Plan:
     if quick and plan is not None:
         raise SettingError("--quick sets how long to measure; remove it, or the plan")
     return plan or (QUICK if quick else Plan())
-
-
-def check_times(min_time_s: float, max_time_s: float) -> None:
-    """Raise SettingError unless both are positive and the first is at most the second."""
-    check_positive("--min-time", min_time_s)
-    check_positive("--max-time", max_time_s)
-    if min_time_s > max_time_s:
-        raise SettingError(
-            f"--min-time {min_time_s:g} is more than --max-time {max_time_s:g}; raise --max-time"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.errors import printable
 from toolkit.report.comparison import render_comparison
 from toolkit.report.machine import render_diagnosis
 from toolkit.report.table import render_table
@@ -10,7 +11,12 @@ from toolkit.schema import Comparison, Diagnosis, Results, Shown, Tuning
 
 
 def text_of(record: Shown) -> str:
-    """Return a record as text for a terminal of any width."""
+    """Return a record as text for a terminal of any width. It may come from a stranger's file, so
+    it cannot steer the terminal."""
+    return printable(_rendered(record))
+
+
+def _rendered(record: Shown) -> str:
     match record:
         case Results():
             return render_table(record)
