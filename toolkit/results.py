@@ -84,6 +84,14 @@ def refuse_to_mix(folder: Path) -> None:
     check_writable(folder / RESULTS)
 
 
+def words_after_interruption(done: str, out: Path | None, again: str) -> str:
+    """Return what is finished, where it is kept, and what the same command would do. A folder with
+    results takes no others."""
+    kept = "" if out is None else f" and kept in {out / RESULTS}"
+    elsewhere = "" if out is None else " with another --out"
+    return f"{done}{kept}; the same command{elsewhere} {again}"
+
+
 def read_results(path: StrPath) -> Results:
     """Read `results.json`. `path` is the file or the folder that holds it.
 

@@ -103,7 +103,7 @@ def test_ctrl_c_in_export_keeps_the_finished_formats_and_the_next_export_goes_on
     tmp_path: Path,
 ) -> None:
     formats = ["torchscript", "pt2"]
-    with pytest.raises(Interrupted, match=r"1 of 2 artifacts are finished.*goes on with pt2 fp32"):
+    with pytest.raises(Interrupted, match=r"1 of 2 artifacts is finished.*goes on with pt2 fp32"):
         toolkit.export(
             CHECKPOINT, out=tmp_path, formats=formats, progress=interrupt_after("torchscript fp32")
         )

@@ -35,6 +35,7 @@ from toolkit.errors import (
     FailedRun,
     Interrupted,
     SettingError,
+    printable,
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
@@ -43,6 +44,7 @@ from toolkit.paths import StrPath, as_path, optional_path
 from toolkit.report.artifacts import artifact_cells
 from toolkit.report.frames import flat, frame_of_rows
 from toolkit.report.html import html_table
+from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent, tell_finished
 from toolkit.report.table import aligned
 from toolkit.schema import (
@@ -104,7 +106,7 @@ class Export:
 
     def __str__(self) -> str:
         headings, rows, numeric = self._cells()
-        return "\n".join([aligned(headings, rows, numeric=numeric), *self._notes()])
+        return printable("\n".join([aligned(headings, rows, numeric=numeric), *self._notes()]))
 
     def _cells(self) -> tuple[list[str], list[list[str]], list[bool]]:
         return artifact_cells(self.folder, self.artifacts, written=self.written)
@@ -268,7 +270,10 @@ def _advice(pairs: Sequence[tuple[Format, Precision]], done: int, out: Path, *, 
     """Return what an interrupted export has written, and what happens next."""
     rest = ", ".join(f"{row.name} {precision}" for row, precision in pairs[done:])
     again = "without --force, the same command" if force else "the same command"
-    return f"{done} of {len(pairs)} artifacts are finished, in {out}; {again} goes on with {rest}"
+    are = "is" if done == 1 else "are"
+    return f"{done} of {count_of(len(pairs), 'artifact')} {are} finished, in {out}; {again} " + (
+        f"goes on with {rest}" if rest else "has nothing left to write"
+    )
 
 
 def choose_artifacts(

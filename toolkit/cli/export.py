@@ -113,7 +113,9 @@ def _outcome(done: Export) -> Outcome:
     from toolkit.schema import to_json
 
     failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
-    dumps = {f"{each.format} {each.precision}": each.failure.stderr_tail for each in done.failures}
+    dumps = [
+        (f"{item.format} {item.precision}", item.failure.stderr_tail) for item in done.failures
+    ]
     return Outcome(
         record={
             "folder": str(done.folder),

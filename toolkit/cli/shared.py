@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,7 +44,7 @@ def results_outcome(results: Results) -> Outcome:
     from toolkit.schema import to_json
 
     rows = (*results.parity, *results.measurements, *results.scenarios)
-    dumps = {f"{row.runtime} {row.format} {row.precision}": row.stderr_tail for row in rows}
+    dumps = [(f"{row.runtime} {row.format} {row.precision}", row.stderr_tail) for row in rows]
     return Outcome(
         record=to_json(results),
         text=render_table(results, width=terminal_width()),
@@ -53,9 +53,9 @@ def results_outcome(results: Results) -> Outcome:
     )
 
 
-def dumps_of(dumps: Mapping[str, str]) -> str:
+def dumps_of(dumps: Iterable[tuple[str, str]]) -> str:
     """Return what `--debug` shows: the output of each row that failed."""
-    return "\n\n".join(f"{name}:\n{text.rstrip()}" for name, text in dumps.items() if text)
+    return "\n\n".join(f"{name}:\n{text.rstrip()}" for name, text in dumps if text)
 
 
 def interrupted_outcome(stop: Interrupted, outcome: Outcome) -> Outcome:

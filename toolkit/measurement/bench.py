@@ -18,7 +18,7 @@ from toolkit.measurement.plan import Plan, plan_of
 from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
-from toolkit.results import RESULTS, refuse_to_mix, start_results, write_folder
+from toolkit.results import refuse_to_mix, start_results, words_after_interruption, write_folder
 from toolkit.schema import Configuration, Limits, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
@@ -252,19 +252,14 @@ class Bench:
         except KeyboardInterrupt as stop:
             if not passes.has_rounds:
                 raise
-            raise Interrupted(write(interrupted=True), _advice(passes, out)) from stop
+            done = count_of(sum(bool(each.passes) for each in tallies), "row")
+            done = f"{done} measured for a part of the time"
+            advice = words_after_interruption(done, out, "starts with the first pass")
+            raise Interrupted(write(interrupted=True), advice) from stop
         if not any((row.limit_share or 0) > 1 for row in measured.measurements):
             return measured
         results = replace(results, limits=_measured_again(results.limits))
         return write()
-
-
-def _advice(passes: Passes, out: Path | None) -> str:
-    """Return what an interrupted measurement has, and what happens next."""
-    kept = "" if out is None else f" and kept in {out / RESULTS}"
-    again = "" if out is None else " with another --out"
-    done = count_of(sum(bool(each.passes) for each in passes.tallies), "row")
-    return f"the readings of {done} are shown{kept}; the same command{again} measures all again"
 
 
 def _measured_again(limits: Limits | None) -> Limits | None:

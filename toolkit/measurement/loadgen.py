@@ -22,7 +22,7 @@ from toolkit.measurement.plan import check_times
 from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
-from toolkit.results import RESULTS, refuse_to_mix, start_results, write_folder
+from toolkit.results import refuse_to_mix, start_results, words_after_interruption, write_folder
 from toolkit.schema import (
     Interference,
     Results,
@@ -206,9 +206,8 @@ class Scenarios:
             results = replace(results, interrupted=True)
             if out is not None:
                 write_folder(out, results)
-            done = count_of(len(results.scenarios), "row")
-            kept = "" if out is None else f" and kept in {out / RESULTS}"
-            advice = f"{done} of {total} finished{kept}; the same command starts with the first row"
+            done = f"{len(results.scenarios)} of {count_of(total, 'row')} finished"
+            advice = words_after_interruption(done, out, "starts with the first row")
             raise Interrupted(results, advice) from stop
         return results
 

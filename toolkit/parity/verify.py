@@ -23,7 +23,12 @@ from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.progress import Progress, silent, tell_finished
-from toolkit.results import RESULTS, refuse_to_mix, start_results, write_folder
+from toolkit.results import (
+    refuse_to_mix,
+    start_results,
+    words_after_interruption,
+    write_folder,
+)
 from toolkit.schema import ParityReport, Results
 from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.remote import open_sessions
@@ -141,7 +146,13 @@ def _verify_all(
         results = replace(results, interrupted=True)
         if out is not None:
             write_folder(out, results)
-        raise Interrupted(results, _advice(len(results.parity), len(candidates), out)) from stop
+        done = len(results.parity)
+        advice = words_after_interruption(
+            f"{done} of {count_of(len(candidates), 'row')} {'is' if done == 1 else 'are'} finished",
+            out,
+            "starts with the first row, but its reference is kept",
+        )
+        raise Interrupted(results, advice) from stop
     return results
 
 
@@ -151,14 +162,4 @@ def _renumbered(report: ParityReport, places: NDArray[np.intp]) -> ParityReport:
         report,
         flipped=tuple(replace(each, index=int(places[each.index])) for each in report.flipped),
         worst=tuple(replace(each, index=int(places[each.index])) for each in report.worst),
-    )
-
-
-def _advice(done: int, wanted: int, out: Path | None) -> str:
-    """Return what is left after an interruption, and what happens next."""
-    kept = "" if out is None else f" and kept in {out / RESULTS}"
-    again = "" if out is None else " with another --out"
-    return (
-        f"{done} of {count_of(wanted, 'row')} {'is' if done == 1 else 'are'} finished{kept}; the "
-        f"same command{again} starts with the first row, but its reference is kept"
     )
