@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from toolkit.machine.allocator import keep_memory
 from toolkit.schema import Settings
-from toolkit.sessions.candidates import NULL, Candidate, find_candidates, find_subject
+from toolkit.sessions.candidates import NO_OP, Candidate, find_candidates, find_subject
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, Session, import_loader
 from toolkit.timing import time_calls
 
@@ -227,7 +227,7 @@ def candidates(exports: Path, threads: int) -> Sequence[Candidate]:
         each
         for each in found
         if each.runtime.name in BY_HAND
-        and each.runtime.name != NULL
+        and each.runtime.name != NO_OP
         and (each.runtime.name == "openvino") <= (each.source.artifact.format == "openvino")
         and (each.runtime.name == "onnxruntime") <= (each.source.artifact.format == "onnx")
         and (each.source.artifact.format == CHECKPOINT_FORMAT) == (each.runtime.name == "eager")

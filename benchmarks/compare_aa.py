@@ -198,7 +198,7 @@ def simulate(world: World, *, runs: int, seed: int) -> Counter[str]:
 
 
 def measured_pair(exports: Path, runtimes: Sequence[str], plan: Plan, folder: Path) -> Any:
-    """Run bench twice, with the null runtime, and compare."""
+    """Run bench twice, with the no-op runtime, and compare."""
     runs = [
         toolkit.bench([exports], runtimes=runtimes, plan=plan, out=folder / name)
         for name in ("old", "new")

@@ -62,7 +62,7 @@ def one_worker(runtime: str, batch_size: int) -> tuple[float, float, float]:
 
 
 @click.command()
-@click.option("--runtime", default="null", show_default=True)
+@click.option("--runtime", default="no-op", show_default=True)
 @click.option("--starts", type=int, default=50, show_default=True, help="Starts of each kind.")
 @click.option("--batch-size", type=int, default=1, show_default=True)
 def main(runtime: str, starts: int, batch_size: int) -> None:

@@ -247,7 +247,7 @@ def bench(run: Run) -> dict[str, Any]:
             "limit_share": each["limit_share"],
         }
         for each in results["measurements"]
-        if each["runtime"] != "null"
+        if each["runtime"] != "no-op"
     }
     error = {} if done.code == 0 else {"error": done.error}
     return {"rows": rows, "limits": results["limits"], **error}
@@ -347,7 +347,7 @@ def contract(run: Run) -> dict[str, Any]:
     CUDA."""
     tasks: dict[str, Callable[[], dict[str, Any]]] = {
         name: partial(_pytest, run, "tests/test_contract.py", "-k", _rows_of(name))
-        for name in (*run.runtimes, "null")
+        for name in (*run.runtimes, "no-op")
     }
     tasks["calls"] = lambda: _pytest(
         run, "tests/sessions/test_torch_calls.py", "tests/sessions/test_cuda.py"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from toolkit.data import load_dataset
-from toolkit.measurement.bench import bench, with_null
+from toolkit.measurement.bench import bench, with_no_op
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan
 from toolkit.report.progress import bars
@@ -23,16 +23,16 @@ DRIVER_LIMIT = 0.01
 
 
 def test_null_call_has_negligible_overhead(subject: Subject) -> None:
-    """The null runtime's batch-100 call takes less than 0.1 ms, and less than 1 % of the fastest
+    """The no-op runtime's batch-100 call takes less than 0.1 ms, and less than 1 % of the fastest
     real runtime."""
     folder = subject.artifacts[0].path.parent
     plan = Plan(min_time_s=1, min_rounds=10, passes=2)
     results = bench([folder], checkpoint=subject.folder, runtimes=["onnxruntime"], plan=plan)
     times = {row.runtime: row.latency_s[0].value for row in results.measurements}
-    null_s, real_s = times["null"], times["onnxruntime"]
+    null_s, real_s = times["no-op"], times["onnxruntime"]
     assert null_s is not None
     assert real_s is not None
-    print(f"null {null_s * 1e6:.2f} µs, onnxruntime {real_s * 1e3:.2f} ms: {null_s / real_s:.4%}")
+    print(f"no-op {null_s * 1e6:.2f} µs, onnxruntime {real_s * 1e3:.2f} ms: {null_s / real_s:.4%}")
     assert null_s < NULL_LIMIT_S
     assert null_s < 0.01 * real_s
 
@@ -44,7 +44,7 @@ def test_the_driver_is_idle_while_a_worker_is_timed(
     """CPU time of this process divided by wall time, while rounds are timed in the workers."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
     settings = Settings(threads=1)
-    candidates = with_null(find_candidates(subject, ["onnxruntime"], settings), subject, settings)
+    candidates = with_no_op(find_candidates(subject, ["onnxruntime"], settings), subject, settings)
     tallies = [Tally(candidate=each, batch_size=BATCH_SIZE) for each in candidates]
     driver = psutil.Process()
     marks: list[tuple[float, float]] = []

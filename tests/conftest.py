@@ -211,7 +211,7 @@ def installed_pairs(*formats: str) -> list[tuple[str, str]]:
     return [
         (row.name, name)
         for row in RUNTIMES.values()
-        if row.version() is not None and row.name != "null" and not row.opt_in
+        if row.version() is not None and row.name != "no-op" and not row.opt_in
         for name in row.formats
         if name in formats
     ]

@@ -139,10 +139,10 @@ UNMEASURED = replace(
 )
 
 
-NULL = replace(
+NO_OP = replace(
     MEASURED,
-    name="null fp32",
-    runtime="null",
+    name="no-op fp32",
+    runtime="no-op",
     format="checkpoint",
     **unset("to_baseline", "repeat_ratio", "limit_share"),
     latency_s=(Percentile(share=0.5, value=0.0000081, samples=40, samples_needed=5),),
@@ -173,7 +173,7 @@ def results_of(*rows: ParityReport | Measurement) -> Results:
     )
 
 
-ALL = results_of(PASSED, CRASHED, MEASURED, UNMEASURED, NULL)
+ALL = results_of(PASSED, CRASHED, MEASURED, UNMEASURED, NO_OP)
 
 
 QUIET = Environment(

@@ -32,7 +32,7 @@ from toolkit.errors import ArtifactError, Crashed, FailedRun
 from toolkit.files import sha256_of, size_of
 from toolkit.processes.confinement import SWITCH
 from toolkit.schema import Device, Evidence, Precision, Settings, to_json
-from toolkit.sessions.candidates import NULL, Candidate, Subject, find_candidates, find_subject
+from toolkit.sessions.candidates import NO_OP, Candidate, Subject, find_candidates, find_subject
 from toolkit.sessions.remote import RemoteSession
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, known_runtimes
 from toolkit.sessions.worker import Worker
@@ -250,8 +250,8 @@ def test_repeated_runs_agree_bit_for_bit(session: RemoteSession) -> None:
 
 
 def test_logits_classify_the_digits(session: RemoteSession) -> None:
-    if session.candidate.runtime.name == NULL:
-        pytest.skip("the null runtime computes nothing")
+    if session.candidate.runtime.name == NO_OP:
+        pytest.skip("the no-op runtime computes nothing")
     labels = load_dataset("test").labels[: len(IMAGES)]
     assert np.mean(logits_of(session, batch_size=100).argmax(1) == labels) > 0.97
 

@@ -39,7 +39,7 @@ from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, RUNTIMES
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure one pass only: the tests check which rows exist, not how exact they are."""
     short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
-    monkeypatch.setattr(pipeline, "Plan", lambda **_: short)
+    monkeypatch.setattr(pipeline, "plan_of", lambda *_, **__: short)
 
 
 # A shell starts background commands with SIGINT ignored, and their children inherit that.
@@ -75,7 +75,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     assert json.loads((folder / "results.json").read_text()) == record
     names = [name for name, _ in installed_pairs(CHECKPOINT_FORMAT, *USUAL)]
     assert [row["runtime"] for row in record["parity"]] == names
-    assert [row["runtime"] for row in record["measurements"]] == [*names, "null"]
+    assert [row["runtime"] for row in record["measurements"]] == [*names, "no-op"]
     sha256 = {row["runtime"]: row["artifact_sha256"] for row in record["parity"]}
     for row in record["measurements"][:-1]:
         assert row["artifact_sha256"] == sha256[row["runtime"]]
@@ -83,7 +83,7 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     lines = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     places = {row["name"]: place for place, row in enumerate(record["ranking"])}
     ranked = sorted(record["measurements"][:-1], key=lambda row: places[row["name"]])
-    assert [line["runtime"] for line in lines] == [*(row["runtime"] for row in ranked), "null"]
+    assert [line["runtime"] for line in lines] == [*(row["runtime"] for row in ranked), "no-op"]
     assert record["limits"]["float32_flops_per_s"] > 0
     ended_early = "stopped" in {warning["code"] for warning in record["warnings"]}
     passes = {len(row["passes"]) for row in record["measurements"]}
@@ -245,7 +245,7 @@ def branching(tmp_path: Path) -> Path:
     [
         ({"formats": ["pt2"]}, [("pt2", "crashed"), ("eager", "passed")]),
         (
-            {"formats": ["pt2"], "runtimes": ["null", "pt2"]},
+            {"formats": ["pt2"], "runtimes": ["no-op", "pt2"]},
             [("pt2", "crashed"), ("eager", "passed")],
         ),
         (
@@ -253,7 +253,7 @@ def branching(tmp_path: Path) -> Path:
             [("pt2", "crashed"), ("torchscript", "passed")],
         ),
         (
-            {"formats": ["torchscript", "pt2"], "runtimes": ["torchscript", "null"]},
+            {"formats": ["torchscript", "pt2"], "runtimes": ["torchscript", "no-op"]},
             [("-", "crashed"), ("torchscript", "passed")],
         ),
     ],
@@ -279,7 +279,7 @@ def test_failed_export_gives_a_row_and_the_run_continues(
     lost = done.results.parity[0]
     assert (lost.format, lost.artifact_sha256, lost.compared) == ("pt2", None, 0)
     assert "cannot export this model" in str(lost.reason)
-    assert [row.runtime for row in done.results.measurements] == [wanted[1][0], "null"]
+    assert [row.runtime for row in done.results.measurements] == [wanted[1][0], "no-op"]
     assert done.results.exit_code == 3
     assert read_results(tmp_path / "run" / "results.json") == done.results
     assert "crashed: format pt2 cannot export" in (tmp_path / "run" / "results.md").read_text()
@@ -384,7 +384,7 @@ def test_run_interrupted_after_training_says_how_to_continue(
         (("--data", "{test_only}"), "expected one file named *train*"),
         (("--data", "{coloured}", "--checkpoint", CHECKPOINT), "expects [1, 28, 28]"),
         (("--checkpoint", "nowhere"), "no nowhere"),
-        (("--runtime", "null"), "--runtime null computes nothing; name one more"),
+        (("--runtime", "no-op"), "--runtime no-op computes nothing; name one more"),
         (
             ("--runtime", "pt2", "--format", "onnx"),
             "loads pt2, but --format and --precision name onnx fp32; add --format pt2",
@@ -395,7 +395,7 @@ def test_run_interrupted_after_training_says_how_to_continue(
         ),
     ],
     ids=[
-        *("no data", "no training data", "other data", "no checkpoint", "null"),
+        *("no data", "no training data", "other data", "no checkpoint", "no-op"),
         *("no common format", "no common precision"),
     ],
 )

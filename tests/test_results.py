@@ -49,7 +49,8 @@ def test_no_file_of_a_run_names_user_host_or_folder(
     def fail(_: Request) -> None:
         raise ValueError(f"cannot open {home / 'secret' / 'file'} on {HOST}")
 
-    monkeypatch.setattr(pipeline, "Plan", lambda **_: Plan(min_time_s=0.1, min_rounds=6, passes=1))
+    short = Plan(min_time_s=0.1, min_rounds=6, passes=1)
+    monkeypatch.setattr(pipeline, "plan_of", lambda *_, **__: short)
     monkeypatch.setattr(torchscript, "export", fail)
     data, out = home / "data", home / "run"
     shutil.copytree(small_data, data)

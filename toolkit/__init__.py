@@ -3,14 +3,19 @@
 The functions match the commands of the command line and are typed:
 
     import toolkit
-    toolkit.train(out=Path("models/mine"))
-    toolkit.export(Path("models/mine"), out=Path("exports"))
-    toolkit.verify([Path("exports")]).exit_code
-    toolkit.bench([Path("exports")]).measurements
-    toolkit.compare(toolkit.read_results(Path("old.json")), new).regressions
-    toolkit.tune([Path("exports")]).recommended
+
+    toolkit.train(out="models/mine")
+    toolkit.export("models/mine", out="exports")
+    toolkit.verify("exports").exit_code
+    toolkit.bench("exports").measurements
+    toolkit.compare(toolkit.read_results("old.json"), new).regressions
+    toolkit.tune("exports").recommended
     toolkit.run(quick=True).folder
     toolkit.doctor().warnings
+
+Paths are text or `Path`. Results show themselves as tables: `print(results)`, `results.to_frame()`
+for pandas, and by themselves in a notebook. Errors are `ToolkitError`, with the words of the
+command line. `help(toolkit.export)` describes each argument.
 
 Modules are imported on first use, so `import toolkit` is fast.
 """
@@ -21,12 +26,14 @@ TYPE_CHECKING = False  # `typing` is slow to import, and a signal would find no 
 if TYPE_CHECKING:
     from typing import Any
 
+    from toolkit.artifacts.calibration import CalibrationSettings
     from toolkit.artifacts.export import export
     from toolkit.artifacts.trust import trust
     from toolkit.checkpoints.bundled import reference_checkpoint
     from toolkit.checkpoints.import_weights import import_weights
     from toolkit.checkpoints.storage import save_checkpoint
     from toolkit.comparison.compare import compare
+    from toolkit.errors import Interrupted, ToolkitError, ToolkitWarning
     from toolkit.machine.doctor import doctor
     from toolkit.measurement.bench import bench
     from toolkit.measurement.loadgen import loadgen
@@ -35,15 +42,24 @@ if TYPE_CHECKING:
     from toolkit.parity.verify import verify
     from toolkit.results import read_results, read_tuning
     from toolkit.run_pipeline import run
+    from toolkit.schema import Constraints, InputSpec, ModelSpec
     from toolkit.settings import SessionOptions
     from toolkit.training.train import train
     from toolkit.tuning.tune import tune
 
 __version__ = "0.1.0"
+
 __all__ = [
+    "CalibrationSettings",
+    "Constraints",
     "GateSettings",
+    "InputSpec",
+    "Interrupted",
+    "ModelSpec",
     "Plan",
     "SessionOptions",
+    "ToolkitError",
+    "ToolkitWarning",
     "bench",
     "compare",
     "doctor",
@@ -62,9 +78,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CalibrationSettings": "toolkit.artifacts.calibration",
+    "Constraints": "toolkit.schema",
     "GateSettings": "toolkit.parity.gates",
+    "InputSpec": "toolkit.schema",
+    "Interrupted": "toolkit.errors",
+    "ModelSpec": "toolkit.schema",
     "Plan": "toolkit.measurement.plan",
     "SessionOptions": "toolkit.settings",
+    "ToolkitError": "toolkit.errors",
+    "ToolkitWarning": "toolkit.errors",
     "bench": "toolkit.measurement.bench",
     "compare": "toolkit.comparison.compare",
     "doctor": "toolkit.machine.doctor",
@@ -92,3 +115,7 @@ def __getattr__(name: str) -> Any:
 
     check_system()
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "annotations"})

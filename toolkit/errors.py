@@ -22,12 +22,14 @@ Every message says what failed, the value received, what was expected, and what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolkit.places import without_places
 
 if TYPE_CHECKING:
-    from toolkit.schema import Results, Status
+    from collections.abc import Sequence
+
+    from toolkit.schema import Status
 
 
 def headline(error: BaseException) -> str:
@@ -47,11 +49,17 @@ def printable(text: str) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a measurement; `results` contains the readings so far, marked `interrupted`."""
+    """Ctrl-C after a part of the work was finished.
 
-    def __init__(self, results: Results) -> None:
-        super().__init__("interrupted; the results contain the measurements so far")
+    `results` is that part, marked `interrupted`: the `Results` of verify, bench, loadgen and run,
+    the `Tuning` of tune, or the `Export` of export. `advice` says where it is kept, and what the
+    same command would go on with.
+    """
+
+    def __init__(self, results: Any, advice: str) -> None:
+        super().__init__(f"interrupted: {advice}")
         self.results = results
+        self.advice = advice
 
 
 class ToolkitWarning(UserWarning):
@@ -73,10 +81,17 @@ class SettingError(ToolkitError):
 
 
 class UnknownNameError(ToolkitError):
-    """A name is unknown; the message lists the known names."""
+    """A name is unknown; the message lists the known names, and the one that may be meant.
 
-    def __init__(self, kind: str, name: str, known: list[str]) -> None:
-        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+    `near` are names that are meant although they are written differently.
+    """
+
+    def __init__(self, kind: str, name: str, known: list[str], *, near: Sequence[str] = ()) -> None:
+        from difflib import get_close_matches
+
+        meant = near or get_close_matches(name.lower(), known, n=2)
+        question = f": did you mean {' or '.join(meant)}? Known" if meant else "; known"
+        super().__init__(f"unknown {kind} {name!r}{question}: {', '.join(known)}")
 
 
 class DatasetError(ToolkitError):

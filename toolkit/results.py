@@ -22,6 +22,7 @@ from toolkit.files import (
     write_json,
 )
 from toolkit.machine.environment import describe_environment
+from toolkit.paths import StrPath, as_path
 from toolkit.places import without_places
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
@@ -83,12 +84,21 @@ def refuse_to_mix(folder: Path) -> None:
     check_writable(folder / RESULTS)
 
 
-def read_results(path: Path) -> Results:
+def words_after_interruption(done: str, out: Path | None, again: str) -> str:
+    """Return what is finished, where it is kept, and what the same command would do. A folder with
+    results takes no others."""
+    kept = "" if out is None else f" and kept in {out / RESULTS}"
+    elsewhere = "" if out is None else " with another --out"
+    return f"{done}{kept}; the same command{elsewhere} {again}"
+
+
+def read_results(path: StrPath) -> Results:
     """Read `results.json`. `path` is the file or the folder that holds it.
 
     Raises:
         ToolkitError: Missing, damaged, not a results file, or of another schema version.
     """
+    path = as_path(path)
     file = path / RESULTS if path.is_dir() else path
     return _read(
         Results,
@@ -100,13 +110,14 @@ def read_results(path: Path) -> Results:
     )
 
 
-def read_tuning(path: Path) -> Tuning:
+def read_tuning(path: StrPath) -> Tuning:
     """Read `tuning.json`. `path` is the file or the folder that holds it.
 
     Raises:
         ToolkitError: Missing, damaged, not a tuning file, of another schema version, or without a
             recommendation.
     """
+    path = as_path(path)
     file = path / TUNING if path.is_dir() else path
     found = _read(
         Tuning,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,18 +17,20 @@ from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, OutputError, SettingError
 from toolkit.files.locks import locked_folder
-from toolkit.measurement.bench import Bench, with_null
+from toolkit.measurement.bench import Bench, with_no_op
 from toolkit.measurement.passes import Tally
-from toolkit.measurement.plan import Plan
+from toolkit.measurement.plan import plan_of
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
-from toolkit.report.progress import Progress, silent
+from toolkit.paths import StrPath, optional_path
+from toolkit.report.parity import row_name, status_text
+from toolkit.report.progress import Progress, silent, tell_finished
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results
-from toolkit.schema import Checkpoint, ParityReport, Precision, Results, Settings
+from toolkit.schema import Checkpoint, ParityReport, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
-    NULL,
+    NO_OP,
     Candidate,
     Subject,
     checkpoint_candidate,
@@ -36,10 +39,13 @@ from toolkit.sessions.candidates import (
     subject_of,
 )
 from toolkit.sessions.remote import open_sessions
-from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime
+from toolkit.sessions.runtimes import ALL, CHECKPOINT_FORMAT, find_runtime, runtime_names
 from toolkit.settings import SessionOptions
-from toolkit.timing import DISTINCT_BATCHES, now
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch, now
 from toolkit.training.train import train
+
+if TYPE_CHECKING:
+    import pandas
 
 ARTIFACTS = "artifacts"
 NO_RUNTIME = "-"  # of a row that no runtime would have loaded
@@ -53,18 +59,28 @@ class Run:
     folder: Path
     results: Results
 
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows of the results; see `Results.to_frame`."""
+        return self.results.to_frame()
+
+    def _repr_html_(self) -> str:
+        return self.results._repr_html_()
+
+    def __str__(self) -> str:
+        return str(self.results)
+
 
 def run(
     *,
-    checkpoint: Path | None = None,
+    checkpoint: StrPath | None = None,
     quick: bool = False,
-    out: Path | None = None,
-    formats: Sequence[str] = (),
-    precisions: Sequence[Precision] = ("fp32",),
+    out: StrPath | None = None,
+    formats: str | Sequence[str] = (),
+    precisions: str | Sequence[str] = ("fp32",),
     calibration_images: int = 500,
     calibration_seed: int = 0,
-    runtimes: Sequence[str] = (),
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    data: StrPath | None = None,
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
     model: str | None = None,
@@ -100,14 +116,15 @@ def run(
         ToolkitError: Bad input, a model factory that is not trusted, or a step that could not be
             done at all.
     """
+    checkpoint, data = optional_path(checkpoint, "checkpoint"), optional_path(data, "data")
+    out, runtimes = optional_path(out, "out"), runtime_names(runtimes)
     options = session or SessionOptions()
     settings, timeout_s, threads = options.settings, options.timeout_s, options.threads
     gates = gates or GateSettings()
     check = ParityCheck(
         batch_size=options.batch_size, gates=gates, timeout_s=timeout_s, progress=progress
     )
-    plan = Plan(min_time_s=0.9, min_rounds=9, passes=3) if quick else Plan()
-    bench = Bench(plan=plan, timeout_s=timeout_s, progress=progress)
+    bench = Bench(plan=plan_of(None, quick=quick), timeout_s=timeout_s, progress=progress)
     calibration = CalibrationSettings(images=calibration_images, seed=calibration_seed, data=data)
     _check_names(formats, precisions, runtimes)
     record = None if checkpoint is None else read_checkpoint(checkpoint)
@@ -121,22 +138,25 @@ def run(
             checkpoint = trained
             record = _train(trained, quick=quick, data=data, threads=threads, progress=progress)
             check_fits(dataset, record)
-        exported = export(
-            checkpoint,
-            out=folder / ARTIFACTS,
-            formats=formats,
-            precisions=precisions,
-            calibration=calibration,
-            model=model,
-            trust=trust,
-            record=record,
-            progress=progress,
-        )
+        try:
+            exported = export(
+                checkpoint,
+                out=folder / ARTIFACTS,
+                formats=formats,
+                precisions=precisions,
+                calibration=calibration,
+                model=model,
+                trust=trust,
+                record=record,
+                progress=progress,
+            )
+        except Interrupted as stop:  # there are no results yet, and the next run takes no exports
+            raise KeyboardInterrupt from stop
         refuse_overlap(exported.artifacts, dataset)
         subject = subject_of(checkpoint, exported.stored, model=model, trust=trust, record=record)
         candidates = _candidates(subject, exported, runtimes, settings)
         lost = _lost_rows(exported, runtimes, settings, dataset, gates)
-        results = replace(start_results(subject, dataset), parity=lost)
+        results = replace(start_results(subject, dataset), parity=lost, quick=quick)
         write_results(folder / RESULTS, results)
         basis = check.basis(subject, dataset, settings)
         with _kept_when_interrupted(folder):
@@ -152,13 +172,16 @@ def _verify_and_measure(
     bench: Bench,
     folder: Path,
 ) -> Results:
-    """Verify each candidate except null, then measure all of them in the same sessions."""
+    """Verify each candidate except no-op, then measure all of them in the same sessions."""
     dataset, size = basis.dataset, check.batch_size
     tallies = [Tally(candidate=candidate, batch_size=size) for candidate in candidates]
     rows = np.arange(DISTINCT_BATCHES * size) % len(dataset)
     with open_sessions(candidates, batch_size=size, timeout_s=check.timeout_s) as sessions:
         for each, tally in zip(sessions[:-1], tallies, strict=False):
+            watch = Stopwatch()
             report, logits = check.judge(each, basis)
+            outcome = status_text(report.status, report.reason)
+            tell_finished(check.progress, row_name(report), outcome, watch.elapsed_s())
             same = len(rows) <= len(dataset) or not each.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
             results = replace(results, parity=(*results.parity, report))
@@ -178,11 +201,12 @@ def _kept_when_interrupted(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         results = replace(read_results(folder), interrupted=True)
         write_folder(folder, results)
-        raise Interrupted(results) from stop
+        advice = f"the rows so far are kept in {folder / RESULTS}; give the next run another --out"
+        raise Interrupted(results, advice) from stop
 
 
 def _check_names(
-    formats: Sequence[str], precisions: Sequence[Precision], runtimes: Sequence[str]
+    formats: str | Sequence[str], precisions: str | Sequence[str], runtimes: Sequence[str]
 ) -> None:
     """Check all names before training starts."""
     written = [(row.name, precision) for row, precision in choose_artifacts(formats, precisions)]
@@ -193,8 +217,8 @@ def _check_names(
                 f"runtime {row.name} loads {row.what_it_loads()}, but --format and --precision "
                 f"name {given}; add --format {row.formats[0]}"
             )
-    if set(runtimes) == {NULL}:
-        raise SettingError("--runtime null computes nothing; name one more runtime to verify")
+    if set(runtimes) == {NO_OP}:
+        raise SettingError("--runtime no-op computes nothing; name one more runtime to verify")
 
 
 def _refuse_to_mix(folder: Path, trained: Path | None) -> None:
@@ -219,13 +243,13 @@ def _train(
 def _candidates(
     subject: Subject, exported: Export, runtimes: Sequence[str], settings: Settings
 ) -> list[Candidate]:
-    """Return the candidates to compare, followed by null. If no named runtime has an artifact left,
-    the checkpoint itself is the only candidate."""
-    named = [name for name in runtimes if name != NULL]
+    """Return the candidates to compare, followed by no-op. If no named runtime has an artifact
+    left, the checkpoint itself is the only candidate."""
+    named = [name for name in runtimes if name != NO_OP]
     lost = [item.format for item in exported.failures]
     found = find_candidates(subject, named, settings, lost=lost, own=True)
     found = found or [checkpoint_candidate(subject, EAGER, settings)]
-    return with_null(found, subject, settings)
+    return with_no_op(found, subject, settings)
 
 
 def _lost_rows(

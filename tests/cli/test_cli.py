@@ -75,7 +75,7 @@ def test_bench_record_fits_the_schema_and_holds_the_raw_samples(
     check_schema(record)
     assert result.exit_code == 0
     row, null = record["measurements"]
-    assert (row["runtime"], null["runtime"]) == ("onnxruntime", "null")
+    assert (row["runtime"], null["runtime"]) == ("onnxruntime", "no-op")
     assert (row["batch_size"], row["status"]) == (100, "measured")
     assert row["settings"] == to_json(Settings(threads=1))
     assert len(row["passes"]) == 8
@@ -145,7 +145,7 @@ def test_a_sweep_gives_a_row_for_each_of_its_settings(
     wanted = [
         (runtime, size, threads)
         for threads in (1, 2)
-        for runtime in ("onnxruntime", "null")
+        for runtime in ("onnxruntime", "no-op")
         for size in (1, 10)
     ]
     assert found == wanted
@@ -181,7 +181,7 @@ def test_results_of_another_run_are_not_overwritten(
 
 
 def test_failed_gate_is_exit_code_1(cli: Cli, own_exports: Path, small_data: Path) -> None:
-    result = cli("verify", own_exports, "--data", small_data, "--runtime", "null", "--json")
+    result = cli("verify", own_exports, "--data", small_data, "--runtime", "no-op", "--json")
     record = json.loads(result.stdout)
     check_schema(record)
     assert result.exit_code == 1
@@ -193,7 +193,7 @@ def test_lenient_gate_passes_the_failed_candidate(
     cli: Cli, own_exports: Path, small_data: Path
 ) -> None:
     result = cli(
-        *("verify", own_exports, "--data", small_data, "--runtime", "null"),
+        *("verify", own_exports, "--data", small_data, "--runtime", "no-op"),
         *("--max-flips", 250, "--max-accuracy-drop", 1, "--max-logit-diff", 1000),
     )
     assert result.exit_code == 0
@@ -208,7 +208,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_crash_is_exit_code_3_and_the_other_rows_are_complete(
     cli: Cli, own_exports: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(monkeypatch, "eager", "onnxruntime", "null")
+    only(monkeypatch, "eager", "onnxruntime", "no-op")
     monkeypatch.setitem(RUNTIMES, "faulty", replace(FAULTY, environment={"FAULT": "segfault"}))
     result = cli("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
     record = json.loads(result.stdout)
@@ -234,7 +234,7 @@ def test_requested_but_missing_runtime_is_exit_code_3(
         formats=("onnx",),
         install="pip install 'toolkit[missing]'",
     )
-    only(monkeypatch, "eager", "onnxruntime", "null")
+    only(monkeypatch, "eager", "onnxruntime", "no-op")
     monkeypatch.setitem(RUNTIMES, "missing", missing)
     arguments = ("verify", own_exports / "mnist-cnn.onnx", "--data", small_data, "--json")
     asked = cli(*arguments, "--runtime", "missing")
@@ -417,7 +417,7 @@ def test_bad_setting_of_verify_gives_one_error_line(
         (("--streams", 0), ("--streams 0", "1 or more")),
         (("--streams", 10**9), ("--streams 1000000000", "at most 1024")),
         (("--baseline", "pt2", "--runtime", "eager"), ("--baseline pt2", "expected one of eager")),
-        (("--baseline", "null"), ("--baseline null", "expected one of eager")),
+        (("--baseline", "no-op"), ("--baseline no-op", "expected one of eager")),
         (("--baseline", "triton"), ("'triton'", "known")),
         (("--sweep", "foo=1"), ("--sweep foo", "batch-size, threads, streams")),
         (("--sweep", "threads=0"), ("--threads 0", "1 or more")),

@@ -469,9 +469,9 @@ def test_candidate_in_only_one_run_is_reported_but_not_a_regression() -> None:
     assert found.exit_code == 0
 
 
-def test_null_runtime_is_not_compared() -> None:
-    slow = measured(scaled(STEADY, 0.1), "null", format="checkpoint")
-    fast = measured(runtime="null", format="checkpoint")
+def test_no_op_runtime_is_not_compared() -> None:
+    slow = measured(scaled(STEADY, 0.1), "no-op", format="checkpoint")
+    fast = measured(runtime="no-op", format="checkpoint")
     assert only(compare(results_of(measured(), fast), results_of(measured(), slow))).runtime == (
         "onnxruntime"
     )
@@ -590,7 +590,7 @@ def test_a_limit_out_of_range_is_refused(limit: float) -> None:
         compare(run, run, fail_below=limit)
 
 
-@pytest.mark.parametrize("rows", [(), (measured(runtime="null"),)])
+@pytest.mark.parametrize("rows", [(), (measured(runtime="no-op"),)])
 def test_results_without_measurements_are_refused(rows: tuple[Measurement, ...]) -> None:
     full, empty = results_of(measured()), results_of(*rows)
     with pytest.raises(ToolkitError, match="the new results contain no measurements"):

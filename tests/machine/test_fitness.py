@@ -180,7 +180,7 @@ def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None
         {"passes": ()},
         {"page_faults": 255.0},
         {**PAGED, "settings": Settings(threads=2, keep_memory=True)},
-        {**WIDE, **CACHED, "runtime": "null"},
+        {**WIDE, **CACHED, "runtime": "no-op"},
         {**WIDE, **CACHED, "status": "crashed"},
     ],
 )

@@ -49,9 +49,9 @@ def ratios(results: Results) -> dict[str, float | None]:
 
 
 def test_eager_is_the_default_baseline() -> None:
-    results = concluded(tally("a", *HALF), tally("eager", *SAME), tally("null", *SAME))
+    results = concluded(tally("a", *HALF), tally("eager", *SAME), tally("no-op", *SAME))
     assert results.baseline == "eager"
-    assert ratios(results) == {"a fp32": 2.0, "eager fp32": 1.0, "null fp32": None}
+    assert ratios(results) == {"a fp32": 2.0, "eager fp32": 1.0, "no-op fp32": None}
 
 
 def test_baseline_is_the_named_one_or_else_the_first() -> None:
@@ -62,7 +62,7 @@ def test_baseline_is_the_named_one_or_else_the_first() -> None:
 
 
 def test_single_candidate_has_no_baseline() -> None:
-    assert concluded(tally("a", *SAME), tally("null", *SAME)).baseline is None
+    assert concluded(tally("a", *SAME), tally("no-op", *SAME)).baseline is None
 
 
 def test_baseline_has_the_same_settings_and_batch_size() -> None:
@@ -195,7 +195,7 @@ def test_load_times_are_from_the_first_pass_and_memory_is_the_maximum() -> None:
 def test_limit_share_is_achieved_flops_divided_by_the_limit() -> None:
     limits = Limits(threads=1, float32_flops_per_s=1e10, int8_ops_per_s=None, copy_bytes_per_s=1e9)
     known = replace(results_of(), limits=limits, flops_per_image=1_000_000)
-    row, null = concluded(tally("a", *SAME), tally("null", *SAME), results=known).measurements
+    row, null = concluded(tally("a", *SAME), tally("no-op", *SAME), results=known).measurements
     assert row.limit_share == pytest.approx(1000 * 1e6 / 1e10)
     assert null.limit_share is None
     for unknown in (replace(known, limits=None), replace(known, flops_per_image=None)):
@@ -208,7 +208,7 @@ def test_ranks_are_within_equal_settings() -> None:
         tally("a", *SAME, batch_size=1),
         tally("b", *HALF),
         tally("b", *HALF, batch_size=1),
-        tally("null", 1e-6, 1e-6, 1e-6),
+        tally("no-op", 1e-6, 1e-6, 1e-6),
     )
     assert [(each.name, each.to_faster is None) for each in results.ranking] == [
         *(("b fp32, batch 100", True), ("a fp32, batch 100", False)),
@@ -216,14 +216,14 @@ def test_ranks_are_within_equal_settings() -> None:
     ]
 
 
-def test_null_runtime_has_no_ratio_and_no_warning() -> None:
-    results = concluded(tally("null", *SAME, repeated_s=0.01), tally("a", *SAME, repeated_s=0.01))
+def test_no_op_runtime_has_no_ratio_and_no_warning() -> None:
+    results = concluded(tally("no-op", *SAME, repeated_s=0.01), tally("a", *SAME, repeated_s=0.01))
     null, real = results.measurements
     assert null.repeat_ratio is None
     assert real.repeat_ratio is not None
     (warning,) = (each for each in results.warnings if each.code == "cached")
     assert "a fp32" in warning.message
-    assert "null" not in warning.message
+    assert "no-op" not in warning.message
 
 
 def test_streams_count_as_threads_when_cores_are_few() -> None:

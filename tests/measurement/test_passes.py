@@ -34,7 +34,7 @@ SHORT = Plan(min_time_s=0.001, min_rounds=6, round_s=0.001, passes=2)
 
 
 def null(subject: Subject) -> Candidate:
-    return checkpoint_candidate(subject, "null", Settings(threads=1))
+    return checkpoint_candidate(subject, "no-op", Settings(threads=1))
 
 
 def passes_of(

@@ -29,10 +29,10 @@ from toolkit.sessions.remote import RemoteSession
 IMAGES = load_dataset("test").images[:100]
 TELLS_ITS_ENVIRONMENT = """
 import json, os
-from toolkit.sessions.runtimes.null import NullSession
+from toolkit.sessions.runtimes.no_op import NoOpSession
 from dataclasses import replace
 SEEN = dict(os.environ)  # as any library would, at its import
-class Session(NullSession):
+class Session(NoOpSession):
     @property
     def attestation(self):
         return replace(super().attestation, version=json.dumps(SEEN))

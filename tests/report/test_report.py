@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from dataclasses import replace
 
 import pytest
-from samples import ALL, CRASHED, MEASURED, NULL, PASSED, UNMEASURED, results_of
+from samples import ALL, CRASHED, MEASURED, NO_OP, PASSED, UNMEASURED, results_of
 
+from toolkit.errors import SettingError
 from toolkit.report.columns import summarise
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown
@@ -108,9 +110,9 @@ def test_float32_reference_is_reported() -> None:
 
 def test_parity_and_measurement_of_a_candidate_share_one_row() -> None:
     rows = summarise(ALL)
-    assert [row.runtime for row in rows] == ["onnxruntime", "ncnn", "null"]
+    assert [row.runtime for row in rows] == ["onnxruntime", "ncnn", "no-op"]
     assert [row.parity for row in rows] == [PASSED, CRASHED, None]
-    assert [row.measurement for row in rows] == [MEASURED, UNMEASURED, NULL]
+    assert [row.measurement for row in rows] == [MEASURED, UNMEASURED, NO_OP]
 
 
 def test_artifacts_that_differ_only_in_their_bytes_are_two_rows() -> None:
@@ -137,7 +139,7 @@ def test_status_text_includes_the_reason(status: Status, reason: str | None, tex
 
 def test_table_has_one_line_per_candidate() -> None:
     lines = render_table(ALL).splitlines()
-    for runtime in ("onnxruntime", "ncnn", "null"):
+    for runtime in ("onnxruntime", "ncnn", "no-op"):
         assert sum(line.split()[:1] == [runtime] for line in lines) == 1
     (passed,) = (line for line in lines if line.startswith("onnxruntime"))
     for text in ("passed", "10,000/10,000", "99.14%", "2 (2 benign)", "1.2e-05", "8.10", "9.30"):
@@ -204,7 +206,7 @@ def test_zero_flips_and_zero_values_are_shown() -> None:
 
 def test_markdown_has_one_line_per_candidate_and_the_context() -> None:
     heading, *rows = markdown_table(ALL)
-    assert [row[0] for row in rows] == ["onnxruntime", "ncnn", "null"]
+    assert [row[0] for row in rows] == ["onnxruntime", "ncnn", "no-op"]
     passed = dict(zip(heading, rows[0], strict=True))
     assert passed["images/s [95 %]"] == "12,346 [12,000-13,001]"
     assert (passed["memory MB"], passed["size MB"]) == ("123", "4.80")
@@ -227,14 +229,14 @@ def test_two_line_reason_stays_in_one_markdown_row() -> None:
     assert row.endswith("|")
 
 
-def test_null_runtime_shows_harness_overhead_and_no_throughput() -> None:
+def test_no_op_runtime_shows_harness_overhead_and_no_throughput() -> None:
     heading, *rows = markdown_table(ALL)
     assert dict(zip(heading, rows[2], strict=True))["images/s [95 %]"] == "—"
     for text in (render_table(ALL), render_markdown(ALL)):
-        assert "the null runtime takes 8.1 µs per call, 0.10% of the fastest real runtime" in text
+        assert "the no-op runtime takes 8.1 µs per call, 0.10% of the fastest real runtime" in text
         assert "noise floor of an image: typically 1.5e-06, at most 2.0e-05" in text
     for text in (render_table(results_of(CRASHED)), render_markdown(results_of(MEASURED))):
-        assert "null" not in text
+        assert "no-op" not in text
         assert "float32" not in text
 
 
@@ -309,7 +311,7 @@ def test_csv_keeps_any_reason_in_its_cell(reason: str) -> None:
 
 
 def test_csv_columns_do_not_depend_on_the_rows() -> None:
-    headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NULL))}
+    headings = {render_csv(one).splitlines()[0] for one in (ALL, results_of(), results_of(NO_OP))}
     assert len(headings) == 1
     assert csv_rows(results_of()) == []
 
@@ -414,7 +416,7 @@ def test_one_candidate_at_two_batch_sizes_is_two_rows_with_one_verdict() -> None
 
 def test_baseline_shows_1_and_others_show_their_ratio() -> None:
     base = measured("eager", to_baseline=Interval(value=1.0, low=1.0, high=1.0, passes=2))
-    results = replace(results_of(base, MEASURED, UNMEASURED, NULL), baseline="eager")
+    results = replace(results_of(base, MEASURED, UNMEASURED, NO_OP), baseline="eager")
     assert column(results, "x baseline [95 %]") == ["1", "2.50 [2.38-2.62]", "", ""]
 
 
@@ -464,15 +466,15 @@ def test_gpu_limits_and_state_are_reported() -> None:
     assert "GPU in the rounds" not in " ".join(notes(results_of(MEASURED)))
 
 
-def test_outliers_are_counted_without_those_of_null() -> None:
+def test_outliers_are_counted_without_those_of_no_op() -> None:
     assert "Outliers: 3 of 40 calls. They are counted and kept." in notes(
-        results_of(MEASURED, NULL)
+        results_of(MEASURED, NO_OP)
     )
     assert "Outliers" not in " ".join(notes(results_of(PASSED)))
 
 
 def test_intervals_report_their_number_of_passes() -> None:
-    assert "over 2 passes of interleaved rounds" in " ".join(notes(results_of(MEASURED, NULL)))
+    assert "over 2 passes of interleaved rounds" in " ".join(notes(results_of(MEASURED, NO_OP)))
 
 
 def test_warnings_are_reported_with_their_action() -> None:
@@ -486,3 +488,67 @@ def test_interruption_is_reported() -> None:
     for render in (render_table, render_markdown):
         assert "Interrupted" not in render(ALL)
         assert "Interrupted: these results are valid" in render(replace(ALL, interrupted=True))
+
+
+def test_column_that_tells_two_rows_apart_is_never_left_out() -> None:
+    """At any width; columns that say nothing go first."""
+    twins = (
+        *(measured("a fp32", format="onnx"), measured("a int8", format="onnx", precision="int8")),
+        *(measured("a fp32 ort", format="ort"), measured("a batch 1", format="onnx", batch_size=1)),
+        measured("a threads", format="onnx", settings=Settings(threads=1)),
+    )
+    for width in range(20, 200, 7):
+        shown = render_table(results_of(*twins), width=width)
+        heading = shown.splitlines()[0].split()
+        for needed in ("format", "precision", "batch", "threads"):
+            assert needed in heading, (width, needed)
+    assert "outliers" not in render_table(results_of(*twins), width=60).splitlines()[0]
+    alone = render_table(results_of(twins[0]), width=60).splitlines()[0]
+    assert "format" not in alone
+
+
+def test_no_cell_of_the_csv_is_a_missing_value_to_pandas() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(io.StringIO(render_csv(ALL)))
+    assert list(frame["runtime"]) == ["onnxruntime", "ncnn", "no-op"]
+    assert frame[["runtime", "format", "precision", "name"]].notna().all(axis=None)
+
+
+def test_frame_has_the_columns_and_values_of_the_csv() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = ALL.to_frame()
+    read = pandas.read_csv(io.StringIO(render_csv(ALL)))
+    assert list(frame.columns) == list(read.columns)
+    assert list(frame["images_per_s"])[:1] == list(read["images_per_s"])[:1] == [12345.678901]
+    assert list(frame["parity_status"])[:2] == ["passed", "crashed"]
+    assert results_of().to_frame().empty
+
+
+def test_missing_pandas_is_an_error_that_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(SettingError, match=r"package pandas; install it with: pip install pandas$"):
+        ALL.to_frame()
+
+
+def test_results_show_themselves_in_a_notebook_and_in_print() -> None:
+    page = ALL._repr_html_()
+    assert page.count("<tr>") == 4
+    assert "12,346 [12,000-13,001]" in page
+    assert "noise floor of an image" in page
+    assert str(ALL) == render_table(ALL)
+
+
+def test_text_of_a_stranger_is_escaped_in_html_and_cannot_steer_the_terminal() -> None:
+    hostile = replace(CRASHED, reason="<script>alert(1)</script>\x1b[2J")
+    assert "<script>" not in results_of(hostile)._repr_html_()
+    assert "\x1b" not in str(results_of(hostile))
+
+
+def test_quick_results_say_what_was_left_out() -> None:
+    sample = replace(ALL.dataset, images=500, drawn_from=10_000)
+    quick = replace(ALL, quick=True, dataset=sample)
+    for text in (render_table(quick), render_markdown(quick), quick._repr_html_()):
+        assert "Quick: 500 of 10,000 images were compared" in text
+        assert "speeds were measured for a short time" in text
+    assert "500 of 10,000 images" in render_markdown(quick)
+    assert "Quick" not in render_table(ALL)

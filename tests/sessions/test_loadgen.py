@@ -87,7 +87,7 @@ def candidate_of(subject: Subject, runtime: str, *, streams: int = 1) -> Candida
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("runtime", ["null", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["no-op", "onnxruntime"])
 def test_loadgen_counts_every_answer_and_gives_a_verdict(
     subject: Subject, runtime: str, scenario: ScenarioName, tmp_path: Path
 ) -> None:
@@ -132,7 +132,7 @@ def test_impossible_latency_bound_is_invalid_with_a_reason(subject: Subject) -> 
 
 
 def test_loose_latency_bound_is_valid(subject: Subject) -> None:
-    row = report(candidate_of(subject, "null"), wanted("server", seconds=4, bound_s=30))
+    row = report(candidate_of(subject, "no-op"), wanted("server", seconds=4, bound_s=30))
     assert (row.valid, row.violations) == (True, ())
 
 
@@ -180,7 +180,7 @@ def test_session_failure_under_load_gives_a_failed_row(
 
 def test_failing_candidate_does_not_stop_the_others(subject: Subject, tmp_path: Path) -> None:
     results = start_results(subject, load_dataset("test"))
-    candidates = [faulty(subject, "raise"), candidate_of(subject, "null")]
+    candidates = [faulty(subject, "raise"), candidate_of(subject, "no-op")]
     scenarios = Scenarios(wanted=wanted("server"), batch_size=50, timeout_s=PATIENCE_S)
     done = scenarios.run(candidates, IMAGES, results, out=tmp_path / "out")
     assert [row.status for row in done.scenarios] == ["crashed", "measured"]
@@ -192,7 +192,7 @@ def test_failing_candidate_does_not_stop_the_others(subject: Subject, tmp_path: 
 
 def test_audit_config_in_the_current_folder_is_ignored(subject: Subject) -> None:
     Path("audit.config").write_text("*.*.max_query_count = 7\n*.*.min_query_count = 7\n")
-    row = report(candidate_of(subject, "null"), wanted("server"))
+    row = report(candidate_of(subject, "no-op"), wanted("server"))
     assert row.queries is not None
     assert row.queries >= 100
 
@@ -347,15 +347,15 @@ def test_library_size_is_limited() -> None:
 
 def test_command_writes_and_prints_the_rows(cli: Cli, exports: Path, tmp_path: Path) -> None:
     server = ["--scenario", "server", "--target-qps", "200", "--latency-bound", "0.001"]
-    common = ["--runtime", "null", "--min-time", "1", "--threads", "1", "--out", tmp_path / "out"]
+    common = ["--runtime", "no-op", "--min-time", "1", "--threads", "1", "--out", tmp_path / "out"]
     done = cli("loadgen", exports, *server, *common, "--json")
     assert done.exit_code == 0, done.stderr
     record = json.loads(done.stdout)
-    assert [row["runtime"] for row in record["scenarios"]] == ["null"]
+    assert [row["runtime"] for row in record["scenarios"]] == ["no-op"]
     assert (record["scenarios"][0]["target_qps"], record["measurements"]) == (200, [])
     assert record["scenarios"][0]["latency_bound_s"] == pytest.approx(1e-6)
     page = (tmp_path / "out" / "results.md").read_text()
-    assert "| null | checkpoint | fp32 | server | INVALID | 100 |" in page
+    assert "| no-op | checkpoint | fp32 | server | INVALID | 100 |" in page
 
 
 def test_reports_quote_loadgen_and_mark_short_runs(subject: Subject) -> None:

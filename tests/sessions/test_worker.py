@@ -29,7 +29,7 @@ from toolkit.schema import Settings, to_json
 from toolkit.sessions.candidates import Candidate, Subject, checkpoint_candidate
 from toolkit.sessions.checked import CheckedSession
 from toolkit.sessions.remote import RemoteSession, open_sessions
-from toolkit.sessions.runtimes.null import NullSession
+from toolkit.sessions.runtimes.no_op import NoOpSession
 from toolkit.sessions.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
@@ -43,7 +43,7 @@ def session_of(candidate: Candidate, *, timeout_s: float = PATIENCE_S) -> Remote
 
 
 def null(subject: Subject) -> Candidate:
-    return checkpoint_candidate(subject, "null", ONE_THREAD)
+    return checkpoint_candidate(subject, "no-op", ONE_THREAD)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_row_reports_that_memory_cannot_be_kept(
     source = null(subject).source
     with pytest.raises(Unsupported, match=r"cannot keep memory; remove --keep-memory"):
         Worker().load(
-            module="toolkit.sessions.runtimes.null",
+            module="toolkit.sessions.runtimes.no_op",
             package="numpy",
             install="",
             path=str(source.path),
@@ -436,7 +436,7 @@ def test_worker_ends_when_its_driver_is_killed(subject: Subject, tmp_path: Path)
         "from toolkit.schema import Settings\n"
         "from toolkit.sessions.remote import RemoteSession\n"
         "subject = find_subject([Path(sys.argv[1])], checkpoint=Path(sys.argv[2]), model=None)\n"
-        "candidate = checkpoint_candidate(subject, 'null', Settings(threads=1))\n"
+        "candidate = checkpoint_candidate(subject, 'no-op', Settings(threads=1))\n"
         f"session = RemoteSession(candidate, batch_size=1, timeout_s={PATIENCE_S})\n"
         "session.load()\n"
         "print(session.pid, flush=True)\n"
@@ -461,7 +461,7 @@ def test_worker_ends_when_its_driver_is_killed(subject: Subject, tmp_path: Path)
 
 def checked(subject: Subject) -> CheckedSession:
     artifact = null(subject).source.artifact
-    return CheckedSession(NullSession(artifact.classes, Settings(threads=1)), artifact)
+    return CheckedSession(NoOpSession(artifact.classes, Settings(threads=1)), artifact)
 
 
 @pytest.mark.parametrize(

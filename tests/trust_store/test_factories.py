@@ -67,6 +67,16 @@ def test_a_factory_that_is_not_trusted_is_refused(marker: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_forgotten_option_is_named(marker: Path) -> None:
+    """`--model` allows the factory alone, so it is of no use with arguments of a checkpoint."""
+    spec = ModelSpec(factory="stranger_net:build")
+    with pytest.raises(NotTrustedError, match=r"with --trust, or --model stranger_net:build$"):
+        trusted_factory(spec, model=None, trust=False, what="models/x")
+    spec = ModelSpec(factory="stranger_net:build", arguments={"path": "/etc"})
+    with pytest.raises(NotTrustedError, match=r"only with --trust$"):
+        trusted_factory(spec, model=None, trust=False, what="models/x")
+
+
 def test_a_named_factory_is_trusted_but_not_the_arguments_of_a_checkpoint(marker: Path) -> None:
     name = "stranger_net:build"
     assert trusted_factory(ModelSpec(factory=name), model=name, trust=False, what="x") == name

@@ -151,7 +151,7 @@ def test_eager_can_be_recommended_and_measured_again(artifacts: Path, small_data
     results = toolkit.bench(
         [], data=small_data, tuned=found.chosen, plan=Plan(min_time_s=0.6, min_rounds=6)
     )
-    assert [row.runtime for row in results.measurements] == ["eager", "null"]
+    assert [row.runtime for row in results.measurements] == ["eager", "no-op"]
     other = replace(found.chosen, artifact_sha256="f" * 64)
     with pytest.raises(SettingError, match=r"is not the tuned artifact .*tune again"):
         toolkit.bench([], data=small_data, tuned=other)

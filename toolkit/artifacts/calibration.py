@@ -9,7 +9,6 @@ import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from toolkit.data import Dataset, load_dataset
 from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError, ToolkitWarning
+from toolkit.paths import StrPath, optional_path
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import Artifact, Calibration, Checkpoint
 from toolkit.settings import check_positive, check_seed
@@ -29,7 +29,7 @@ class CalibrationSettings:
 
     images: int = 500
     seed: int = 0
-    data: Path | None = None
+    data: StrPath | None = None
 
     def __post_init__(self) -> None:
         check_positive("--calibration-images", self.images)
@@ -51,7 +51,8 @@ def draw(
     Warns:
         ToolkitWarning: It has fewer images; all of them are used. Not with `say_few=False`.
     """
-    dataset = load_dataset("train", settings.data, checkpoint=checkpoint, progress=progress)
+    where = optional_path(settings.data, "data")
+    dataset = load_dataset("train", where, checkpoint=checkpoint, progress=progress)
     count = min(settings.images, len(dataset))
     if settings.images > len(dataset) and say_few:
         warnings.warn(

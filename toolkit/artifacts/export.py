@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw
 from toolkit.artifacts.formats import (
+    ALL,
     Format,
     choose_formats,
     known_formats,
@@ -32,13 +34,21 @@ from toolkit.errors import (
     ArtifactError,
     DatasetError,
     FailedRun,
+    Interrupted,
     SettingError,
-    UnknownNameError,
     Unsupported,
+    printable,
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
-from toolkit.report.progress import Progress, silent
+from toolkit.names import known_names, known_precisions
+from toolkit.paths import StrPath, as_path, optional_path
+from toolkit.report.artifacts import artifact_cells
+from toolkit.report.frames import flat, frame_of_rows
+from toolkit.report.html import html_table
+from toolkit.report.labels import count_of
+from toolkit.report.progress import Progress, silent, tell_finished
+from toolkit.report.table import aligned
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     MANIFEST_SCHEMA_VERSION,
@@ -51,7 +61,11 @@ from toolkit.schema import (
     Precision,
 )
 from toolkit.settings import check_positive
+from toolkit.timing import Stopwatch
 from toolkit.trust_store.factories import trusted_factory
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +81,8 @@ class FailedExport:
 class Export:
     """The result of an export: the manifest in `folder`, the paths that were written now, and the
     failures. Other artifacts already existed and matched. `signed_by` is the fingerprint of the key
-    that signed the folder now."""
+    that signed the folder now. `interrupted` says that some artifacts are missing, because it was
+    stopped before its end."""
 
     folder: Path
     checkpoint: Path
@@ -75,6 +90,35 @@ class Export:
     written: tuple[str, ...]
     failures: tuple[FailedExport, ...]
     signed_by: str | None = None
+    interrupted: bool = False
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a row per artifact.
+
+        Raises:
+            SettingError: pandas is not installed.
+        """
+        written = [{"written": each.path in self.written} for each in self.artifacts]
+        return frame_of_rows(
+            {**flat(each), **more} for each, more in zip(self.artifacts, written, strict=True)
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._cells(), notes=self._notes())
+
+    def __str__(self) -> str:
+        headings, rows, numeric = self._cells()
+        return printable("\n".join([aligned(headings, rows, numeric=numeric), *self._notes()]))
+
+    def _cells(self) -> tuple[list[str], list[list[str]], list[bool]]:
+        return artifact_cells(self.folder, self.artifacts, written=self.written)
+
+    def _notes(self) -> list[str]:
+        return [
+            *([] if self.signed_by is None else [f"Signed by the key {self.signed_by}."]),
+            *(f"{item.format} {item.precision}: {item.failure}" for item in self.failures),
+            *(["Interrupted: some artifacts are missing."] if self.interrupted else []),
+        ]
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
@@ -106,18 +150,18 @@ class _Drawing:
 
 
 def export(
-    checkpoint: Path,
+    checkpoint: StrPath,
     *,
-    out: Path,
-    formats: Sequence[str] = (),
-    precisions: Sequence[Precision] = ("fp32",),
+    out: StrPath,
+    formats: str | Sequence[str] = (),
+    precisions: str | Sequence[str] = ("fp32",),
     calibration: CalibrationSettings | None = None,
     isas: Sequence[Isa] | None = None,
     force: bool = False,
     model: str | None = None,
     trust: bool = False,
     record: Checkpoint | None = None,
-    sign: Path | None = None,
+    sign: StrPath | None = None,
     timeout_s: float = 600.0,
     progress: Progress = silent,
 ) -> Export:
@@ -153,7 +197,10 @@ def export(
         ArtifactError: `out` contains the artifacts of another checkpoint.
         OutputError: Not writable, the disk is full, or another command writes to `out`; existing
             files are unchanged.
+        Interrupted: Ctrl-C after the first artifact; it carries the export so far.
     """
+    checkpoint, out = as_path(checkpoint, "checkpoint"), as_path(out, "out")
+    sign = optional_path(sign, "sign")
     pairs = choose_artifacts(formats, precisions)
     check_positive("--timeout", timeout_s)
     if sign is not None:
@@ -199,34 +246,61 @@ def _write_all(
         remove_file(out / SIGNATURE)  # a new one follows
     if (out / MANIFEST).exists() and manifest.artifacts:
         write_manifest(out, manifest)  # the checkpoint's folder may have moved
-    written, failures = [], []
-    for number, (row, precision) in enumerate(pairs):
-        progress("export", number, len(pairs), f"{row.name} {precision}")
-        if force or not writer.is_current(manifest, row, precision):
-            try:
-                if lost is not None and TRAITS[precision].calibrated:
-                    raise lost
-                artifact = writer.write(row, precision)
-            except FailedRun as failure:
-                failed = FailedExport(format=row.name, precision=precision, failure=failure)
-                failures.append(failed)
-            else:
-                manifest = _with_artifact(manifest, artifact)
-                write_manifest(out, manifest)
-                written.append(artifact.path)
+    written: list[str] = []
+    failures: list[FailedExport] = []
+
+    def so_far() -> Export:
+        return Export(
+            folder=out,
+            checkpoint=checkpoint,
+            manifest=manifest,
+            written=tuple(written),
+            failures=tuple(failures),
+        )
+
+    done = 0
+    try:
+        for row, precision in pairs:
+            label, watch, outcome = f"{row.name} {precision}", Stopwatch(), "up to date"
+            progress("export", done, len(pairs), label)
+            if force or not writer.is_current(manifest, row, precision):
+                try:
+                    if lost is not None and TRAITS[precision].calibrated:
+                        raise lost
+                    artifact = writer.write(row, precision)
+                except FailedRun as failure:
+                    failed = FailedExport(format=row.name, precision=precision, failure=failure)
+                    failures.append(failed)
+                    outcome = str(failure)
+                else:
+                    manifest = _with_artifact(manifest, artifact)
+                    write_manifest(out, manifest)
+                    written.append(artifact.path)
+                    outcome = "written"
+            done += 1
+            tell_finished(progress, label, outcome, watch.elapsed_s())
+    except KeyboardInterrupt as stop:
+        if not done:
+            raise
+        advice = _advice(pairs, done, out, force=force)
+        raise Interrupted(replace(so_far(), interrupted=True), advice) from stop
     progress("export", len(pairs), len(pairs))
-    return Export(
-        folder=out,
-        checkpoint=checkpoint,
-        manifest=manifest,
-        written=tuple(written),
-        failures=tuple(failures),
-        signed_by=None if sign is None else sign_folder(out, sign),
+    signed_by = None if sign is None else sign_folder(out, sign)
+    return replace(so_far(), signed_by=signed_by)
+
+
+def _advice(pairs: Sequence[tuple[Format, Precision]], done: int, out: Path, *, force: bool) -> str:
+    """Return what an interrupted export has written, and what happens next."""
+    rest = ", ".join(f"{row.name} {precision}" for row, precision in pairs[done:])
+    again = "without --force, the same command" if force else "the same command"
+    are = "is" if done == 1 else "are"
+    return f"{done} of {count_of(len(pairs), 'artifact')} {are} finished, in {out}; {again} " + (
+        f"goes on with {rest}" if rest else "has nothing left to write"
     )
 
 
 def choose_artifacts(
-    formats: Sequence[str], precisions: Sequence[Precision]
+    formats: str | Sequence[str], precisions: str | Sequence[str]
 ) -> list[tuple[Format, Precision]]:
     """Return each chosen format with each of the precisions that it supports.
 
@@ -234,20 +308,19 @@ def choose_artifacts(
         UnknownNameError: An unknown format or precision.
         SettingError: A named format supports none of the precisions.
     """
-    for each in precisions:
-        if each not in EXPORTED_PRECISIONS:
-            raise UnknownNameError("precision", each, list(EXPORTED_PRECISIONS))
+    chosen = known_precisions(precisions)
+    all_of_them = ALL in known_names("format", formats, [*known_formats(), ALL])
     pairs = []
     for row in choose_formats(formats):
-        own = [each for each in dict.fromkeys(precisions) if each in row.precisions]
-        if not own and row.name in formats:
+        own = [each for each in chosen if each in row.precisions]
+        if not own and formats and not all_of_them:
             raise SettingError(
                 f"--format {row.name} supports the precisions {', '.join(row.precisions)}, but "
-                f"--precision names {', '.join(precisions)}; add --precision {row.precisions[0]}"
+                f"--precision names {', '.join(chosen)}; add --precision {row.precisions[0]}"
             )
         pairs += [(row, each) for each in own]
     if not pairs:
-        raise SettingError(f"no named format supports the precision {', '.join(precisions)}")
+        raise SettingError(f"no named format supports the precision {', '.join(chosen)}")
     return pairs
 
 

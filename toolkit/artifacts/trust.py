@@ -10,6 +10,7 @@ from toolkit.artifacts.manifest import MANIFEST, find_artifacts
 from toolkit.artifacts.programs import programs_of
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.errors import ArtifactError, CheckpointError, NotTrustedError
+from toolkit.paths import Paths, as_paths
 from toolkit.schema import Program
 from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program
 from toolkit.trust_store.store import trust_store
@@ -28,7 +29,7 @@ class Found:
         return tuple(each for each in self.programs if each not in self.trusted)
 
 
-def find_programs(paths: Sequence[Path]) -> Found:
+def find_programs(paths: Paths) -> Found:
     """Return what would run if these were verified: artifacts that are programs, and the model
     factory of their checkpoint. Nothing runs.
 
@@ -39,12 +40,12 @@ def find_programs(paths: Sequence[Path]) -> Found:
         ToolkitError: Something is missing or damaged.
     """
     store = trust_store()
-    programs = {each.key: each for path in paths for each in _programs_at(path)}
+    programs = {each.key: each for path in as_paths(paths) for each in _programs_at(path)}
     found = tuple(programs.values())
     return Found(programs=found, trusted=tuple(each for each in found if store.holds(each)))
 
 
-def trust(paths: Sequence[Path]) -> tuple[Program, ...]:
+def trust(paths: Paths) -> tuple[Program, ...]:
     """Record that you trust the programs in export folders, artifacts or checkpoints: artifacts of
     formats that can run code, and model factories. Look at `find_programs` first.
 

@@ -21,6 +21,7 @@ from toolkit.checkpoints.weight_files import read_saved, tensors_in
 from toolkit.checkpoints.weights import put_weights
 from toolkit.errors import CheckpointError, ToolkitWarning
 from toolkit.files.locks import locked_folder
+from toolkit.paths import StrPath, as_path
 from toolkit.schema import CHECKPOINT_SCHEMA_VERSION, Checkpoint, InputSpec, ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, make_importable
 from toolkit.trust_store.store import trust_store
@@ -45,9 +46,9 @@ class WeightsOptions:
 
 
 def import_weights(
-    weights: Path | str,
+    weights: StrPath,
     *,
-    out: Path | str,
+    out: StrPath,
     model: ModelSpec | str,
     input_spec: InputSpec | None = None,
     classes: int | None = None,
@@ -94,7 +95,7 @@ def import_weights(
             classifier.
         OutputError: `out` holds a checkpoint, or cannot be written.
     """
-    weights, out = Path(weights), Path(out)
+    weights, out = as_path(weights, "weights"), as_path(out, "out")
     model = ModelSpec(factory=model) if isinstance(model, str) else model
     refuse_to_replace(out, force=force)
     said = _said(preprocess)

@@ -36,6 +36,7 @@ from toolkit.files import (
     write_json,
 )
 from toolkit.packages import versions_of
+from toolkit.paths import StrPath, as_path
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,
@@ -149,7 +150,7 @@ def load_same_model(folder: Path, expected: CheckpointId, *, trusted: str | None
     return model
 
 
-def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Checkpoint:
+def save_checkpoint(folder: StrPath, model: nn.Module, record: Checkpoint) -> Checkpoint:
     """Write weights and record. Return the record with the checksum of the weights and the
     versions.
 
@@ -159,6 +160,7 @@ def save_checkpoint(folder: Path, model: nn.Module, record: Checkpoint) -> Check
     """
     from toolkit.checkpoints.outputs import without_chosen_output
 
+    folder = as_path(folder)
     state = {
         name: value.detach().cpu().contiguous().clone() if is_tensor(value) else value
         for name, value in without_chosen_output(model).state_dict().items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +11,17 @@ import click
 from toolkit.cli.options import (
     SweepCommand,
     checkpoint_option,
+    out_option,
     paths_argument,
     plan_options,
+    quick_option,
     read_sweep,
     session_options,
     streams_option,
     sweep_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import or_default, results_outcome, take
-from toolkit.interruption import exit_code_of
+from toolkit.cli.shared import interrupted_outcome, or_default, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
@@ -44,9 +45,8 @@ if TYPE_CHECKING:
 )
 @streams_option
 @sweep_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder to write results.json, .md and .csv to."
-)
+@quick_option
+@out_option
 @session_options
 @outcome_of
 def bench(
@@ -64,11 +64,14 @@ def bench(
     import toolkit
     from toolkit.errors import Interrupted
 
-    plan = take(toolkit.Plan, options)
+    plan: toolkit.Plan | None = take(toolkit.Plan, options)
+    if options["quick"]:
+        _refuse_beside("quick", _PLANNED)
+        plan = None
     session = take(toolkit.SessionOptions, options)
     tuned = None if settings_file is None else toolkit.read_tuning(settings_file).chosen
     if tuned is not None:
-        _refuse_beside(click.get_current_context())
+        _refuse_beside("settings_file", _TUNED)
     places = or_default(paths) if tuned is None else list(paths)
     try:
         results = toolkit.bench(
@@ -81,16 +84,20 @@ def bench(
             progress=progress,
         )
     except Interrupted as stop:
-        return replace(results_outcome(stop.results), exit_code=exit_code_of(stop))
+        return interrupted_outcome(stop, results_outcome(stop.results))
     return results_outcome(results)
 
 
-def _refuse_beside(context: click.Context) -> None:
-    """Raise UsageError if an option is given whose value comes from the settings file."""
-    decided = ("runtimes", "batch_size", "threads", "streams", "device", "keep_memory", "sweep")
+_TUNED = ("runtimes", "batch_size", "threads", "streams", "device", "keep_memory", "sweep")
+_PLANNED = ("min_time_s", "min_rounds", "target_width", "max_time_s")
+
+
+def _refuse_beside(option: str, decided: Sequence[str]) -> None:
+    """Raise UsageError if an option is given whose value another option decides."""
+    context = click.get_current_context()
+    flags = {each.name: each.opts[0] for each in context.command.params}
     for name in decided:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = next(each.opts[0] for each in context.command.params if each.name == name)
             raise click.UsageError(
-                f"--settings and {flag} cannot be used together; remove one of them"
+                f"{flags[option]} and {flags[name]} cannot be used together; remove one of them"
             )

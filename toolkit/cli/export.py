@@ -17,12 +17,12 @@ from toolkit.cli.options import (
     trust_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import EXPORTS
+from toolkit.cli.shared import EXPORTS, dumps_of, interrupted_outcome
 
 if TYPE_CHECKING:
     from toolkit.artifacts.export import Export
     from toolkit.report.progress import Progress
-    from toolkit.schema import Isa, Precision
+    from toolkit.schema import Isa
 
 
 @click.command()
@@ -67,7 +67,7 @@ def export(
     *,
     checkpoint: Path | None,
     formats: tuple[str, ...],
-    precisions: tuple[Precision, ...],
+    precisions: tuple[str, ...],
     calibration_images: int,
     calibration_seed: int,
     isas: tuple[Isa, ...],
@@ -84,56 +84,48 @@ def export(
     CHECKPOINT is a checkpoint folder. Default: the reference CNN.
     """
     import toolkit
-    from toolkit.artifacts.calibration import CalibrationSettings
-    from toolkit.schema import to_json
 
     checkpoint = checkpoint or reference_checkpoint()
-    done = toolkit.export(
-        checkpoint,
-        out=out or EXPORTS / checkpoint.resolve().name,
-        formats=formats,
-        precisions=precisions,
-        calibration=CalibrationSettings(
-            images=calibration_images, seed=calibration_seed, data=data
-        ),
-        isas=isas or None,
-        model=model,
-        trust=trust,
-        force=force,
-        sign=sign,
-        timeout_s=timeout_s,
-        progress=progress,
-    )
+    try:
+        done = toolkit.export(
+            checkpoint,
+            out=out or EXPORTS / checkpoint.resolve().name,
+            formats=formats,
+            precisions=precisions,
+            calibration=toolkit.CalibrationSettings(
+                images=calibration_images, seed=calibration_seed, data=data
+            ),
+            isas=isas or None,
+            model=model,
+            trust=trust,
+            force=force,
+            sign=sign,
+            timeout_s=timeout_s,
+            progress=progress,
+        )
+    except toolkit.Interrupted as stop:
+        return interrupted_outcome(stop, _outcome(stop.results))
+    return _outcome(done)
+
+
+def _outcome(done: Export) -> Outcome:
+    """Return a table for people, a record for scripts, and the exit code of the failures."""
+    from toolkit.schema import to_json
+
     failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
-    failures = [f"{name}: {reason}" for name, reason in failed.items()]
-    signed = [] if done.signed_by is None else [f"Signed by the key {done.signed_by}."]
+    dumps = [
+        (f"{item.format} {item.precision}", item.failure.stderr_tail) for item in done.failures
+    ]
     return Outcome(
         record={
             "folder": str(done.folder),
             "written": list(done.written),
             "failed": failed,
             "signed_by": done.signed_by,
+            "interrupted": done.interrupted,
             **to_json(done.manifest),
         },
-        text="\n".join([_table(done), *signed, *failures]),
-        exit_code=3 if failures else 0,
+        text=str(done),
+        details=dumps_of(dumps),
+        exit_code=3 if failed else 0,
     )
-
-
-def _table(done: Export) -> str:
-    """Return the artifacts in the folder as a text table."""
-    from toolkit.report.table import aligned
-
-    headings = ["format", "precision", "file", "size MB", "sha256", ""]
-    rows = [
-        [
-            item.format,
-            item.precision,
-            str(done.folder / item.path),
-            f"{item.size_bytes / 1e6:.2f}",
-            item.sha256[:12],
-            "written" if item.path in done.written else "up to date",
-        ]
-        for item in done.artifacts
-    ]
-    return aligned(headings, rows, numeric=[False, False, False, True, False, False])

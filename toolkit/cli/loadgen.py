@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,14 @@ import click
 
 from toolkit.cli.options import (
     checkpoint_option,
+    out_option,
     paths_argument,
     scenario_options,
     session_options,
     streams_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import or_default, results_outcome, take
-from toolkit.interruption import exit_code_of
+from toolkit.cli.shared import interrupted_outcome, or_default, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 @checkpoint_option
 @scenario_options
 @streams_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for results.json, .md and .csv."
-)
+@out_option
 @session_options
 @outcome_of
 def loadgen(
@@ -52,5 +49,5 @@ def loadgen(
             progress=progress,
         )
     except Interrupted as stop:
-        return replace(results_outcome(stop.results), exit_code=exit_code_of(stop))
+        return interrupted_outcome(stop, results_outcome(stop.results))
     return results_outcome(results)

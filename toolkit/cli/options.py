@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,18 @@ import click
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Combine several options into one decorator. `--help` shows them in the order given."""
     return lambda command: functools.reduce(lambda done, one: one(done), reversed(options), command)
+
+
+class DeviceChoice(click.Choice[str]):
+    """A device; `gpu` and `CUDA` are cuda."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        from toolkit.errors import UnknownNameError
+        from toolkit.names import known_name
+
+        with contextlib.suppress(UnknownNameError):  # click's own error says what is expected
+            value = known_name("device", str(value), list(self.choices))
+        return super().convert(value, param, ctx)
 
 
 data_option = click.option(
@@ -148,7 +161,7 @@ session_options = together(
     keep_memory_option,
     click.option(
         "--device",
-        type=click.Choice(["cpu", "cuda"]),
+        type=DeviceChoice(["cpu", "cuda"]),
         default="cpu",
         show_default=True,
         help="Device that runs the sessions.",
@@ -157,6 +170,17 @@ session_options = together(
     data_option,
     model_option,
     trust_option,
+)
+
+
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write results.json, .md and .csv to."
+)
+quick_option = click.option(
+    "--quick",
+    is_flag=True,
+    help="Take a quick look: 500 test images drawn at random, and short measurements. The results "
+    "say so, and what they cannot show stays undecided.",
 )
 
 

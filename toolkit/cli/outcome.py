@@ -26,11 +26,21 @@ from toolkit.interruption import exit_code_of, received, signals_raised
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of a command: a record for scripts, a text for people, and an exit code."""
+    """Result of a command.
+
+    Attributes:
+        record: For scripts.
+        text: For people.
+        exit_code: Of the process.
+        advice: A line on stderr below the result, for people and scripts.
+        details: What `--debug` adds on stderr: the dumps behind the reasons of failed rows.
+    """
 
     record: dict[str, Any]
     text: str
     exit_code: int = 0
+    advice: str = ""
+    details: str = ""
 
 
 Command = Callable[..., Outcome]
@@ -40,7 +50,11 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
     """Add `--json` and `--debug` to a command, and print its outcome or error."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-    @click.option("--debug", is_flag=True, help="Show the traceback if an error occurs.")
+    @click.option(
+        "--debug",
+        is_flag=True,
+        help="Show the traceback of an error, and the dumps of rows that could not be run.",
+    )
     @functools.wraps(command)
     def run(*, as_json: bool, debug: bool, **arguments: Any) -> NoReturn:
         try:
@@ -69,6 +83,9 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
                 show(json.dumps(record, indent=2, allow_nan=False) if as_json else text)
             except OutputError as error:
                 _fail(str(error), error.exit_code, as_json=False)
+            for more in (outcome.details if debug else "", outcome.advice):
+                if more:
+                    tell(printable(more))
         _end(outcome.exit_code)
 
     return run

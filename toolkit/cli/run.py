@@ -10,8 +10,7 @@ import click
 
 from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import results_outcome, take
-from toolkit.interruption import exit_code_of
+from toolkit.cli.shared import interrupted_outcome, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
@@ -45,7 +44,7 @@ def run(progress: Progress, **options: Any) -> Outcome:
             progress=progress,
         )
     except Interrupted as stop:
-        return replace(results_outcome(stop.results), exit_code=exit_code_of(stop))
+        return interrupted_outcome(stop, results_outcome(stop.results))
     outcome = results_outcome(done.results)
     return replace(
         outcome,

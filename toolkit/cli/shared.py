@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.checkpoints.bundled import REFERENCE
 from toolkit.cli.outcome import Outcome
+from toolkit.errors import Interrupted
+from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,8 +43,22 @@ def results_outcome(results: Results) -> Outcome:
     from toolkit.report.table import render_table, terminal_width
     from toolkit.schema import to_json
 
+    rows = (*results.parity, *results.measurements, *results.scenarios)
+    dumps = [(f"{row.runtime} {row.format} {row.precision}", row.stderr_tail) for row in rows]
     return Outcome(
         record=to_json(results),
         text=render_table(results, width=terminal_width()),
         exit_code=results.exit_code,
+        details=dumps_of(dumps),
     )
+
+
+def dumps_of(dumps: Iterable[tuple[str, str]]) -> str:
+    """Return what `--debug` shows: the output of each row that failed."""
+    return "\n\n".join(f"{name}:\n{text.rstrip()}" for name, text in dumps if text)
+
+
+def interrupted_outcome(stop: Interrupted, outcome: Outcome) -> Outcome:
+    """Return the outcome of what was finished before Ctrl-C, with what the same command would go on
+    with."""
+    return replace(outcome, exit_code=exit_code_of(stop), advice=f"Interrupted: {stop.advice}.")

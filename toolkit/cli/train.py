@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.options import data_option, force_option, threads_option
+from toolkit.cli.options import DeviceChoice, data_option, force_option, threads_option
 from toolkit.cli.outcome import Outcome, outcome_of, started_by_torchrun
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=DeviceChoice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Device to train on.",

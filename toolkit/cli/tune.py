@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +16,18 @@ from toolkit.cli.options import (
     flips_option,
     model_option,
     paths_argument,
+    quick_option,
     runtimes_option,
     threads_option,
     timeout_option,
     trust_option,
 )
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import or_default
+from toolkit.cli.shared import interrupted_outcome, or_default
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
-    from toolkit.schema import Precision
+    from toolkit.schema import Tuning
 
 
 @click.command()
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 @data_option
 @model_option
 @trust_option
+@quick_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -75,7 +78,7 @@ def tune(
     paths: tuple[Path, ...],
     checkpoint: Path | None,
     runtimes: tuple[str, ...],
-    precisions: tuple[Precision, ...],
+    precisions: tuple[str, ...],
     max_flips: int | None,
     max_accuracy_drop: float | None,
     max_latency_ms: float | None,
@@ -86,6 +89,7 @@ def tune(
     data: Path | None,
     model: str | None,
     trust: bool,
+    quick: bool,
     out: Path,
 ) -> Outcome:
     """Find the fastest configuration that passes verification.
@@ -95,32 +99,37 @@ def tune(
     number of threads that work at the same time.
     """
     import toolkit
-    from toolkit.report.tuning import render_tuning
     from toolkit.results import TUNING
-    from toolkit.schema import Constraints, to_json
 
-    found = toolkit.tune(
-        or_default(paths),
-        runtimes=runtimes,
-        precisions=precisions,
-        checkpoint=checkpoint,
-        data=data,
-        batch_size=batch_size,
-        threads=threads,
-        constraints=Constraints(
-            max_flips=max_flips,
-            max_accuracy_drop=max_accuracy_drop,
-            max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
-            max_size_bytes=None if max_size_mb is None else max_size_mb * 1e6,
-        ),
-        out=out,
-        timeout_s=timeout_s,
-        model=model,
-        trust=trust,
-        progress=progress,
-    )
-    return Outcome(
-        record=to_json(found),
-        text=f"{render_tuning(found)}\n{out / TUNING}",
-        exit_code=found.exit_code,
-    )
+    try:
+        found = toolkit.tune(
+            or_default(paths),
+            runtimes=runtimes,
+            precisions=precisions,
+            checkpoint=checkpoint,
+            data=data,
+            batch_size=batch_size,
+            threads=threads,
+            constraints=toolkit.Constraints(
+                max_flips=max_flips,
+                max_accuracy_drop=max_accuracy_drop,
+                max_latency_s=None if max_latency_ms is None else max_latency_ms / 1e3,
+                max_size_bytes=None if max_size_mb is None else max_size_mb * 1e6,
+            ),
+            quick=quick,
+            out=out,
+            timeout_s=timeout_s,
+            model=model,
+            trust=trust,
+            progress=progress,
+        )
+    except toolkit.Interrupted as stop:
+        return interrupted_outcome(stop, _outcome(stop.results))
+    outcome = _outcome(found)
+    return replace(outcome, text=f"{outcome.text}\n{out / TUNING}")
+
+
+def _outcome(found: Tuning) -> Outcome:
+    from toolkit.schema import to_json
+
+    return Outcome(record=to_json(found), text=str(found), exit_code=found.exit_code)

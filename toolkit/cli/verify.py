@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.options import checkpoint_option, gates_options, paths_argument, session_options
+from toolkit.cli.options import (
+    checkpoint_option,
+    gates_options,
+    out_option,
+    paths_argument,
+    quick_option,
+    session_options,
+)
 from toolkit.cli.outcome import Outcome, outcome_of
-from toolkit.cli.shared import or_default, results_outcome, take
+from toolkit.cli.shared import interrupted_outcome, or_default, results_outcome, take
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
     "that it did not sign is refused. Needs the extra 'signing'.",
 )
 @gates_options
+@quick_option
+@out_option
 @session_options
 @outcome_of
 def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Outcome:
@@ -35,11 +44,14 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
     """
     import toolkit
 
-    results = toolkit.verify(
-        or_default(paths),
-        gates=take(toolkit.GateSettings, options),
-        session=take(toolkit.SessionOptions, options),
-        **options,
-        progress=progress,
-    )
+    try:
+        results = toolkit.verify(
+            or_default(paths),
+            gates=take(toolkit.GateSettings, options),
+            session=take(toolkit.SessionOptions, options),
+            **options,
+            progress=progress,
+        )
+    except toolkit.Interrupted as stop:
+        return interrupted_outcome(stop, results_outcome(stop.results))
     return results_outcome(results)

@@ -14,7 +14,7 @@ from toolkit.comparison.regressions import Finding, Pair, find_regressions
 from toolkit.errors import SettingError, ToolkitError
 from toolkit.report.labels import distinct, facts_of
 from toolkit.schema import (
-    NULL,
+    NO_OP,
     ComparedRow,
     Comparison,
     Interval,
@@ -121,8 +121,8 @@ def _judge(
 
 
 def _measured(which: str, results: Results) -> list[Measurement]:
-    """Return the measurements of one run without the null runtime; raise if there are none."""
-    rows = [row for row in results.measurements if row.runtime != NULL]
+    """Return the measurements of one run without the no-op runtime; raise if there are none."""
+    rows = [row for row in results.measurements if row.runtime != NO_OP]
     if not rows:
         held = ", parity reports only" if results.parity else ""
         held = ", MLPerf scenarios only" if results.scenarios else held

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import mean, median
 
 from toolkit.schema import (
+    NO_OP,
     MachineWarning,
     Measurement,
     Round,
@@ -23,7 +24,7 @@ _CACHED = 1.25  # a cache saves more; repeating one batch in the processor's cac
 
 def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
     """Return reasons not to trust measured speeds; one warning per kind."""
-    real = [row for row in rows if row.runtime != "null" and row.status == "measured"]
+    real = [row for row in rows if row.runtime != NO_OP and row.status == "measured"]
     found = (
         *(_wide(real), _unsteady(real), _gpu_clock(real), _gpu_slowed(real)),
         *(_paged(real), _cached(real)),

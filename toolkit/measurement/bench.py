@@ -14,13 +14,15 @@ from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.conclusions import conclude
 from toolkit.measurement.passes import Passes, Tally
-from toolkit.measurement.plan import Plan
+from toolkit.measurement.plan import Plan, plan_of
+from toolkit.paths import Paths, StrPath, as_paths, optional_path
+from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
-from toolkit.results import refuse_to_mix, start_results, write_folder
+from toolkit.results import refuse_to_mix, start_results, words_after_interruption, write_folder
 from toolkit.schema import Configuration, Limits, Results, Settings
 from toolkit.sessions.candidates import (
     EAGER,
-    NULL,
+    NO_OP,
     Candidate,
     Subject,
     checkpoint_candidate,
@@ -29,28 +31,29 @@ from toolkit.sessions.candidates import (
     subject_of,
 )
 from toolkit.sessions.remote import RemoteSession
-from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, find_runtime
+from toolkit.sessions.runtimes import CHECKPOINT_FORMAT, find_runtime, runtime_names
 from toolkit.settings import SessionOptions, make_grid
 from toolkit.timing import DISTINCT_BATCHES
 
 
 def bench(
-    paths: Sequence[Path],
+    paths: Paths,
     *,
-    runtimes: Sequence[str] = (),
-    checkpoint: Path | None = None,
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    checkpoint: StrPath | None = None,
+    data: StrPath | None = None,
     session: SessionOptions | None = None,
     tuned: Configuration | None = None,
     sweep: Mapping[str, Sequence[int]] | None = None,
     plan: Plan | None = None,
+    quick: bool = False,
     baseline: str | None = None,
-    out: Path | None = None,
+    out: StrPath | None = None,
     model: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
 ) -> Results:
-    """Measure throughput and latency of artifacts, with the null runtime for comparison.
+    """Measure throughput and latency of artifacts, with the no-op runtime for comparison.
 
     Args:
         paths: Export folders or artifact files, all of one checkpoint.
@@ -65,6 +68,8 @@ def bench(
         sweep: Values of `batch-size`, `threads` and `streams` to measure in every combination; they
             replace the values in `session`.
         plan: How long to measure; None is `Plan()`.
+        quick: Measure for a shorter time, in fewer processes. Intervals are wider, and smaller
+            differences stay undecided.
         baseline: Runtime to compare the others with; None is `eager` if it is measured.
         out: Folder for `results.json`, `.md` and `.csv`, written after each pass; None writes none.
         model: The model factory to trust, if it is not part of the toolkit.
@@ -78,7 +83,16 @@ def bench(
         ToolkitError: Bad input.
         Interrupted: Ctrl-C after the first round; it carries the results so far.
     """
+    paths, checkpoint = as_paths(paths), optional_path(checkpoint, "checkpoint")
+    data, out = optional_path(data, "data"), optional_path(out, "out")
+    runtimes = runtime_names(runtimes)
     options = session or SessionOptions()
+    work = Bench(
+        plan=plan_of(plan, quick=quick),
+        baseline=None if baseline is None else find_runtime(baseline).name,
+        timeout_s=options.timeout_s,
+        progress=progress,
+    )
     if tuned is not None:
         options, sweep = _options_of(tuned, options), None
         runtimes = list(dict.fromkeys([EAGER, tuned.runtime]))
@@ -90,11 +104,8 @@ def bench(
     candidates = [
         candidate
         for settings in grid.settings
-        for candidate in with_null(find_candidates(subject, runtimes, settings), subject, settings)
+        for candidate in with_no_op(find_candidates(subject, runtimes, settings), subject, settings)
     ]
-    work = Bench(
-        plan=plan or Plan(), baseline=baseline, timeout_s=options.timeout_s, progress=progress
-    )
     work.check_baseline(candidates)
     dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
     tallies = [
@@ -105,7 +116,8 @@ def bench(
     with locked_folder(out) if out is not None else nullcontext():
         if out is not None:
             refuse_to_mix(out)
-        started = work.with_capacity(start_results(subject, dataset), candidates, subject)
+        started = replace(start_results(subject, dataset), quick=quick)
+        started = work.with_capacity(started, candidates, subject)
         return work.measure(tallies, dataset, started, out=out)
 
 
@@ -151,13 +163,13 @@ def tuned_subject(
     )
 
 
-def with_null(
+def with_no_op(
     candidates: Sequence[Candidate], subject: Subject, settings: Settings
 ) -> list[Candidate]:
-    """Return the candidates, followed by the null runtime, which shows the overhead of the
+    """Return the candidates, followed by the no-op runtime, which shows the overhead of the
     harness."""
-    others = [each for each in candidates if each.runtime.name != NULL]
-    return [*others, checkpoint_candidate(subject, NULL, settings)]
+    others = [each for each in candidates if each.runtime.name != NO_OP]
+    return [*others, checkpoint_candidate(subject, NO_OP, settings)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +182,13 @@ class Bench:
     progress: Progress = silent
 
     def check_baseline(self, candidates: Sequence[Candidate]) -> None:
-        """Raise UnknownNameError or SettingError unless the baseline is measured."""
-        if self.baseline is None:
+        """Raise SettingError unless the baseline is measured."""
+        name = self.baseline
+        if name is None:
             return
-        name = find_runtime(self.baseline).name
         known = list(dict.fromkeys(each.runtime.name for each in candidates))
-        if name not in known or name == NULL:
-            others = ", ".join(each for each in known if each != NULL)
+        if name not in known or name == NO_OP:
+            others = ", ".join(each for each in known if each != NO_OP)
             raise SettingError(f"--baseline {name} is not measured; expected one of {others}")
 
     def with_capacity(
@@ -239,7 +251,10 @@ class Bench:
         except KeyboardInterrupt as stop:
             if not passes.has_rounds:
                 raise
-            raise Interrupted(write(interrupted=True)) from stop
+            done = count_of(sum(bool(each.passes) for each in tallies), "row")
+            done = f"{done} measured for a part of the time"
+            advice = words_after_interruption(done, out, "starts with the first pass")
+            raise Interrupted(write(interrupted=True), advice) from stop
         if not any((row.limit_share or 0) > 1 for row in measured.measurements):
             return measured
         results = replace(results, limits=_measured_again(results.limits))

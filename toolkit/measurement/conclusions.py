@@ -14,7 +14,7 @@ from toolkit.machine.speed_warnings import judge_speeds
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.report.labels import distinct, facts_of
 from toolkit.schema import Interval, Limits, MachineWarning, Measurement, Rank, Results, Status
-from toolkit.sessions.candidates import EAGER, NULL
+from toolkit.sessions.candidates import EAGER, NO_OP
 from toolkit.statistics.ranking import rank
 from toolkit.statistics.speeds import (
     call_outliers,
@@ -86,7 +86,7 @@ def distinct_names(tallies: Sequence[Tally]) -> list[str]:
 
 def _default_baseline(tallies: Sequence[Tally]) -> str | None:
     """Return the default baseline; None if there is nothing to compare."""
-    known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NULL]
+    known = [name for tally in tallies if (name := tally.candidate.runtime.name) != NO_OP]
     if len(known) < 2:
         return None
     return EAGER if EAGER in known else known[0]
@@ -98,7 +98,7 @@ def _baseline_of(tally: Tally, tallies: Sequence[Tally], baseline: str | None) -
     same = [
         other
         for other in tallies
-        if other.candidate.runtime.name != NULL and other.table == tally.table
+        if other.candidate.runtime.name != NO_OP and other.table == tally.table
     ]
     found = [other for other in same if other.candidate.runtime.name == baseline]
     return found[0] if found and len(same) > 1 else None
@@ -108,7 +108,7 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
     """Return the row; a failed one keeps its rounds but claims nothing."""
     candidate, passes, failure = tally.candidate, tally.passes, tally.failure
     artifact = candidate.source.artifact
-    speed, real = tally.throughput(), candidate.runtime.name != NULL
+    speed, real = tally.throughput(), candidate.runtime.name != NO_OP
     status, reason = _status(tally)
     return Measurement(
         name=name,
@@ -181,7 +181,7 @@ def _limit_of(tally: Tally, limits: Limits) -> float | None:
 
 def _ranking(rows: Sequence[Measurement]) -> tuple[Rank, ...]:
     """Return ranks among candidates with the same batch size and settings."""
-    real = [row for row in rows if row.runtime != NULL and row.status == "measured"]
+    real = [row for row in rows if row.runtime != NO_OP and row.status == "measured"]
     ranks: list[Rank] = []
     for table in dict.fromkeys((row.settings, row.batch_size) for row in real):
         same = [row for row in real if (row.settings, row.batch_size) == table]

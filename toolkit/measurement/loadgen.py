@@ -19,8 +19,10 @@ from toolkit.machine.interference import LoadWatch, combined
 from toolkit.measurement.conclusions import distinct_names
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import check_times
+from toolkit.paths import Paths, StrPath, as_paths, optional_path
+from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
-from toolkit.results import refuse_to_mix, start_results, write_folder
+from toolkit.results import refuse_to_mix, start_results, words_after_interruption, write_folder
 from toolkit.schema import (
     Interference,
     Results,
@@ -32,6 +34,7 @@ from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.loadgen import require_loadgen
 from toolkit.sessions.loadgen_log import LoadResult
 from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.runtimes import runtime_names
 from toolkit.settings import SessionOptions, check_positive
 
 DEFAULT_TIME_S = 10.0  # an acceptable wait; MLPerf requires 600 s
@@ -42,18 +45,18 @@ _MOST_BYTES = 256 * 1024**2
 
 
 def loadgen(
-    paths: Sequence[Path],
+    paths: Paths,
     *,
     scenario: ScenarioName,
-    runtimes: Sequence[str] = (),
-    checkpoint: Path | None = None,
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    checkpoint: StrPath | None = None,
+    data: StrPath | None = None,
     session: SessionOptions | None = None,
     min_time_s: float = DEFAULT_TIME_S,
     max_time_s: float = 300.0,
     target_qps: float | None = None,
     latency_bound_s: float | None = None,
-    out: Path | None = None,
+    out: StrPath | None = None,
     model: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
@@ -84,6 +87,9 @@ def loadgen(
         ToolkitError: Bad input.
         Interrupted: Ctrl-C after the first report; it carries the results so far.
     """
+    paths, checkpoint = as_paths(paths), optional_path(checkpoint, "checkpoint")
+    data, out = optional_path(data, "data"), optional_path(out, "out")
+    runtimes = runtime_names(runtimes)
     options = session or SessionOptions()
     check_scenario(
         scenario,
@@ -199,7 +205,9 @@ class Scenarios:
             results = replace(results, interrupted=True)
             if out is not None:
                 write_folder(out, results)
-            raise Interrupted(results) from stop
+            done = f"{len(results.scenarios)} of {count_of(total, 'row')} finished"
+            advice = words_after_interruption(done, out, "starts with the first row")
+            raise Interrupted(results, advice) from stop
         return results
 
     def report(self, name: str, candidate: Candidate, images: NDArray[np.uint8]) -> ScenarioReport:

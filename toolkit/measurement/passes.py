@@ -26,7 +26,7 @@ from toolkit.measurement.allowance import Allowance
 from toolkit.measurement.plan import Plan
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import Attestation, Interference, Interval, Pass, Round, Settings, WarmUp
-from toolkit.sessions.candidates import NULL, Candidate
+from toolkit.sessions.candidates import NO_OP, Candidate
 from toolkit.sessions.remote import RemoteSession
 from toolkit.statistics.samples import STEADY_VALUES, steady
 from toolkit.statistics.speeds import throughput
@@ -37,7 +37,7 @@ _WARM_UP_LIMIT_S = 0.5
 _GPU_WARM_UP_LIMIT_S = 2.0  # an idle GPU needs a second to reach its clock
 _LEAST_WARM_UP_ROUNDS = 3
 _MOST_CALLS = 20_000  # a round of a session that answers within 5 µs is shorter than planned
-_MOST_NULL_CALLS = 1000  # half a millisecond is enough to know its time
+_MOST_NO_OP_CALLS = 1000  # half a millisecond is enough to know its time
 
 
 @dataclass(kw_only=True)
@@ -124,7 +124,7 @@ class Passes:
 
     def _enough(self, passes: int) -> bool:
         alive = [tally for tally in self.tallies if tally.failure is None]
-        real = [tally for tally in alive if tally.candidate.runtime.name != NULL]
+        real = [tally for tally in alive if tally.candidate.runtime.name != NO_OP]
         speeds = (tally.throughput() for tally in real)
         return not alive or self.plan.enough(passes, [each for each in speeds if each is not None])
 
@@ -234,8 +234,8 @@ class _Turn:
         speed sets the number of calls per round. On a GPU, the clock must be steady too, which may
         take up to two seconds."""
         tally, batch_size = self.tally, self.tally.batch_size
-        null = tally.candidate.runtime.name == NULL
-        most = _MOST_NULL_CALLS if null else _MOST_CALLS
+        no_op = tally.candidate.runtime.name == NO_OP
+        most = _MOST_NO_OP_CALLS if no_op else _MOST_CALLS
 
         def step() -> None:
             logits = self.session.prepare(images, batch_size=batch_size, expected=tally.logits)
@@ -247,7 +247,7 @@ class _Turn:
             limit_s = _GPU_WARM_UP_LIMIT_S if clocks_hz else _WARM_UP_LIMIT_S
             while len(speeds) <= _LEAST_WARM_UP_ROUNDS or not (
                 (steady(speeds[1:]) and (not clocks_hz or steady(clocks_hz)))
-                or null
+                or no_op
                 or watch.elapsed_s() > limit_s
             ):
                 last = self.session.measure(calls=per_round)

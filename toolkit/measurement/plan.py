@@ -88,3 +88,18 @@ def check_times(min_time_s: float, max_time_s: float) -> None:
         raise SettingError(
             f"--min-time {min_time_s:g} is more than --max-time {max_time_s:g}; raise --max-time"
         )
+
+
+QUICK = Plan(min_time_s=0.9, min_rounds=9, passes=3)
+"""For a quick look: intervals are wide, and small differences stay undecided."""
+
+
+def plan_of(plan: Plan | None, *, quick: bool) -> Plan:
+    """Return the plan to use.
+
+    Raises:
+        SettingError: A quick run has its own plan, but another one is given.
+    """
+    if quick and plan is not None:
+        raise SettingError("--quick sets how long to measure; remove it, or the plan")
+    return plan or (QUICK if quick else Plan())

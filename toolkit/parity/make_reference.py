@@ -37,15 +37,15 @@ from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
-from toolkit.sessions.predictions import predict_all
+from toolkit.sessions.predictions import ImageCounter, predict_all
 from toolkit.sessions.remote import RemoteSession
 
-_VERSION = 2  # of the content, and of how it is computed
+_VERSION = 3  # of the content, and of how it is computed
 _BATCH_SIZE = 50  # float64 intermediates of 100 images do not fit into a small CPU's caches
 _OTHER_BATCH_SIZE = 7
 _SAMPLED_IMAGES = 500
-_FLOAT32_BATCH_SIZES = (100, 33)  # for all images, with all threads and with one
-_SAMPLED_BATCH_SIZES = (1, 7)
+_FLOAT32_BATCH_SIZE = 100
+_LEAST_SINGLE = 20  # images that are computed one at a time, in one thread
 _KEPT_SAMPLE_IMAGES = 50
 _KEPT_BYTES = 512 << 20
 _SAME: dict[Precision, float] = {"fp64": 1e-9, "fp32": 1e-4}  # relative to the scale of the logits
@@ -121,28 +121,52 @@ class ReferenceMaker:
             label = f"reference {precision}"
             found = predict_all(session, self.dataset, _BATCH_SIZE, label, self.progress)
             logits = np.asarray(found, np.float64)
-            of_special = np.asarray(_predict(session, special, _BATCH_SIZE), np.float64)
             self._refuse_unfit(logits)
+            of_special = np.asarray(_predict(session, special, _BATCH_SIZE), np.float64)
             again = self._again(session, images, np.concatenate([logits[sample], of_special]))
-        runs: list[NDArray[np.floating]] = [_placed(again[: len(sample)], sample, len(logits))]
-        special_runs: list[NDArray[np.floating]] = [again[len(sample) :]]
-        for number, threads in enumerate((self.settings.threads, 1)):
-            with self._session("fp32", threads) as session:
-                size = _FLOAT32_BATCH_SIZES[number]
-                runs.append(predict_all(session, self.dataset, size, "noise floor", self.progress))
-                special_runs.append(_predict(session, special, size))
-                for size in _SAMPLED_BATCH_SIZES:
-                    found = _predict(session, images, size)
-                    runs.append(_placed(found[: len(sample)], sample, len(logits)))
-                    special_runs.append(found[len(sample) :])
+        count = len(logits)
+        rows = np.concatenate([sample, np.arange(count, count + len(special))])
+        runs = [
+            _placed(again, rows, count + len(special)),
+            *self._float32_runs(images, special, rows),
+        ]
         data = Reference(
             logits=logits,
             labels=self.dataset.labels,
-            floors=noise_floors(logits, runs),
+            floors=noise_floors(logits, [run[:count] for run in runs]),
             precision=precision,
         )
         self._refuse_noise(data)
-        return _with_fit_special_images(data, special, of_special, special_runs)
+        return _with_fit_special_images(data, special, of_special, [run[count:] for run in runs])
+
+    def _float32_runs(
+        self, images: NDArray[np.uint8], special: NDArray[np.uint8], rows: NDArray[np.intp]
+    ) -> list[NDArray[np.floating]]:
+        """Return float32 logits of the data set and the special images after it, `[N+P,K]`: all of
+        them; the sampled ones in small batches; and some one at a time, in one thread. `images` are
+        the sampled and the special ones, `rows` their places. Rows that were not computed are NaN.
+
+        A float32 product costs at most half of a float64 one, but one thread occupies the machine
+        as long as all of them would. With so few images in one thread, all this takes no longer
+        than the float64 logits.
+        """
+        settings, count = self.settings, len(self.dataset)
+        affordable = (count + len(images) + len(special)) // settings.threads
+        few = _spread(len(images), max(_LEAST_SINGLE, affordable))
+        total = count + len(special) + len(images) + len(few)
+        counter = ImageCounter("noise floor", total, self.progress)
+        with self._session("fp32", settings.threads) as session:
+            whole = counter.predict(session, self.dataset.images, _FLOAT32_BATCH_SIZE)
+            more = counter.predict(session, special, _FLOAT32_BATCH_SIZE)
+            small = counter.predict(session, images, _OTHER_BATCH_SIZE)
+        with self._session("fp32", 1) as session:
+            single = counter.predict(session, images[few], 1)
+        size = count + len(special)
+        return [
+            np.concatenate([whole, more]),
+            _placed(small, rows, size),
+            _placed(single, rows[few], size),
+        ]
 
     def _refuse_unfit(self, logits: NDArray[np.float64]) -> None:
         """Raise CheckpointError if NaN or infinity makes predictions meaningless. Minus infinity is
@@ -168,7 +192,8 @@ class ReferenceMaker:
 
         def shuffled() -> NDArray[np.float64]:
             found = np.empty_like(first)
-            found[order] = _predict(session, images[order], _OTHER_BATCH_SIZE)
+            counter = ImageCounter("reference in other batches", len(images), self.progress)
+            found[order] = counter.predict(session, images[order], _OTHER_BATCH_SIZE)
             return found
 
         second = shuffled()

@@ -83,7 +83,7 @@ class SecondLook:
             if size not in sizes and (size > batch_size or size > len(self.dataset)):
                 sizes[size] = size
         for size, count in sizes.items():
-            indices = np.resize(order, count)
+            indices = np.resize(order, _shown(count, size, len(self.dataset)))
             yield _Feed(
                 name="one image at a time" if size == 1 else f"batches of {size}",
                 images=self.dataset.images[indices],
@@ -108,6 +108,15 @@ class SecondLook:
             reference=self.references.data.rows(again),
             indices=again,
         )
+
+
+def _shown(count: int, size: int, images: int) -> int:
+    """Return how many images to show in batches of `size`. Showing the few images of a small data
+    set again and again shows nothing new: one full batch and a ragged end are enough."""
+    least = max(images, size + size // 2)
+    if count <= least:
+        return count
+    return least - (size > 1 and least % size == 0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.artifacts.signing import check_signatures
 from toolkit.data import load_dataset
+from toolkit.data.sample import draw_sample
+from toolkit.errors import Interrupted
+from toolkit.files.locks import locked_folder
 from toolkit.machine.fitness import judge_artifacts
-from toolkit.parity.check import ParityCheck
+from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.report.progress import Progress, silent
-from toolkit.results import start_results
-from toolkit.schema import Results
-from toolkit.sessions.candidates import find_candidates, find_subject
+from toolkit.paths import Paths, StrPath, as_paths, optional_path
+from toolkit.report.labels import count_of
+from toolkit.report.parity import row_name, status_text
+from toolkit.report.progress import Progress, silent, tell_finished
+from toolkit.results import (
+    refuse_to_mix,
+    start_results,
+    words_after_interruption,
+    write_folder,
+)
+from toolkit.schema import ParityReport, Results
+from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.remote import open_sessions
+from toolkit.sessions.runtimes import runtime_names
 from toolkit.settings import SessionOptions
+from toolkit.timing import Stopwatch
 
 
 def verify(
-    paths: Sequence[Path],
+    paths: Paths,
     *,
-    runtimes: Sequence[str] = (),
-    checkpoint: Path | None = None,
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    checkpoint: StrPath | None = None,
+    data: StrPath | None = None,
     session: SessionOptions | None = None,
     gates: GateSettings | None = None,
-    key: Path | None = None,
+    quick: bool = False,
+    key: StrPath | None = None,
+    out: StrPath | None = None,
     model: str | None = None,
     trust: bool = False,
     progress: Progress = silent,
@@ -43,7 +62,10 @@ def verify(
         data: The data set; None is the bundled MNIST.
         session: How sessions run; None uses the defaults of `SessionOptions`.
         gates: Limits that a row must keep to pass; None uses the defaults of each precision.
+        quick: Compare only 500 test images, drawn at random. What so few cannot show stays
+            undecided.
         key: A public key in PEM that must have signed the folders; None checks no signature.
+        out: Folder for `results.json`, `.md` and `.csv`, written after each row; None writes none.
         model: The model factory to trust, if it is not part of the toolkit.
         trust: Trust all programs among the artifacts, and the model factory.
         progress: Receives the progress of each candidate.
@@ -54,7 +76,12 @@ def verify(
     Raises:
         ToolkitError: Bad input, a program that is not trusted, or the float64 reference itself
             could not be computed.
+        Interrupted: Ctrl-C after the first row; it carries the results so far.
     """
+    paths, checkpoint = as_paths(paths), optional_path(checkpoint, "checkpoint")
+    data, out = optional_path(data, "data"), optional_path(out, "out")
+    key = optional_path(key, "key")
+    runtimes = runtime_names(runtimes)
     options = session or SessionOptions()
     settings = options.settings
     check = ParityCheck(
@@ -67,16 +94,71 @@ def verify(
     subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
     candidates = find_candidates(subject, runtimes, settings)
     dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
-    # Before the work, so that its own load is not recorded.
-    results = start_results(subject, dataset)
-    refuse_overlap(results.artifacts, dataset)
-    basis = check.basis(subject, dataset, settings)
-    rows = []
-    with open_sessions(
-        candidates, batch_size=options.batch_size, timeout_s=options.timeout_s
-    ) as sessions:
-        for each in sessions:
-            with each:  # one worker at a time, so that each has the machine to itself
-                rows.append(check.judge(each, basis)[0])
-    warnings = judge_artifacts(results.environment, [item.source.artifact for item in candidates])
-    return replace(results, parity=tuple(rows), warnings=warnings, signed_by=signed_by)
+    places = np.arange(len(dataset))
+    if quick:
+        dataset, places = draw_sample(dataset)
+    with locked_folder(out) if out is not None else nullcontext():
+        if out is not None:
+            refuse_to_mix(out)
+        # Before the work, so that its own load is not recorded.
+        results = start_results(subject, dataset)
+        results = replace(results, quick=quick, signed_by=signed_by)
+        refuse_overlap(results.artifacts, dataset)
+        basis = check.basis(subject, dataset, settings)
+        return _verify_all(candidates, basis, results, check, places=places, out=out)
+
+
+def _verify_all(
+    candidates: Sequence[Candidate],
+    basis: Basis,
+    results: Results,
+    check: ParityCheck,
+    *,
+    places: NDArray[np.intp],
+    out: Path | None,
+) -> Results:
+    """Return `results` with a row for each candidate. Write them to `out` after each row.
+
+    `places` are the positions of the images in the whole test set, for the numbers of images.
+
+    Raises:
+        Interrupted: Ctrl-C after the first row.
+    """
+    artifacts = [item.source.artifact for item in candidates]
+    results = replace(results, warnings=judge_artifacts(results.environment, artifacts))
+    try:
+        with open_sessions(
+            candidates, batch_size=check.batch_size, timeout_s=check.timeout_s
+        ) as sessions:
+            for each in sessions:
+                with each:  # one worker at a time, so that each has the machine to itself
+                    watch = Stopwatch()
+                    row = _renumbered(check.judge(each, basis)[0], places)
+                results = replace(results, parity=(*results.parity, row))
+                if out is not None:
+                    write_folder(out, results)
+                outcome = status_text(row.status, row.reason)
+                tell_finished(check.progress, row_name(row), outcome, watch.elapsed_s())
+    except KeyboardInterrupt as stop:
+        if not results.parity:
+            raise
+        results = replace(results, interrupted=True)
+        if out is not None:
+            write_folder(out, results)
+        done = len(results.parity)
+        advice = words_after_interruption(
+            f"{done} of {count_of(len(candidates), 'row')} {'is' if done == 1 else 'are'} finished",
+            out,
+            "starts with the first row, but its reference is kept",
+        )
+        raise Interrupted(results, advice) from stop
+    return results
+
+
+def _renumbered(report: ParityReport, places: NDArray[np.intp]) -> ParityReport:
+    """Return a report whose images have the numbers that they have in the whole test set."""
+    return replace(
+        report,
+        flipped=tuple(replace(each, index=int(places[each.index])) for each in report.flipped),
+        worst=tuple(replace(each, index=int(places[each.index])) for each in report.worst),
+    )

@@ -5,14 +5,14 @@ In: results. Out: rows of text cells, shared by the table and Markdown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from toolkit.report.numbers import interval_text
 from toolkit.report.parity import parity_text, status_text
 from toolkit.schema import (
     EXACT_PRECISIONS,
-    NULL,
+    NO_OP,
     Measurement,
     ParityReport,
     Rank,
@@ -41,7 +41,8 @@ class Column:
     """A heading, and how a row fills its cells. Columns that no row fills are left out.
 
     If a terminal is too narrow, columns with the highest `rank` are dropped first; 0 always stays.
-    A column with `varies` is left out if all rows have the same value.
+    A column with `varies` is left out if all rows have the same value. A column with `identifies`
+    says which candidate a row is about: it stays if rows could not be told apart without it.
     """
 
     heading: str
@@ -49,6 +50,7 @@ class Column:
     numeric: bool = True
     rank: int = 0
     varies: bool = False
+    identifies: bool = False
 
 
 def summarise(results: Results) -> list[SummaryRow]:
@@ -104,6 +106,24 @@ def filled_columns(rows: list[SummaryRow]) -> list[Column]:
     return [column for column, cells in found.items() if len(cells) > column.varies]
 
 
+def droppable(columns: Sequence[Column], rows: Sequence[SummaryRow]) -> Column | None:
+    """Return the column to leave out first if a table is too wide; None if all must stay: the
+    important ones, and those that tell two rows apart."""
+
+    def kinds(identifying: Sequence[Column]) -> int:
+        return len({tuple(column.cell(row) for column in identifying) for row in rows})
+
+    identifying = [column for column in columns if column.identifies]
+    told_apart = kinds(identifying)
+    for column in sorted(columns, key=lambda each: -each.rank):
+        if column.rank == 0:
+            return None
+        others = [each for each in identifying if each is not column]
+        if not column.identifies or kinds(others) == told_apart:
+            return column
+    return None
+
+
 def _key(row: ParityReport | Measurement) -> _Key:
     return row.runtime, row.format, row.precision, row.artifact_sha256
 
@@ -136,7 +156,7 @@ def _in_floors(row: ParityReport) -> str:
 
 
 def _speed(row: Measurement) -> str:
-    if row.runtime == NULL and row.status == "measured":
+    if row.runtime == NO_OP and row.status == "measured":
         return "—"  # it computes nothing, so it has no throughput; see its latency
     if row.images_per_s is None:
         return status_text(row.status, row.reason)
@@ -172,10 +192,19 @@ def _outliers(row: Measurement) -> str:
 
 
 COLUMNS = (
-    Column(heading="runtime", cell=lambda row: row.runtime, numeric=False),
-    Column(heading="format", rank=2, cell=lambda row: row.format, numeric=False),
-    Column(heading="precision", rank=1, cell=lambda row: row.precision, numeric=False),
-    Column(heading="file", rank=1, cell=lambda row: row.file or "", numeric=False, varies=True),
+    Column(heading="runtime", cell=lambda row: row.runtime, numeric=False, identifies=True),
+    Column(heading="format", rank=2, cell=lambda row: row.format, numeric=False, identifies=True),
+    Column(
+        heading="precision", rank=1, cell=lambda row: row.precision, numeric=False, identifies=True
+    ),
+    Column(
+        heading="file",
+        rank=1,
+        cell=lambda row: row.file or "",
+        numeric=False,
+        varies=True,
+        identifies=True,
+    ),
     Column(
         heading="parity",
         cell=_parity(parity_text),
@@ -190,18 +219,26 @@ COLUMNS = (
         heading="max diff", rank=1, cell=_parity(lambda row: _number(row.max_abs_diff, "{:.1e}"))
     ),
     Column(heading="in floors", rank=2, cell=_parity(_in_floors)),
-    Column(heading="batch", cell=_measured(lambda row: str(row.batch_size)), rank=1, varies=True),
+    Column(
+        heading="batch",
+        cell=_measured(lambda row: str(row.batch_size)),
+        rank=1,
+        varies=True,
+        identifies=True,
+    ),
     Column(
         heading="threads",
         cell=_measured(lambda row: str(row.settings.threads)),
         rank=1,
         varies=True,
+        identifies=True,
     ),
     Column(
         heading="streams",
         cell=_measured(lambda row: str(row.settings.streams)),
         rank=1,
         varies=True,
+        identifies=True,
     ),
     Column(heading="place", cell=lambda row: row.place or "", rank=3),
     Column(heading="images/s [95 %]", cell=_measured(_speed)),

@@ -24,18 +24,23 @@ _HEADINGS: dict[str, Callable[[ComparedRow], str]] = {
 
 def render_comparison(comparison: Comparison) -> str:
     """Return the table, the notes, and whether anything became slower."""
+    headings, rows, numeric = comparison_cells(comparison)
+    return "\n".join([aligned(headings, rows, numeric=numeric), *comparison_notes(comparison)])
+
+
+def comparison_cells(comparison: Comparison) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Return headings, the cells of each row, and which columns are numeric."""
     shown = [
         heading
         for heading in _HEADINGS
         if heading != "to other rows [95 %]" or comparison.common is not None
     ]
     rows = [[_HEADINGS[heading](row) for heading in shown] for row in comparison.rows]
-    table = aligned(shown, rows, numeric=[heading.endswith("]") for heading in shown])
-    return "\n".join([table, *_notes(comparison), _closing(comparison)])
+    return shown, rows, [heading.endswith("]") for heading in shown]
 
 
-def _notes(comparison: Comparison) -> list[str]:
-    """Return the notes, one sentence each."""
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """Return the notes, one sentence each, and at last whether anything became slower."""
     lines = [f"Old: {comparison.old_time}; new: {comparison.new_time}."]
     if comparison.machine:
         lines.append(
@@ -57,7 +62,7 @@ def _notes(comparison: Comparison) -> list[str]:
         lines.append(
             "To decide, measure both runs again, alternating between them, with no other load."
         )
-    return lines
+    return [*lines, _closing(comparison)]
 
 
 def _shared(comparison: Comparison) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from toolkit.report.columns import summarise
 from toolkit.schema import Measurement, Results
@@ -63,24 +63,28 @@ def render_csv(results: Results) -> str:
     are empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        [
-            *("runtime", "format", "precision", "artifact_sha256"),
-            *(f"parity_{name}" for name in _PARITY[:2]),
-            *_PARITY[2:],
-            *_MEASUREMENT,
-        ]
-    )
+    writer.writerow(HEADINGS)
+    writer.writerows(raw_rows(results))
+    return buffer.getvalue()
+
+
+HEADINGS = (
+    *("runtime", "format", "precision", "artifact_sha256"),
+    *(f"parity_{name}" for name in _PARITY[:2]),
+    *_PARITY[2:],
+    *_MEASUREMENT,
+)
+
+
+def raw_rows(results: Results) -> Iterator[list[object]]:
+    """Yield the values of each candidate, in the order of `HEADINGS`; None is unknown."""
     for row in summarise(results):
         some = row.parity or row.measurement
-        writer.writerow(
-            [
-                *(row.runtime, row.format, row.precision, some.artifact_sha256 if some else ""),
-                *(None if row.parity is None else getattr(row.parity, name) for name in _PARITY),
-                *(
-                    None if row.measurement is None else value(row.measurement)
-                    for value in _MEASUREMENT.values()
-                ),
-            ]
-        )
-    return buffer.getvalue()
+        yield [
+            *(row.runtime, row.format, row.precision, some.artifact_sha256 if some else ""),
+            *(None if row.parity is None else getattr(row.parity, name) for name in _PARITY),
+            *(
+                None if row.measurement is None else value(row.measurement)
+                for value in _MEASUREMENT.values()
+            ),
+        ]

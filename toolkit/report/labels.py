@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from toolkit.schema import Settings
+from toolkit.schema import DatasetRecord, Settings
 
 
 def count_of(number: int, noun: str) -> str:
     """Return `1 thread` or `2 threads`; the plural of `noun` must end in s."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def images_of(data: DatasetRecord) -> str:
+    """Return `10,000 images`, or `500 of 10,000 images` for a sample."""
+    part = (
+        f"{data.images:,}" if data.drawn_from is None else f"{data.images:,} of {data.drawn_from:,}"
+    )
+    return f"{part} images"
 
 
 def facts_of(

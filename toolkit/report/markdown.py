@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.report.columns import Column, filled_columns, summarise
+from toolkit.report.labels import images_of
 from toolkit.report.machine import machine_facts
 from toolkit.report.notes import notes
 from toolkit.report.scenario import ScenarioColumn, scenario_cells, scenario_notes
@@ -21,7 +22,7 @@ def render_markdown(results: Results) -> str:
         "",
         f"- Checkpoint `{checkpoint.name}`, sha256 `{checkpoint.sha256}`",
         f"- Data: {results.dataset.name}, {results.dataset.split} split, "
-        f"{results.dataset.images:,} images",
+        f"{images_of(results.dataset)}",
         f"- Time: {environment.time}",
         *(
             f"- {label[0].upper() + label[1:]}: {text}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from toolkit.report.labels import count_of
+from toolkit.report.labels import count_of, images_of
 from toolkit.report.parity import parity_notes
 from toolkit.schema import (
-    NULL,
+    NO_OP,
     Measurement,
     Results,
 )
@@ -28,9 +28,23 @@ def notes(results: Results) -> list[str]:
     lines += _close_calls(results)
     lines += _about_measuring(results)
     lines += [f"Warning: {each.message} → {each.action}." for each in results.warnings]
+    if results.quick:
+        lines.append(_about_quick(results))
     if results.interrupted:
         lines.append("Interrupted: these results are valid but incomplete.")
     return lines
+
+
+def _about_quick(results: Results) -> str:
+    """Return what a quick run did less of, and what it therefore does not show."""
+    done = []
+    if results.parity and results.dataset.drawn_from is not None:
+        done.append(f"{images_of(results.dataset)} were compared, and the bounds hold for these")
+    if results.measurements:
+        done.append("speeds were measured for a short time, so small differences are not decided")
+    if not done:
+        return "Quick: the test set is so small that nothing was left out."
+    return f"Quick: {'; '.join(done)}. Repeat without --quick before you decide."
 
 
 def _close_calls(results: Results) -> list[str]:
@@ -58,16 +72,16 @@ def _about_measuring(results: Results) -> list[str]:
     rows = [row for row in results.measurements if row.latency_s]
     passes = max((sum(bool(one.rounds) for one in row.passes) for row in rows), default=0)
     lines = _settings_alike(results)
-    null = next((row for row in rows if row.runtime == NULL), None)
-    real = [row.latency_at(0.5) or 0.0 for row in rows if row.runtime != NULL]
-    if null is not None and real and min(real) > 0:
-        null_s = null.latency_at(0.5) or 0.0
+    no_op = next((row for row in rows if row.runtime == NO_OP), None)
+    real = [row.latency_at(0.5) or 0.0 for row in rows if row.runtime != NO_OP]
+    if no_op is not None and real and min(real) > 0:
+        no_op_s = no_op.latency_at(0.5) or 0.0
         lines.append(
-            f"Harness: the null runtime takes {null_s * 1e6:.1f} µs per call, "
-            f"{null_s / min(real):.2%} of the fastest real runtime. Intervals are 95 %, over "
+            f"Harness: the no-op runtime takes {no_op_s * 1e6:.1f} µs per call, "
+            f"{no_op_s / min(real):.2%} of the fastest real runtime. Intervals are 95 %, over "
             f"{passes} passes of interleaved rounds; each pass uses fresh processes."
         )
-    counted = [row.outliers for row in rows if row.outliers is not None and row.runtime != NULL]
+    counted = [row.outliers for row in rows if row.outliers is not None and row.runtime != NO_OP]
     samples = sum(each.samples for each in counted)
     if samples:
         beyond = sum(each.low + each.high for each in counted)
@@ -114,7 +128,7 @@ def _about_the_gpu(rows: Sequence[Measurement]) -> list[str]:
     states = [
         state
         for row in rows
-        if row.runtime != "null"
+        if row.runtime != NO_OP
         for one in row.passes
         for each in one.rounds
         for state in each.gpu[1:-1] or each.gpu

@@ -1,6 +1,7 @@
 """Progress of slow steps: a callback, and progress bars on stderr.
 
-A step calls `progress(label, done, total, note)`; each label has one bar.
+A step calls `progress(label, done, total, note)`; each label has one bar. A step that is reported
+only once, when it is finished, gets a line instead: the rows of verify, the formats of export.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ class Progress(Protocol):
 
 def silent(label: str, done: int, total: int, note: str = "", /) -> None:
     """Ignore progress. This is the default in Python."""
+
+
+def tell_finished(progress: Progress, label: str, outcome: str, seconds: float) -> None:
+    """Report a finished row or file in one line, with the time that it took."""
+    progress(label, 1, 1, f"{outcome} ({seconds:.1f} s)")
 
 
 @contextmanager
@@ -65,6 +71,9 @@ def _picture() -> Iterator[Progress]:
     tasks = {}
 
     def show(label: str, done: int, total: int, note: str = "", /) -> None:
+        if label not in tasks and done == total:
+            picture.console.print(_line(label, done, total, note), markup=False, highlight=False)
+            return
         if label not in tasks:
             tasks[label] = picture.add_task(label, total=total, note=note)
         picture.update(tasks[label], completed=done, total=total, note=note)
@@ -77,6 +86,12 @@ def _line_printer(write: Callable[[str], object]) -> Progress:
     def show(label: str, done: int, total: int, note: str = "", /) -> None:
         if done == total:
             with suppress(OSError):  # nobody can see it; the work goes on
-                write(f"{label}: {done}/{total} {note}".rstrip() + "\n")
+                write(_line(label, done, total, note) + "\n")
 
     return show
+
+
+def _line(label: str, done: int, total: int, note: str) -> str:
+    """Return the line of a finished step. One of one needs no number."""
+    number = "" if total == 1 else f"{done}/{total}"
+    return f"{label}: {' '.join(filter(None, [number, note])) or 'done'}"

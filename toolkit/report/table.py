@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 
-from toolkit.report.columns import Column, SummaryRow, filled_columns, summarise
+from toolkit.report.columns import Column, SummaryRow, droppable, filled_columns, summarise
 from toolkit.report.notes import notes
 from toolkit.report.scenario import scenario_cells, scenario_notes
 from toolkit.schema import Results
@@ -17,14 +17,17 @@ _GUTTER = 3  # rich's padding between two columns
 
 def render_table(results: Results, *, width: int | None = None) -> str:
     """Return results as aligned text, at most `width` columns wide if possible (None: no limit).
-    The least important columns are left out and named below the table."""
+    The least important columns are left out and named below the table, but none that tells two rows
+    apart."""
     rows = summarise(results)
     if results.scenarios and not rows:
         return "\n".join([_scenario_table(results), *scenario_notes(results), *notes(results)])
     columns = filled_columns(rows)
     dropped = []
-    while width is not None and _width(columns, rows) > width and max(c.rank for c in columns) > 0:
-        last = max(columns, key=lambda column: column.rank)
+    while width is not None and _width(columns, rows) > width:
+        last = droppable(columns, rows)
+        if last is None:
+            break
         columns.remove(last)
         dropped.append(last.heading)
     text = aligned(

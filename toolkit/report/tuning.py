@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.report.labels import count_of
+from toolkit.report.labels import count_of, images_of
 from toolkit.report.numbers import interval_text
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
@@ -19,14 +19,17 @@ _HEADINGS = (
 
 def render_tuning(tuning: Tuning) -> str:
     """Return the tuning as aligned text."""
-    shown = [each for each in tuning.trials if each.stage >= FINAL_STAGE]
+    headings, rows, numeric = tuning_cells(tuning)
+    return "\n".join([aligned(headings, rows, numeric=numeric), *tuning_notes(tuning)])
+
+
+def tuning_cells(tuning: Tuning) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Return headings, the cells of the configurations that reached the end, the fastest first, and
+    which columns are numeric."""
+    shown = [each for each in tuning.trials if each.stage >= FINAL_STAGE or tuning.interrupted]
     shown.sort(key=lambda each: -each.images_per_s.value if each.images_per_s else 0.0)
-    table = aligned(
-        list(_HEADINGS),
-        [_cells(each, tuning) for each in shown],
-        numeric=[heading not in (*_HEADINGS[:4], "memory") for heading in _HEADINGS],
-    )
-    return "\n".join([table, *_notes(tuning)])
+    numeric = [heading not in (*_HEADINGS[:4], "memory") for heading in _HEADINGS]
+    return list(_HEADINGS), [_cells(each, tuning) for each in shown], numeric
 
 
 def _cells(trial: Trial, tuning: Tuning) -> list[str]:
@@ -49,7 +52,8 @@ def _cells(trial: Trial, tuning: Tuning) -> list[str]:
     ]
 
 
-def _notes(tuning: Tuning) -> list[str]:
+def tuning_notes(tuning: Tuning) -> list[str]:
+    """Return the notes below the table, one sentence each."""
     batch_size = tuning.trials[0].configuration.batch_size
     lines = [
         f"Tried {len(tuning.trials)} configurations in {tuning.wall_s:.0f} s with batches of "
@@ -76,6 +80,13 @@ def _notes(tuning: Tuning) -> list[str]:
         if each.status not in (None, "passed")
     ]
     lines += [f"Warning: {each.message} → {each.action}." for each in tuning.warnings]
+    if tuning.quick:
+        lines.append(
+            f"Quick: {images_of(tuning.dataset)} were compared, and the finalists were measured "
+            "for a short time. Repeat without --quick before you decide."
+        )
+    if tuning.interrupted:
+        lines.append("Interrupted: these results are valid but incomplete.")
     return lines
 
 

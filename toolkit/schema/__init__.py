@@ -51,7 +51,8 @@ from toolkit.schema.precisions import EXACT_PRECISIONS, EXPORTED_PRECISIONS, TRA
 from toolkit.schema.program import Program
 from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
-from toolkit.schema.session import EAGER, FLOAT32, NULL, UNKNOWN, Attestation, Evidence, Settings
+from toolkit.schema.session import EAGER, FLOAT32, NO_OP, UNKNOWN, Attestation, Evidence, Settings
+from toolkit.schema.shown import Shown
 from toolkit.schema.tuning import (
     FINAL_STAGE,
     REMEASURED_STAGE,
@@ -70,7 +71,7 @@ __all__ = [
     "FINAL_STAGE",
     "FLOAT32",
     "MANIFEST_SCHEMA_VERSION",
-    "NULL",
+    "NO_OP",
     "REMEASURED_STAGE",
     "RESULTS_SCHEMA_VERSION",
     "TRAITS",
@@ -123,6 +124,7 @@ __all__ = [
     "ScenarioReport",
     "ScenarioSettings",
     "Settings",
+    "Shown",
     "Status",
     "TrainingRecord",
     "Trial",

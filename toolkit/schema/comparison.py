@@ -9,6 +9,7 @@ from toolkit.schema.literals import Status
 from toolkit.schema.measurement import Interval
 from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
+from toolkit.schema.shown import Shown
 
 UNDECIDED = 4
 """The exit code of a comparison without a regression but with an undecided row."""
@@ -61,7 +62,7 @@ class ComparedRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Shown):
     """A new run compared with an old one.
 
     `fail_below` is the share that a loss of speed must be shown to exceed to be a regression

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.schema.shown import Shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class GpuState:
@@ -171,7 +173,7 @@ class MachineWarning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """The result of `toolkit doctor`. Without `limits`, `failure` says why they were not
     measured."""
 

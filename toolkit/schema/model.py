@@ -61,13 +61,15 @@ class ModelSpec:
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecord:
     """Identifies the images: `sha256` maps the name of each file or array to the checksum of its
-    raw bytes. `notes` say how they were read: layout, channels, bit depth, what was skipped."""
+    raw bytes. `notes` say how they were read: layout, channels, bit depth, what was skipped.
+    `drawn_from` is the number of images that `images` were drawn from; None if they are all."""
 
     name: str
     split: str
     images: int
     sha256: dict[str, str]
     notes: tuple[str, ...] = ()
+    drawn_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from toolkit.schema.measurement import Measurement, Rank
 from toolkit.schema.model import DatasetRecord, TrainingRecord
 from toolkit.schema.parity import ParityReport
 from toolkit.schema.scenario import ScenarioReport
+from toolkit.schema.shown import Shown
 
 RESULTS_SCHEMA_VERSION = 2
 
@@ -28,7 +29,7 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class Results(Shown):
     """One run of verify, bench or run. See `results.schema.json`.
 
     `flops_per_image` is counted from the checkpoint; `limits_failure` says why it or the limits are
@@ -36,7 +37,8 @@ class Results:
     is the name of the runtime that ratios refer to. `ranking` has the measured candidates, fastest
     first, grouped by batch size and settings. `scenarios` has the rows of bench with an MLPerf
     scenario, instead of measurements. `interrupted` says that the run was stopped before its end:
-    the results are valid but incomplete. `signed_by` is the fingerprint of the key whose signature
+    the results are valid but incomplete. `quick` says that it used fewer images or shorter
+    measurements than usual. `signed_by` is the fingerprint of the key whose signature
     of the artifacts verify checked; None if it checked none.
     """
 
@@ -56,6 +58,7 @@ class Results:
     baseline: str | None = None
     ranking: tuple[Rank, ...] = ()
     interrupted: bool = False
+    quick: bool = False
     signed_by: str | None = None
 
     @property

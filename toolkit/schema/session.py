@@ -39,7 +39,7 @@ Evidence = Literal["read back", "from the file", "by design", "as asked"]
 """How an attested value is known: the runtime reported it, the bytes of the artifact say it, the
 runtime has no other way to work, or nothing shows it and it is only the request."""
 
-NULL = "null"
+NO_OP = "no-op"
 """The runtime that computes nothing: its time is the harness's own cost, and it has no speed."""
 EAGER = "eager"
 """The runtime that runs the checkpoint itself: the model that all others must agree with."""

@@ -10,6 +10,7 @@ from toolkit.schema.measurement import Interval
 from toolkit.schema.model import DatasetRecord
 from toolkit.schema.precisions import Precision
 from toolkit.schema.session import Settings
+from toolkit.schema.shown import Shown
 
 TUNING_SCHEMA_VERSION = 2
 FINAL_STAGE = 3
@@ -72,8 +73,13 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """`tuning.json`: one run of tune. `baseline` and `recommended` are names of trials."""
+class Tuning(Shown):
+    """`tuning.json`: one run of tune. `baseline` and `recommended` are names of trials.
+
+    `quick` says that it compared fewer images and measured for a shorter time than usual.
+    `interrupted` says that it was stopped before its end: it has no recommendation, and `baseline`
+    is empty if it was not measured yet.
+    """
 
     schema_version: int
     environment: Environment
@@ -87,6 +93,8 @@ class Tuning:
     why: str
     confidence: str
     warnings: tuple[MachineWarning, ...] = ()
+    quick: bool = False
+    interrupted: bool = False
 
     @property
     def exit_code(self) -> int:

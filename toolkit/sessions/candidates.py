@@ -16,7 +16,7 @@ from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
 from toolkit.report.labels import count_of
 from toolkit.schema import EAGER as EAGER
-from toolkit.schema import NULL as NULL
+from toolkit.schema import NO_OP as NO_OP
 from toolkit.schema import (
     TRAITS,
     Artifact,
@@ -157,7 +157,7 @@ def subject_of(
 def choose_runtimes(
     names: Sequence[str], artifacts: Iterable[tuple[str, Precision]], device: Device
 ) -> list[Runtime]:
-    """Return the named runtimes without duplicates. `all` means all except `null` that run on
+    """Return the named runtimes without duplicates. `all` means all except `no-op` that run on
     `device` and load the checkpoint or one of the `artifacts`. No names means those that are
     installed, run here and are used by default.
 
@@ -170,7 +170,7 @@ def choose_runtimes(
     """
     checkpoint: tuple[str, Precision] = (CHECKPOINT_FORMAT, "fp32")
     kinds = [checkpoint, *artifacts]
-    real = [row for row in known_runtimes().values() if row.name != NULL]
+    real = [row for row in known_runtimes().values() if row.name != NO_OP]
 
     def loading(rows: Sequence[Runtime]) -> list[str]:
         lost = [kind for kind in kinds if not any(row.loads(*kind) for row in rows)]
@@ -249,7 +249,7 @@ def _refuse_unloadable(subject: Subject, *, named: bool) -> None:
 def checkpoint_candidate(
     subject: Subject, runtime: str, settings: Settings, *, precision: Precision = "fp32"
 ) -> Candidate:
-    """Return the checkpoint itself in a runtime that needs no artifact (`eager`, `null`)."""
+    """Return the checkpoint itself in a runtime that needs no artifact (`eager`, `no-op`)."""
     row = find_runtime(runtime)
     return _candidate(row, _checkpoint_source(subject, precision), settings, subject)
 

@@ -24,6 +24,7 @@ from toolkit.files.locks import locked_folder
 from toolkit.machine.allocator import kept_memory
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
+from toolkit.paths import StrPath, as_path, optional_path
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
@@ -54,9 +55,9 @@ __all__ = ["evaluate", "train"]
 
 def train(
     *,
-    out: Path,
+    out: StrPath,
     recipe: str | None = None,
-    data: Path | None = None,
+    data: StrPath | None = None,
     epochs: float | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -105,6 +106,7 @@ def train(
         OutputError: `out` is not writable, already holds a checkpoint or a training state, or
             another command writes to it.
     """
+    out, data = as_path(out, "out"), optional_path(data, "data")
     check_positive("--save-every", save_every_s)
     if resume and force:
         raise SettingError("--resume continues and --force starts again: use only one of them")

@@ -127,8 +127,14 @@ def require_trust(programs: Sequence[Program], *, given: bool, what: Sequence[st
         f"{first} is a program that you have not trusted{changed} (sha256 {first.sha256[:12]}): "
         f"{first.runs}{f'; {others} more like it' if others else ''}. See what would run, and "
         f"trust it if you know its author: toolkit trust {shlex.join(what)}; or trust it for this "
-        "command only with --trust"
+        f"command only with --trust{_option_of(first)}"
     )
+
+
+def _option_of(program: Program) -> str:
+    """Return the option that trusts a model factory alone; a checkpoint's arguments need more."""
+    named = program.kind == "factory" and not program.arguments
+    return f", or --model {program.name}" if named else ""
 
 
 @functools.cache  # a command may need the same program several times

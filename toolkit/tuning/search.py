@@ -5,7 +5,7 @@ In: a subject, its data, the constraints. Out: all trials and the recommendation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,15 +19,16 @@ from toolkit.machine.interference import combined
 from toolkit.machine.speed_warnings import PAGE_FAULTS
 from toolkit.measurement.conclusions import distinct_names
 from toolkit.measurement.passes import Passes, Tally
-from toolkit.measurement.plan import Plan
+from toolkit.measurement.plan import QUICK, Plan
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.report.progress import Progress
+from toolkit.report.parity import row_name, status_text
+from toolkit.report.progress import Progress, tell_finished
 from toolkit.schema import (
     EAGER,
     EXACT_PRECISIONS,
     FINAL_STAGE,
-    NULL,
+    NO_OP,
     REMEASURED_STAGE,
     TUNING_SCHEMA_VERSION,
     Constraints,
@@ -45,7 +46,7 @@ from toolkit.sessions.candidates import (
 )
 from toolkit.sessions.remote import RemoteSession
 from toolkit.statistics.speeds import page_faults
-from toolkit.timing import DISTINCT_BATCHES
+from toolkit.timing import DISTINCT_BATCHES, Stopwatch
 from toolkit.tuning.finals import choose, lead, may_be_taken
 from toolkit.tuning.trials import Entry, describe_confidence, median_call_s, trial_of
 
@@ -73,6 +74,7 @@ class Search:
     precisions: Sequence[Precision]
     wanted: Constraints
     gates: GateSettings
+    quick: bool = False
     timeout_s: float
     progress: Progress
     entries: list[Entry] = field(default_factory=list)
@@ -89,12 +91,13 @@ class Search:
         stages.append(self._measure(2, second, _SECOND))
         finalists = self._verified(second)
         baseline, last = self._with_baseline(finalists)
-        stages.append(self._measure(FINAL_STAGE, last, _LAST))
+        stages.append(self._measure(FINAL_STAGE, last, QUICK if self.quick else _LAST))
         _compare(last, baseline)
         leading = lead(finalists, self.wanted)
         if len(leading) > 1:
             afresh = [*leading, *(each for each in [baseline] if each not in leading)]
-            stages.append(self._measure(REMEASURED_STAGE, afresh, _FRESH))
+            plan = QUICK if self.quick else _FRESH
+            stages.append(self._measure(REMEASURED_STAGE, afresh, plan))
             _compare(afresh, baseline)
         warnings = (
             *(_stopped(number) for number, each in enumerate(stages, start=1) if each.stopped),
@@ -103,13 +106,24 @@ class Search:
         )
         return self._tuning(environment, warnings, baseline, leading, finalists)
 
+    def interrupted(self) -> Tuning:
+        """Return what an interrupted search has found: the configurations that were measured or
+        compared. There is no recommendation."""
+        found = [each for each in self.entries if each.report or each.tally.throughput()]
+        names = dict(zip(found, distinct_names([each.tally for each in found]), strict=True))
+        return replace(
+            self._record(describe_environment(), names),
+            why=f"interrupted in stage {max((each.stage for each in self.entries), default=1)}",
+            interrupted=True,
+        )
+
     def _in_one_thread(self, runtimes: Sequence[str]) -> tuple[list[Entry], list[Passes]]:
         """Measure all candidates that may be recommended with one thread."""
         single = Settings(threads=1)
         first = [
             self._entry(candidate)
             for candidate in find_candidates(self.subject, runtimes, single)
-            if candidate.runtime.name != NULL and self._wants(candidate)
+            if candidate.runtime.name != NO_OP and self._wants(candidate)
         ]
         return first, [self._measure(1, first, _FIRST)]
 
@@ -137,6 +151,17 @@ class Search:
         best, close, why = choose(leading, finalists, self.wanted)
         taken = len(may_be_taken(finalists, self.wanted))
         also = [names[each] for each in close]
+        return replace(
+            self._record(environment, names),
+            baseline=names[baseline],
+            recommended=None if best is None else names[best],
+            why=why,
+            confidence=describe_confidence(also, taken) if best else "",
+            warnings=warnings,
+        )
+
+    def _record(self, environment: Environment, names: Mapping[Entry, str]) -> Tuning:
+        """Return the trials of the named entries, without a conclusion."""
         return Tuning(
             schema_version=TUNING_SCHEMA_VERSION,
             environment=environment,
@@ -145,11 +170,11 @@ class Search:
             constraints=self.wanted,
             wall_s=0.0,
             trials=tuple(trial_of(name, each) for each, name in names.items()),
-            baseline=names[baseline],
-            recommended=None if best is None else names[best],
-            why=why,
-            confidence=describe_confidence(also, taken) if best else "",
-            warnings=warnings,
+            baseline="",
+            recommended=None,
+            why="",
+            confidence="",
+            quick=self.quick,
         )
 
     def _wants(self, candidate: Candidate) -> bool:
@@ -169,6 +194,7 @@ class Search:
 
     def _measure(self, number: int, entries: Sequence[Entry], plan: Plan) -> Passes:
         """Measure the entries again."""
+        before = [(entry, entry.stage, entry.tally) for entry in entries]
         for entry in entries:
             entry.stage = number
             entry.tally = Tally(
@@ -186,7 +212,15 @@ class Search:
             progress=progress,
             together=True,
         )
-        passes.run()
+        try:
+            passes.run()
+        except KeyboardInterrupt:
+            for entry, stage, tally in before:
+                if entry.tally.throughput() is None:
+                    entry.stage, entry.tally = stage, tally
+            raise
+        for name, entry in zip(distinct_names([e.tally for e in entries]), entries, strict=True):
+            self.progress(f"stage {number} {name}", 1, 1, _speed_text(entry))
         return passes
 
     def _better_half(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -234,10 +268,13 @@ class Search:
 
     def _verify(self, entry: Entry) -> None:
         """Verify all test images, with the settings of the measurement."""
+        basis, watch = self._basis, Stopwatch()
         with RemoteSession(
             entry.candidate, batch_size=self.batch_size, timeout_s=self.timeout_s
         ) as session:
-            entry.report, logits = self._check.judge(session, self._basis)
+            entry.report, logits = self._check.judge(session, basis)
+        outcome = status_text(entry.report.status, entry.report.reason)
+        tell_finished(self.progress, row_name(entry.report), outcome, watch.elapsed_s())
         rows = np.arange(DISTINCT_BATCHES * self.batch_size) % len(self.dataset)
         if logits is not None and not entry.candidate.depends_on_the_batch:
             entry.logits = logits[rows]
@@ -255,6 +292,14 @@ class Search:
     @cached_property
     def _basis(self) -> Basis:
         return self._check.basis(self.subject, self.dataset, Settings(threads=self.cores))
+
+
+def _speed_text(entry: Entry) -> str:
+    """Return the speed of an entry, or why it has none."""
+    failure, speed = entry.tally.failure, entry.tally.throughput()
+    if failure is not None:
+        return status_text(failure.status, failure.reason)
+    return "too few rounds" if speed is None else f"{speed.value:,.0f} images/s"
 
 
 def _is_exact(entry: Entry) -> bool:

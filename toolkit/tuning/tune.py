@@ -10,22 +10,25 @@ winners are measured again, because the speed that selected a winner is an overe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from toolkit.artifacts.calibration import refuse_overlap
 from toolkit.data import load_dataset
-from toolkit.errors import SettingError, UnknownNameError
+from toolkit.data.sample import draw_sample
+from toolkit.errors import Interrupted, SettingError, ToolkitError
 from toolkit.files import check_writable
 from toolkit.files.locks import locked_file
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
+from toolkit.names import known_precisions
 from toolkit.parity.gates import GateSettings
+from toolkit.paths import Paths, StrPath, as_paths, optional_path
+from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
-from toolkit.results import TUNING, write_tuning
+from toolkit.results import TUNING, read_tuning, write_tuning
 from toolkit.schema import (
-    EXPORTED_PRECISIONS,
     Constraints,
     Precision,
     Tuning,
@@ -34,23 +37,24 @@ from toolkit.sessions.candidates import (
     Subject,
     find_subject,
 )
-from toolkit.sessions.runtimes import ALL, find_runtime
+from toolkit.sessions.runtimes import ALL, find_runtime, runtime_names
 from toolkit.settings import check_batch_size, check_positive
 from toolkit.timing import Stopwatch
 from toolkit.tuning.search import Search
 
 
 def tune(
-    paths: Sequence[Path],
+    paths: Paths,
     *,
-    runtimes: Sequence[str] = (),
-    precisions: Sequence[Precision] = (),
-    checkpoint: Path | None = None,
-    data: Path | None = None,
+    runtimes: str | Sequence[str] = (),
+    precisions: str | Sequence[str] = (),
+    checkpoint: StrPath | None = None,
+    data: StrPath | None = None,
     batch_size: int = 100,
     threads: int | None = None,
     constraints: Constraints | None = None,
-    out: Path | None = None,
+    quick: bool = False,
+    out: StrPath | None = None,
     timeout_s: float = 300.0,
     model: str | None = None,
     trust: bool = False,
@@ -68,6 +72,7 @@ def tune(
         batch_size: Images per call.
         threads: Total number of threads that may work at the same time; None uses all usable cores.
         constraints: Limits that a recommendation must keep.
+        quick: Compare only 500 test images, and measure the finalists for a shorter time.
         out: Folder to write `tuning.json` to; None writes none.
         timeout_s: A worker that does not answer for this long is killed.
         model: The model factory to trust, if it is not part of the toolkit.
@@ -80,8 +85,12 @@ def tune(
     Raises:
         ToolkitError: Bad input, a program that is not trusted, or the float64 reference could not
             be computed.
+        Interrupted: Ctrl-C after the first stage; it carries the trials so far.
     """
     watch = Stopwatch()
+    paths, checkpoint = as_paths(paths), optional_path(checkpoint, "checkpoint")
+    data, out = optional_path(data, "data"), optional_path(out, "out")
+    runtimes, chosen = runtime_names(runtimes), known_precisions(precisions)
     wanted = constraints or Constraints()
     check_batch_size(batch_size)
     gates = GateSettings(max_flips=wanted.max_flips, max_accuracy_drop=wanted.max_accuracy_drop)
@@ -97,26 +106,51 @@ def tune(
         check_writable(out / TUNING)
     cores = usable_cores() if threads is None else check_threads(threads)
     subject = find_subject(paths, checkpoint=checkpoint, model=model, trust=trust)
-    subject = _only(subject, precisions)
+    subject = _only(subject, chosen)
     dataset = load_dataset("test", data, checkpoint=subject.checkpoint, progress=progress)
     refuse_overlap([stored.record for stored in subject.artifacts], dataset)
+    if quick:
+        dataset, _ = draw_sample(dataset)
     search = Search(
         subject=subject,
         dataset=dataset,
         batch_size=batch_size,
         cores=cores,
-        precisions=precisions,
+        precisions=chosen,
         wanted=wanted,
         gates=gates,
+        quick=quick,
         timeout_s=timeout_s,
         progress=progress,
     )
     with locked_file(out / TUNING) if out is not None else nullcontext():
-        found = search.run(runtimes)
+        try:
+            found = search.run(runtimes)
+        except KeyboardInterrupt as stop:
+            partial = search.interrupted()
+            if not partial.trials:
+                raise
+            partial = replace(partial, wall_s=watch.elapsed_s())
+            raise Interrupted(partial, _keep_partial(partial, out)) from stop
         tuning = replace(found, wall_s=watch.elapsed_s())
         if out is not None:
             write_tuning(out / TUNING, tuning)
         return tuning
+
+
+def _keep_partial(partial: Tuning, out: Path | None) -> str:
+    """Write an interrupted tuning, unless its file holds a recommendation of an earlier one. Return
+    what is finished, where it is, and what happens next."""
+    done = f"{count_of(len(partial.trials), 'configuration')} tried"
+    again = "the same command starts with the first stage, but its reference is kept"
+    if out is None:
+        return f"{done}; {again}"
+    place = out / TUNING
+    with suppress(ToolkitError):
+        read_tuning(place)
+        return f"{done}; {place} still holds the recommendation of an earlier run; {again}"
+    write_tuning(place, partial)
+    return f"{done} and kept in {place}, without a recommendation; {again}"
 
 
 def _refuse_devices(runtimes: Sequence[str]) -> None:
@@ -131,9 +165,6 @@ def _refuse_devices(runtimes: Sequence[str]) -> None:
 
 def _only(subject: Subject, precisions: Sequence[Precision]) -> Subject:
     """Return the subject with only the artifacts of these precisions."""
-    for each in precisions:
-        if each not in EXPORTED_PRECISIONS:
-            raise UnknownNameError("precision", each, list(EXPORTED_PRECISIONS))
     if not precisions:
         return subject
     kept = tuple(each for each in subject.artifacts if each.record.precision in precisions)

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from toolkit.errors import NotInstalled, UnknownNameError
+from toolkit.errors import NotInstalled
+from toolkit.names import ALL, known_name, known_names
 from toolkit.packages import plugin_rows, versions_of
 from toolkit.schema import ExpectedError, Isa, Precision
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-ALL = "all"
 ENTRY_POINTS = "toolkit.formats"
 UNKNOWN_CODE = "its runtime may run code from it"
 
@@ -239,23 +239,22 @@ def find_format(name: str) -> Format:
     Raises:
         UnknownNameError: No such format; the message lists the known ones.
     """
-    found = FORMATS.get(name) or known_formats().get(name)
-    if found is None:
-        raise UnknownNameError("format", name, list(known_formats()))
-    return found
+    rows = FORMATS if name in FORMATS else known_formats()
+    return rows[known_name("format", name, rows)]
 
 
-def choose_formats(names: Sequence[str]) -> list[Format]:
+def choose_formats(names: str | Sequence[str]) -> list[Format]:
     """Return the named formats without duplicates; `all` means all. No names means the default
-    formats.
+    formats. See `toolkit.names` for how names may be written.
 
     Raises:
         UnknownNameError: An unknown format.
     """
     if not names:
         return [row for row in FORMATS.values() if row.usual]
-    spread = [each for name in names for each in (known_formats() if name == ALL else [name])]
-    return [find_format(name) for name in dict.fromkeys(spread)]
+    rows = known_formats()
+    chosen = known_names("format", names, [*rows, ALL])
+    return [rows[name] for name in (rows if ALL in chosen else chosen)]
 
 
 def load_exporter(row: Format) -> Exporter:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 
-from toolkit.errors import NotInstalled, UnknownNameError
+from toolkit.errors import NotInstalled
+from toolkit.names import ALL, known_name, known_names
 from toolkit.packages import plugin_rows
 from toolkit.sessions.runtimes._row import Loader, Runtime, Session, Source
 
@@ -27,11 +29,11 @@ __all__ = [
     "find_runtime",
     "import_loader",
     "known_runtimes",
+    "runtime_names",
 ]
 
 CHECKPOINT_FORMAT = "checkpoint"
 ENTRY_POINTS = "toolkit.runtimes"
-ALL = "all"
 
 # ONNX Runtime sends telemetry for each session from a separate thread (seen in 1.32).
 _NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
@@ -202,8 +204,8 @@ RUNTIMES = {
             systems=("darwin",),
         ),
         Runtime(
-            name="null",
-            module="toolkit.sessions.runtimes.null",
+            name="no-op",
+            module="toolkit.sessions.runtimes.no_op",
             package="numpy",
             distributions=("numpy",),
             formats=(CHECKPOINT_FORMAT,),
@@ -230,10 +232,18 @@ def find_runtime(name: str) -> Runtime:
     Raises:
         UnknownNameError: No such runtime; the message lists the known ones.
     """
-    found = RUNTIMES.get(name) or known_runtimes().get(name)
-    if found is None:
-        raise UnknownNameError("runtime", name, list(known_runtimes()))
-    return found
+    rows = RUNTIMES if name in RUNTIMES else known_runtimes()
+    return rows[known_name("runtime", name, rows)]
+
+
+def runtime_names(given: str | Sequence[str]) -> list[str]:
+    """Return the names of the runtimes that the user named, and `all` for all of them. See
+    `toolkit.names` for how names may be written.
+
+    Raises:
+        UnknownNameError: An unknown runtime.
+    """
+    return known_names("runtime", given, [*known_runtimes(), ALL])
 
 
 def import_loader(module: str, package: str, install: str) -> Loader:

@@ -1,20 +1,20 @@
-"""The null runtime: returns zeros at once, so its time is the overhead of the harness."""
+"""The no-op runtime: returns zeros at once, so its time is the overhead of the harness."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.schema import FLOAT32, Attestation, Settings
+from toolkit.schema import FLOAT32, NO_OP, Attestation, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 
 def load(source: Source, settings: Settings) -> Session:
     """Load nothing; the record says how many logits to return."""
-    return NullSession(source.artifact.classes, settings)
+    return NoOpSession(source.artifact.classes, settings)
 
 
-class NullSession:
+class NoOpSession:
     """Returns zeros `[N,K]` for any input."""
 
     def __init__(self, classes: int, settings: Settings) -> None:
@@ -26,7 +26,7 @@ class NullSession:
     def attestation(self) -> Attestation:
         """Nothing runs, on any number of threads."""
         return Attestation(
-            runtime="null",
+            runtime=NO_OP,
             version=np.__version__,
             provider="none",
             device=self._device,
