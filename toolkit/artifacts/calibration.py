@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError
-from toolkit.schema import Artifact, Calibration, Checkpoint
+from toolkit.schema import Artifact, Calibration, Checkpoint, Inputs
 from toolkit.settings import check_positive, check_seed
 
 
@@ -35,9 +34,10 @@ class CalibrationSettings:
 
 
 def draw(
-    settings: CalibrationSettings, checkpoint: Checkpoint
-) -> tuple[NDArray[np.float32], Calibration]:
-    """Return inputs `[N,C,H,W]` of images drawn without replacement, and their record.
+    settings: CalibrationSettings, checkpoint: Checkpoint, *, raw: bool = False
+) -> tuple[Inputs, Calibration]:
+    """Return inputs `[N,C,H,W]` of images drawn without replacement, and their record. `raw` ones
+    are uint8, for an artifact that normalises by itself.
 
     Raises:
         DatasetError: There is no training set, it does not fit the model, or it has fewer images.
@@ -57,7 +57,8 @@ def draw(
         seed=settings.seed,
         indices_sha256=hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest(),
     )
-    return normalise(dataset.images[indices], checkpoint.input), record
+    images = dataset.images[indices]
+    return images if raw else normalise(images, checkpoint.input), record
 
 
 def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from toolkit.artifacts.calibration import CalibrationSettings, draw
+from toolkit.artifacts.embedded import refuse_float_samples
 from toolkit.artifacts.formats import (
     Format,
     choose_formats,
@@ -36,6 +34,7 @@ from toolkit.errors import (
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
+from toolkit.report.labels import kind_of
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
@@ -44,6 +43,7 @@ from toolkit.schema import (
     Artifact,
     Calibration,
     Checkpoint,
+    Inputs,
     Isa,
     Manifest,
     Precision,
@@ -59,6 +59,7 @@ class FailedExport:
     format: str
     precision: Precision
     failure: FailedRun
+    embeds_preprocessing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ def export(
     precisions: Sequence[Precision] = ("fp32",),
     calibration: CalibrationSettings | None = None,
     isas: Sequence[Isa] | None = None,
+    embed_preprocessing: bool = False,
     force: bool = False,
     model: str | None = None,
     trust: bool = False,
@@ -115,6 +117,9 @@ def export(
         precisions: Precisions to export; each format uses those that it supports.
         calibration: Training images used to measure int8 ranges; None is 500 of MNIST's.
         isas: Instruction sets on which int8 arithmetic must be exact; None is all.
+        embed_preprocessing: Put the scaling, the colour order and the normalisation into the graph.
+            The artifacts then take uint8 images, resized and cropped, and have `uint8-input` in
+            their names; those with float32 input can be in the same folder.
         force: Export again even if the artifact exists and matches, and replace the artifacts of
             another checkpoint.
         model: The model factory to trust, if it is not part of the toolkit.
@@ -130,7 +135,8 @@ def export(
 
     Raises:
         UnknownNameError: An unknown format.
-        SettingError: A named format supports none of the precisions, or the key cannot sign.
+        SettingError: A named format supports none of the precisions, the key cannot sign, or
+            `embed_preprocessing` with samples that are not uint8.
         DatasetError: int8 is requested, and the training images are missing or do not fit.
         CheckpointError: The checkpoint is missing or damaged.
         NotTrustedError: Its model factory is not trusted.
@@ -144,9 +150,13 @@ def export(
         check_private_key(sign, out)
     record = record or read_checkpoint(checkpoint)
     model = trusted_factory(record.model, model=model, trust=trust, what=str(checkpoint))
+    if embed_preprocessing:
+        refuse_float_samples(record)
     module, record = load_model(checkpoint, trusted=model, record=record)
     settings = calibration or CalibrationSettings()
-    images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
+    images, drawn, measured = _draw(
+        settings, record, [each for _, each in pairs], raw=embed_preprocessing
+    )
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
@@ -158,6 +168,7 @@ def export(
         measured=measured,
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
+        embed=embed_preprocessing,
     )
     with locked_folder(out):
         return _write_all(writer, pairs, force=force, sign=sign, progress=progress)
@@ -180,12 +191,18 @@ def _write_all(
         write_manifest(out, manifest)  # the checkpoint's folder may have moved
     written, failures = [], []
     for number, (row, precision) in enumerate(pairs):
-        progress("export", number, len(pairs), f"{row.name} {precision}")
+        kind = kind_of(precision, uint8=writer.embed)
+        progress("export", number, len(pairs), f"{row.name} {kind}")
         if force or not writer.is_current(manifest, row, precision):
             try:
                 artifact = writer.write(row, precision)
             except FailedRun as failure:
-                failed = FailedExport(format=row.name, precision=precision, failure=failure)
+                failed = FailedExport(
+                    format=row.name,
+                    precision=precision,
+                    failure=failure,
+                    embeds_preprocessing=writer.embed,
+                )
                 failures.append(failed)
             else:
                 manifest = _with_artifact(manifest, artifact)
@@ -229,22 +246,26 @@ def choose_artifacts(
 
 
 def _draw(
-    settings: CalibrationSettings, record: Checkpoint, precisions: Sequence[Precision]
-) -> tuple[NDArray[np.float32] | None, Calibration | None, NDArray[np.float32] | None]:
+    settings: CalibrationSettings,
+    record: Checkpoint,
+    precisions: Sequence[Precision],
+    *,
+    raw: bool,
+) -> tuple[Inputs | None, Calibration | None, Inputs | None]:
     """Return the calibration images and their record, and the images to measure the expected error
-    on; each is None if no precision needs it.
+    on; each is None if no precision needs it. `raw` ones are not normalised.
 
     Raises:
         DatasetError: Calibration images are needed, but missing or unsuitable.
     """
     if any(TRAITS[each].calibrated for each in precisions):
-        images, drawn = draw(settings, record)
+        images, drawn = draw(settings, record, raw=raw)
         return images, drawn, images[:MEASURED_IMAGES]
     if not any(TRAITS[each].quantised for each in precisions):
         return None, None, None
     try:
         few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
-        return None, None, draw(few, record)[0]
+        return None, None, draw(few, record, raw=raw)[0]
     except DatasetError:  # the export works without a measured error
         return None, None, None
 
@@ -283,11 +304,7 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
 
 
 def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
-    kept = [
-        old
-        for old in manifest.artifacts
-        if (old.format, old.precision) != (artifact.format, artifact.precision)
-    ]
+    kept = [old for old in manifest.artifacts if old.key != artifact.key]
     order = {name: place for place, name in enumerate(known_formats())}
     precisions = list(EXPORTED_PRECISIONS)
     artifacts = sorted(
@@ -296,6 +313,7 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
         key=lambda item: (
             order.get(item.format, len(order)),
             precisions.index(item.precision),
+            item.embeds_preprocessing,
         ),
     )
     return replace(manifest, artifacts=tuple(artifacts))

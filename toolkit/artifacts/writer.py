@@ -8,17 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from toolkit.artifacts.conversion import cannot_export, export_apart
+from toolkit.artifacts.embedded import exported_model
 from toolkit.artifacts.formats import Format, Request, Written, load_exporter
 from toolkit.artifacts.manifest import check_artifact
 from toolkit.artifacts.programs import programs_of
-from toolkit.checkpoints.model import example_input, exportable
 from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
 from toolkit.files import publish, scratch_folder, sha256_of, size_of
-from toolkit.schema import TRAITS, Artifact, Calibration, Checkpoint, Isa, Manifest, Precision
+from toolkit.schema import (
+    TRAITS,
+    Artifact,
+    Calibration,
+    Checkpoint,
+    Inputs,
+    Isa,
+    Manifest,
+    Precision,
+)
 from toolkit.trust_store.store import trust_store
 
 _LOW_DISK_BYTES = 64 << 20
@@ -30,7 +38,8 @@ class ArtifactWriter:
 
     `model` is the checkpoint's model, `trusted` the factory that may be called in another process.
     int8 ranges are measured on `images`, which `drawn` records. The expected error is measured on
-    `measured`. Both are float32 `[n,C,H,W]`, normalised.
+    `measured`. Both are inputs `[n,C,H,W]`: uint8 if `embed` puts the preprocessing into the graph,
+    otherwise float32, normalised.
     """
 
     out: Path
@@ -38,18 +47,19 @@ class ArtifactWriter:
     record: Checkpoint
     model: nn.Module
     trusted: str | None
-    images: NDArray[np.float32] | None
+    images: Inputs | None
     drawn: Calibration | None
-    measured: NDArray[np.float32] | None
+    measured: Inputs | None
     isas: tuple[Isa, ...] | None
     timeout_s: float
+    embed: bool = False
 
     def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
         """Return whether the manifest records the same export, and the file exists, is undamaged,
         and, if it is a program, is trusted."""
         wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
         for old in manifest.artifacts:
-            if (old.format, old.precision) != (row.name, precision):
+            if old.key != (row.name, precision, self.embed):
                 continue
             if (old.versions, old.calibration, old.checkpoint_id) != wanted:
                 return False
@@ -72,8 +82,9 @@ class ArtifactWriter:
             FailedRun: It cannot be written.
             OutputError: The location is not writable, or the disk is full.
         """
-        name = self.checkpoint.resolve().name
-        path = self.out / f"{name}{'' if precision == 'fp32' else f'.{precision}'}{row.suffix}"
+        if self.embed:
+            row.refuse_uint8(precision)
+        path = self.out / self._name(row, precision)
         with scratch_folder(self.out) as scratch:
             temporary = scratch / path.name
             written = self._call_exporter(row, precision, temporary, path)
@@ -94,11 +105,23 @@ class ArtifactWriter:
                 isas=written.isas,
                 asked_isas=self._asked_isas(precision),
                 expected_error=None if expected is None else replace(expected, sha256=sha256),
+                embeds_preprocessing=self.embed,
                 versions=row.versions(),
             )
             publish(temporary, path)
         trust_store().remember(programs_of([(path, artifact)]), command="export")
         return artifact
+
+    def _name(self, row: Format, precision: Precision) -> str:
+        """Return the name of the file, such as `mnist-cnn.int8.uint8-input.onnx`. All artifacts of
+        a checkpoint can be in one folder."""
+        parts = [
+            self.checkpoint.resolve().name,
+            "" if precision == "fp32" else f".{precision}",
+            ".uint8-input" if self.embed else "",
+            row.suffix,
+        ]
+        return "".join(parts)
 
     def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:
         return self.isas if TRAITS[precision].int8_products else None
@@ -111,9 +134,8 @@ class ArtifactWriter:
     ) -> Written:
         """Write `temporary`, which is later renamed to `path`."""
         exporter = load_exporter(row)
-        shape = self.record.input.shape
         images = self.images if TRAITS[precision].calibrated else None
-        calibration = np.empty((0, *shape), np.float32) if images is None else images
+        calibration = self._no_images() if images is None else images
         try:
             if not row.usual:
                 return export_apart(
@@ -122,17 +144,18 @@ class ArtifactWriter:
                     checkpoint=self.checkpoint,
                     checkpoint_id=self.record.id,
                     model=self.trusted,
-                    input_shape=shape,
+                    input=self.record.input,
+                    embed=self.embed,
                     path=temporary,
                     calibration=calibration,
                     isas=self.isas,
                     measured=self.measured,
                     timeout_s=self.timeout_s,
                 )
-            example = example_input(shape, batch_size=2)
+            module, example = exported_model(self.model, self.record.input, embed=self.embed)
             return exporter.export(
                 Request(
-                    model=exportable(self.model, example),
+                    model=module,
                     example=example,
                     path=temporary,
                     precision=precision,
@@ -151,6 +174,10 @@ class ArtifactWriter:
             raise Crashed(
                 cannot_export(row.name, error), stderr_tail=traceback.format_exc()
             ) from error
+
+    def _no_images(self) -> Inputs:
+        shape = (0, *self.record.input.shape)
+        return np.empty(shape, np.uint8) if self.embed else np.empty(shape, np.float32)
 
 
 def _not_writable(path: Path, error: Exception) -> OutputError:

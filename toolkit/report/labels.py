@@ -16,10 +16,16 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def kind_of(precision: str, *, uint8: bool) -> str:
+    """Return `fp32`, or `fp32, uint8 input` for an artifact with its preprocessing in the graph."""
+    return f"{precision}, uint8 input" if uint8 else precision
+
+
 def facts_of(
     runtime: str, precision: str, format: str, batch_size: int, settings: Settings
 ) -> tuple[str, ...]:
-    """Return the properties that a name may contain, in order; defaults are omitted."""
+    """Return the properties that a name may contain, in order; defaults are omitted. `precision` is
+    that of `kind_of`."""
     return (
         *(runtime, precision, format, f"batch {batch_size}", count_of(settings.threads, "thread")),
         *(count_of(settings.streams, "stream"), settings.device),
