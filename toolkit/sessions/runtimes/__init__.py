@@ -67,6 +67,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("torchscript",),
             install="pip install torch",
+            uint8=True,
             devices=("cpu", "cuda"),
         ),
         Runtime(
@@ -76,6 +77,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("torchscript",),
             install="pip install torch",
+            uint8=True,
             opt_in=True,
             devices=("cpu", "cuda"),
         ),
@@ -99,6 +101,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("pt2",),
             install="pip install torch",
+            uint8=True,
             devices=("cpu", "cuda"),
         ),
         Runtime(
@@ -108,6 +111,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("aotinductor",),
             install="pip install torch",
+            uint8=True,
             opt_in=True,
             # Without this, an input of another shape or dtype gives garbage.
             environment={"AOTI_RUNTIME_CHECK_INPUTS": "1"},
@@ -119,6 +123,7 @@ RUNTIMES = {
             distributions=("onnxruntime", "onnxruntime-gpu"),
             formats=("onnx", "ort"),
             install="pip install onnxruntime",
+            uint8=True,
             devices=("cpu", "cuda"),
             # It has the operators of the CPU provider: on CUDA, the first call ends with a
             # segmentation fault (seen in 1.31).
@@ -133,6 +138,7 @@ RUNTIMES = {
             formats=("onnx",),
             install="pip install onnxruntime-gpu",
             precisions=("fp32", "fp16"),
+            uint8=True,
             opt_in=True,
             devices=("cuda",),
             environment=_NO_TELEMETRY,
@@ -145,6 +151,7 @@ RUNTIMES = {
             formats=("onnx", "openvino"),
             install="pip install 'toolkit[openvino]'",
             precisions=("fp32", "fp16", "int8"),
+            uint8=True,
         ),
         Runtime(
             name="tract",
@@ -154,6 +161,7 @@ RUNTIMES = {
             formats=("onnx",),
             install="pip install 'toolkit[tract]'",
             precisions=("fp32", "fp16"),
+            uint8=True,
             one_thread=True,
         ),
         Runtime(
@@ -163,6 +171,7 @@ RUNTIMES = {
             distributions=("ai-edge-litert",),
             formats=("litert",),
             install="pip install 'toolkit[litert]'",
+            uint8=True,
         ),
         Runtime(
             name="executorch",
@@ -171,6 +180,7 @@ RUNTIMES = {
             distributions=("executorch",),
             formats=("executorch",),
             install="pip install 'toolkit[executorch]'",
+            uint8=True,
             # Its Python binding holds the GIL while it computes (seen in 1.5.1), and all sessions
             # of a process share one thread pool.
             one_stream=True,
@@ -190,6 +200,7 @@ RUNTIMES = {
             distributions=("MNN",),
             formats=("mnn",),
             install="pip install 'toolkit[mnn]'",
+            uint8=True,
         ),
         Runtime(
             name="coreml",
