@@ -1,6 +1,6 @@
 """Calibration: the training images used to measure int8 ranges.
 
-In: the training set, a number, a seed. Out: model inputs, and the record for the manifest.
+In: the training set, a number, a seed. Out: raw images, and the record for the manifest.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.data import Dataset, check_fits, load_dataset
-from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError
-from toolkit.schema import Artifact, Calibration, Checkpoint, Inputs
+from toolkit.schema import Artifact, Calibration, Checkpoint
 from toolkit.settings import check_positive, check_seed
 
 
@@ -33,11 +34,8 @@ class CalibrationSettings:
         check_seed(self.seed, "--calibration-seed")
 
 
-def draw(
-    settings: CalibrationSettings, checkpoint: Checkpoint, *, raw: bool = False
-) -> tuple[Inputs, Calibration]:
-    """Return inputs `[N,C,H,W]` of images drawn without replacement, and their record. `raw` ones
-    are uint8, for an artifact that normalises by itself.
+def draw(settings: CalibrationSettings, checkpoint: Checkpoint) -> tuple[NDArray[Any], Calibration]:
+    """Return raw images `[N,C,H,W]` drawn without replacement, and their record.
 
     Raises:
         DatasetError: There is no training set, it does not fit the model, or it has fewer images.
@@ -57,8 +55,7 @@ def draw(
         seed=settings.seed,
         indices_sha256=hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest(),
     )
-    images = dataset.images[indices]
-    return images if raw else normalise(images, checkpoint.input), record
+    return dataset.images[indices], record
 
 
 def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:

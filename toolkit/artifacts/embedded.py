@@ -21,7 +21,7 @@ class WithPreprocessing(nn.Module):
     """A model behind the scaling, the colour order and the normalisation of its input spec.
 
     The operations and their order are those of `toolkit.data.preprocessing.normalise`, so in eager
-    PyTorch on a CPU, the model gets the same bits.
+    PyTorch on a CPU, the model gets the same bits. Images are RGB, whatever the model expects.
     """
 
     def __init__(self, model: nn.Module, spec: InputSpec) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw
 from toolkit.artifacts.embedded import refuse_float_samples
@@ -43,7 +46,6 @@ from toolkit.schema import (
     Artifact,
     Calibration,
     Checkpoint,
-    Inputs,
     Isa,
     Manifest,
     Precision,
@@ -154,9 +156,7 @@ def export(
         refuse_float_samples(record)
     module, record = load_model(checkpoint, trusted=model, record=record)
     settings = calibration or CalibrationSettings()
-    images, drawn, measured = _draw(
-        settings, record, [each for _, each in pairs], raw=embed_preprocessing
-    )
+    images, drawn, measured = _draw(settings, record, [each for _, each in pairs])
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
@@ -246,26 +246,22 @@ def choose_artifacts(
 
 
 def _draw(
-    settings: CalibrationSettings,
-    record: Checkpoint,
-    precisions: Sequence[Precision],
-    *,
-    raw: bool,
-) -> tuple[Inputs | None, Calibration | None, Inputs | None]:
+    settings: CalibrationSettings, record: Checkpoint, precisions: Sequence[Precision]
+) -> tuple[NDArray[Any] | None, Calibration | None, NDArray[Any] | None]:
     """Return the calibration images and their record, and the images to measure the expected error
-    on; each is None if no precision needs it. `raw` ones are not normalised.
+    on, both raw; each is None if no precision needs it.
 
     Raises:
         DatasetError: Calibration images are needed, but missing or unsuitable.
     """
     if any(TRAITS[each].calibrated for each in precisions):
-        images, drawn = draw(settings, record, raw=raw)
+        images, drawn = draw(settings, record)
         return images, drawn, images[:MEASURED_IMAGES]
     if not any(TRAITS[each].quantised for each in precisions):
         return None, None, None
     try:
         few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
-        return None, None, draw(few, record, raw=raw)[0]
+        return None, None, draw(few, record)[0]
     except DatasetError:  # the export works without a measured error
         return None, None, None
 

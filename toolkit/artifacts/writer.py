@@ -6,13 +6,16 @@ import shutil
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from toolkit.artifacts.conversion import cannot_export, export_apart
 from toolkit.artifacts.embedded import exported_model
 from toolkit.artifacts.formats import Format, Request, Written, load_exporter
+from toolkit.artifacts.inputs import inputs_of
 from toolkit.artifacts.manifest import check_artifact
 from toolkit.artifacts.programs import programs_of
 from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
@@ -38,8 +41,7 @@ class ArtifactWriter:
 
     `model` is the checkpoint's model, `trusted` the factory that may be called in another process.
     int8 ranges are measured on `images`, which `drawn` records. The expected error is measured on
-    `measured`. Both are inputs `[n,C,H,W]`: uint8 if `embed` puts the preprocessing into the graph,
-    otherwise float32, normalised.
+    `measured`. Both are raw, `[n,C,H,W]`. `embed` puts the preprocessing into the graph.
     """
 
     out: Path
@@ -47,9 +49,9 @@ class ArtifactWriter:
     record: Checkpoint
     model: nn.Module
     trusted: str | None
-    images: Inputs | None
+    images: NDArray[Any] | None
     drawn: Calibration | None
-    measured: Inputs | None
+    measured: NDArray[Any] | None
     isas: tuple[Isa, ...] | None
     timeout_s: float
     embed: bool = False
@@ -135,7 +137,10 @@ class ArtifactWriter:
         """Write `temporary`, which is later renamed to `path`."""
         exporter = load_exporter(row)
         images = self.images if TRAITS[precision].calibrated else None
-        calibration = self._no_images() if images is None else images
+        if images is None:
+            images = np.empty((0, *self.record.input.shape), np.uint8)
+        calibration = self._inputs(images)
+        measured = None if self.measured is None else self._inputs(self.measured)
         try:
             if not row.usual:
                 return export_apart(
@@ -149,7 +154,7 @@ class ArtifactWriter:
                     path=temporary,
                     calibration=calibration,
                     isas=self.isas,
-                    measured=self.measured,
+                    measured=measured,
                     timeout_s=self.timeout_s,
                 )
             module, example = exported_model(self.model, self.record.input, embed=self.embed)
@@ -161,7 +166,7 @@ class ArtifactWriter:
                     precision=precision,
                     calibration=calibration,
                     isas=self.isas,
-                    measured=self.measured,
+                    measured=measured,
                 )
             )
         except OSError as error:
@@ -175,9 +180,8 @@ class ArtifactWriter:
                 cannot_export(row.name, error), stderr_tail=traceback.format_exc()
             ) from error
 
-    def _no_images(self) -> Inputs:
-        shape = (0, *self.record.input.shape)
-        return np.empty(shape, np.uint8) if self.embed else np.empty(shape, np.float32)
+    def _inputs(self, images: NDArray[Any]) -> Inputs:
+        return inputs_of(images, self.record.input, embedded=self.embed)
 
 
 def _not_writable(path: Path, error: Exception) -> OutputError:

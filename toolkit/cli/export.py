@@ -10,6 +10,7 @@ import click
 from toolkit.checkpoints.bundled import reference_checkpoint
 from toolkit.cli.options import (
     data_option,
+    embed_option,
     force_option,
     formats_option,
     model_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @formats_option
 @precisions_option
+@embed_option
 @click.option(
     "--isa",
     "isas",
@@ -71,6 +73,7 @@ def export(
     calibration_images: int,
     calibration_seed: int,
     isas: tuple[Isa, ...],
+    embed_preprocessing: bool,
     data: Path | None,
     timeout_s: float,
     out: Path | None,
@@ -85,6 +88,7 @@ def export(
     """
     import toolkit
     from toolkit.artifacts.calibration import CalibrationSettings
+    from toolkit.report.labels import kind_of
     from toolkit.schema import to_json
 
     checkpoint = checkpoint or reference_checkpoint()
@@ -97,6 +101,7 @@ def export(
             images=calibration_images, seed=calibration_seed, data=data
         ),
         isas=isas or None,
+        embed_preprocessing=embed_preprocessing,
         model=model,
         trust=trust,
         force=force,
@@ -104,7 +109,12 @@ def export(
         timeout_s=timeout_s,
         progress=progress,
     )
-    failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
+    failed = {
+        f"{item.format} {kind_of(item.precision, uint8=item.embeds_preprocessing)}": str(
+            item.failure
+        )
+        for item in done.failures
+    }
     failures = [f"{name}: {reason}" for name, reason in failed.items()]
     signed = [] if done.signed_by is None else [f"Signed by the key {done.signed_by}."]
     return Outcome(
@@ -122,13 +132,14 @@ def export(
 
 def _table(done: Export) -> str:
     """Return the artifacts in the folder as a text table."""
+    from toolkit.report.labels import kind_of
     from toolkit.report.table import aligned
 
     headings = ["format", "precision", "file", "size MB", "sha256", ""]
     rows = [
         [
             item.format,
-            item.precision,
+            kind_of(item.precision, uint8=item.embeds_preprocessing),
             str(done.folder / item.path),
             f"{item.size_bytes / 1e6:.2f}",
             item.sha256[:12],

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
+from toolkit.cli.options import (
+    embed_option,
+    formats_option,
+    gates_options,
+    precisions_option,
+    session_options,
+)
 from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import results_outcome, take
 from toolkit.interruption import exit_code_of
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 )
 @formats_option
 @precisions_option
+@embed_option
 @gates_options
 @session_options
 @outcome_of

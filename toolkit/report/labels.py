@@ -22,12 +22,23 @@ def kind_of(precision: str, *, uint8: bool) -> str:
 
 
 def facts_of(
-    runtime: str, precision: str, format: str, batch_size: int, settings: Settings
+    runtime: str,
+    precision: str,
+    format: str,
+    batch_size: int,
+    settings: Settings,
+    *,
+    uint8: bool = False,
 ) -> tuple[str, ...]:
-    """Return the properties that a name may contain, in order; defaults are omitted. `precision` is
-    that of `kind_of`."""
+    """Return the properties that a name may contain, in order; defaults are omitted."""
     return (
-        *(runtime, precision, format, f"batch {batch_size}", count_of(settings.threads, "thread")),
+        *(
+            runtime,
+            kind_of(precision, uint8=uint8),
+            format,
+            f"batch {batch_size}",
+            count_of(settings.threads, "thread"),
+        ),
         *(count_of(settings.streams, "stream"), settings.device),
         "memory kept" if settings.keep_memory else "",
     )

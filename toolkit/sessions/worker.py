@@ -24,8 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.artifacts.inputs import inputs_of
 from toolkit.artifacts.manifest import check_artifact
-from toolkit.data.preprocessing import normalise
 from toolkit.errors import (
     FailedRun,
     InputError,
@@ -305,11 +305,8 @@ class Worker:
 
 
 def _inputs(pixels: NDArray[np.uint8], session: CheckedSession, spec: InputSpec) -> Inputs:
-    """Return the input of the session for raw images `[N,C,H,W]`: a copy of them if its artifact
-    embeds its preprocessing, otherwise normalised ones."""
-    if session.artifact.embeds_preprocessing:
-        return pixels.copy()  # messages are read-only, but some runtimes take only writable memory
-    return normalise(pixels, spec)
+    """Return the input of the session for raw images `[N,C,H,W]`."""
+    return inputs_of(pixels, spec, embedded=session.artifact.embeds_preprocessing)
 
 
 def _noise(artifact: Artifact, batch_size: int) -> Inputs:
