@@ -46,10 +46,10 @@ def compare(
 
     Candidates are paired by runtime, format, precision, type of input, batch size and settings. A
     regression is a loss of speed that is shown to exceed `fail_below`, relative to the other rows
-    and to the row's own past (`toolkit.comparison.regressions`), with one error rate of 5 % for all rows. A
-    candidate that was measured before and now fails or cannot be exported is a regression as well.
-    A candidate that only the old run has is only reported. Rows are undecided if the machine may
-    have caused the loss.
+    and to the row's own past (`toolkit.comparison.regressions`), with one error rate of 5 % for all
+    rows. A candidate that was measured before and now fails or cannot be exported is a regression
+    as well. A candidate that only the old run has is only reported. Rows are undecided if the
+    machine may have caused the loss.
 
     Args:
         old: Results of bench or run, as `toolkit.read_results` reads them.
