@@ -102,7 +102,7 @@ def test_every_format_with_uint8_input_has_a_runtime_that_takes_it() -> None:
             assert any(each.uint8 and each.loads(row.name, precision) for each in RUNTIMES.values())
 
 
-@pytest.mark.parametrize("runtime", ["ncnn", "coreml", "eager"])
+@pytest.mark.parametrize("runtime", ["ncnn", "coreml"])
 def test_runtime_without_uint8_input_refuses_such_a_file(runtime: str) -> None:
     row = replace(RUNTIMES[runtime], systems=None)
     row.refuse(Settings(threads=1))

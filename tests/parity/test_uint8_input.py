@@ -18,7 +18,7 @@ from toolkit.artifacts.embedded import WithPreprocessing, example_images
 from toolkit.artifacts.export import export
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.manifest import read_manifest, write_manifest
-from toolkit.checkpoints.storage import import_weights, load_model
+from toolkit.checkpoints.storage import load_model
 from toolkit.errors import ArtifactError
 from toolkit.files import sha256_of
 from toolkit.schema import InputSpec, ModelSpec, ParityReport, Precision
@@ -169,7 +169,7 @@ def colour_checkpoint(folder: Path, spec: InputSpec) -> Path:
     from safetensors.torch import save_file
 
     save_file(ColourNet().state_dict(), folder / "weights.safetensors")
-    import_weights(
+    toolkit.import_weights(
         folder / "weights.safetensors",
         out=folder / "checkpoint",
         model=ModelSpec(factory="colour:ColourNet"),
