@@ -79,6 +79,7 @@ def run(
     precisions: str | Sequence[str] = ("fp32",),
     calibration_images: int = 500,
     calibration_seed: int = 0,
+    embed_preprocessing: bool = False,
     runtimes: str | Sequence[str] = (),
     data: StrPath | None = None,
     session: SessionOptions | None = None,
@@ -102,6 +103,7 @@ def run(
         precisions: Precisions to export; each format uses those that it supports.
         calibration_images: Number of training images used to calibrate int8 ranges.
         calibration_seed: Seed that selects the calibration images.
+        embed_preprocessing: Put scaling and normalisation into the graphs; see `export`.
         runtimes: Runtimes to compare, or `all`; none means those that load the artifacts, except
             slow and specialised ones.
         data: The data set; None is the bundled MNIST.
@@ -145,6 +147,7 @@ def run(
                 formats=formats,
                 precisions=precisions,
                 calibration=calibration,
+                embed_preprocessing=embed_preprocessing,
                 model=model,
                 trust=trust,
                 record=record,
@@ -272,6 +275,7 @@ def _lost_rows(
             artifact_sha256=None,
             expected=len(dataset),
             gates=gates.of(item.precision),
+            embeds_preprocessing=item.embeds_preprocessing,
         )
         for item in exported.failures
         for name in [row.name for row in chosen if row.loads(item.format, item.precision)]

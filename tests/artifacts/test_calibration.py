@@ -15,7 +15,6 @@ from conftest import CHECKPOINT
 from toolkit.artifacts.calibration import CalibrationSettings, draw, refuse_overlap
 from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.data import MNIST, load_dataset
-from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError, SettingError
 from toolkit.sessions.candidates import Subject
 
@@ -23,13 +22,13 @@ RECORD = read_checkpoint(CHECKPOINT)
 
 
 def test_calibration_images_are_distinct_training_images_and_recorded() -> None:
-    inputs, record = draw(CalibrationSettings(images=50, seed=3), RECORD)
+    images, record = draw(CalibrationSettings(images=50, seed=3), RECORD)
     training = load_dataset("train")
-    assert inputs.shape == (50, 1, 28, 28)
-    assert inputs.dtype == np.float32
+    assert images.shape == (50, 1, 28, 28)
+    assert images.dtype == np.uint8
     assert (record.dataset, record.images, record.seed) == (training.record, 50, 3)
     indices = np.sort(np.random.default_rng(3).choice(60_000, 50, replace=False))
-    np.testing.assert_array_equal(inputs, normalise(training.images[indices], RECORD.input))
+    np.testing.assert_array_equal(images, training.images[indices])
     text = ",".join(str(each) for each in indices)
     assert record.indices_sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert len(set(indices)) == 50

@@ -22,7 +22,7 @@ from toolkit.processes.numerics import (
     pin,
     pinned,
 )
-from toolkit.schema import CheckpointId, Settings
+from toolkit.schema import CheckpointId, InputSpec, Settings
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.remote import RemoteSession
 
@@ -130,7 +130,7 @@ def test_environment_of_an_export_is_pinned(
             checkpoint=CHECKPOINT,
             checkpoint_id=CheckpointId(weights_sha256="", spec_sha256=""),
             model=None,
-            input_shape=(1, 28, 28),
+            input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
             path=tmp_path / "model.ncnn",
             calibration=np.empty((0, 1, 28, 28), np.float32),
             isas=None,

@@ -1,6 +1,6 @@
 """Calibration: the training images used to measure int8 ranges.
 
-In: the training set, a number, a seed. Out: model inputs, and the record for the manifest.
+In: the training set, a number, a seed. Out: raw images, and the record for the manifest.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.data import Dataset, load_dataset
-from toolkit.data.preprocessing import normalise
 from toolkit.errors import DatasetError, ToolkitWarning
 from toolkit.paths import StrPath, optional_path
 from toolkit.report.progress import Progress, silent
@@ -42,8 +42,8 @@ def draw(
     progress: Progress = silent,
     *,
     say_few: bool = True,
-) -> tuple[NDArray[np.float32], Calibration]:
-    """Return inputs `[N,...]` of images drawn without replacement, and their record.
+) -> tuple[NDArray[Any], Calibration]:
+    """Return raw samples `[N,...]` drawn without replacement, and their record.
 
     Raises:
         DatasetError: There is no training set, or it does not fit the model.
@@ -69,7 +69,7 @@ def draw(
         seed=settings.seed,
         indices_sha256=hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest(),
     )
-    return normalise(dataset.images[indices], checkpoint.input), record
+    return dataset.images[indices], record
 
 
 def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:

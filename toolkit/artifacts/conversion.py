@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toolkit.artifacts.formats import Format, Request, Written, find_format, load_exporter
 from toolkit.errors import headline
 from toolkit.files.scratch import as_temporary_error, temporary_folder
 from toolkit.processes.child import answer, run_apart
 from toolkit.processes.confinement import Needs
-from toolkit.schema import CheckpointId, Isa, Precision, from_json, to_json
+from toolkit.schema import CheckpointId, Inputs, InputSpec, Isa, Precision, from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,8 @@ class Job:
     checkpoint: str
     checkpoint_id: CheckpointId
     model: str | None
-    input_shape: tuple[int, ...]
+    input: InputSpec
+    embed: bool
     path: str
     calibration: str
     isas: tuple[Isa, ...] | None
@@ -44,14 +44,16 @@ def export_apart(
     checkpoint: Path,
     checkpoint_id: CheckpointId,
     model: str | None,
-    input_shape: tuple[int, ...],
+    input: InputSpec,
+    embed: bool = False,
     path: Path,
-    calibration: NDArray[np.float32],
+    calibration: Inputs,
     isas: tuple[Isa, ...] | None,
-    measured: NDArray[np.float32] | None = None,
+    measured: Inputs | None = None,
     timeout_s: float,
 ) -> Written:
-    """Write `path` in a child process; see `Request` for the arguments.
+    """Write `path` in a child process; see `Request` for the arguments. `embed` puts the
+    preprocessing of `input` into the graph.
 
     Raises:
         FailedRun: The exception of the converter, or how its process ended, with its last output.
@@ -67,7 +69,8 @@ def export_apart(
             checkpoint=str(checkpoint.resolve()),
             checkpoint_id=checkpoint_id,
             model=model,
-            input_shape=input_shape,
+            input=input,
+            embed=embed,
             path=str(path.resolve()),
             calibration=str(scratch / "calibration.npy"),
             isas=isas,
@@ -91,14 +94,14 @@ def main() -> None:
 
 
 def _export(found: dict[str, Any]) -> dict[str, Any]:
-    from toolkit.checkpoints.model import example_input, exportable
+    from toolkit.artifacts.embedded import exported_model
     from toolkit.checkpoints.storage import load_same_model
 
     job = from_json(Job, found)
     module = load_same_model(Path(job.checkpoint), job.checkpoint_id, trusted=job.model)
-    example = example_input(job.input_shape, batch_size=2)
+    model, example = exported_model(module, job.input, embed=job.embed)
     request = Request(
-        model=exportable(module, example),
+        model=model,
         example=example,
         path=Path(job.path),
         precision=job.precision,

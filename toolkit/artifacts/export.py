@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw
+from toolkit.artifacts.embedded import refuse_float_samples
 from toolkit.artifacts.formats import (
     ALL,
     Format,
@@ -46,7 +46,7 @@ from toolkit.paths import StrPath, as_path, optional_path
 from toolkit.report.artifacts import artifact_cells
 from toolkit.report.frames import flat, frame_of_rows
 from toolkit.report.html import html_table
-from toolkit.report.labels import count_of
+from toolkit.report.labels import count_of, kind_of
 from toolkit.report.progress import Progress, silent, tell_finished
 from toolkit.report.table import aligned
 from toolkit.schema import (
@@ -75,6 +75,7 @@ class FailedExport:
     format: str
     precision: Precision
     failure: FailedRun
+    embeds_preprocessing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +138,15 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawing:
-    """Training images for an export; each is None if no precision needs it.
+    """Raw training images for an export; each is None if no precision needs it.
 
     int8 ranges are measured on `images`, which `record` describes, and the expected error on
     `measured`. `failure` is why there are none.
     """
 
-    images: NDArray[np.float32] | None = None
+    images: NDArray[Any] | None = None
     record: Calibration | None = None
-    measured: NDArray[np.float32] | None = None
+    measured: NDArray[Any] | None = None
     failure: FailedRun | None = None
 
 
@@ -157,6 +158,7 @@ def export(
     precisions: str | Sequence[str] = ("fp32",),
     calibration: CalibrationSettings | None = None,
     isas: Sequence[Isa] | None = None,
+    embed_preprocessing: bool = False,
     force: bool = False,
     model: str | None = None,
     trust: bool = False,
@@ -175,6 +177,9 @@ def export(
         precisions: Precisions to export; each format uses those that it supports.
         calibration: Training images used to measure int8 ranges; None is 500 of MNIST's.
         isas: Instruction sets on which int8 arithmetic must be exact; None is all.
+        embed_preprocessing: Put the scaling, the colour order and the normalisation into the graph.
+            The artifacts then take uint8 images, resized and cropped, and have `uint8-input` in
+            their names; those with float32 input can be in the same folder.
         force: Export again even if the artifact exists and matches, and replace the artifacts of
             another checkpoint.
         model: The model factory to trust, if it is not part of the toolkit.
@@ -190,7 +195,8 @@ def export(
 
     Raises:
         UnknownNameError: An unknown format.
-        SettingError: A named format supports none of the precisions, or the key cannot sign.
+        SettingError: A named format supports none of the precisions, the key cannot sign, or
+            `embed_preprocessing` with samples that are not uint8.
         DatasetError: Only int8 is requested, and the training images are missing or do not fit.
         CheckpointError: The checkpoint is missing or damaged.
         NotTrustedError: Its model factory is not trusted.
@@ -207,6 +213,8 @@ def export(
         check_private_key(sign, out)
     record = record or read_checkpoint(checkpoint)
     model = trusted_factory(record.model, model=model, trust=trust, what=str(checkpoint))
+    if embed_preprocessing:
+        refuse_float_samples(record)
     module, record = load_model(checkpoint, trusted=model, record=record)
     warn_of_denormals(record, checkpoint)
     settings = calibration or CalibrationSettings()
@@ -222,6 +230,7 @@ def export(
         measured=drawing.measured,
         isas=None if isas is None else tuple(sorted(set(isas))),
         timeout_s=timeout_s,
+        embed=embed_preprocessing,
     )
     with locked_folder(out):
         return _write_all(
@@ -261,7 +270,8 @@ def _write_all(
     done = 0
     try:
         for row, precision in pairs:
-            label, watch, outcome = f"{row.name} {precision}", Stopwatch(), "up to date"
+            label = f"{row.name} {kind_of(precision, uint8=writer.embed)}"
+            watch, outcome = Stopwatch(), "up to date"
             progress("export", done, len(pairs), label)
             if force or not writer.is_current(manifest, row, precision):
                 try:
@@ -269,7 +279,12 @@ def _write_all(
                         raise lost
                     artifact = writer.write(row, precision)
                 except FailedRun as failure:
-                    failed = FailedExport(format=row.name, precision=precision, failure=failure)
+                    failed = FailedExport(
+                        format=row.name,
+                        precision=precision,
+                        failure=failure,
+                        embeds_preprocessing=writer.embed,
+                    )
                     failures.append(failed)
                     outcome = str(failure)
                 else:
@@ -388,11 +403,7 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
 
 
 def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
-    kept = [
-        old
-        for old in manifest.artifacts
-        if (old.format, old.precision) != (artifact.format, artifact.precision)
-    ]
+    kept = [old for old in manifest.artifacts if old.key != artifact.key]
     order = {name: place for place, name in enumerate(known_formats())}
     precisions = list(EXPORTED_PRECISIONS)
     artifacts = sorted(
@@ -401,6 +412,7 @@ def _with_artifact(manifest: Manifest, artifact: Artifact) -> Manifest:
         key=lambda item: (
             order.get(item.format, len(order)),
             precisions.index(item.precision),
+            item.embeds_preprocessing,
         ),
     )
     return replace(manifest, artifacts=tuple(artifacts))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.artifacts.formats import UNKNOWN_CODE, known_formats
+from toolkit.report.labels import kind_of
 from toolkit.schema import Artifact, Program
 
 
@@ -14,7 +15,7 @@ def programs_of(artifacts: Iterable[tuple[Path, Artifact]]) -> list[Program]:
     return [
         Program(
             kind="artifact",
-            name=f"{record.format} {record.precision}",
+            name=f"{record.format} {kind_of(record.precision, uint8=record.embeds_preprocessing)}",
             path=str(path.resolve()),
             sha256=record.sha256,
             runs=what_it_runs(record.format) or UNKNOWN_CODE,

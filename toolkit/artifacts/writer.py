@@ -6,19 +6,30 @@ import shutil
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from toolkit.artifacts.conversion import cannot_export, export_apart
+from toolkit.artifacts.embedded import exported_model
 from toolkit.artifacts.formats import Format, Request, Written, load_exporter
+from toolkit.artifacts.inputs import inputs_of
 from toolkit.artifacts.manifest import check_artifact
 from toolkit.artifacts.programs import programs_of
-from toolkit.checkpoints.model import example_input, exportable
 from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
 from toolkit.files import publish, scratch_folder, sha256_of, size_of
-from toolkit.schema import TRAITS, Artifact, Calibration, Checkpoint, Isa, Manifest, Precision
+from toolkit.schema import (
+    TRAITS,
+    Artifact,
+    Calibration,
+    Checkpoint,
+    Inputs,
+    Isa,
+    Manifest,
+    Precision,
+)
 from toolkit.trust_store.store import trust_store
 
 _LOW_DISK_BYTES = 64 << 20
@@ -30,7 +41,7 @@ class ArtifactWriter:
 
     `model` is the checkpoint's model, `trusted` the factory that may be called in another process.
     int8 ranges are measured on `images`, which `drawn` records. The expected error is measured on
-    `measured`. Both are float32 `[n,C,H,W]`, normalised.
+    `measured`. Both are raw, `[n,C,H,W]`. `embed` puts the preprocessing into the graph.
     """
 
     out: Path
@@ -38,18 +49,19 @@ class ArtifactWriter:
     record: Checkpoint
     model: nn.Module
     trusted: str | None
-    images: NDArray[np.float32] | None
+    images: NDArray[Any] | None
     drawn: Calibration | None
-    measured: NDArray[np.float32] | None
+    measured: NDArray[Any] | None
     isas: tuple[Isa, ...] | None
     timeout_s: float
+    embed: bool = False
 
     def is_current(self, manifest: Manifest, row: Format, precision: Precision) -> bool:
         """Return whether the manifest records the same export, and the file exists, is undamaged,
         and, if it is a program, is trusted."""
         wanted = (row.versions(), self._drawn(precision), manifest.checkpoint_id)
         for old in manifest.artifacts:
-            if (old.format, old.precision) != (row.name, precision):
+            if old.key != (row.name, precision, self.embed):
                 continue
             if (old.versions, old.calibration, old.checkpoint_id) != wanted:
                 return False
@@ -72,8 +84,9 @@ class ArtifactWriter:
             FailedRun: It cannot be written.
             OutputError: The location is not writable, or the disk is full.
         """
-        name = self.checkpoint.resolve().name
-        path = self.out / f"{name}{'' if precision == 'fp32' else f'.{precision}'}{row.suffix}"
+        if self.embed:
+            row.refuse_uint8(precision)
+        path = self.out / self._name(row, precision)
         with scratch_folder(self.out) as scratch:
             temporary = scratch / path.name
             written = self._call_exporter(row, precision, temporary, path)
@@ -94,11 +107,23 @@ class ArtifactWriter:
                 isas=written.isas,
                 asked_isas=self._asked_isas(precision),
                 expected_error=None if expected is None else replace(expected, sha256=sha256),
+                embeds_preprocessing=self.embed,
                 versions=row.versions(),
             )
             publish(temporary, path)
         trust_store().remember(programs_of([(path, artifact)]), command="export")
         return artifact
+
+    def _name(self, row: Format, precision: Precision) -> str:
+        """Return the name of the file, such as `mnist-cnn.int8.uint8-input.onnx`. All artifacts of
+        a checkpoint can be in one folder."""
+        parts = [
+            self.checkpoint.resolve().name,
+            "" if precision == "fp32" else f".{precision}",
+            ".uint8-input" if self.embed else "",
+            row.suffix,
+        ]
+        return "".join(parts)
 
     def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:
         return self.isas if TRAITS[precision].int8_products else None
@@ -111,9 +136,11 @@ class ArtifactWriter:
     ) -> Written:
         """Write `temporary`, which is later renamed to `path`."""
         exporter = load_exporter(row)
-        shape = self.record.input.shape
         images = self.images if TRAITS[precision].calibrated else None
-        calibration = np.empty((0, *shape), np.float32) if images is None else images
+        if images is None:
+            images = np.empty((0, *self.record.input.shape), np.uint8)
+        calibration = self._inputs(images)
+        measured = None if self.measured is None else self._inputs(self.measured)
         try:
             if not row.usual:
                 return export_apart(
@@ -122,23 +149,24 @@ class ArtifactWriter:
                     checkpoint=self.checkpoint,
                     checkpoint_id=self.record.id,
                     model=self.trusted,
-                    input_shape=shape,
+                    input=self.record.input,
+                    embed=self.embed,
                     path=temporary,
                     calibration=calibration,
                     isas=self.isas,
-                    measured=self.measured,
+                    measured=measured,
                     timeout_s=self.timeout_s,
                 )
-            example = example_input(shape, batch_size=2)
+            module, example = exported_model(self.model, self.record.input, embed=self.embed)
             return exporter.export(
                 Request(
-                    model=exportable(self.model, example),
+                    model=module,
                     example=example,
                     path=temporary,
                     precision=precision,
                     calibration=calibration,
                     isas=self.isas,
-                    measured=self.measured,
+                    measured=measured,
                 )
             )
         except OSError as error:
@@ -151,6 +179,9 @@ class ArtifactWriter:
             raise Crashed(
                 cannot_export(row.name, error), stderr_tail=traceback.format_exc()
             ) from error
+
+    def _inputs(self, images: NDArray[Any]) -> Inputs:
+        return inputs_of(images, self.record.input, embedded=self.embed)
 
 
 def _not_writable(path: Path, error: Exception) -> OutputError:

@@ -10,6 +10,7 @@ import click
 from toolkit.checkpoints.bundled import reference_checkpoint
 from toolkit.cli.options import (
     data_option,
+    embed_option,
     force_option,
     formats_option,
     model_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @formats_option
 @precisions_option
+@embed_option
 @click.option(
     "--isa",
     "isas",
@@ -71,6 +73,7 @@ def export(
     calibration_images: int,
     calibration_seed: int,
     isas: tuple[Isa, ...],
+    embed_preprocessing: bool,
     data: Path | None,
     timeout_s: float,
     out: Path | None,
@@ -96,6 +99,7 @@ def export(
                 images=calibration_images, seed=calibration_seed, data=data
             ),
             isas=isas or None,
+            embed_preprocessing=embed_preprocessing,
             model=model,
             trust=trust,
             force=force,
@@ -110,12 +114,15 @@ def export(
 
 def _outcome(done: Export) -> Outcome:
     """Return a table for people, a record for scripts, and the exit code of the failures."""
+    from toolkit.report.labels import kind_of
     from toolkit.schema import to_json
 
-    failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
-    dumps = [
-        (f"{item.format} {item.precision}", item.failure.stderr_tail) for item in done.failures
+    named = [
+        (f"{item.format} {kind_of(item.precision, uint8=item.embeds_preprocessing)}", item.failure)
+        for item in done.failures
     ]
+    failed = {name: str(failure) for name, failure in named}
+    dumps = [(name, failure.stderr_tail) for name, failure in named]
     return Outcome(
         record={
             "folder": str(done.folder),

@@ -90,6 +90,12 @@ precisions_option = together(
         help="Seed that selects the calibration images.",
     ),
 )
+embed_option = click.option(
+    "--embed-preprocessing",
+    is_flag=True,
+    help="Put scaling, colour order and normalisation into the artifacts, which then take uint8 "
+    "images after resizing and cropping.",
+)
 runtimes_option = click.option(
     "--runtime",
     "runtimes",

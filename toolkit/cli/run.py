@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.cli.options import formats_option, gates_options, precisions_option, session_options
+from toolkit.cli.options import (
+    embed_option,
+    formats_option,
+    gates_options,
+    precisions_option,
+    session_options,
+)
 from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import interrupted_outcome, results_outcome, take
 
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 )
 @formats_option
 @precisions_option
+@embed_option
 @gates_options
 @session_options
 @outcome_of

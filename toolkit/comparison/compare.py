@@ -29,8 +29,8 @@ from toolkit.statistics.speeds import speeds_of
 FAIL_BELOW = -0.03
 _MOST_LISTED = 6
 
-_Key = tuple[str, str, str, int, Settings]
-_Kind = tuple[str, str, str]
+_Key = tuple[str, str, str, bool, int, Settings]
+_Kind = tuple[str, str, str, bool]
 _Pair = tuple[Measurement | None, Measurement | None]
 
 
@@ -44,12 +44,12 @@ def compare(
 ) -> Comparison:
     """Compare a new run with an old one, candidate by candidate.
 
-    Candidates are paired by runtime, format, precision, batch size and settings. A regression is a
-    loss of speed that is shown to exceed `fail_below`, relative to the other rows and to the row's
-    own past (`toolkit.comparison.regressions`), with one error rate of 5 % for all rows. A
-    candidate that was measured before and now fails or cannot be exported is a regression as well.
-    A candidate that only the old run has is only reported. Rows are undecided if the machine may
-    have caused the loss.
+    Candidates are paired by runtime, format, precision, type of input, batch size and settings. A
+    regression is a loss of speed that is shown to exceed `fail_below`, relative to the other rows
+    and to the row's own past (`toolkit.comparison.regressions`), with one error rate of 5 % for all
+    rows. A candidate that was measured before and now fails or cannot be exported is a regression
+    as well. A candidate that only the old run has is only reported. Rows are undecided if the
+    machine may have caused the loss.
 
     Args:
         old: Results of bench or run, as `toolkit.read_results` reads them.
@@ -77,7 +77,7 @@ def compare(
         )
     pairs = _pair_up(before, after)
     lost: dict[_Kind, str | None] = {
-        (row.runtime, row.format, row.precision): row.reason
+        (row.runtime, row.format, row.precision, row.embeds_preprocessing): row.reason
         for row in new.parity
         if row.artifact_sha256 is None
     }
@@ -134,7 +134,11 @@ def _measured(which: str, results: Results) -> list[Measurement]:
 
 
 def _key(row: Measurement) -> _Key:
-    return row.runtime, row.format, row.precision, row.batch_size, row.settings
+    return *_kind(row), row.batch_size, row.settings
+
+
+def _kind(row: Measurement) -> _Kind:
+    return row.runtime, row.format, row.precision, row.embeds_preprocessing
 
 
 def _pair_up(old: Sequence[Measurement], new: Sequence[Measurement]) -> list[_Pair]:
@@ -167,7 +171,7 @@ def _row(name: str, pair: _Pair, judged: _Judged, lost: Mapping[_Kind, str | Non
     old, new = pair
     some, found = _some(pair), judged.finding
     verdict, reason = _verdict(old, new, found), judged.reason
-    kind = some.runtime, some.format, some.precision
+    kind = _kind(some)
     if verdict == "only in old" and kind in lost and some.status == "measured":
         verdict, reason = "failed now", lost[kind]
     return ComparedRow(
@@ -175,6 +179,7 @@ def _row(name: str, pair: _Pair, judged: _Judged, lost: Mapping[_Kind, str | Non
         runtime=some.runtime,
         format=some.format,
         precision=some.precision,
+        embeds_preprocessing=some.embeds_preprocessing,
         batch_size=some.batch_size,
         settings=some.settings,
         old=old.images_per_s if old else None,
@@ -241,7 +246,14 @@ def _some(pair: _Pair) -> Measurement:
 
 
 def _facts(row: Measurement) -> tuple[str, ...]:
-    return facts_of(row.runtime, row.precision, row.format, row.batch_size, row.settings)
+    return facts_of(
+        row.runtime,
+        row.precision,
+        row.format,
+        row.batch_size,
+        row.settings,
+        uint8=row.embeds_preprocessing,
+    )
 
 
 def _listed(rows: Sequence[Measurement]) -> str:

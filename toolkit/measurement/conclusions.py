@@ -78,6 +78,7 @@ def distinct_names(tallies: Sequence[Tally]) -> list[str]:
                 tally.candidate.source.artifact.format,
                 tally.batch_size,
                 tally.candidate.settings,
+                uint8=tally.candidate.source.artifact.embeds_preprocessing,
             )
             for tally in tallies
         ]
@@ -115,6 +116,7 @@ def _measurement(name: str, tally: Tally, baseline: Tally | None, results: Resul
         runtime=candidate.runtime.name,
         format=artifact.format,
         precision=artifact.precision,
+        embeds_preprocessing=artifact.embeds_preprocessing,
         batch_size=tally.batch_size,
         settings=candidate.settings,
         status=status,

@@ -242,6 +242,7 @@ class Scenarios:
             runtime=candidate.runtime.name,
             format=artifact.format,
             precision=artifact.precision,
+            embeds_preprocessing=artifact.embeds_preprocessing,
             scenario=wanted.scenario,
             batch_size=self.batch_size,
             settings=candidate.settings,

@@ -204,6 +204,7 @@ class ParityCheck:
             artifact_sha256=artifact.sha256,
             expected=len(basis.dataset),
             gates=self.gates.of(artifact.precision),
+            embeds_preprocessing=artifact.embeds_preprocessing,
             file=candidate.source.path.name,
         )
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.artifacts.inputs import inputs_of
 from toolkit.artifacts.rounding.expected_error import find_expected_error
 from toolkit.data import Dataset
-from toolkit.data.preprocessing import normalise
 from toolkit.errors import FailedRun
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.reference import Reference, distances
@@ -92,7 +92,8 @@ class Expectations:
         source, precision = candidate.source, candidate.source.artifact.precision
         if precision in EXACT_PRECISIONS:
             return None
-        inputs = normalise(self.dataset.images[:_IMAGES], candidate.input)
+        embedded = source.artifact.embeds_preprocessing
+        inputs = inputs_of(self.dataset.images[:_IMAGES], candidate.input, embedded=embedded)
         try:
             found = find_expected_error(
                 source.path, source.artifact, inputs, threads=self.threads, timeout_s=self.timeout_s

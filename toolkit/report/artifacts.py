@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from toolkit.report.labels import kind_of
 from toolkit.schema import Artifact
 
 NUMERIC = [False, False, False, True, False, False]
@@ -22,7 +23,7 @@ def artifact_cells(
     rows = [
         [
             item.format,
-            item.precision,
+            kind_of(item.precision, uint8=item.embeds_preprocessing),
             str(folder / item.path),
             f"{item.size_bytes / 1e6:.2f}",
             item.sha256[:12],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from toolkit.report.labels import kind_of
 from toolkit.report.numbers import interval_text
 from toolkit.report.parity import parity_text, status_text
 from toolkit.schema import (
@@ -20,16 +21,18 @@ from toolkit.schema import (
 )
 from toolkit.statistics.shares import percent
 
-_Key = tuple[str, str, str, str | None]
+_Key = tuple[str, str, str, bool, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryRow:
-    """Parity and measurement of the same candidate; either may be missing."""
+    """Parity and measurement of the same candidate; either may be missing. `uint8` says that its
+    artifact takes uint8 images."""
 
     runtime: str
     format: str
     precision: str
+    uint8: bool
     parity: ParityReport | None
     measurement: Measurement | None
     place: str | None = None
@@ -67,10 +70,11 @@ def summarise(results: Results) -> list[SummaryRow]:
             runtime=key[0],
             format=key[1],
             precision=key[2],
+            uint8=key[3],
             parity=parity.get(key),
             measurement=measurement,
             place=places.get(measurement.name) if measurement else None,
-            file=parity[key].file if key in parity and key[:3] in alike else None,
+            file=parity[key].file if key in parity and key[:4] in alike else None,
         )
         for key in dict.fromkeys([*parity, *measured])
         for measurement in measured.get(key, [None])
@@ -79,9 +83,9 @@ def summarise(results: Results) -> list[SummaryRow]:
     return sorted(rows, key=lambda row: order.get(_name(row), len(order)))
 
 
-def _alike(results: Results) -> set[tuple[str, str, str]]:
-    """Return runtime, format and precision of rows that differ only in their file."""
-    kinds = [(row.runtime, row.format, row.precision) for row in results.parity]
+def _alike(results: Results) -> set[tuple[str, str, str, bool]]:
+    """Return runtime, format, precision and input of rows that differ only in their file."""
+    kinds = [_key(row)[:4] for row in results.parity]
     return {kind for kind in kinds if kinds.count(kind) > 1}
 
 
@@ -125,7 +129,8 @@ def droppable(columns: Sequence[Column], rows: Sequence[SummaryRow]) -> Column |
 
 
 def _key(row: ParityReport | Measurement) -> _Key:
-    return row.runtime, row.format, row.precision, row.artifact_sha256
+    uint8 = row.embeds_preprocessing
+    return row.runtime, row.format, row.precision, uint8, row.artifact_sha256
 
 
 def _parity(text: Callable[[ParityReport], str]) -> Callable[[SummaryRow], str]:
@@ -195,7 +200,11 @@ COLUMNS = (
     Column(heading="runtime", cell=lambda row: row.runtime, numeric=False, identifies=True),
     Column(heading="format", rank=2, cell=lambda row: row.format, numeric=False, identifies=True),
     Column(
-        heading="precision", rank=1, cell=lambda row: row.precision, numeric=False, identifies=True
+        heading="precision",
+        rank=1,
+        cell=lambda row: kind_of(row.precision, uint8=row.uint8),
+        numeric=False,
+        identifies=True,
     ),
     Column(
         heading="file",

@@ -69,7 +69,7 @@ def render_csv(results: Results) -> str:
 
 
 HEADINGS = (
-    *("runtime", "format", "precision", "artifact_sha256"),
+    *("runtime", "format", "precision", "input", "artifact_sha256"),
     *(f"parity_{name}" for name in _PARITY[:2]),
     *_PARITY[2:],
     *_MEASUREMENT,
@@ -81,7 +81,8 @@ def raw_rows(results: Results) -> Iterator[list[object]]:
     for row in summarise(results):
         some = row.parity or row.measurement
         yield [
-            *(row.runtime, row.format, row.precision, some.artifact_sha256 if some else ""),
+            *(row.runtime, row.format, row.precision, "uint8" if row.uint8 else "float32"),
+            some.artifact_sha256 if some else "",
             *(None if row.parity is None else getattr(row.parity, name) for name in _PARITY),
             *(
                 None if row.measurement is None else value(row.measurement)

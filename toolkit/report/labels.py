@@ -24,12 +24,29 @@ def images_of(data: DatasetRecord) -> str:
     return f"{part} images"
 
 
+def kind_of(precision: str, *, uint8: bool) -> str:
+    """Return `fp32`, or `fp32, uint8 input` for an artifact with its preprocessing in the graph."""
+    return f"{precision}, uint8 input" if uint8 else precision
+
+
 def facts_of(
-    runtime: str, precision: str, format: str, batch_size: int, settings: Settings
+    runtime: str,
+    precision: str,
+    format: str,
+    batch_size: int,
+    settings: Settings,
+    *,
+    uint8: bool = False,
 ) -> tuple[str, ...]:
     """Return the properties that a name may contain, in order; defaults are omitted."""
     return (
-        *(runtime, precision, format, f"batch {batch_size}", count_of(settings.threads, "thread")),
+        *(
+            runtime,
+            kind_of(precision, uint8=uint8),
+            format,
+            f"batch {batch_size}",
+            count_of(settings.threads, "thread"),
+        ),
         *(count_of(settings.streams, "stream"), settings.device),
         "memory kept" if settings.keep_memory else "",
     )

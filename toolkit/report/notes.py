@@ -18,9 +18,7 @@ def notes(results: Results) -> list[str]:
     """Return the notes below the table, one sentence each."""
     lines = []
     lines += parity_notes(results)
-    copies = len(results.artifacts) - len(
-        {(item.format, item.precision, item.sha256) for item in results.artifacts}
-    )
+    copies = len(results.artifacts) - len({(*item.key, item.sha256) for item in results.artifacts})
     if copies:
         lines.append(f"Artifacts given twice with the same bytes share one row: {copies}.")
     if results.signed_by is not None:

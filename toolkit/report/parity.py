@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from toolkit.report.labels import kind_of
 from toolkit.schema import EXACT_PRECISIONS, ParityReport, Results, Status, WorstImage
 
 _SHOWN_CHECKS = 3
@@ -42,8 +43,9 @@ def parity_notes(results: Results) -> list[str]:
 
 
 def row_name(row: ParityReport) -> str:
-    """Return runtime, precision and file of a row."""
-    return " ".join(filter(None, [row.runtime, row.precision, row.file or row.format]))
+    """Return runtime, precision and file of a row; its format and input if there is no file."""
+    kind = kind_of(row.format, uint8=row.embeds_preprocessing)
+    return " ".join(filter(None, [row.runtime, row.precision, row.file or kind]))
 
 
 def _noise(results: Results) -> Iterator[str]:

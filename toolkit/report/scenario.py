@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toolkit.report.labels import kind_of
 from toolkit.report.parity import status_text
 from toolkit.schema import Results, ScenarioReport
 
@@ -88,10 +89,14 @@ def _latency(share: float) -> Callable[[ScenarioReport], str]:
     return text
 
 
+def _precision(row: ScenarioReport) -> str:
+    return kind_of(row.precision, uint8=row.embeds_preprocessing)
+
+
 COLUMNS = (
     ScenarioColumn(heading="runtime", cell=lambda row: row.runtime, numeric=False),
     ScenarioColumn(heading="format", cell=lambda row: row.format, numeric=False),
-    ScenarioColumn(heading="precision", cell=lambda row: row.precision, numeric=False),
+    ScenarioColumn(heading="precision", cell=_precision, numeric=False),
     ScenarioColumn(heading="scenario", cell=lambda row: row.scenario, numeric=False),
     ScenarioColumn(heading="LoadGen says", cell=_verdict, numeric=False),
     ScenarioColumn(heading="batch", cell=lambda row: str(row.batch_size)),

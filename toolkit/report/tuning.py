@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.report.labels import count_of, images_of
+from toolkit.report.labels import count_of, images_of, kind_of
 from toolkit.report.numbers import interval_text
 from toolkit.report.parity import status_text
 from toolkit.report.table import aligned
@@ -40,7 +40,8 @@ def _cells(trial: Trial, tuning: Tuning) -> list[str]:
     elif trial.name == tuning.baseline:
         role = "baseline"
     return [
-        *(role, own.runtime, own.format, own.precision),
+        *(role, own.runtime, own.format),
+        kind_of(own.precision, uint8=own.embeds_preprocessing),
         *(str(own.settings.threads), str(own.settings.streams)),
         "kept" if own.settings.keep_memory else "",
         interval_text(trial.images_per_s, "{:,.0f}"),

@@ -79,6 +79,12 @@ class Artifact:
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
+    def key(self) -> tuple[str, Precision, bool]:
+        """What tells it from the other artifacts of its checkpoint in a folder: its format, its
+        precision, and whether its input is uint8."""
+        return self.format, self.precision, self.embeds_preprocessing
+
+    @property
     def checkpoint_id(self) -> CheckpointId:
         """The checkpoint that the artifact was exported from."""
         return CheckpointId(weights_sha256=self.checkpoint_sha256, spec_sha256=self.spec_sha256)

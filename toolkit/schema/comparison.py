@@ -46,6 +46,7 @@ class ComparedRow:
     runtime: str
     format: str
     precision: Precision
+    embeds_preprocessing: bool = False
     batch_size: int
     settings: Settings
     old: Interval | None

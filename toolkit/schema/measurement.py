@@ -114,6 +114,7 @@ class Pass:
 class Measurement:
     """The speed of one candidate at one batch size; `name` is unique within its results.
 
+    With `embeds_preprocessing`, the input of each call is uint8, and the artifact normalises it.
     `to_baseline` is its speed divided by that of the baseline, from paired rounds; exactly 1 for
     the baseline itself. `repeat_ratio` is its speed on a repeated input divided by that on rotating
     inputs. `latency_s` and `outliers` are about single calls, over all passes. `page_faults` is the
@@ -128,6 +129,7 @@ class Measurement:
     runtime: str
     format: str
     precision: Precision
+    embeds_preprocessing: bool = False
     batch_size: int
     settings: Settings
     status: Status

@@ -5,9 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CHECKPOINT_SCHEMA_VERSION = 1
+
+Inputs: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"
+"""A batch `[N,...]` as an artifact takes it: float32, normalised; or uint8 if the preprocessing is
+a part of its graph."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,6 +123,7 @@ class ParityReport:
     run in float64.
 
     Attributes:
+        embeds_preprocessing: Whether the artifact takes uint8 images; see `Artifact`.
         file: The artifact's file name.
         accuracy_drop: Reference's accuracy minus candidate's, with its exact paired interval.
         flip_rate: Share of flipped images, including benign ones, with its Clopper-Pearson bounds.
@@ -159,6 +160,7 @@ class ParityReport:
     artifact_sha256: str | None
     session: Attestation | None
     stderr_tail: str
+    embeds_preprocessing: bool = False
     file: str | None = None
     max_diff_in_floors: float | None = None
     typical_noise_floor: float | None = None

@@ -44,6 +44,7 @@ class ScenarioReport:
     runtime: str
     format: str
     precision: Precision
+    embeds_preprocessing: bool = False
     scenario: ScenarioName
     batch_size: int
     settings: Settings

@@ -39,6 +39,7 @@ class Configuration:
     runtime: str
     format: str
     precision: Precision
+    embeds_preprocessing: bool = False
     artifact_path: str
     artifact_sha256: str
     batch_size: int

@@ -14,7 +14,7 @@ from toolkit.artifacts.programs import programs_of
 from toolkit.checkpoints.denormals import warn_of_denormals
 from toolkit.checkpoints.storage import WEIGHTS, read_checkpoint
 from toolkit.errors import ArtifactError, SettingError
-from toolkit.report.labels import count_of
+from toolkit.report.labels import count_of, kind_of
 from toolkit.schema import EAGER as EAGER
 from toolkit.schema import NO_OP as NO_OP
 from toolkit.schema import (
@@ -57,7 +57,9 @@ class Candidate:
     @property
     def label(self) -> str:
         """A short name for progress and messages."""
-        return f"{self.runtime.name} {self.source.artifact.precision}"
+        artifact = self.source.artifact
+        kind = kind_of(artifact.precision, uint8=artifact.embeds_preprocessing)
+        return f"{self.runtime.name} {kind}"
 
     def difference(self, found: Attestation) -> str | None:
         """Say how an attested session differs from what was requested; None if it does not."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import Crashed, InputError, WrongOutput
-from toolkit.schema import Artifact
+from toolkit.schema import Artifact, Inputs
 from toolkit.sessions.runtimes import Session
 
 _SAME = 1e-4  # repeated runs agree to the bit, or to the order in which threads add
@@ -19,7 +19,7 @@ class CheckedSession:
         self.unchecked = session
         self.artifact = artifact
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
         """Check inputs, run, check logits.
 
         Raises:
@@ -40,10 +40,12 @@ class CheckedSession:
             )
         return logits
 
-    def check_inputs(self, inputs: NDArray[np.float32]) -> None:
-        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more."""
-        expected = f"float32 [N, {', '.join(map(str, self.artifact.input_shape))}] with N >= 1"
-        if inputs.dtype != np.float32:
+    def check_inputs(self, inputs: Inputs) -> None:
+        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more; uint8
+        if the artifact embeds its preprocessing."""
+        dtype = "uint8" if self.artifact.embeds_preprocessing else "float32"
+        expected = f"{dtype} [N, {', '.join(map(str, self.artifact.input_shape))}] with N >= 1"
+        if inputs.dtype != dtype:
             raise InputError(f"input of dtype {inputs.dtype}, expected {expected}")
         if inputs.ndim != 4 or inputs.shape[1:] != self.artifact.input_shape or len(inputs) < 1:
             raise InputError(f"input of shape {list(inputs.shape)}, expected {expected}")

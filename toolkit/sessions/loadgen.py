@@ -1,6 +1,6 @@
 """MLPerf LoadGen inside the worker: it sends the queries, measures time, and judges.
 
-In: sessions' `run`, normalised images, settings. Out: LoadGen's verdict and numbers, and a random
+In: sessions' `run`, their inputs, settings. Out: LoadGen's verdict and numbers, and a random
 part of the answers, for comparison with untimed ones.
 
 LoadGen has its own clock and rules (https://github.com/mlcommons/inference, loadgen/). Nothing here
@@ -20,7 +20,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolkit.errors import Crashed, NotInstalled
-from toolkit.schema import ScenarioSettings
+from toolkit.schema import Inputs, ScenarioSettings
 from toolkit.sessions.loadgen_log import LoadResult, read_result
 from toolkit.timing import Stopwatch
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Run = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+    Run = Callable[[Inputs], NDArray[np.floating]]
 
 PACKAGE = "mlperf_loadgen"
 INSTALL = "pip install 'toolkit[loadgen]'"
@@ -75,7 +75,7 @@ def require_loadgen() -> Any:
 
 def run_scenario(
     runs: Sequence[Run],
-    library: NDArray[np.float32],
+    library: Inputs,
     wanted: ScenarioSettings,
     *,
     batch_size: int,
@@ -122,7 +122,7 @@ def run_scenario(
 class Stream:
     """Answers samples with one session, and keeps a random part of the answers."""
 
-    def __init__(self, run: Run, library: NDArray[np.float32], *, batch_size: int) -> None:
+    def __init__(self, run: Run, library: Inputs, *, batch_size: int) -> None:
         self.batch_size = batch_size
         self.images = len(library)
         self._run = run

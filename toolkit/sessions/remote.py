@@ -96,7 +96,9 @@ class RemoteSession:
         if self.loaded is None:
             source, row = self.candidate.source, self.candidate.runtime
             try:
-                row.refuse(self.candidate.settings, source.artifact.format)
+                artifact = source.artifact
+                uint8 = artifact.embeds_preprocessing
+                row.refuse(self.candidate.settings, artifact.format, uint8=uint8)
             except Unsupported as unsupported:
                 raise self._fail(unsupported) from None
             self._start()

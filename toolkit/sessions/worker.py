@@ -24,8 +24,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.artifacts.inputs import inputs_of
 from toolkit.artifacts.manifest import check_artifact
-from toolkit.data.preprocessing import normalise
 from toolkit.errors import (
     FailedRun,
     InputError,
@@ -39,6 +39,7 @@ from toolkit.schema import (
     TRAITS,
     Artifact,
     Attestation,
+    Inputs,
     InputSpec,
     ScenarioSettings,
     Settings,
@@ -59,7 +60,7 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
 )
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+Run = Callable[[Inputs], NDArray[np.floating]]
 
 
 class Channel(Protocol):
@@ -105,7 +106,7 @@ class Worker:
     def __init__(self) -> None:
         self._sessions: list[CheckedSession] = []
         self._input: InputSpec | None = None
-        self._batches: list[NDArray[np.float32]] = []
+        self._batches: list[Inputs] = []
         self._expected: list[NDArray[np.floating]] = []
         self._timed_calls = 0
         self._random = random.Random(0)
@@ -156,9 +157,7 @@ class Worker:
         session = loader.load(source, wanted)
         load_s = watch.elapsed_s()
         self._sessions = [CheckedSession(session, source.artifact)]
-        noise = np.random.default_rng(0).standard_normal(
-            (batch_size, *source.artifact.input_shape), np.float32
-        )
+        noise = _noise(source.artifact, batch_size)
         watch = Stopwatch()
         self._sessions[0].run(noise)
         first_inference_s = watch.elapsed_s()
@@ -190,7 +189,7 @@ class Worker:
         session, spec = self._ready()
         pixels = samples_of(images, shape, spec.dtype)
         parts = [
-            session.run(normalise(pixels[start : start + batch_size], spec))
+            session.run(_inputs(pixels[start : start + batch_size], session, spec))
             for start in range(0, len(pixels), batch_size)
         ]
         return pack(np.concatenate(parts))
@@ -213,7 +212,8 @@ class Worker:
         session, spec = self._ready()
         pixels = samples_of(images, shape, spec.dtype)
         rows = np.arange(DISTINCT_BATCHES * batch_size) % len(pixels)
-        self._batches = [normalise(pixels[each], spec) for each in rows.reshape(-1, batch_size)]
+        batches = rows.reshape(-1, batch_size)
+        self._batches = [_inputs(pixels[each], session, spec) for each in batches]
         self._expected = [session.run(batch) for batch in self._batches]
         logits = np.concatenate(self._expected)
         if expected is not None:
@@ -257,7 +257,7 @@ class Worker:
             WrongOutput: They differ, or contain NaN.
         """
         session, spec = self._ready()
-        library = normalise(samples_of(images, shape, spec.dtype), spec)
+        library = _inputs(samples_of(images, shape, spec.dtype), session, spec)
         starts = range(0, len(library), batch_size)
         expected = np.concatenate([session.run(library[at : at + batch_size]) for at in starts])
         result, kept = run_scenario(
@@ -280,7 +280,7 @@ class Worker:
     def _time(
         self,
         runs: list[Run],
-        batches: list[NDArray[np.float32]],
+        batches: list[Inputs],
         *,
         calls: int,
         offset: int,
@@ -302,6 +302,19 @@ class Worker:
         if not self._sessions or self._input is None:
             raise InputError("no session is loaded in this worker")
         return self._sessions[0], self._input
+
+
+def _inputs(pixels: NDArray[np.uint8], session: CheckedSession, spec: InputSpec) -> Inputs:
+    """Return the input of the session for raw images `[N,C,H,W]`."""
+    return inputs_of(pixels, spec, embedded=session.artifact.embeds_preprocessing)
+
+
+def _noise(artifact: Artifact, batch_size: int) -> Inputs:
+    """Return an input for the first call."""
+    random, shape = np.random.default_rng(0), (batch_size, *artifact.input_shape)
+    if artifact.embeds_preprocessing:
+        return random.integers(0, 256, shape, np.uint8)
+    return random.standard_normal(shape, np.float32)
 
 
 def _own_copy(path: Path) -> Path:

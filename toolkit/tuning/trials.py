@@ -65,6 +65,7 @@ def trial_of(name: str, entry: Entry) -> Trial:
             runtime=candidate.runtime.name,
             format=artifact.format,
             precision=artifact.precision,
+            embeds_preprocessing=artifact.embeds_preprocessing,
             artifact_path=str(candidate.source.path),
             artifact_sha256=artifact.sha256,
             batch_size=entry.tally.batch_size,

@@ -17,14 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from toolkit.errors import NotInstalled
+from toolkit.errors import NotInstalled, Unsupported
 from toolkit.names import ALL, known_name, known_names
 from toolkit.packages import plugin_rows, versions_of
-from toolkit.schema import ExpectedError, Isa, Precision
+from toolkit.schema import ExpectedError, Inputs, Isa, Precision
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 ENTRY_POINTS = "toolkit.formats"
@@ -41,6 +39,8 @@ class Format:
         distributions: Packages that must all be installed to write the format.
         extra: The toolkit's extra that installs them; None if the toolkit itself needs them.
         precisions: The precisions that it can be written in.
+        uint8: Those in which its input can be uint8, with the preprocessing in the graph.
+        float_only: Why its input is float32 in the other precisions.
         usual: Whether it is written by default. Other formats take long or run third-party native
             code, so they get a separate process.
         environment: Variables that must be set before its module is imported.
@@ -54,6 +54,8 @@ class Format:
     distributions: tuple[str, ...]
     extra: str | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
+    uint8: tuple[Precision, ...] = ()
+    float_only: str = "its exporter has no such input"
     usual: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     runs: str | None = UNKNOWN_CODE
@@ -71,6 +73,18 @@ class Format:
             return f"pip install 'toolkit[{self.extra}]'"
         return f"pip install {' '.join(self.missing() or self.distributions)}"
 
+    def refuse_uint8(self, precision: Precision) -> None:
+        """Refuse to write an artifact with uint8 input if the format cannot take it.
+
+        Raises:
+            Unsupported: The message has the reason.
+        """
+        if precision not in self.uint8:
+            raise Unsupported(
+                f"format {self.name} {precision} cannot take uint8 input: {self.float_only}; "
+                "export it without --embed-preprocessing"
+            )
+
     def versions(self) -> dict[str, str]:
         """Return the installed versions of the packages that write the format."""
         return versions_of(*self.distributions)
@@ -86,12 +100,12 @@ class Request:
     """The request to an exporter.
 
     Attributes:
-        model: Float32 `[N,C,H,W]` named `input` → logits `[N,K]`, in eval mode.
-        example: A float32 batch `[2,C,H,W]` to trace with.
+        model: Float32 `[N,C,H,W]` named `input` → logits `[N,K]`, in eval mode. If preprocessing is
+            a part of it, its input is uint8, and so are `example`, `calibration` and `measured`.
+        example: A batch `[2,C,H,W]` to trace with.
         path: The file or folder to write; it does not exist yet.
         precision: A precision that the format supports.
-        calibration: Float32 inputs `[N,C,H,W]` to measure ranges on; empty if no ranges are
-            measured.
+        calibration: Inputs `[N,C,H,W]` to measure ranges on; empty if no ranges are measured.
         isas: Instruction sets on which int8 arithmetic must be exact; None is all.
         measured: Inputs `[N,C,H,W]` to measure the expected error of int8 on; None skips this.
     """
@@ -100,9 +114,9 @@ class Request:
     example: Tensor
     path: Path
     precision: Precision
-    calibration: NDArray[np.float32]
+    calibration: Inputs
     isas: tuple[Isa, ...] | None
-    measured: NDArray[np.float32] | None = None
+    measured: Inputs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +143,7 @@ FORMATS = {
             module="toolkit.artifacts.formats.torchscript",
             suffix=".torchscript",
             distributions=("torch",),
+            uint8=("fp32",),
             usual=True,
             runs="its code can read and write files of the worker",
         ),
@@ -138,6 +153,7 @@ FORMATS = {
             suffix=".onnx",
             distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
             precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+            uint8=("fp32", "fp16", "int8", "int8-dynamic"),
             usual=True,
             runs=None,
         ),
@@ -146,6 +162,7 @@ FORMATS = {
             module="toolkit.artifacts.formats.ort",
             suffix=".ort",
             distributions=("torch", "onnx", "onnxscript", "onnxruntime"),
+            uint8=("fp32",),
             runs=None,
         ),
         Format(
@@ -153,6 +170,7 @@ FORMATS = {
             module="toolkit.artifacts.formats.pt2",
             suffix=".pt2",
             distributions=("torch",),
+            uint8=("fp32",),
             usual=True,
             runs="it can contain Python expressions and native code",
         ),
@@ -161,6 +179,7 @@ FORMATS = {
             module="toolkit.artifacts.formats.aotinductor",
             suffix=".aoti.pt2",
             distributions=("torch",),
+            uint8=("fp32",),
             runs="it is native code",
             # Line tables name the files of the exporting machine; read when Inductor is imported.
             environment={"AOT_INDUCTOR_ENABLE_LINE_TABLES": "0"},
@@ -172,6 +191,7 @@ FORMATS = {
             distributions=("torch", "onnx", "onnxscript", "openvino", "nncf"),
             extra="openvino",
             precisions=("fp32", "fp16", "int8"),
+            uint8=("fp32", "fp16", "int8"),
             runs=None,
         ),
         Format(
@@ -181,6 +201,7 @@ FORMATS = {
             distributions=("litert-torch", "ai-edge-quantizer", "ai-edge-litert"),
             extra="litert",
             precisions=("fp32", "fp16", "int8", "int8-dynamic"),
+            uint8=("fp32", "fp16", "int8", "int8-dynamic"),
             runs=None,
         ),
         Format(
@@ -190,6 +211,7 @@ FORMATS = {
             distributions=("executorch", "torchao"),
             extra="executorch",
             precisions=("fp32", "int8"),
+            uint8=("fp32", "int8"),
             runs=None,
         ),
         Format(
@@ -199,6 +221,7 @@ FORMATS = {
             distributions=("ncnn", "pnnx"),
             extra="ncnn",
             precisions=("fp32", "fp16"),
+            float_only="ncnn computes in float32, and its Cast layer reads bytes as signed",
             runs=None,
         ),
         Format(
@@ -208,6 +231,7 @@ FORMATS = {
             distributions=("MNN", "onnx", "onnxscript"),
             extra="mnn",
             precisions=("fp32", "fp16", "int8-weights"),
+            uint8=("fp32", "fp16", "int8-weights"),
             runs=None,
         ),
         Format(
@@ -217,6 +241,7 @@ FORMATS = {
             distributions=("coremltools",),
             extra="coreml",
             precisions=("fp32", "fp16"),
+            float_only="an array of an ML program is float16, float32 or int32",
             runs="Core ML compiles and runs it",
         ),
     )

@@ -11,9 +11,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, GraphModule, Node
@@ -21,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.torch_model import logits_of
-from toolkit.schema import ExpectedError
+from toolkit.schema import ExpectedError, Inputs
 
 LARGEST_BATCH = 256
 
@@ -103,7 +101,7 @@ def _lowered(program: ExportedProgram) -> bytes:
     return bytes(edge.to_executorch(config).buffer)
 
 
-def _quantised(program: ExportedProgram, calibration: NDArray[np.float32]) -> GraphModule:
+def _quantised(program: ExportedProgram, calibration: Inputs) -> GraphModule:
     """Return the program with int8 layers, except those that produce the logits: rounded to the 256
     steps of an int8 output, the logits would not be those of the model."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (

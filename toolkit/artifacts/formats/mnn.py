@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toolkit.artifacts.embedded import PIXEL_CONSTANTS
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
@@ -74,7 +75,8 @@ def _round_to_half(path: Path) -> None:
 
     model = onnx.load(path)
     for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+        matrix = len(tensor.dims) > 1 and tensor.name not in PIXEL_CONSTANTS
+        if tensor.data_type == onnx.TensorProto.FLOAT and matrix:
             rounded = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
     onnx.save(model, path)

@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from toolkit.artifacts.embedded import PIXEL_CONSTANTS
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
 from toolkit.files.scratch import temporary_folder
-from toolkit.schema import TRAITS, ExpectedError
+from toolkit.schema import TRAITS, ExpectedError, Inputs
 
 # Otherwise ONNX Runtime, which quantises, sends telemetry about each session (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -82,11 +82,14 @@ def _expected_error(plain: Path, request: Request) -> ExpectedError | None:
 def _halve(model: ModelProto) -> ModelProto:
     """Store kernels and matrices in float16, each cast to float32 under its old name.
 
-    Vectors (biases, normalisation) stay in float32: they are small, and so may their values be.
+    Vectors (biases, normalisation, the mean of pixels) stay in float32: they are small, and so may
+    their values be.
     """
     casts = []
     for weight in model.graph.initializer:
         if weight.data_type != TensorProto.FLOAT or len(weight.dims) < 2:
+            continue
+        if weight.name in PIXEL_CONSTANTS:
             continue
         name, values = weight.name, numpy_helper.to_array(weight)
         largest = float(np.abs(values).max(initial=0))
@@ -170,17 +173,17 @@ def _layer_of_logits(graph: GraphProto) -> list[str]:
 class _Batches:
     """Calibration inputs for ONNX Runtime's quantiser: one batch per call, then None."""
 
-    def __init__(self, inputs: NDArray[np.float32], name: str) -> None:
+    def __init__(self, inputs: Inputs, name: str) -> None:
         starts = range(0, len(inputs), _BATCH_SIZE)
         self._batches = ({name: inputs[start : start + _BATCH_SIZE]} for start in starts)
 
-    def __iter__(self) -> Iterator[dict[str, NDArray[np.float32]]]:
+    def __iter__(self) -> Iterator[dict[str, Inputs]]:
         return self
 
-    def __next__(self) -> dict[str, NDArray[np.float32]]:
+    def __next__(self) -> dict[str, Inputs]:
         return next(self._batches)
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, Inputs] | None:
         return next(self._batches, None)
 
 

@@ -26,6 +26,10 @@ _LAYERS = {
     *("MatMul", "Convolution", "GroupConvolution"),
     *("ConvolutionBackpropData", "GroupConvolutionBackpropData"),
 }
+_PREPROCESSING = {
+    *("Convert", "Divide", "Subtract", "Multiply", "Add"),
+    *("Slice", "StridedSlice", "Gather", "Concat"),
+}
 
 
 def export(request: Request) -> Written:
@@ -68,12 +72,31 @@ def _quantise(model: Any, request: Request, *, narrow: bool) -> Any:
             model,
             nncf.Dataset([image[None] for image in request.calibration]),
             subset_size=len(request.calibration),
-            ignored_scope=nncf.IgnoredScope(names=_layer_of_logits(model)),
+            ignored_scope=nncf.IgnoredScope(
+                names=[*_layer_of_logits(model), *_preprocessing(model)]
+            ),
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
         )
     if not any(node.get_type_name() == "FakeQuantize" for node in quantised.get_ops()):
         raise ValueError("no layer could be quantised, except the one that produces the logits")
     return quantised
+
+
+def _preprocessing(model: Any) -> list[str]:
+    """Return the names of the operators that scale and normalise bytes; none if the input is
+    float32. They stay in float32, so the first layer gets the same values as without them."""
+    (given,) = model.inputs
+    if given.get_element_type().get_type_name() != "u8":
+        return []
+    names: list[str] = []
+    waiting = list(given.get_target_inputs())
+    while waiting:
+        node = waiting.pop().get_node()
+        name = node.get_friendly_name()
+        if node.get_type_name() in _PREPROCESSING and name not in names:
+            names.append(name)
+            waiting.extend(each for output in node.outputs() for each in output.get_target_inputs())
+    return names
 
 
 def _layer_of_logits(model: Any) -> list[str]:

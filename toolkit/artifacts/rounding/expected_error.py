@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.errors import headline
 from toolkit.files.scratch import temporary_folder
 from toolkit.processes.child import answer, run_apart
 from toolkit.processes.confinement import Needs
-from toolkit.schema import TRAITS, Artifact, ExpectedError, from_json, to_json
+from toolkit.schema import TRAITS, Artifact, ExpectedError, Inputs, from_json, to_json
 
 FORMATS = ("onnx", "openvino")
 """Formats whose int8 files contain the size of their own rounding."""
@@ -26,7 +25,7 @@ FORMATS = ("onnx", "openvino")
 def find_expected_error(
     path: Path,
     artifact: Artifact,
-    inputs: NDArray[np.float32],
+    inputs: Inputs,
     *,
     threads: int = 1,
     timeout_s: float = 300.0,
@@ -37,7 +36,7 @@ def find_expected_error(
     Args:
         path: The artifact's file or folder.
         artifact: Its record, whose checksum is that of the file.
-        inputs: Float32 `[N,C,H,W]`, normalised; 200 are enough, more are ignored.
+        inputs: As the artifact takes them, `[N,C,H,W]`; 200 are enough, more are ignored.
         threads: Threads of the evaluation, which runs in a separate process.
         timeout_s: A process that takes longer is stopped.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from toolkit.artifacts.rounding.clipping import Reach, limits_on_purpose
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
 from toolkit.artifacts.rounding.onnx_pairs import QuantisedGraph, take_apart
-from toolkit.schema import ExpectedError
+from toolkit.schema import ExpectedError, Inputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,7 +28,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 _BATCH_SIZE = 50
 
 
-def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> ExpectedError | None:
+def measure(path: Path, inputs: Inputs, *, threads: int = 1) -> ExpectedError | None:
     """Return the expected error of an `.onnx` file on the first `MEASURED_IMAGES` of inputs
     `[N,C,H,W]`.
 
@@ -53,7 +53,7 @@ def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> Exp
 
 
 def evaluate_with_reaches(
-    graph: QuantisedGraph, inputs: NDArray[np.float32], *, threads: int
+    graph: QuantisedGraph, inputs: Inputs, *, threads: int
 ) -> tuple[NDArray[np.floating], list[Reach]]:
     """Return logits `[N,K]` of the plain model, and how far each image reaches at each pair."""
     from onnx import TensorProto, helper
@@ -79,9 +79,7 @@ def evaluate_with_reaches(
     return np.concatenate(logits).astype(np.float64), reaches
 
 
-def evaluate(
-    model: ModelProto, inputs: NDArray[np.float32], *, threads: int
-) -> NDArray[np.floating]:
+def evaluate(model: ModelProto, inputs: Inputs, *, threads: int) -> NDArray[np.floating]:
     """Return logits `[N,K]` as float64, computed by ONNX Runtime without graph optimisation."""
     name = model.graph.output[0].name
     parts = [values[name] for values in _batches(model, inputs, threads=threads)]
@@ -90,7 +88,7 @@ def evaluate(
 
 
 def _batches(
-    model: ModelProto, inputs: NDArray[np.float32], *, threads: int
+    model: ModelProto, inputs: Inputs, *, threads: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield inputs and outputs by name, some images at a time; a fixed batch is padded."""
     import onnxruntime

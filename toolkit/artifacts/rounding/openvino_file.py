@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.rounding.clipping import Opened, Reach, limits_on_purpose
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
-from toolkit.schema import ExpectedError
+from toolkit.schema import ExpectedError, Inputs
 
 # OpenVINO sends telemetry unless this package is missing (seen in 2026.4.1).
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -27,7 +27,7 @@ _INTEGERS = {"i8", "u8", "i4", "u4"}
 _BATCH_SIZE = 50
 
 
-def measure(path: Path, inputs: NDArray[np.float32], *, threads: int = 1) -> ExpectedError | None:
+def measure(path: Path, inputs: Inputs, *, threads: int = 1) -> ExpectedError | None:
     """Return the expected error of `model.xml` on the first `MEASURED_IMAGES` of inputs
     `[N,C,H,W]`.
 
@@ -201,9 +201,7 @@ def _weights_as_floats(model: Any, random: np.random.Generator | None) -> None:
                 user.replace_source_output(moved.output(0))
 
 
-def _evaluate(
-    model: Any, inputs: NDArray[np.float32], *, threads: int
-) -> list[NDArray[np.floating]]:
+def _evaluate(model: Any, inputs: Inputs, *, threads: int) -> list[NDArray[np.floating]]:
     """Return all outputs as float64, logits `[N,K]` first, computed by OpenVINO's CPU plugin in
     float32."""
     import openvino

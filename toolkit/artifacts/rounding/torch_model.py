@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.artifacts.rounding.number_formats import DROPPED_BITS, INT8_MAX, Kind
 from toolkit.errors import Unsupported
+from toolkit.schema import Inputs
 
 VARIANTS: dict[str, tuple[str, Kind]] = {
     "weights:fp16": ("weights", "fp16"),
@@ -60,10 +61,8 @@ def apply_variant(model: nn.Module, variant: str) -> Callable[[Tensor], Tensor]:
     return RoundedProducts(model, kind)
 
 
-def logits_of(
-    model: Callable[[Tensor], Tensor], inputs: NDArray[np.float32]
-) -> NDArray[np.floating]:
-    """Return logits `[N,K]` of inputs `[N,C,H,W]`, a few at a time."""
+def logits_of(model: Callable[[Tensor], Tensor], inputs: Inputs) -> NDArray[np.floating]:
+    """Return logits `[N,K]` of inputs `[N,C,H,W]`, as the model takes them, a few at a time."""
     with torch.inference_mode():
         batches = torch.split(torch.from_numpy(inputs), _BATCH_SIZE)
         parts = [model(batch) for batch in batches]

@@ -94,6 +94,7 @@ def _job(symptoms: Symptoms, subject: Subject, candidate: Candidate, *, budget_s
         artifact=str(source.path.resolve()),
         format=source.artifact.format,
         precision=source.artifact.precision,
+        embeds_preprocessing=source.artifact.embeds_preprocessing,
         batch_size=symptoms.batch_size,
         tolerance_floors=symptoms.tolerance_floors,
         expected_rms=symptoms.expected_rms,

@@ -39,8 +39,9 @@ _CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The input of the child. `artifact` is the file or folder, of `format`. Experiments take at
-    most `budget_s`; with 0 they are left out."""
+    """The input of the child. `artifact` is the file or folder, of `format`; with
+    `embeds_preprocessing`, it takes raw images. Experiments take at most `budget_s`; with 0 they
+    are left out."""
 
     checkpoint: str
     checkpoint_id: CheckpointId
@@ -49,6 +50,7 @@ class Job:
     artifact: str
     format: str
     precision: Precision
+    embeds_preprocessing: bool
     batch_size: int
     tolerance_floors: float
     expected_rms: float | None
@@ -162,15 +164,25 @@ class _Search:
         from toolkit.parity.causes.experiments import Experiments
 
         return Experiments(
-            model, self._images, self._job.input, self._symptoms, budget_s=self._job.budget_s
+            model,
+            self._images,
+            self._job.input,
+            self._symptoms,
+            embedded=self._job.embeds_preprocessing,
+            budget_s=self._job.budget_s,
         ).cause()
 
     def _file(self, model: nn.Module) -> Cause | None:
-        from toolkit.data.preprocessing import normalise
         from toolkit.parity.causes.onnx_file import cause_in_file
 
-        inputs = normalise(self._images, self._job.input)
-        return cause_in_file(Path(self._job.artifact), model, inputs, self._job.precision)
+        return cause_in_file(
+            Path(self._job.artifact),
+            model,
+            self._images,
+            self._job.input,
+            self._job.precision,
+            embedded=self._job.embeds_preprocessing,
+        )
 
 
 def _files(artifact: Path) -> list[Path]:

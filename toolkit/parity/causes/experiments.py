@@ -48,7 +48,8 @@ class Experiments:
     """All experiments on one model with some images.
 
     `symptoms` are those of the images, in the same order. The first `symptoms.batch_size` images
-    are a whole batch of the candidate.
+    are a whole batch of the candidate. `embedded` says that the candidate's file makes the inputs
+    from raw images.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class Experiments:
         spec: InputSpec,
         symptoms: Symptoms,
         *,
+        embedded: bool = False,
         budget_s: float,
     ) -> None:
         self._model = model.eval()
+        self._embedded = embedded
         self._images = images
         self._spec = spec
         self._symptoms = symptoms
@@ -135,10 +138,17 @@ class Experiments:
         yield self._fed("other normalisation", what, action, fit)
 
     def _fed(self, kind: str, what: str, action: str, fit: Fit) -> Finding:
+        whose = "The file preprocesses images" if self._embedded else "The images are preprocessed"
         text = (
-            f"The images are preprocessed in another way: {what}. With this change, the "
+            f"{whose} in another way: {what}. With this change, the "
             f"checkpoint gives the candidate's logits: {fit.words(self._symptoms)}."
         )
+        if self._embedded:
+            action = (
+                "The file has its own preprocessing and gets raw images: compare its graph with "
+                f"the input spec (mean {_listed(self._spec.mean)}, std {_listed(self._spec.std)}, "
+                f"pixels from 0 to 1, {self._spec.colours}), or export it again."
+            )
         return Finding(cause=Cause(kind=kind, text=text, action=action), fit=fit)
 
     def _of_changes(self) -> Iterator[Finding]:

@@ -154,7 +154,8 @@ def _places(healthy: Inputs, spec: InputSpec, images: NDArray[np.uint8]) -> Iter
 def _channels(
     order: tuple[int, ...], healthy: Inputs, spec: InputSpec, images: NDArray[np.uint8]
 ) -> Iterator[_Row]:
-    name = "BGR for RGB" if order == (2, 1, 0) else f"in the order {', '.join(map(str, order))}"
+    other = "RGB for BGR" if spec.colours == "BGR" else "BGR for RGB"
+    name = other if order == (2, 1, 0) else f"in the order {', '.join(map(str, order))}"
     after = healthy[:, list(order)]
     yield "channels swapped", f"channels are swapped: {name}", after
     before = normalise(np.ascontiguousarray(images[:, list(order)]), spec)

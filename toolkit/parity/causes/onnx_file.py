@@ -6,7 +6,7 @@ In: the file, the model, inputs. Out: a `Cause`. Runs in a separate process.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.artifacts.inputs import inputs_of
 from toolkit.parity.causes.graphs import Node, compare_graphs
 from toolkit.parity.causes.quantised import Quantised, Range, compare_quantised
 from toolkit.parity.causes.tensors import compare_tensors
-from toolkit.schema import Cause, Precision
+from toolkit.schema import Cause, Inputs, InputSpec, Precision
 
 if TYPE_CHECKING:
     from torch import nn
 
 _PREFIX = "model."
 _QUANTISED = "_quantized"
+_SAME = 1e-5  # of a constant of the normalisation
 
 
 @dataclass(kw_only=True, eq=False)
@@ -53,16 +55,30 @@ def rounding_in_file(path: Path, tensors: dict[str, NDArray[np.floating]]) -> Ca
 
 
 def cause_in_file(
-    path: Path, model: nn.Module, inputs: NDArray[np.float32], precision: Precision
+    path: Path,
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    spec: InputSpec,
+    precision: Precision,
+    *,
+    embedded: bool,
 ) -> Cause | None:
-    """Return the cause found in the file; None if the file is what the exporter writes."""
+    """Return the cause found in the file; None if the file is what the exporter writes.
+
+    `images` are raw. With `embedded`, the file normalises them itself, by constants that are
+    compared with those of `spec`.
+    """
     import onnx
 
+    inputs = inputs_of(images, spec, embedded=embedded)
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch, "fresh.onnx")
-        _export(model, inputs, fresh, precision)
+        _export(model, inputs, spec, fresh, precision)
         found = read(onnx.load(path, load_external_data=False))
         expected = read(onnx.load(fresh))
+        other = _other_normalisation(expected.tensors, found.tensors)
+        if other is not None:
+            return other
         if not found.quantised:
             return compare_tensors(expected.tensors, found.tensors) or compare_graphs(
                 expected.nodes, found.nodes
@@ -78,19 +94,45 @@ def cause_in_file(
     )
 
 
+def _other_normalisation(
+    expected: Mapping[str, NDArray[np.floating]], found: Mapping[str, NDArray[np.floating]]
+) -> Cause | None:
+    """Return the cause if the file normalises by another mean or std than its checkpoint."""
+    from toolkit.artifacts.embedded import PIXEL_CONSTANTS
+
+    names = [each for each in PIXEL_CONSTANTS if each in expected and each in found]
+    if all(np.allclose(expected[each], found[each], rtol=_SAME, atol=0) for each in names):
+        return None
+    ours, theirs = (
+        " and ".join(
+            f"{each.removeprefix('pixel_')} {', '.join(f'{value:.4g}' for value in of[each].flat)}"
+            for each in names
+        )
+        for of in (expected, found)
+    )
+    return Cause(
+        kind="other normalisation",
+        text=f"The file normalises by {theirs}, the input spec of its checkpoint has {ours}.",
+        action="Export the checkpoint again with toolkit export --embed-preprocessing --force.",
+    )
+
+
 def _export(
-    model: nn.Module, inputs: NDArray[np.float32], path: Path, precision: Precision
+    model: nn.Module, inputs: Inputs, spec: InputSpec, path: Path, precision: Precision
 ) -> None:
     """Make a fresh export; for quantised precisions, the input of the quantiser."""
     import torch
 
+    from toolkit.artifacts.embedded import WithPreprocessing
     from toolkit.artifacts.formats import Request, find_format, load_exporter
     from toolkit.checkpoints.model import NamedClassifier
 
     float_kind: Precision = precision if precision in ("fp32", "fp16") else "fp32"
     plain = path if float_kind == precision else path.with_name("plain.onnx")
+    embedded = inputs.dtype == np.uint8
+    whole = WithPreprocessing(model, spec) if embedded else NamedClassifier(model)
     request = Request(
-        model=NamedClassifier(model).eval(),
+        model=whole.eval(),
         example=torch.from_numpy(inputs[:2]),
         path=plain,
         precision=float_kind,
@@ -167,9 +209,7 @@ def _range(
     yield node.input[0], (low, high)
 
 
-def _values(
-    path: Path, inputs: NDArray[np.float32], names: list[str]
-) -> dict[str, NDArray[np.floating]]:
+def _values(path: Path, inputs: Inputs, names: list[str]) -> dict[str, NDArray[np.floating]]:
     """Return what a float file computes for some of its values, if it has them."""
     import onnx
     import onnxruntime
@@ -179,7 +219,7 @@ def _values(
     wanted = [name for name in names if name in made]
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    seen: dict[str, NDArray[np.floating]] = {model.graph.input[0].name: inputs}
+    seen: dict[str, NDArray[Any]] = {model.graph.input[0].name: inputs}
     if wanted:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

@@ -69,6 +69,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("torchscript",),
             install="pip install torch",
+            uint8=True,
             devices=("cpu", "cuda"),
         ),
         Runtime(
@@ -78,6 +79,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("torchscript",),
             install="pip install torch",
+            uint8=True,
             opt_in=True,
             devices=("cpu", "cuda"),
         ),
@@ -101,6 +103,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("pt2",),
             install="pip install torch",
+            uint8=True,
             devices=("cpu", "cuda"),
         ),
         Runtime(
@@ -110,6 +113,7 @@ RUNTIMES = {
             distributions=("torch",),
             formats=("aotinductor",),
             install="pip install torch",
+            uint8=True,
             opt_in=True,
             # Without this, an input of another shape or dtype gives garbage.
             environment={"AOTI_RUNTIME_CHECK_INPUTS": "1"},
@@ -121,6 +125,7 @@ RUNTIMES = {
             distributions=("onnxruntime", "onnxruntime-gpu"),
             formats=("onnx", "ort"),
             install="pip install onnxruntime",
+            uint8=True,
             devices=("cpu", "cuda"),
             # It has the operators of the CPU provider: on CUDA, the first call ends with a
             # segmentation fault (seen in 1.31).
@@ -135,6 +140,7 @@ RUNTIMES = {
             formats=("onnx",),
             install="pip install onnxruntime-gpu",
             precisions=("fp32", "fp16"),
+            uint8=True,
             opt_in=True,
             devices=("cuda",),
             environment=_NO_TELEMETRY,
@@ -147,6 +153,7 @@ RUNTIMES = {
             formats=("onnx", "openvino"),
             install="pip install 'toolkit[openvino]'",
             precisions=("fp32", "fp16", "int8"),
+            uint8=True,
         ),
         Runtime(
             name="tract",
@@ -156,6 +163,7 @@ RUNTIMES = {
             formats=("onnx",),
             install="pip install 'toolkit[tract]'",
             precisions=("fp32", "fp16"),
+            uint8=True,
             one_thread=True,
         ),
         Runtime(
@@ -165,6 +173,7 @@ RUNTIMES = {
             distributions=("ai-edge-litert",),
             formats=("litert",),
             install="pip install 'toolkit[litert]'",
+            uint8=True,
         ),
         Runtime(
             name="executorch",
@@ -173,6 +182,7 @@ RUNTIMES = {
             distributions=("executorch",),
             formats=("executorch",),
             install="pip install 'toolkit[executorch]'",
+            uint8=True,
             # Its Python binding holds the GIL while it computes (seen in 1.5.1), and all sessions
             # of a process share one thread pool.
             one_stream=True,
@@ -192,6 +202,7 @@ RUNTIMES = {
             distributions=("MNN",),
             formats=("mnn",),
             install="pip install 'toolkit[mnn]'",
+            uint8=True,
         ),
         Runtime(
             name="coreml",

@@ -17,7 +17,7 @@ from toolkit.artifacts.parsers.onnx import Contents, read_onnx, read_ort
 from toolkit.errors import ArtifactError, Unsupported
 from toolkit.machine.environment import NewThreads
 from toolkit.packages import installed_version
-from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Settings
+from toolkit.schema import FLOAT32, Attestation, Device, Evidence, Inputs, Settings
 from toolkit.sessions.runtimes import Source
 from toolkit.sessions.runtimes._cuda_libraries import (
     count_cuda_devices,
@@ -218,7 +218,7 @@ class OnnxSession:
             found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
         return found
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`."""
         logits: NDArray[np.floating] = self._session.run(["logits"], {"input": inputs})[0]
         return logits

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from toolkit.errors import Unsupported
 from toolkit.packages import installed_version
-from toolkit.schema import Artifact, Attestation, Device, Precision, Settings
+from toolkit.schema import Artifact, Attestation, Device, Inputs, Precision, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ class Runtime:
         formats: Formats that it loads; `checkpoint` is the checkpoint folder itself.
         install: The command that installs it.
         precisions: Precisions that it loads; None is all.
+        uint8: It loads artifacts whose input is uint8.
         one_thread: It always computes in one thread.
         one_stream: It computes one call at a time per process.
         own_threads: It chooses the number of threads itself, and does not report it.
@@ -47,6 +48,7 @@ class Runtime:
     formats: tuple[str, ...]
     install: str
     precisions: tuple[Precision, ...] | None = None
+    uint8: bool = False
     one_thread: bool = False
     one_stream: bool = False
     own_threads: bool = False
@@ -76,12 +78,19 @@ class Runtime:
         """Return whether it runs on this operating system, on `device`."""
         return (self.systems is None or sys.platform in self.systems) and device in self.devices
 
-    def refuse(self, settings: Settings, format: str | None = None) -> None:
-        """Refuse impossible settings before a worker starts; `format` is that of the artifact.
+    def refuse(self, settings: Settings, format: str | None = None, *, uint8: bool = False) -> None:
+        """Refuse impossible settings before a worker starts; `format` is that of the artifact,
+        `uint8` says that its input is uint8.
 
         Raises:
-            Unsupported: The message says where it runs, or how many calls it takes at a time.
+            Unsupported: The message says where it runs, how many calls it takes at a time, or which
+                input.
         """
+        if uint8 and not self.uint8:
+            raise Unsupported(
+                f"{self.name} takes float32 input, but that of this file is uint8; use toolkit "
+                f"export --format {self.formats[0]} without --embed-preprocessing"
+            )
         if self.systems is not None and sys.platform not in self.systems:
             raise Unsupported(
                 f"{self.name} runs only on {', '.join(self.systems)}, but this is {sys.platform}"
@@ -127,14 +136,15 @@ class Source:
 class Session(Protocol):
     """A loaded artifact with fixed settings.
 
-    `run` takes float32 `[N,C,H,W]`, normalised, and returns logits `[N,K]` in host memory (float32;
-    float64 if the attested precision is fp64). The caller owns both arrays.
+    `run` takes float32 `[N,C,H,W]`, normalised, or uint8 if the artifact embeds its preprocessing.
+    It returns logits `[N,K]` in host memory (float32; float64 if the attested precision is fp64).
+    The caller owns both arrays.
     """
 
     @property
     def attestation(self) -> Attestation: ...
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]: ...
+    def run(self, inputs: Inputs) -> NDArray[np.floating]: ...
 
 
 class Loader(Protocol):

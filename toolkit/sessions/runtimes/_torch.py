@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolkit.errors import Unsupported
-from toolkit.schema import Attestation, Evidence, Precision, Settings
+from toolkit.schema import Attestation, Evidence, Inputs, Precision, Settings
 from toolkit.sessions.runtimes._torch_arithmetic import (
     BFLOAT16,
     TF32,
@@ -101,8 +101,8 @@ class TorchSession:
             evidence=self._evidence(),
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`, in host memory on return."""
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`, in host memory on return."""
         with torch.inference_mode():
             return self._call(inputs)
 

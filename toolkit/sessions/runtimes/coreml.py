@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import Unsupported
 from toolkit.machine.environment import usable_cores
-from toolkit.schema import FLOAT32, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 # By default coremltools logs that it does not know the versions of other packages.
@@ -60,7 +60,7 @@ class CoremlSession:
             },
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`; a batch above the largest size is split."""
         size = self._largest_batch
         parts = [

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.parsers.executorch import XNNPACK, Program, read_program
-from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 # XNNPACK computes in the types of its graph's tensors; it has no Winograd convolutions.
@@ -81,16 +81,16 @@ class ExecutorchSession:
             },
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`, copied from the runtime's memory by the runtime."""
-        inputs = np.ascontiguousarray(inputs)
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`, which the runtime copies from its
+        memory."""
         size = self._largest_batch
         if len(inputs) <= size:
             return self._run(inputs)
         parts = [self._run(inputs[at : at + size]) for at in range(0, len(inputs), size)]
         return np.concatenate(parts)
 
-    def _run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        (output,) = self._method.execute([self._tensor(inputs)])
+    def _run(self, inputs: Inputs) -> NDArray[np.floating]:
+        (output,) = self._method.execute([self._tensor(np.ascontiguousarray(inputs))])
         logits: NDArray[np.floating] = output.numpy()
         return logits

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from toolkit.errors import ArtifactError, headline
 from toolkit.machine.environment import NewThreads
 from toolkit.packages import installed_version
-from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, UNKNOWN, Artifact, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
@@ -33,7 +33,7 @@ def load(source: Source, settings: Settings) -> Session:
         ArtifactError: A file is damaged, or none takes a single image.
     """
     files = [
-        BatchFile(path, source.artifact.input_shape, threads=settings.threads)
+        BatchFile(path, source.artifact, threads=settings.threads)
         for path in sorted(source.path.glob("*.tflite"))
     ]
     sizes = [each.size for each in files]
@@ -46,9 +46,9 @@ def load(source: Source, settings: Settings) -> Session:
 
 
 class BatchFile:
-    """One file: an interpreter for one batch size, `[size,C,H,W]` → `[size,K]`, both float32."""
+    """One file: an interpreter for one batch size, `[size,C,H,W]` → `[size,K]` in float32."""
 
-    def __init__(self, path: Path, input_shape: tuple[int, ...], *, threads: int) -> None:
+    def __init__(self, path: Path, artifact: Artifact, *, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
@@ -61,11 +61,12 @@ class BatchFile:
                 "export it again with toolkit export --format litert --force"
             ) from error
         dtypes = (given["dtype"], wanted["dtype"])
-        if tuple(given["shape"][1:]) != input_shape or dtypes != (np.float32, np.float32):
+        fed = np.uint8 if artifact.embeds_preprocessing else np.float32
+        if tuple(given["shape"][1:]) != artifact.input_shape or dtypes != (fed, np.float32):
             raise ArtifactError(
                 f"{path}: takes {given['dtype'].__name__} {given['shape'].tolist()} and gives "
-                f"{wanted['dtype'].__name__}, expected float32 [N, "
-                f"{', '.join(map(str, input_shape))}] and float32"
+                f"{wanted['dtype'].__name__}, expected {fed.__name__} [N, "
+                f"{', '.join(map(str, artifact.input_shape))}] and float32"
             )
         self.size = int(given["shape"][0])
         self._input, self._output = given["index"], wanted["index"]
@@ -76,7 +77,7 @@ class BatchFile:
         # A mark in the file lets XNNPACK compute float32 operators in float16 if the CPU can.
         self._may_halve = _REDUCED_PRECISION in path.read_bytes()
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, inputs: Inputs) -> NDArray[np.float32]:
         """Return logits in a separate array."""
         if self._threads is None:
             self._threads = self._prepare()
@@ -182,8 +183,8 @@ class LitertSession:
             files=tuple(sorted(self._used or ())),
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`."""
         parts, at, used = [], 0, set()
         while at < len(inputs):
             left = len(inputs) - at

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from toolkit.artifacts.parsers.mnn import may_use_winograd, names_other_files, weight_precision
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
-from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, Artifact, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 # Numbers from MNN's C++ headers (Interpreter.hpp, MNNForwardType.h), because its Python has no
@@ -103,8 +103,8 @@ class MnnSession:
         self._version = version
         self._precision = precision
         self._winograd = winograd
-        self._inputs: NDArray[np.float32] = np.empty(0, np.float32)
-        self._logits: NDArray[np.float32] = np.empty(0, np.float32)
+        self._inputs: NDArray[Any] = np.empty(0, np.float32)
+        self._logits: NDArray[Any] = np.empty(0, np.float32)
 
     @property
     def attestation(self) -> Attestation:
@@ -133,8 +133,8 @@ class MnnSession:
             },
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`.
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`.
 
         Raises:
             InputError: Another shape.
@@ -158,25 +158,26 @@ class MnnSession:
         inputs = self._interpreter.getSessionInput(self._session)
         self._interpreter.resizeTensor(inputs, shape)
         self._interpreter.resizeSession(self._session)
-        self._inputs = _memory_of(inputs, shape)
+        given = np.uint8 if self._artifact.embeds_preprocessing else np.float32
+        self._inputs = _memory_of(inputs, shape, np.dtype(given))
         logits = self._interpreter.getSessionOutput(self._session)
-        self._logits = _memory_of(logits, (shape[0], self._artifact.classes))
+        self._logits = _memory_of(logits, (shape[0], self._artifact.classes), np.dtype(np.float32))
 
 
-def _memory_of(tensor: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _memory_of(tensor: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the array of a session's tensor.
 
     Raises:
-        Crashed: It is not float32 of this shape, in this order.
+        Crashed: It is not of this type and shape, in this order.
     """
     import MNN
 
-    memory: NDArray[np.float32] = tensor.getNumpyData()
+    memory: NDArray[Any] = tensor.getNumpyData()
     in_order = tensor.getDimensionType() == MNN.Tensor_DimensionType_Caffe  # N,C,H,W
-    if memory.shape != shape or memory.dtype != np.float32 or not in_order:
+    if memory.shape != shape or memory.dtype != dtype or not in_order:
         raise Crashed(
             f"MNN has {memory.dtype} {list(memory.shape)} in order "
-            f"{tensor.getDimensionType()}, expected float32 {list(shape)} in order "
+            f"{tensor.getDimensionType()}, expected {dtype} {list(shape)} in order "
             f"{MNN.Tensor_DimensionType_Caffe}"
         )
     return memory

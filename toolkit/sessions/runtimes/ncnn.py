@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ArtifactError, Crashed, InputError, Unsupported
 from toolkit.machine.environment import NewThreads
-from toolkit.schema import FLOAT32, Artifact, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, Artifact, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 # By default, ncnn stores and multiplies in fp16 or bf16 if the CPU can.
@@ -122,7 +122,7 @@ class NcnnSession:
         if started is not None:
             self._threads, self._counted = started + 1, True
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → logits `[N,K]`.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.schema import FLOAT32, NO_OP, Attestation, Settings
+from toolkit.schema import FLOAT32, NO_OP, Attestation, Inputs, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 
@@ -41,6 +41,6 @@ class NoOpSession:
             },
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
         """Float32 `[N,C,H,W]` → zeros `[N,K]`."""
         return np.zeros((len(inputs), self._classes), np.float32)

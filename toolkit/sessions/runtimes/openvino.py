@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ArtifactError
 from toolkit.files import open_regular
-from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Precision, Settings
+from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 # `import openvino` sends telemetry from a child process, unless this package, which comes with it,
@@ -44,6 +44,7 @@ def load(source: Source, settings: Settings) -> Session:
             "another one, whose other files no checksum covers: export it again"
         )
     model = core.read_model(path)
+    _check_input(model, source)
 
     def compiled(batch_size: int) -> CompiledBatch:
         fixed = model.clone()
@@ -51,6 +52,17 @@ def load(source: Source, settings: Settings) -> Session:
         return CompiledBatch(core.compile_model(fixed, "CPU", _properties(settings.threads)))
 
     return OpenvinoSession(compiled, openvino.__version__, stored=_stored_precision(model))
+
+
+def _check_input(model: Any, source: Source) -> None:
+    """Raise ArtifactError if the file takes another type than its record says: OpenVINO would
+    convert the input in silence."""
+    found = model.input(0).get_element_type().get_type_name()
+    wanted, words = ("u8", "uint8") if source.artifact.embeds_preprocessing else ("f32", "float32")
+    if found != wanted:
+        raise ArtifactError(
+            f"{source.path}: its input is {found}, but its record says {words}; export it again"
+        )
 
 
 def _starts_as_xml(path: Path) -> bool:
@@ -100,7 +112,7 @@ class CompiledBatch:
         self._input = self._request.get_input_tensor().data
         self._output = self._request.get_output_tensor().data
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
         self._input[:] = inputs
         self._request.infer(share_outputs=True)
         logits: NDArray[np.floating] = self._output.copy()  # the next call overwrites it
@@ -149,8 +161,8 @@ class OpenvinoSession:
             },
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`."""
         self._batch_size = len(inputs)
         return self._compiled(len(inputs)).run(inputs)
 

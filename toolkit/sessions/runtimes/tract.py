@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from toolkit.artifacts.parsers.onnx import Contents, read_onnx
 from toolkit.errors import Unsupported
 from toolkit.machine.environment import NewThreads
-from toolkit.schema import Attestation, Settings
+from toolkit.schema import Attestation, Inputs, Settings
 from toolkit.sessions.runtimes import Session, Source
 
 
@@ -56,8 +56,8 @@ class TractSession:
             },
         )
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`."""
         logits: NDArray[np.floating] = self._runnable.run([inputs])[0].to_numpy()
         return logits
 
