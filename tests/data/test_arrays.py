@@ -26,7 +26,7 @@ MODEL = checkpoint_of((3, 8, 9), 3)
 FLOATS = checkpoint_of((2, 5), 3, dtype="float32")
 
 
-def put(path: Path, *, packed: bool = False, **arrays: NDArray[Any]) -> Path:
+def put(path: Path, packed: Any = False, /, **arrays: NDArray[Any]) -> Path:
     """Write an archive, or one `.npy` file for each array into a folder."""
     if path.suffix == ".npz":
         (np.savez_compressed if packed else np.savez)(path, **arrays)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def test_both_orders_of_dimensions_are_read_and_recorded(
     tmp_path: Path, place: str, packed: bool, order: Any
 ) -> None:
     last = np.asarray(PIXELS.transpose(0, 2, 3, 1), order=order)
-    path = put(tmp_path / place, packed=packed, x_test=last, y_test=LABELS)
+    path = put(tmp_path / place, packed, x_test=last, y_test=LABELS)
     for model in (MODEL, None):
         found, said = read(path, model)
         assert np.array_equal(found.images[:], PIXELS)
@@ -284,7 +284,7 @@ def test_damaged_arrays_are_refused_and_named(tmp_path: Path, fault: str, packed
 
 
 def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.npz", packed=True, x=PIXELS, y=LABELS)
+    path = put(tmp_path / "a.npz", True, x=PIXELS, y=LABELS)
     whole = path.read_bytes()
     for content in (b"", b"text", whole[:-20], whole[:200]):
         path.write_bytes(content)
@@ -300,7 +300,7 @@ def test_an_archive_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_no_more_is_unpacked_than_fits_into_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = put(tmp_path / "a.npz", packed=True, x=np.zeros((6, 3, 800, 900), np.uint8), y=LABELS)
+    path = put(tmp_path / "a.npz", True, x=np.zeros((6, 3, 800, 900), np.uint8), y=LABELS)
     memory = psutil.virtual_memory()._replace(available=1 << 20)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     with pytest.raises(DatasetError, match=r"its header announces 12,960,\d\d\d bytes"):

@@ -42,7 +42,7 @@ def pets(tmp_path: Path) -> Path:
 
 
 def labels_of(found: Dataset) -> list[int]:
-    return found.labels.tolist()
+    return [int(each) for each in found.labels]
 
 
 def test_classes_are_numbered_in_the_order_of_their_names(pets: Path) -> None:

@@ -162,7 +162,7 @@ def test_exif_orientation_is_not_applied_and_said(tmp_path: Path) -> None:
     for number, name in enumerate("ab"):
         place = tmp_path / "test" / name
         place.mkdir(parents=True)
-        turned.save(place / "0.png", **({"exif": exif} if number else {}))
+        turned.save(place / "0.png", exif=exif if number else b"")
     images, said = read(tmp_path, MODELS[3])
     assert "1 of 2 pictures: their EXIF orientation is not applied" in said
     assert np.array_equal(images[1], images[0])

@@ -208,8 +208,10 @@ def _unpacked(place: Place) -> tuple[Values, str]:
                     "download or copy it again"
                 )
             values, sha256 = _filled(place, form, member, head[form.offset :])
-    order = "F" if form.fortran else "C"
-    return values.view(form.dtype).reshape(form.shape, order=order), f"{sha256}"
+    own = values.view(form.dtype)
+    if form.fortran:
+        return own.reshape(form.shape, order="F"), sha256
+    return own.reshape(form.shape), sha256
 
 
 def _filled(

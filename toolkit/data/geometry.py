@@ -27,7 +27,7 @@ def size_after(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
 
 def prepared(pixels: Pixels, spec: InputSpec) -> Pixels:
     """Resize, crop and reorder the colours of one image `[C,H,W]`."""
-    size = _resized(*pixels.shape[1:], spec.resize)
+    size = _resized(pixels.shape[1], pixels.shape[2], spec.resize)
     if size != pixels.shape[1:]:
         scale = _averaged if spec.antialias else _sampled
         pixels = scale(pixels, size, spec.interpolation)

@@ -15,7 +15,7 @@ from toolkit.data.classes import in_order, listed
 from toolkit.data.folder import find_splits, read_image_folder
 from toolkit.data.idx_folder import holds_idx, read_idx_folder
 from toolkit.data.raw import RawData, Remarks, Wanted
-from toolkit.data.table import find_tables, read_table
+from toolkit.data.table import any_names, find_tables, read_table
 from toolkit.errors import DatasetError
 from toolkit.report.progress import Progress
 
@@ -50,9 +50,10 @@ def _read(path: Path, split: str, wanted: Wanted, progress: Progress) -> RawData
     if cifar is not None:
         return read_cifar(*cifar, split)
     splits = find_splits(path) if path.is_dir() else None
-    if splits is not None:
-        return read_image_folder(splits, split, wanted, progress)
     tables = find_tables(path)
+    listed_in_table = splits is not None and splits.train == splits.test and any_names(tables)
+    if splits is not None and not listed_in_table:
+        return read_image_folder(splits, split, wanted, progress)
     if tables:
         return read_table(tables, split, wanted, progress)
     return _read_arrays(path, split, wanted) if holds_arrays(path) else None

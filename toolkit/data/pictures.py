@@ -21,11 +21,12 @@ from toolkit.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-# Endings of pictures that are not read, so that they are missed.
+# Endings of pictures that are not read; that they are skipped is said.
 OTHER_SUFFIXES = frozenset(
     {".avif", ".cr2", ".dcm", ".dng", ".exr", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd"}
     | {".raw", ".svg", ".tga"}
@@ -95,7 +96,7 @@ def decode(path: Path, channels: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[ImageFile]:
     """Open a picture; errors of its reading become DatasetError."""
     from PIL import Image, UnidentifiedImageError
 
@@ -125,7 +126,7 @@ def _refuse_unknown_range(path: Path, image: Image.Image) -> None:
         )
 
 
-def _is_deep(image: Image.Image) -> bool:
+def _is_deep(image: ImageFile) -> bool:
     """Return whether a picture has 16 bits per value. Of colours, Pillow keeps the upper 8."""
     if image.mode.startswith("I"):
         return True

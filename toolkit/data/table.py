@@ -20,10 +20,11 @@ from toolkit.data.folder import SPLIT_FOLDERS, checksum_of, open_pictures
 from toolkit.data.pictures import SUFFIXES
 from toolkit.data.raw import RawData, Remarks, Wanted
 from toolkit.errors import DatasetError
-from toolkit.files import read_regular
+from toolkit.files import open_regular, read_regular
 from toolkit.report.progress import Progress
 
 _MOST_BYTES = 256 << 20
+_MOST_HEADING_BYTES = 1 << 16
 _SEPARATORS = ",;\t"
 _COLUMNS = {
     "path": (
@@ -52,6 +53,29 @@ def find_tables(path: Path) -> list[Path]:
         return []
     inside = [*path.glob("*.csv"), *path.glob("*.tsv")]
     return sorted(each for each in inside if not each.name.startswith("."))
+
+
+def any_names(tables: Sequence[Path]) -> bool:
+    """Return whether one of the tables begins with a heading of paths and labels: the folders
+    beside it are then no classes."""
+    for table in tables:
+        try:
+            with open_regular(table) as file:
+                first = file.readline(_MOST_HEADING_BYTES).decode("utf-8-sig", "replace")
+        except OSError:
+            continue
+        heading = _cells_of(first)
+        if _found(heading) is not None or _is_row(heading):
+            return True
+    return False
+
+
+def _cells_of(line: str) -> list[str]:
+    return [cell.strip().lower() for cell in line.split(_separator(line))]
+
+
+def _separator(line: str) -> str:
+    return max(_SEPARATORS, key=line.count)
 
 
 def read_table(
@@ -160,8 +184,7 @@ def read_rows(table: Path) -> list[Row]:
         raise DatasetError(f"cannot read {table}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{table}: not UTF-8 text; save it as CSV in UTF-8") from error
-    first = text.split("\n", 1)[0]
-    separator = max(_SEPARATORS, key=first.count)
+    separator = _separator(text.split("\n", 1)[0])
     try:
         lines = [
             (number, [cell.strip() for cell in line])
@@ -183,18 +206,30 @@ def _columns(table: Path, lines: Lines) -> tuple[dict[str, int], Lines]:
     """Return the place of each column, and the lines below the heading. Without a heading, the
     first column is the path and the second the label."""
     heading = [cell.lower() for cell in lines[0][1]]
-    found = {
-        kind: next((heading.index(name) for name in names if name in heading), None)
-        for kind, names in _COLUMNS.items()
-    }
-    if found["path"] is not None and found["label"] is not None:
-        return {kind: at for kind, at in found.items() if at is not None}, lines[1:]
-    if len(heading) == 2 and Path(heading[0]).suffix in SUFFIXES:
+    found = _found(heading)
+    if found is not None:
+        return found, lines[1:]
+    if _is_row(heading):
         return {"path": 0, "label": 1}, lines
     raise DatasetError(
         f"{table}: its first line is {listed(lines[0][1])!r}, expected a heading with the columns "
         "path and label"
     )
+
+
+def _found(heading: Sequence[str]) -> dict[str, int] | None:
+    """Return the place of each known column; None without one of paths and one of labels."""
+    places = {
+        kind: next((heading.index(name) for name in names if name in heading), None)
+        for kind, names in _COLUMNS.items()
+    }
+    if places["path"] is None or places["label"] is None:
+        return None
+    return {kind: at for kind, at in places.items() if at is not None}
+
+
+def _is_row(cells: Sequence[str]) -> bool:
+    return len(cells) == 2 and Path(cells[0]).suffix in SUFFIXES
 
 
 def _row(table: Path, number: int, cells: list[str], columns: dict[str, int]) -> Row:

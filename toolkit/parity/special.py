@@ -33,8 +33,9 @@ def special_images(images: Images, labels: NDArray[np.int64]) -> NDArray[Any]:
     single = []
     for _ in range(_SINGLE_PIXELS):
         image = np.zeros(shape, np.uint8)
-        place = tuple(int(random.integers(size)) for size in shape[1:])
-        image[:, *place] = 255
+        place: tuple[slice | int, ...] = (slice(None),)
+        place += tuple(int(random.integers(size)) for size in shape[1:])
+        image[place] = 255
         single.append(image)
     noise = random.integers(0, 256, (_NOISE, *shape), np.uint8)
     ramp = np.broadcast_to(np.linspace(0, 255, shape[-1]).astype(np.uint8), shape)
@@ -63,8 +64,10 @@ def _between(
     kept = labels[first] != labels[second]
     one, other = (images[rows[kept]] for rows in (first, second))
     if one.dtype != np.uint8:
-        return (one + other) / np.float32(2)
-    return ((one.astype(np.uint16) + other) // 2).astype(np.uint8)
+        means: NDArray[Any] = (one + other) / np.float32(2)
+    else:
+        means = ((one.astype(np.uint16) + other) // 2).astype(np.uint8)
+    return means
 
 
 def checksum(images: NDArray[Any]) -> str:
