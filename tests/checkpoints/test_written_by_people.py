@@ -93,14 +93,14 @@ def old_weight_norm() -> nn.Module:
 
 def new_norms() -> nn.Module:
     net = Net()
-    net.head = parametrizations.spectral_norm(net.head)
-    net.conv = parametrizations.weight_norm(net.conv)
+    parametrizations.spectral_norm(net.head)
+    parametrizations.weight_norm(net.conv)
     return net
 
 
 def old_spectral_norm() -> nn.Module:
     net = Net()
-    net.head = nn.utils.spectral_norm(net.head)
+    nn.utils.spectral_norm(net.head)
     return net
 
 

@@ -131,9 +131,9 @@ def choose_weights(
         )
     if key is not None:
         if key not in groups:
-            known = _either([each for each in groups if each], "--key")
+            keys = _either([each for each in groups if each], "--key")
             raise CheckpointError(
-                f"{path}: --key {key!r}: expected {known or 'no key, because it is a state_dict'}"
+                f"{path}: --key {key!r}: expected {keys or 'no key, because it is a state_dict'}"
             )
         groups = {key: groups[key]}
     fits = [fit for place in groups.items() for fit in _fits(place, names, strip_prefix)]

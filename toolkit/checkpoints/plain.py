@@ -102,7 +102,7 @@ def with_plain_weights(model: nn.Module) -> Plain:
         removed = _without_hooks(module)
         if parametrize.is_parametrized(module):
             in_eval(module)  # a spectral norm changes with each use in training mode
-            parametrised: list[str] = list(module.parametrizations)  # type: ignore[arg-type]
+            parametrised: list[str] = list(module.parametrizations)
             for name in parametrised:
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
             removed += parametrised

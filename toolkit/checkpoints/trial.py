@@ -239,7 +239,7 @@ class _Watch(TorchDispatchMode):
     operation is the last."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.narrow = ""
         self.last = ""
 
