@@ -16,7 +16,7 @@ from toolkit.paths import as_path, as_paths, optional_path
 from toolkit.schema import TRAITS
 from toolkit.sessions.runtimes import RUNTIMES, find_runtime, runtime_names
 
-KNOWN = {
+KNOWN: dict[str, list[str]] = {
     "format": [*FORMATS],
     "runtime": [*RUNTIMES],
     "precision": [*TRAITS],

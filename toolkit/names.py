@@ -16,7 +16,7 @@ from toolkit.schema import EXPORTED_PRECISIONS, NO_OP, Precision
 ALL = "all"
 
 # Other names of the same thing, without case and punctuation.
-_ALIASES = {
+_ALIASES: dict[str, dict[str, str]] = {
     "format": {
         **dict.fromkeys(("tflite", "tensorflowlite"), "litert"),
         **dict.fromkeys(("jit", "torchjit", "script", "ts"), "torchscript"),
@@ -54,7 +54,7 @@ _ALIASES = {
     },
 }
 # Names of something else: what the user may want instead.
-_NEAR = {
+_NEAR: dict[str, dict[str, tuple[str, ...]]] = {
     "format": {
         **dict.fromkeys(("tensorrt", "trt", "tract"), ("onnx",)),
         **dict.fromkeys(("onnxruntime",), ("onnx", "ort")),

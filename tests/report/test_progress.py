@@ -6,7 +6,6 @@ import io
 
 import pytest
 
-from toolkit.report import progress as progress_module
 from toolkit.report.progress import bars, tell_finished
 
 
@@ -23,7 +22,7 @@ class Stream(io.StringIO):
 
 def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> str:
     stream = Stream(terminal=terminal)
-    monkeypatch.setattr(progress_module.sys, "stderr", stream)
+    monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("COLUMNS", "200")
     with bars() as progress:
         progress("export", 0, 2, "onnx fp32")

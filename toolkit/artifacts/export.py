@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from toolkit.artifacts.calibration import CalibrationSettings, draw
 from toolkit.artifacts.embedded import refuse_float_samples
 from toolkit.artifacts.formats import (
-    ALL,
     Format,
     choose_formats,
     known_formats,
@@ -41,7 +40,7 @@ from toolkit.errors import (
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
-from toolkit.names import known_names, known_precisions
+from toolkit.names import ALL, known_names, known_precisions
 from toolkit.paths import StrPath, as_path, optional_path
 from toolkit.report.artifacts import artifact_cells
 from toolkit.report.frames import flat, frame_of_rows

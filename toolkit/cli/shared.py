@@ -15,7 +15,7 @@ from toolkit.interruption import exit_code_of
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from toolkit.schema import Results
+    from toolkit.schema import Measurement, ParityReport, Results, ScenarioReport
 
 Record = TypeVar("Record", bound="DataclassInstance")
 
@@ -43,7 +43,8 @@ def results_outcome(results: Results) -> Outcome:
     from toolkit.report.table import render_table, terminal_width
     from toolkit.schema import to_json
 
-    rows = (*results.parity, *results.measurements, *results.scenarios)
+    rows: list[ParityReport | Measurement | ScenarioReport]
+    rows = [*results.parity, *results.measurements, *results.scenarios]
     dumps = [(f"{row.runtime} {row.format} {row.precision}", row.stderr_tail) for row in rows]
     return Outcome(
         record=to_json(results),

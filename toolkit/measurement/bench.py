@@ -251,9 +251,9 @@ class Bench:
         except KeyboardInterrupt as stop:
             if not passes.has_rounds:
                 raise
-            done = count_of(sum(bool(each.passes) for each in tallies), "row")
-            done = f"{done} measured for a part of the time"
-            advice = words_after_interruption(done, out, "starts with the first pass")
+            rows = count_of(sum(bool(each.passes) for each in tallies), "row")
+            finished = f"{rows} measured for a part of the time"
+            advice = words_after_interruption(finished, out, "starts with the first pass")
             raise Interrupted(write(interrupted=True), advice) from stop
         if not any((row.limit_share or 0) > 1 for row in measured.measurements):
             return measured

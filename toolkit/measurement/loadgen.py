@@ -205,8 +205,8 @@ class Scenarios:
             results = replace(results, interrupted=True)
             if out is not None:
                 write_folder(out, results)
-            done = f"{len(results.scenarios)} of {count_of(total, 'row')} finished"
-            advice = words_after_interruption(done, out, "starts with the first row")
+            finished = f"{len(results.scenarios)} of {count_of(total, 'row')} finished"
+            advice = words_after_interruption(finished, out, "starts with the first row")
             raise Interrupted(results, advice) from stop
         return results
 

@@ -17,6 +17,8 @@ import hashlib
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from toolkit.data import Dataset
-from toolkit.errors import CheckpointError, Crashed, OutputError
+from toolkit.errors import CheckpointError, Crashed, FailedRun, OutputError
 from toolkit.files import read_regular, write_atomically
 from toolkit.files.locks import locked_folder
 from toolkit.machine.allocator import can_keep_memory
@@ -155,12 +157,15 @@ class ReferenceMaker:
         few = _spread(len(images), max(_LEAST_SINGLE, affordable))
         total = count + len(special) + len(images) + len(few)
         counter = ImageCounter("noise floor", total, self.progress)
-        with self._session("fp32", settings.threads) as session:
+        with self._session("fp32", settings.threads) as session, ExitStack() as stack:
+            alone = session
+            if settings.threads > 1:
+                alone = stack.enter_context(self._session("fp32", 1))
+                _load_together(session, alone)
             whole = counter.predict(session, self.dataset.images, _FLOAT32_BATCH_SIZE)
             more = counter.predict(session, special, _FLOAT32_BATCH_SIZE)
             small = counter.predict(session, images, _OTHER_BATCH_SIZE)
-        with self._session("fp32", 1) as session:
-            single = counter.predict(session, images[few], 1)
+            single = counter.predict(alone, images[few], 1)
         size = count + len(special)
         return [
             np.concatenate([whole, more]),
@@ -245,6 +250,17 @@ class ReferenceMaker:
         )
         candidate = checkpoint_candidate(self.subject, EAGER, settings, precision=precision)
         return RemoteSession(candidate, batch_size=_BATCH_SIZE, timeout_s=self.timeout_s)
+
+
+def _load_together(*sessions: RemoteSession) -> None:
+    """Start sessions side by side. A failure here occurs again when the session is used."""
+    pool = ThreadPoolExecutor(len(sessions))
+    try:
+        for loading in [pool.submit(each.load) for each in sessions]:
+            with contextlib.suppress(FailedRun):
+                loading.result()
+    finally:  # after Ctrl-C the workers are closed, which ends the threads
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _predict(
