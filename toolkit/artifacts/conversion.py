@@ -6,8 +6,10 @@ or the temporary folder are deleted with the scratch folder.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ class Job:
     calibration: str
     isas: tuple[Isa, ...] | None
     measured: str | None
+    metadata: dict[str, str]
 
 
 def export_apart(
@@ -49,6 +52,7 @@ def export_apart(
     calibration: NDArray[np.float32],
     isas: tuple[Isa, ...] | None,
     measured: NDArray[np.float32] | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
     timeout_s: float,
 ) -> Written:
     """Write `path` in a child process; see `Request` for the arguments.
@@ -72,6 +76,7 @@ def export_apart(
             calibration=str(scratch / "calibration.npy"),
             isas=isas,
             measured=None if measured is None else str(scratch / "measured.npy"),
+            metadata=dict(metadata),
         )
         found = run_apart(
             "toolkit.artifacts.conversion",
@@ -105,6 +110,7 @@ def _export(found: dict[str, Any]) -> dict[str, Any]:
         calibration=np.load(job.calibration),
         isas=job.isas,
         measured=None if job.measured is None else np.load(job.measured),
+        metadata=job.metadata,
     )
     return to_json(load_exporter(find_format(job.format)).export(request))
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from toolkit.artifacts.cards.contract import contract_of, metadata_of
 from toolkit.artifacts.conversion import cannot_export, export_apart
 from toolkit.artifacts.formats import Format, Request, Written, load_exporter
 from toolkit.artifacts.manifest import check_artifact
@@ -94,11 +95,16 @@ class ArtifactWriter:
                 isas=written.isas,
                 asked_isas=self._asked_isas(precision),
                 expected_error=None if expected is None else replace(expected, sha256=sha256),
+                warnings=written.warnings,
                 versions=row.versions(),
             )
             publish(temporary, path)
         trust_store().remember(programs_of([(path, artifact)]), command="export")
         return artifact
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        return metadata_of(contract_of(self.record))
 
     def _asked_isas(self, precision: Precision) -> tuple[Isa, ...] | None:
         return self.isas if TRAITS[precision].int8_products else None
@@ -127,6 +133,7 @@ class ArtifactWriter:
                     calibration=calibration,
                     isas=self.isas,
                     measured=self.measured,
+                    metadata=self._metadata,
                     timeout_s=self.timeout_s,
                 )
             example = example_input(shape, batch_size=2)
@@ -139,6 +146,7 @@ class ArtifactWriter:
                     calibration=calibration,
                     isas=self.isas,
                     measured=self.measured,
+                    metadata=self._metadata,
                 )
             )
         except OSError as error:

@@ -94,6 +94,7 @@ class Request:
             measured.
         isas: Instruction sets on which int8 arithmetic must be exact; None is all.
         measured: Inputs `[N,C,H,W]` to measure the expected error of int8 on; None skips this.
+        metadata: How to feed the model, for a format that has a place for it: name → JSON.
     """
 
     model: nn.Module
@@ -103,6 +104,7 @@ class Request:
     calibration: NDArray[np.float32]
     isas: tuple[Isa, ...] | None
     measured: NDArray[np.float32] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,7 @@ class Written:
     batch_sizes: tuple[int, ...] = ()
     isas: tuple[Isa, ...] | None = None
     expected_error: ExpectedError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Exporter(Protocol):
