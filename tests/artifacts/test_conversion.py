@@ -54,7 +54,7 @@ def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
 
 
 def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
-    return export_apart(
+    with export_apart(
         row,
         precision="fp32",
         checkpoint=CHECKPOINT,
@@ -65,7 +65,8 @@ def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
         calibration=NO_IMAGES,
         isas=None,
         timeout_s=timeout_s,
-    )
+    ) as conversion:
+        return conversion.written()
 
 
 def test_child_writes_the_file_and_returns_its_record(converter: Converter, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_environment_of_an_export_is_pinned(
 
     monkeypatch.setattr("toolkit.processes.child.subprocess.Popen", start)
     with pytest.raises(NotStartedError):
-        export_apart(
+        with export_apart(
             find_format("ncnn"),
             precision="fp32",
             checkpoint=CHECKPOINT,
@@ -135,5 +135,6 @@ def test_environment_of_an_export_is_pinned(
             calibration=np.empty((0, 1, 28, 28), np.float32),
             isas=None,
             timeout_s=1.0,
-        )
+        ):
+            pass
     assert seen == pinned(seen)

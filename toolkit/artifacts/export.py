@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw
+from toolkit.artifacts.cards.card import write_card
 from toolkit.artifacts.formats import (
     Format,
     choose_formats,
@@ -24,6 +26,7 @@ from toolkit.artifacts.manifest import (
     write_manifest,
 )
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
+from toolkit.artifacts.side_by_side import Pair, at_a_time, write_side_by_side
 from toolkit.artifacts.signing import check_private_key, sign_folder
 from toolkit.artifacts.writer import ArtifactWriter
 from toolkit.checkpoints.storage import load_model, read_checkpoint
@@ -178,26 +181,32 @@ def _write_all(
         remove_file(out / SIGNATURE)  # a new one follows
     if (out / MANIFEST).exists() and manifest.artifacts:
         write_manifest(out, manifest)  # the checkpoint's folder may have moved
-    written, failures = [], []
-    for number, (row, precision) in enumerate(pairs):
-        progress("export", number, len(pairs), f"{row.name} {precision}")
-        if force or not writer.is_current(manifest, row, precision):
-            try:
-                artifact = writer.write(row, precision)
-            except FailedRun as failure:
-                failed = FailedExport(format=row.name, precision=precision, failure=failure)
-                failures.append(failed)
-            else:
-                manifest = _with_artifact(manifest, artifact)
+    todo = [each for each in pairs if force or not writer.is_current(manifest, *each)]
+    outcomes: dict[Pair, Artifact | FailedRun] = {}
+    most = at_a_time(writer.weights_bytes)
+    with closing(write_side_by_side(writer, todo, most=most)) as finished:
+        progress("export", len(pairs) - len(todo), len(pairs))
+        for pair, outcome in finished:
+            outcomes[pair] = outcome
+            if isinstance(outcome, Artifact):
+                manifest = _with_artifact(manifest, outcome)
                 write_manifest(out, manifest)
-                written.append(artifact.path)
+            note = f"{pair[0].name} {pair[1]}"
+            progress("export", len(pairs) - len(todo) + len(outcomes), len(pairs), note)
+    for each in manifest.artifacts:
+        write_card(out, each, writer.record)
     progress("export", len(pairs), len(pairs))
+    in_order = [(each, outcomes[each]) for each in todo]
     return Export(
         folder=out,
         checkpoint=checkpoint,
         manifest=manifest,
-        written=tuple(written),
-        failures=tuple(failures),
+        written=tuple(each.path for _, each in in_order if isinstance(each, Artifact)),
+        failures=tuple(
+            FailedExport(format=row.name, precision=precision, failure=each)
+            for (row, precision), each in in_order
+            if isinstance(each, FailedRun)
+        ),
         signed_by=None if sign is None else sign_folder(out, sign),
     )
 
@@ -262,6 +271,7 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
         checkpoint_sha256=record.id.weights_sha256,
         spec_sha256=record.id.spec_sha256,
         artifacts=(),
+        class_names=record.class_names,
     )
     if not (out / MANIFEST).exists():
         return fresh
@@ -272,7 +282,8 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
             return fresh
         raise
     if old.checkpoint_id == record.id:
-        return replace(fresh, artifacts=old.artifacts)
+        named = old.class_names == record.class_names  # the files contain the names
+        return replace(fresh, artifacts=old.artifacts if named else ())
     if old.checkpoint != source and not force:
         raise ArtifactError(
             f"{out} contains artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not "

@@ -126,11 +126,11 @@ def _steps(contract: Contract) -> Iterator[str]:
         yield f"Resize {side} to {size} pixels: {spec.interpolation}, {smooth} antialiasing."
     if spec.crop is not None:
         yield f"Cut {spec.crop[0]}x{spec.crop[1]} pixels (height, width) from the centre."
-    if spec.colours != "RGB":
-        yield f"Put the channels into the order {spec.colours}."
     if contract.embeds_preprocessing:
         yield "Give the bytes as they are: the file scales and normalises by itself."
         return
+    if spec.colours != "RGB":
+        yield f"Put the channels into the order {spec.colours}."
     if spec.dtype == "uint8":
         yield "Divide by 255."
     if set(spec.mean) != {0.0} or set(spec.std) != {1.0}:

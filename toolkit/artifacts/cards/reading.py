@@ -22,7 +22,7 @@ def reading_code(contract: Contract) -> str:
     shape = f"{contract.dtype} {list(contract.shape)}"
     if reads_images(contract):
         lines = [f'    """Return an image as the model takes it: {shape}."""']
-        lines += _image_lines(contract.preprocessing)
+        lines += _image_lines(contract)
     else:
         raw = f"{contract.preprocessing.dtype} {list(contract.preprocessing.shape)}"
         lines = [
@@ -35,7 +35,8 @@ def reading_code(contract: Contract) -> str:
     return "\n".join([*constants, "def read(path):", *lines, last])
 
 
-def _image_lines(spec: InputSpec) -> Iterator[str]:
+def _image_lines(contract: Contract) -> Iterator[str]:
+    spec = contract.preprocessing
     grey = spec.shape[0] == 1
     yield f'    image = Image.open(path).convert("{"L" if grey else "RGB"}")'
     if spec.resize:
@@ -47,7 +48,7 @@ def _image_lines(spec: InputSpec) -> Iterator[str]:
         yield f"    image = image.crop((left, top, left + {width}, top + {height}))"
     if grey:
         yield "    raw = np.asarray(image)[None]  # [C,H,W]"
-    elif spec.colours == "BGR":
+    elif spec.colours == "BGR" and not contract.embeds_preprocessing:
         yield "    raw = np.asarray(image)[:, :, ::-1].transpose(2, 0, 1)  # [C,H,W], BGR"
     else:
         yield "    raw = np.asarray(image).transpose(2, 0, 1)  # [C,H,W]"
@@ -72,7 +73,7 @@ def _resizing(spec: InputSpec) -> Iterator[str]:
 def _scaling(contract: Contract) -> tuple[list[str], str]:
     """Return the constants, and the line that scales and normalises."""
     spec = contract.preprocessing
-    if contract.embeds_preprocessing:  # the file does it
+    if contract.embeds_preprocessing:  # the file does it, and the order of the colours
         return [], "    return raw"
     scaled = "raw.astype(np.float32)" + (" / 255" if spec.dtype == "uint8" else "")
     if set(spec.mean) == {0} and set(spec.std) == {1}:
