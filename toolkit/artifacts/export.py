@@ -191,6 +191,7 @@ def _write_all(
             if isinstance(outcome, Artifact):
                 manifest = _with_artifact(manifest, outcome)
                 write_manifest(out, manifest)
+                write_card(out, outcome, writer.record)
             note = f"{pair[0].name} {pair[1]}"
             progress("export", len(pairs) - len(todo) + len(outcomes), len(pairs), note)
     for each in manifest.artifacts:

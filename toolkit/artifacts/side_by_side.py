@@ -1,4 +1,4 @@
-"""Several artifacts at a time: the pairs to write → artifacts, in the order in which they are ready.
+"""Several artifacts at a time: what to write → artifacts, in the order in which they are ready.
 
 A format with its own process is converted beside another one. Formats that are written in this
 process, which could disturb each other, take turns.

@@ -135,17 +135,17 @@ def start_apart(
     process = None
     with Confinement(scratch, needs) as confined:
         try:
-            with request.open("rb") as given, (scratch / _LOG).open("wb") as output:
-                with uninterrupted():
-                    process = subprocess.Popen(
-                        [*confined.command, "-m", module],
-                        stdin=given,
-                        stdout=output,
-                        stderr=subprocess.STDOUT,
-                        env=environment,
-                        cwd=scratch,
-                        start_new_session=True,
-                    )
+            log = scratch / _LOG
+            with request.open("rb") as given, log.open("wb") as output, uninterrupted():
+                process = subprocess.Popen(
+                    [*confined.command, "-m", module],
+                    stdin=given,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=scratch,
+                    start_new_session=True,
+                )
             yield Apart(process, scratch, what=what, timeout_s=timeout_s)
         finally:  # the child and the processes that it started
             with uninterrupted():

@@ -88,8 +88,8 @@ class Artifact:
 class Manifest:
     """`manifest.json`: the artifacts of one folder and their checkpoint.
 
-    `checkpoint` is the checkpoint folder, relative to the manifest if possible. `class_names` are in
-    the order of the logits; empty if they are not known.
+    `checkpoint` is the checkpoint folder, relative to the manifest if possible. `class_names` are
+    in the order of the logits; empty if they are not known.
     """
 
     schema_version: int

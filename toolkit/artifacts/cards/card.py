@@ -92,9 +92,9 @@ def _origin(card: Card) -> str:
     contract = card.contract
     return (
         f"A classifier in the format `{card.format}`, {card.precision}, "
-        f"{card.size_bytes / 1e6:.2f} MB, written by toolkit {contract.toolkit} from the checkpoint "
-        f"with the weights `{contract.checkpoint.weights_sha256[:12]}`. The sha256 of the file is "
-        f"`{card.sha256}`."
+        f"{card.size_bytes / 1e6:.2f} MB, written by toolkit {contract.toolkit} from the "
+        f"checkpoint with the weights `{contract.checkpoint.weights_sha256[:12]}`. The sha256 of "
+        f"the file is `{card.sha256}`."
     )
 
 
