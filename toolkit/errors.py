@@ -28,12 +28,17 @@ from typing import TYPE_CHECKING, ClassVar
 from toolkit.places import without_places
 
 _FILE = r"[^\s:'\"]*\.(?:cpp|cc|cxx|hpp|h|cu)"
+_MOST_LINES = 4
 _SOURCES = [
     re.compile(each, re.MULTILINE)
     for each in (
         rf"^Exception from {_FILE}:\d+:[ \t]*",  # OpenVINO
-        rf"^Check '.*' failed at {_FILE}:\d+:[ \t]*",
+        rf"Check '.*' failed at {_FILE}:\d+:?[ \t]*",
         r"^While validating node '.*' with friendly_name '.*':[ \t]*$",
+        r"^FrontEnd API failed with \w+:[ \t]*$",
+        r"^Model wasn't fully converted\.( Failed operations detailed log:)?[ \t]*$",
+        r"^Summary:[ \t]*$",
+        r"^-- ",
         rf"\[enforce fail at {_FILE}:\d+\]\s*\.?\s*",  # PyTorch
         rf"{_FILE}:\d+ [^\n]*?\)(?: const)? (?=[A-Z\[])",  # ONNX Runtime: file, line, function
         rf"^\[?{_FILE}:\d+\]?:?[ \t]*",  # ExecuTorch, MNN
@@ -49,9 +54,10 @@ def headline(error: BaseException) -> str:
     message that says more than a place in the source code of a C++ library."""
     lines = [each.strip() for each in without_sources(str(error)).splitlines()]
     told = [each for each in lines if each] or ["no message"]
-    more = told[0].endswith(":") and len(told) > 1  # the reason is in the next line
-    text = " ".join(told[:2]) if more else told[0]
-    return f"{type(error).__name__}: {text[:500]}"
+    last = 0
+    while told[last].endswith(":") and last < min(len(told), _MOST_LINES) - 1:
+        last += 1  # the reason is in the next line
+    return f"{type(error).__name__}: {' '.join(told[: last + 1])[:500]}"
 
 
 def without_sources(text: str) -> str:

@@ -106,6 +106,12 @@ def export(
     )
     failed = {f"{item.format} {item.precision}": str(item.failure) for item in done.failures}
     failures = [f"{name}: {reason}" for name, reason in failed.items()]
+    told = [
+        f"Warning: {item.format} {item.precision}: {each}"
+        for item in done.artifacts
+        for each in item.warnings
+    ]
+    cards = ["How to feed each file is in the card next to it: FILE.md"] if done.artifacts else []
     signed = [] if done.signed_by is None else [f"Signed by the key {done.signed_by}."]
     return Outcome(
         record={
@@ -115,7 +121,7 @@ def export(
             "signed_by": done.signed_by,
             **to_json(done.manifest),
         },
-        text="\n".join([_table(done), *signed, *failures]),
+        text="\n".join([_table(done), *cards, *signed, *told, *failures]),
         exit_code=3 if failures else 0,
     )
 
