@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKPOINT
+from conftest import CHECKPOINT, REPOSITORY
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -398,3 +398,9 @@ def test_a_contract_can_be_read_back() -> None:
     }
     assert from_json(type(contract), found) == contract
     assert to_json(contract).keys() == found.keys()
+
+
+def test_the_program_in_the_docs_is_that_of_the_card(exports: Path) -> None:
+    (runner, *_) = [each for each in RUNNERS if each.format == "onnx"]
+    text = (REPOSITORY / "docs" / "deploying.md").read_text()
+    assert program_of((exports / "mnist-cnn.onnx.md").read_text(), runner) in text

@@ -13,7 +13,7 @@ pytest.importorskip("MNN")
 from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
 from torch import Tensor, nn
 
-from toolkit.artifacts.formats.mnn import export
+from toolkit.artifacts.formats.mnn import export, why_failed
 from toolkit.artifacts.parsers.mnn import names_other_files, weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
 from toolkit.schema import Precision, Settings
@@ -181,4 +181,4 @@ def test_weights_beside_the_file_are_refused(file: Path, tmp_path: Path) -> None
     ],
 )
 def test_reason_of_the_converter_is_in_its_output(output: str, reason: str) -> None:
-    assert mnn.why_failed(output) == reason
+    assert why_failed(output) == reason

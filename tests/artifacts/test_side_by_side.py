@@ -16,6 +16,7 @@ from toolkit.artifacts.formats import FORMATS
 from toolkit.artifacts.manifest import read_manifest
 from toolkit.artifacts.side_by_side import at_a_time
 from toolkit.machine.environment import usable_cores
+from toolkit.processes.confinement import SWITCH
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 
@@ -61,6 +62,7 @@ def formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
             + "".join(rows)
         )
         monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv(SWITCH, "1")  # the converters here wait for each other's files
         monkeypatch.setattr(export_module, "at_a_time", lambda _: most)
 
     return make
@@ -70,9 +72,7 @@ def test_two_converters_run_at_a_time_and_rows_stay_in_order(formats: Make, tmp_
     # Each waits for the other, and the first one ends last: its neighbour must be published.
     formats(
         2,
-        slow="(here / 'mark-a').write_text(''); wait_for(here / 'net.quick')".replace(
-            "net", CHECKPOINT.name
-        ),
+        slow="(here / 'mark-a').write_text(''); wait_for(here / 'mnist-cnn.quick')",
         quick="wait_for(here / 'mark-a')",
     )
     done = export(CHECKPOINT, out=tmp_path / "out", formats=["slow", "torchscript", "quick"])

@@ -106,11 +106,12 @@ def test_a_model_without_a_graph_ends_in_one_line(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    write = {
+        "pt2": lambda: export_program(named(model), EXAMPLE),
+        "onnx": lambda: _onnx.write_onnx(named(model), EXAMPLE, tmp_path / "model.onnx"),
+    }
     with pytest.raises(Unsupported) as caught:
-        if exporter == "pt2":
-            export_program(named(model), EXAMPLE)
-        else:
-            _onnx.write_onnx(named(model), EXAMPLE, tmp_path / "model.onnx")
+        write[exporter]()
     reason = caught.value.reason
     assert reason.startswith("torch.export cannot take this model: ")
     assert f"test_tracing.py, line {line_of(mark)} (`" in reason
