@@ -192,8 +192,9 @@ def _write_all(
                 manifest = _with_artifact(manifest, outcome)
                 write_manifest(out, manifest)
                 write_card(out, outcome, writer.record)
-            note = f"{pair[0].name} {pair[1]}"
-            progress("export", len(pairs) - len(todo) + len(outcomes), len(pairs), note)
+            done = len(pairs) - len(todo) + len(outcomes)
+            if done < len(pairs):
+                progress("export", done, len(pairs), f"{pair[0].name} {pair[1]}")
     for each in manifest.artifacts:
         write_card(out, each, writer.record)
     progress("export", len(pairs), len(pairs))

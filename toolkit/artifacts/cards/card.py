@@ -42,7 +42,7 @@ def write_card(folder: Path, artifact: Artifact, checkpoint: Checkpoint) -> bool
     """
     path, text = card_path(folder, artifact), card_text(card_of(artifact, checkpoint))
     try:
-        content = text.encode(errors="backslashreplace")  # as write_atomically
+        content = text.encode()
         if read_regular(path, most_bytes=_LARGEST_CARD_BYTES) == content:
             return False
     except (OSError, ValueError):
@@ -83,9 +83,17 @@ def card_text(card: Card) -> str:
         _output(card.contract),
         *(_program(card, each) for each in runners_of(card)),
         "## The same as data",
-        f"```json\n{json.dumps(to_json(card), indent=4, ensure_ascii=False)}\n```",
+        f"```json\n{_json(card)}\n```",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _json(card: Card) -> str:
+    """Return the fields as JSON; only what can be seen is written as it is."""
+    text = json.dumps(to_json(card), indent=4, ensure_ascii=False)
+    return "".join(
+        each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
+    )
 
 
 def _origin(card: Card) -> str:

@@ -5,7 +5,6 @@ In: a card. Out: the programs, one for each runtime that loads the file.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -91,11 +90,15 @@ def snippet(card: Card, runner: Runner) -> str:
 
 def _literal(text: str) -> str:
     """Return a text as it stands between double quotes in Python."""
-    return json.dumps(text)[1:-1]
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in escaped
+    )
 
 
 def _class_names(names: tuple[str, ...]) -> str:
-    return f"CLASSES = {json.dumps(names)}\n" if _are_shown(names) else ""
+    listed = ", ".join(f'"{_literal(each)}"' for each in names)
+    return f"CLASSES = [{listed}]\n" if _are_shown(names) else ""
 
 
 def _show(names: tuple[str, ...]) -> str:
