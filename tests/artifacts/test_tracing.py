@@ -57,6 +57,12 @@ class Array(Plain):
         return super().forward(x / largest)
 
 
+class Singular(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        values = torch.linalg.svdvals(x)
+        return super().forward(x * values[..., :1, None])
+
+
 def line_of(mark: str) -> int:
     """The number of the line of this file that ends in a comment."""
     lines = Path(__file__).read_text().splitlines()
@@ -89,15 +95,16 @@ def test_a_trace_of_a_plain_model_has_nothing_to_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "mark", "advice"),
+    ("exporter", "model", "mark", "advice"),
     [
-        (Branch(), "branch", "write torch.where or torch.cond"),
-        (Item(), "item", "write torch.where or torch.cond"),
-        (FixedBatch(), "number", "its code fixes the batch size to that of the example"),
-        (Array(), "array", "write operators of torch"),
+        ("pt2", Branch(), "branch", "write torch.where or torch.cond"),
+        ("onnx", Branch(), "branch", "write torch.where or torch.cond"),
+        ("pt2", Item(), "item", "write torch.where or torch.cond"),
+        ("pt2", FixedBatch(), "number", "its code fixes the batch size to that of the example"),
+        ("onnx", FixedBatch(), "number", "its code fixes the batch size to that of the example"),
+        ("pt2", Array(), "array", "write operators of torch"),
     ],
 )
-@pytest.mark.parametrize("exporter", ["pt2", "onnx"])
 def test_a_model_without_a_graph_ends_in_one_line(
     exporter: str,
     model: nn.Module,
@@ -120,6 +127,12 @@ def test_a_model_without_a_graph_ends_in_one_line(
     if advice.startswith("write"):
         assert "Traceback" in caught.value.stderr_tail
     assert capfd.readouterr().err.count("\n") < 5
+
+
+def test_a_model_that_onnx_has_no_operators_for_ends_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"to ONNX: DispatchError: .*svd") as caught:
+        _onnx.write_onnx(named(Singular()), EXAMPLE, tmp_path / "model.onnx")
+    assert "\n" not in caught.value.reason
 
 
 def test_an_error_of_a_converter_is_not_taken_for_one_of_the_model() -> None:

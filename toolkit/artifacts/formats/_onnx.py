@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.artifacts.formats._tracing import as_unsupported, refuse_fixed_batch
+from toolkit.artifacts.formats._tracing import as_unsupported, chain_of, refuse_fixed_batch
+from toolkit.errors import Unsupported, headline
 
 OPSET = 18
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
@@ -37,7 +39,12 @@ def write_onnx(
     """
     import onnx
 
-    with as_unsupported(model, example), _quiet(), contextlib.redirect_stdout(sys.stderr):
+    with (
+        as_unsupported(model, example),
+        _translated(),
+        _quiet(),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         program = torch.onnx.export(
             model,
             (example,),
@@ -59,6 +66,22 @@ def write_onnx(
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
     return int(proto.opset_import[0].version)
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn an operator that torch cannot translate to ONNX into `Unsupported`, with the first
+    reason of torch's chain; its last one is `Failed to convert`."""
+    try:
+        yield
+    except torch.onnx.errors.OnnxExporterError as error:
+        chain = list(chain_of(error))
+        if any(type(each).__name__ == "TorchExportError" for each in chain):
+            raise  # the graph could not even be recorded
+        raise Unsupported(
+            f"torch cannot translate this model to ONNX: {headline(chain[-1])}",
+            stderr_tail=traceback.format_exc(),
+        ) from error
 
 
 def _forget_stack_traces(nodes: Iterable[Any]) -> None:

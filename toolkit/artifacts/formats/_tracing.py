@@ -76,7 +76,7 @@ def as_unsupported(model: nn.Module, example: Tensor) -> Iterator[None]:
     except (FailedRun, MemoryError, OSError):
         raise
     except Exception as error:
-        chain = list(_chain(error))
+        chain = list(chain_of(error))
         if not _is_about_graph(chain):
             raise
         raise Unsupported(
@@ -127,8 +127,8 @@ def _reason(chain: list[BaseException], model: nn.Module, example: Tensor) -> st
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Return an exception and those that it came from."""
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Return an exception and those that it came from, the first one last."""
     seen: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and found not in seen:
