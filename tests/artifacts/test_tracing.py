@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_model_without_a_graph_ends_in_one_line(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    write = {
+    write: dict[str, Callable[[], object]] = {
         "pt2": lambda: export_program(named(model), EXAMPLE),
         "onnx": lambda: _onnx.write_onnx(named(model), EXAMPLE, tmp_path / "model.onnx"),
     }
@@ -160,7 +161,7 @@ def test_a_frozen_branch_is_told_by_export_and_verify(
         command([str(tmp_path / "net"), "--out", str(out), *arguments])
     printed = capsys.readouterr().out
     (warning,) = read_manifest(out).artifacts[0].warnings
-    assert "branching.py, line 18 (`return y if float(y.sum()) > 0 else -y`)" in warning
+    assert "branching.py, line 16 (`return y if float(y.sum()) > 0 else -y`)" in warning
     assert f"Warning: torchscript fp32: {warning}" in printed
     assert "pt2 fp32: unsupported: torch.export cannot take this model: branching.py" in printed
     assert f"**Warning:** {warning}" in (out / "net.torchscript.md").read_text()

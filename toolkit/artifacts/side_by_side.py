@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def at_a_time(weights_bytes: int) -> int:
 
 def write_side_by_side(
     writer: ArtifactWriter, pairs: Sequence[Pair], *, most: int
-) -> Iterator[tuple[Pair, Artifact | FailedRun]]:
+) -> Generator[tuple[Pair, Artifact | FailedRun], None, None]:
     """Write the artifacts, at most `most` at a time; close the iterator to stop the converters.
 
     Raises:

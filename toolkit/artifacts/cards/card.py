@@ -24,7 +24,7 @@ _NAMED_CLASSES = 20
 
 # Facts that the format fixes, whatever the model.
 _BATCH_SIZES = {"executorch": "1 to 256", "ncnn": "1", "coreml": "1 to 1024"}
-_NCNN = {"input": "in0", "output": "out0"}  # pnnx's names
+_NCNN_INPUT, _NCNN_OUTPUT = "in0", "out0"  # pnnx's names
 
 
 def card_path(folder: Path, artifact: Artifact) -> Path:
@@ -56,7 +56,8 @@ def card_of(artifact: Artifact, checkpoint: Checkpoint) -> Card:
     """Return the fields of an artifact's card."""
     contract = contract_of(checkpoint, embeds_preprocessing=artifact.embeds_preprocessing)
     if artifact.format == "ncnn":  # it takes one sample, without a dimension for the batch
-        contract = replace(contract, **_NCNN, layout=contract.layout.removeprefix("N"))
+        layout = contract.layout.removeprefix("N")
+        contract = replace(contract, input=_NCNN_INPUT, output=_NCNN_OUTPUT, layout=layout)
     fixed = " or ".join(f"{size}" for size in artifact.batch_sizes)
     return Card(
         schema_version=CARD_SCHEMA_VERSION,

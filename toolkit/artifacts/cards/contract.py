@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from toolkit import __version__
+from toolkit.packages import installed_version
 from toolkit.schema import Checkpoint, Contract, to_json
 
 METADATA_FILE = "toolkit.json"
@@ -30,7 +30,7 @@ def contract_of(checkpoint: Checkpoint, *, embeds_preprocessing: bool = False) -
         preprocessing=checkpoint.input,
         embeds_preprocessing=embeds_preprocessing,
         checkpoint=checkpoint.id,
-        toolkit=__version__,
+        toolkit=installed_version("toolkit") or "unknown",
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.jit._trace import TracerWarning
 
 from toolkit.checkpoints.model import NamedClassifier
 from toolkit.errors import FailedRun, Unsupported, headline
@@ -45,12 +46,12 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, tuple[str, ...]]:
     """Return the model traced by `torch.jit.trace`, and what tracing froze, one sentence each."""
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("ignore")  # torch deprecates TorchScript from 2.13 on
-        warnings.simplefilter("always", torch.jit.TracerWarning)
+        warnings.simplefilter("always", TracerWarning)
         traced = torch.jit.trace(model, example)
     frozen = [
         _frozen(str(each.message), each.filename, each.lineno)
         for each in caught
-        if issubclass(each.category, torch.jit.TracerWarning)
+        if issubclass(each.category, TracerWarning)
     ]
     return traced, tuple(dict.fromkeys(filter(None, frozen)))
 
