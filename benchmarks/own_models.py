@@ -173,7 +173,7 @@ def make_pictures(folder: Path) -> None:
     """Write a folder of pictures: ten parts of two photographs are the classes, and crops of
     different sizes at random places in each part are the images."""
     from PIL import Image
-    from sklearn.datasets import load_sample_images
+    from sklearn.datasets import load_sample_images  # type: ignore[import-untyped]
 
     generator = np.random.default_rng(0)
     photographs = load_sample_images().images

@@ -47,7 +47,7 @@ class SmallCNN(nn.Module):
 
 def small_vision_transformer(num_classes: int = 10) -> nn.Module:
     """torchvision's vision transformer with 4 layers of width 192, for images of 224x224 pixels."""
-    return VisionTransformer(
+    model: nn.Module = VisionTransformer(
         image_size=224,
         patch_size=16,
         num_layers=4,
@@ -56,3 +56,4 @@ def small_vision_transformer(num_classes: int = 10) -> nn.Module:
         mlp_dim=768,
         num_classes=num_classes,
     )
+    return model

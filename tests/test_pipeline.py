@@ -243,18 +243,18 @@ def branching(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"formats": ["pt2"]}, [("pt2", "crashed"), ("eager", "passed")]),
+        ({"formats": ["pt2"]}, [("pt2", "unsupported"), ("eager", "passed")]),
         (
             {"formats": ["pt2"], "runtimes": ["no-op", "pt2"]},
-            [("pt2", "crashed"), ("eager", "passed")],
+            [("pt2", "unsupported"), ("eager", "passed")],
         ),
         (
             {"formats": ["torchscript", "pt2"], "runtimes": ["pt2", "torchscript"]},
-            [("pt2", "crashed"), ("torchscript", "passed")],
+            [("pt2", "unsupported"), ("torchscript", "passed")],
         ),
         (
             {"formats": ["torchscript", "pt2"], "runtimes": ["torchscript", "no-op"]},
-            [("-", "crashed"), ("torchscript", "passed")],
+            [("-", "unsupported"), ("torchscript", "passed")],
         ),
     ],
     ids=["alone", "its runtime", "its runtime and another", "another runtime"],
@@ -278,11 +278,14 @@ def test_failed_export_gives_a_row_and_the_run_continues(
     assert [(row.runtime, row.status) for row in done.results.parity] == wanted
     lost = done.results.parity[0]
     assert (lost.format, lost.artifact_sha256, lost.compared) == ("pt2", None, 0)
-    assert "cannot export this model" in str(lost.reason)
+    assert "torch.export cannot take this model: branching.py, line 16" in str(lost.reason)
     assert [row.runtime for row in done.results.measurements] == [wanted[1][0], "no-op"]
     assert done.results.exit_code == 3
     assert read_results(tmp_path / "run" / "results.json") == done.results
-    assert "crashed: format pt2 cannot export" in (tmp_path / "run" / "results.md").read_text()
+    assert (
+        "unsupported: torch.export cannot take this model"
+        in (tmp_path / "run" / "results.md").read_text()
+    )
 
 
 def run_quickly(data: Path | None, out: Path, **options: Any) -> Run:
@@ -330,7 +333,7 @@ def test_failed_export_is_written_before_verification(
             progress=stop_at("eager fp32"),
         )
     results = read_results(tmp_path / "run" / "results.json")
-    assert [(row.runtime, row.status) for row in results.parity] == [("pt2", "crashed")]
+    assert [(row.runtime, row.status) for row in results.parity] == [("pt2", "unsupported")]
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,28 @@ Every message says what failed, the value received, what was expected, and what 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolkit.places import without_places
+
+_FILE = r"[^\s:'\"]*\.(?:cpp|cc|cxx|hpp|h|cu)"
+_MOST_LINES = 4
+_SOURCES = [
+    re.compile(each, re.MULTILINE)
+    for each in (
+        rf"^Exception from {_FILE}:\d+:[ \t]*",  # OpenVINO
+        rf"Check '.*' failed at {_FILE}:\d+:?[ \t]*",
+        r"^While validating node '.*' with friendly_name '.*':[ \t]*$",
+        r"^FrontEnd API failed with \w+:[ \t]*$",
+        r"^Model wasn't fully converted\.( Failed operations detailed log:)?[ \t]*$",
+        r"^Summary:[ \t]*$",
+        r"^-- ",
+        rf"\[enforce fail at {_FILE}:\d+\]\s*\.?\s*",  # PyTorch
+        rf"{_FILE}:\d+ [^\n]*?\)(?: const)? (?=[A-Z\[])",  # ONNX Runtime: file, line, function
+        rf"^\[?{_FILE}:\d+\]?:?[ \t]*",  # ExecuTorch, MNN
+    )
+]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +53,20 @@ if TYPE_CHECKING:
 
 def headline(error: BaseException) -> str:
     """Summarise an exception of third-party code in one line: its type and the first line of its
-    message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
+    message that says more than a place in the source code of a C++ library."""
+    lines = [each.strip() for each in without_sources(str(error)).splitlines()]
+    told = [each for each in lines if each] or ["no message"]
+    last = 0
+    while told[last].endswith(":") and last < min(len(told), _MOST_LINES) - 1:
+        last += 1  # the reason is in the next line
+    return f"{type(error).__name__}: {' '.join(told[: last + 1])[:500]}"
+
+
+def without_sources(text: str) -> str:
+    """Remove the places in C++ sources that libraries write before their reasons."""
+    for place in _SOURCES:
+        text = place.sub("", text)
+    return text.strip()
 
 
 def printable(text: str) -> str:

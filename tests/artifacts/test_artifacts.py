@@ -46,7 +46,11 @@ def test_every_format_is_recorded_and_checked(exports: Path) -> None:
         assert (item.input_shape, item.classes) == ((1, 28, 28), 10)
         assert item.versions["torch"] == FORMATS[item.format].versions()["torch"]
     assert sorted(path.name for path in exports.iterdir()) == sorted(
-        [*(item.path for item in manifest.artifacts), "manifest.json"]
+        [
+            *(item.path for item in manifest.artifacts),
+            *(f"{item.path}.md" for item in manifest.artifacts),
+            "manifest.json",
+        ]
     )
 
 

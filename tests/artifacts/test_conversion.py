@@ -54,18 +54,19 @@ def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
 
 
 def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
-    return export_apart(
+    with export_apart(
         row,
         precision="fp32",
         checkpoint=CHECKPOINT,
         checkpoint_id=read_checkpoint(CHECKPOINT).id,
         model=None,
-        input_shape=(1, 28, 28),
+        input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
         path=path,
         calibration=NO_IMAGES,
         isas=None,
         timeout_s=timeout_s,
-    )
+    ) as conversion:
+        return conversion.written()
 
 
 def test_child_writes_the_file_and_returns_its_record(converter: Converter, tmp_path: Path) -> None:
@@ -122,5 +123,5 @@ def test_a_format_that_crashes_does_not_stop_the_others(
     assert (failed.format, failed.precision) == ("odd", "fp32")
     assert "SIGABRT" in failed.failure.reason
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == [
-        *("manifest.json", "mnist-cnn.torchscript"),
+        *("manifest.json", "mnist-cnn.torchscript", "mnist-cnn.torchscript.md"),
     ]

@@ -23,7 +23,7 @@ from toolkit.errors import InputError, SettingError, Unsupported
 from toolkit.schema import Artifact, InputSpec, Precision, Settings
 from toolkit.sessions.checked import CheckedSession
 from toolkit.sessions.runtimes import RUNTIMES
-from toolkit.sessions.runtimes.null import NullSession
+from toolkit.sessions.runtimes.no_op import NoOpSession
 
 GREY = InputSpec(shape=(1, 9, 7), mean=(0.1307,), std=(0.3081,))
 RGB = InputSpec(shape=(3, 9, 7), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -152,12 +152,12 @@ def artifact(precision: Precision = "fp32") -> Artifact:
 
 def test_session_refuses_floats_where_bytes_are_expected_and_the_reverse() -> None:
     images = pixels(GREY)
-    session = CheckedSession(NullSession(10, Settings(threads=1)), artifact())
+    session = CheckedSession(NoOpSession(10, Settings(threads=1)), artifact())
     assert session.run(images).shape == (20, 10)
     with pytest.raises(InputError, match=r"dtype float32, expected uint8 \[N, 1, 9, 7\]"):
         session.run(normalise(images, GREY))
     plain = CheckedSession(
-        NullSession(10, Settings(threads=1)), replace(artifact(), embeds_preprocessing=False)
+        NoOpSession(10, Settings(threads=1)), replace(artifact(), embeds_preprocessing=False)
     )
     with pytest.raises(InputError, match=r"dtype uint8, expected float32 \[N, 1, 9, 7\]"):
         plain.run(images)

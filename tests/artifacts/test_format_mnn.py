@@ -13,7 +13,7 @@ pytest.importorskip("MNN")
 from colour import CLASSES, IMAGES, SHAPE, error_ratio, logits_of, request_for, source_of
 from torch import Tensor, nn
 
-from toolkit.artifacts.formats.mnn import export
+from toolkit.artifacts.formats.mnn import export, why_failed
 from toolkit.artifacts.parsers.mnn import names_other_files, weight_precision
 from toolkit.errors import ArtifactError, InputError, Unsupported
 from toolkit.schema import Precision, Settings
@@ -161,3 +161,24 @@ def test_weights_beside_the_file_are_refused(file: Path, tmp_path: Path) -> None
     (tmp_path / "model.mnn.weight").write_bytes(b"")
     with pytest.raises(ArtifactError, match="keeps weights in other files"):
         load(source_of(path, "mnn"), Settings(threads=1))
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (
+            "Start to Optimize the MNN Net...\n[02:26:45] :220: These Op Not Support: ONNX::Foo \n"
+            "Converted Failed!\n",
+            "These Op Not Support: ONNX::Foo",
+        ),
+        (
+            "[02:26:45] /x/onnxConverter.cpp:35: Check failed: success ==> read onnx model failed: "
+            "a.onnx\n[ERROR] Model file is not onnx model.\n",
+            "Check failed: success ==> read onnx model failed: a.onnx",
+        ),
+        ("Converted Failed!\n", "Converted Failed!"),
+        ("", "it printed nothing"),
+    ],
+)
+def test_reason_of_the_converter_is_in_its_output(output: str, reason: str) -> None:
+    assert why_failed(output) == reason

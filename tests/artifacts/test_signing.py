@@ -362,3 +362,19 @@ def test_export_and_verify_say_who_signed(
     again = toolkit.export(CHECKPOINT, out=own_exports, formats=["ort"], sign=private)
     assert (again.written, again.signed_by) == ((), fingerprint)
     assert check_signatures([own_exports], public) == fingerprint
+
+
+def test_a_signature_covers_the_cards(tmp_path: Path) -> None:
+    private, public = write_keys(tmp_path)
+    folder = tmp_path / "exports"
+    toolkit.export(CHECKPOINT, out=folder, formats=["torchscript"], sign=private)
+    check_signatures([folder], public)
+    card = folder / "mnist-cnn.torchscript.md"
+    text = card.read_text()
+    card.write_text(text.replace("0.1307", "0.5"))
+    with pytest.raises(ArtifactError, match=r"changed|not valid"):
+        check_signatures([folder], public)
+    with pytest.warns(ToolkitWarning, match="it signed other files"):
+        toolkit.export(CHECKPOINT, out=folder, formats=["torchscript"])
+    assert card.read_text() == text
+    assert not (folder / "manifest.sig").exists()

@@ -123,17 +123,18 @@ def test_environment_of_an_export_is_pinned(
         raise NotStartedError
 
     monkeypatch.setattr("toolkit.processes.child.subprocess.Popen", start)
-    with pytest.raises(NotStartedError):
-        export_apart(
-            find_format("ncnn"),
-            precision="fp32",
-            checkpoint=CHECKPOINT,
-            checkpoint_id=CheckpointId(weights_sha256="", spec_sha256=""),
-            model=None,
-            input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
-            path=tmp_path / "model.ncnn",
-            calibration=np.empty((0, 1, 28, 28), np.float32),
-            isas=None,
-            timeout_s=1.0,
-        )
+    conversion = export_apart(
+        find_format("ncnn"),
+        precision="fp32",
+        checkpoint=CHECKPOINT,
+        checkpoint_id=CheckpointId(weights_sha256="", spec_sha256=""),
+        model=None,
+        input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
+        path=tmp_path / "model.ncnn",
+        calibration=np.empty((0, 1, 28, 28), np.float32),
+        isas=None,
+        timeout_s=1.0,
+    )
+    with pytest.raises(NotStartedError), conversion:
+        pass
     assert seen == pinned(seen)

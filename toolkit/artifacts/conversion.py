@@ -6,8 +6,11 @@ or the temporary folder are deleted with the scratch folder.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ import numpy as np
 from toolkit.artifacts.formats import Format, Request, Written, find_format, load_exporter
 from toolkit.errors import headline
 from toolkit.files.scratch import as_temporary_error, temporary_folder
-from toolkit.processes.child import answer, run_apart
+from toolkit.processes.child import Apart, answer, start_apart
 from toolkit.processes.confinement import Needs
 from toolkit.schema import CheckpointId, Inputs, InputSpec, Isa, Precision, from_json, to_json
 
@@ -35,8 +38,31 @@ class Job:
     calibration: str
     isas: tuple[Isa, ...] | None
     measured: str | None
+    metadata: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """A converter at work in its process."""
+
+    child: Apart
+
+    @property
+    def finished(self) -> bool:
+        """Return whether `written` would return or raise at once."""
+        return self.child.finished
+
+    def written(self) -> Written:
+        """Wait for its end, and return what it has written.
+
+        Raises:
+            FailedRun: The exception of the converter, or how its process ended, with its last
+                output.
+        """
+        return from_json(Written, self.child.result())
+
+
+@contextmanager
 def export_apart(
     row: Format,
     *,
@@ -50,14 +76,11 @@ def export_apart(
     calibration: Inputs,
     isas: tuple[Isa, ...] | None,
     measured: Inputs | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
     timeout_s: float,
-) -> Written:
-    """Write `path` in a child process; see `Request` for the arguments. `embed` puts the
-    preprocessing of `input` into the graph.
-
-    Raises:
-        FailedRun: The exception of the converter, or how its process ended, with its last output.
-    """
+) -> Iterator[Conversion]:
+    """Write `path` in a child process, which is killed at the end of the block; see `Request` for
+    the arguments. `embed` puts the preprocessing of `input` into the graph."""
     with temporary_folder("export") as scratch:
         with as_temporary_error():
             np.save(scratch / "calibration.npy", calibration)
@@ -75,8 +98,9 @@ def export_apart(
             calibration=str(scratch / "calibration.npy"),
             isas=isas,
             measured=None if measured is None else str(scratch / "measured.npy"),
+            metadata=dict(metadata),
         )
-        found = run_apart(
+        with start_apart(
             "toolkit.artifacts.conversion",
             to_json(job),
             scratch,
@@ -84,8 +108,8 @@ def export_apart(
             timeout_s=timeout_s,
             # Converters call compilers and programs of their own.
             needs=Needs(reads=(checkpoint,), writes=(path.parent,), model=model, programs=True),
-        )
-    return from_json(Written, found)
+        ) as child:
+            yield Conversion(child)
 
 
 def main() -> None:
@@ -108,6 +132,7 @@ def _export(found: dict[str, Any]) -> dict[str, Any]:
         calibration=np.load(job.calibration),
         isas=job.isas,
         measured=None if job.measured is None else np.load(job.measured),
+        metadata=job.metadata,
     )
     return to_json(load_exporter(find_format(job.format)).export(request))
 

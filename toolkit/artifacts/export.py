@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw
+from toolkit.artifacts.cards.card import write_card
 from toolkit.artifacts.embedded import refuse_float_samples
 from toolkit.artifacts.formats import (
     Format,
@@ -25,6 +27,7 @@ from toolkit.artifacts.manifest import (
     write_manifest,
 )
 from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
+from toolkit.artifacts.side_by_side import Pair, at_a_time, write_side_by_side
 from toolkit.artifacts.signing import check_private_key, sign_folder
 from toolkit.artifacts.writer import ArtifactWriter
 from toolkit.checkpoints.denormals import warn_of_denormals
@@ -60,7 +63,6 @@ from toolkit.schema import (
     Precision,
 )
 from toolkit.settings import check_positive
-from toolkit.timing import Stopwatch
 from toolkit.trust_store.factories import trusted_factory
 
 if TYPE_CHECKING:
@@ -114,9 +116,16 @@ class Export:
         return artifact_cells(self.folder, self.artifacts, written=self.written)
 
     def _notes(self) -> list[str]:
+        card = "How to feed each file is in the card next to it: FILE.md"
         return [
+            *([card] if self.artifacts else []),
             *([] if self.signed_by is None else [f"Signed by the key {self.signed_by}."]),
-            *(f"{item.format} {item.precision}: {item.failure}" for item in self.failures),
+            *(
+                f"Warning: {_name(each)}: {said}"
+                for each in self.artifacts
+                for said in each.warnings
+            ),
+            *(f"{_name(each)}: {each.failure}" for each in self.failures),
             *(["Interrupted: some artifacts are missing."] if self.interrupted else []),
         ]
 
@@ -254,62 +263,76 @@ def _write_all(
         remove_file(out / SIGNATURE)  # a new one follows
     if (out / MANIFEST).exists() and manifest.artifacts:
         write_manifest(out, manifest)  # the checkpoint's folder may have moved
-    written: list[str] = []
-    failures: list[FailedExport] = []
+    outcomes: dict[Pair, Artifact | FailedRun] = {}
 
     def so_far() -> Export:
+        in_order = [(pair, outcomes[pair]) for pair in pairs if pair in outcomes]
         return Export(
             folder=out,
             checkpoint=checkpoint,
             manifest=manifest,
-            written=tuple(written),
-            failures=tuple(failures),
+            written=tuple(each.path for _, each in in_order if isinstance(each, Artifact)),
+            failures=tuple(
+                FailedExport(
+                    format=row.name,
+                    precision=precision,
+                    failure=each,
+                    embeds_preprocessing=writer.embed,
+                )
+                for (row, precision), each in in_order
+                if isinstance(each, FailedRun)
+            ),
         )
 
-    done = 0
+    def tell(pair: Pair, outcome: str, seconds: float) -> None:
+        label = f"{pair[0].name} {kind_of(pair[1], uint8=writer.embed)}"
+        tell_finished(progress, label, outcome, seconds)
+        progress("export", len(pairs) - len(rest), len(pairs), label)
+
+    rest = list(pairs)
+    progress("export", 0, len(pairs))
     try:
-        for row, precision in pairs:
-            label = f"{row.name} {kind_of(precision, uint8=writer.embed)}"
-            watch, outcome = Stopwatch(), "up to date"
-            progress("export", done, len(pairs), label)
-            if force or not writer.is_current(manifest, row, precision):
-                try:
-                    if lost is not None and TRAITS[precision].calibrated:
-                        raise lost
-                    artifact = writer.write(row, precision)
-                except FailedRun as failure:
-                    failed = FailedExport(
-                        format=row.name,
-                        precision=precision,
-                        failure=failure,
-                        embeds_preprocessing=writer.embed,
-                    )
-                    failures.append(failed)
-                    outcome = str(failure)
-                else:
-                    manifest = _with_artifact(manifest, artifact)
+        for pair in pairs:
+            if lost is not None and TRAITS[pair[1]].calibrated:
+                outcomes[pair] = lost
+            elif force or not writer.is_current(manifest, *pair):
+                continue
+            rest.remove(pair)
+            tell(pair, str(outcomes.get(pair, "up to date")), 0.0)
+        most = at_a_time(writer.weights_bytes)
+        with closing(write_side_by_side(writer, tuple(rest), most=most)) as finished:
+            for pair, outcome, seconds in finished:
+                outcomes[pair] = outcome
+                rest.remove(pair)
+                if isinstance(outcome, Artifact):
+                    manifest = _with_artifact(manifest, outcome)
                     write_manifest(out, manifest)
-                    written.append(artifact.path)
-                    outcome = "written"
-            done += 1
-            tell_finished(progress, label, outcome, watch.elapsed_s())
+                    write_card(out, outcome, writer.record)
+                said = "written" if isinstance(outcome, Artifact) else str(outcome)
+                tell(pair, said, seconds)
+        for each in manifest.artifacts:
+            write_card(out, each, writer.record)
     except KeyboardInterrupt as stop:
-        if not done:
+        if len(rest) == len(pairs):
             raise
-        advice = _advice(pairs, done, out, force=force)
+        advice = _advice(pairs, rest, out, force=force)
         raise Interrupted(replace(so_far(), interrupted=True), advice) from stop
     progress("export", len(pairs), len(pairs))
     signed_by = None if sign is None else sign_folder(out, sign)
     return replace(so_far(), signed_by=signed_by)
 
 
-def _advice(pairs: Sequence[tuple[Format, Precision]], done: int, out: Path, *, force: bool) -> str:
+def _name(item: Artifact | FailedExport) -> str:
+    return f"{item.format} {kind_of(item.precision, uint8=item.embeds_preprocessing)}"
+
+
+def _advice(pairs: Sequence[Pair], rest: Sequence[Pair], out: Path, *, force: bool) -> str:
     """Return what an interrupted export has written, and what happens next."""
-    rest = ", ".join(f"{row.name} {precision}" for row, precision in pairs[done:])
+    done, left = len(pairs) - len(rest), ", ".join(f"{row.name} {each}" for row, each in rest)
     again = "without --force, the same command" if force else "the same command"
     are = "is" if done == 1 else "are"
     return f"{done} of {count_of(len(pairs), 'artifact')} {are} finished, in {out}; {again} " + (
-        f"goes on with {rest}" if rest else "has nothing left to write"
+        f"goes on with {left}" if left else "has nothing left to write"
     )
 
 
@@ -381,6 +404,7 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
         checkpoint_sha256=record.id.weights_sha256,
         spec_sha256=record.id.spec_sha256,
         artifacts=(),
+        class_names=record.class_names,
     )
     if not (out / MANIFEST).exists():
         return fresh
@@ -391,7 +415,8 @@ def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bo
             return fresh
         raise
     if old.checkpoint_id == record.id:
-        return replace(fresh, artifacts=old.artifacts)
+        named = old.class_names == record.class_names  # the files contain the names
+        return replace(fresh, artifacts=old.artifacts if named else ())
     if old.checkpoint != source and not force:
         raise ArtifactError(
             f"{out} contains artifacts of checkpoint {old.checkpoint}, {old.checkpoint_id}, not "

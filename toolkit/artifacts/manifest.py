@@ -85,14 +85,23 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     with contextlib.suppress(OSError, ValueError):
         if read_json(path) == json.loads(json.dumps(content)):
             return
+    remove_signature(folder)
+    write_json(path, content)
+
+
+def remove_signature(folder: Path) -> None:
+    """Remove the signature of `folder` before one of its files changes.
+
+    Warns:
+        ToolkitWarning: There was one.
+    """
     if remove_file(folder / SIGNATURE):
         warnings.warn(
             f"removed {folder / SIGNATURE}: it signed other files than {folder} holds now; sign "
             "them with toolkit export --sign KEY",
             ToolkitWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    write_json(path, content)
 
 
 def relative_to(folder: Path, target: Path) -> str:

@@ -157,7 +157,7 @@ class ParityCheck:
             expected_error=basis.expectations.error(candidate),
             checks=checks,
         )
-        return replace(report, remarks=(*report.remarks, *basis.remarks))
+        return replace(report, remarks=(*report.remarks, *artifact.warnings, *basis.remarks))
 
     def _needs_allowance(self, report: ParityReport) -> bool:
         """Return whether an fp32 row is too far away and may use kernels that are not plain

@@ -14,6 +14,7 @@ from toolkit.schema.artifact import (
     Manifest,
 )
 from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
+from toolkit.schema.contract import CARD_SCHEMA_VERSION, Card, Contract
 from toolkit.schema.json import from_json, to_json
 from toolkit.schema.literals import Device, Isa, Status
 from toolkit.schema.machine import (
@@ -65,6 +66,7 @@ from toolkit.schema.tuning import (
 )
 
 __all__ = [
+    "CARD_SCHEMA_VERSION",
     "CHECKPOINT_SCHEMA_VERSION",
     "EAGER",
     "EXACT_PRECISIONS",
@@ -82,6 +84,7 @@ __all__ = [
     "Attestation",
     "Bound",
     "Calibration",
+    "Card",
     "Cause",
     "Check",
     "Checkpoint",
@@ -91,6 +94,7 @@ __all__ = [
     "Comparison",
     "Configuration",
     "Constraints",
+    "Contract",
     "DatasetRecord",
     "Device",
     "Diagnosis",

@@ -94,7 +94,8 @@ class Artifact:
 class Manifest:
     """`manifest.json`: the artifacts of one folder and their checkpoint.
 
-    `checkpoint` is the checkpoint folder, relative to the manifest if possible.
+    `checkpoint` is the checkpoint folder, relative to the manifest if possible. `class_names` are
+    in the order of the logits; empty if they are not known.
     """
 
     schema_version: int
@@ -102,6 +103,7 @@ class Manifest:
     checkpoint_sha256: str
     spec_sha256: str
     artifacts: tuple[Artifact, ...]
+    class_names: tuple[str, ...] = ()
 
     @property
     def checkpoint_id(self) -> CheckpointId:

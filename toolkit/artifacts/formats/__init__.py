@@ -108,6 +108,7 @@ class Request:
         calibration: Inputs `[N,C,H,W]` to measure ranges on; empty if no ranges are measured.
         isas: Instruction sets on which int8 arithmetic must be exact; None is all.
         measured: Inputs `[N,C,H,W]` to measure the expected error of int8 on; None skips this.
+        metadata: How to feed the model, for a format that has a place for it: name → JSON.
     """
 
     model: nn.Module
@@ -117,6 +118,7 @@ class Request:
     calibration: Inputs
     isas: tuple[Isa, ...] | None
     measured: Inputs | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,7 @@ class Written:
     batch_sizes: tuple[int, ...] = ()
     isas: tuple[Isa, ...] | None = None
     expected_error: ExpectedError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Exporter(Protocol):

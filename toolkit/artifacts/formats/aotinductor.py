@@ -15,6 +15,7 @@ from pathlib import Path
 
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._torch_files import forget_stack_traces, rewrite_archive
+from toolkit.artifacts.formats._tracing import export_program
 from toolkit.machine.compiler import require_compiler
 from toolkit.machine.environment import instruction_sets
 from toolkit.places import blank_places
@@ -29,7 +30,7 @@ def export(request: Request) -> Written:
     """Compile the model.
 
     Raises:
-        Unsupported: no C++ compiler is found.
+        Unsupported: No C++ compiler is found, or torch.export cannot take the model.
     """
     import torch
     from torch._inductor import aoti_compile_and_package
@@ -37,16 +38,15 @@ def export(request: Request) -> Written:
 
     require_compiler()
     images = request.example.repeat(_TRACED_BATCH // len(request.example), 1, 1, 1)
-    batch = torch.export.Dim("batch", min=1)
     package = io.BytesIO()  # with a full disk, torch's own file writer ends in a C++ abort
     with warnings.catch_warnings(), torch.no_grad(), fresh_cache():
         warnings.simplefilter("ignore")
         cache = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-        program = torch.export.export(
-            request.model, (images,), dynamic_shapes={"input": {0: batch}}
-        )
+        program = export_program(request.model, images)
         forget_stack_traces(program)
-        aoti_compile_and_package(program, package_path=package, inductor_configs=_configuration())
+        aoti_compile_and_package(
+            program, package_path=package, inductor_configs=_configuration(request)
+        )
 
     # Compiled headers are in another folder, whose name contains the user's.
     folders = [cache, *Path(tempfile.gettempdir()).glob("torchinductor_*")]
@@ -60,12 +60,15 @@ def export(request: Request) -> Written:
     return Written()
 
 
-def _configuration() -> dict[str, object]:
+def _configuration(request: Request) -> dict[str, object]:
     return {
         "compile_threads": 1,  # no pool of processes that outlives the export
         # Otherwise the code contains the number of threads of the exporting process.
         "cpp.dynamic_threads": True,
         # Inductor's range, 16 and more, does not apply to the model: 1 and more are right.
         "aot_inductor.check_lowerbound": False,
-        "aot_inductor.metadata": {"instruction_sets": ",".join(instruction_sets())},
+        "aot_inductor.metadata": {
+            "instruction_sets": ",".join(instruction_sets()),
+            **request.metadata,
+        },
     }

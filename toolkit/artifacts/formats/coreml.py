@@ -6,6 +6,7 @@ import logging
 import warnings
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._tracing import trace
 
 LARGEST_BATCH = 1024  # an ML program must have a limit
 
@@ -13,7 +14,6 @@ LARGEST_BATCH = 1024  # an ML program must have a limit
 def export(request: Request) -> Written:
     """Convert the model, traced on the example; the batch is between 1 and `LARGEST_BATCH`."""
     import numpy as np
-    import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -22,8 +22,7 @@ def export(request: Request) -> Written:
         logging.getLogger("coremltools").setLevel(logging.ERROR)
         import coremltools as ct
 
-        with torch.no_grad():
-            traced = torch.jit.trace(request.model, request.example)
+        traced, frozen = trace(request.model, request.example)
         precisions = {"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}
         batch = ct.RangeDim(lower_bound=1, upper_bound=LARGEST_BATCH, default=1)
         shape = ct.Shape((batch, *request.example.shape[1:]))
@@ -36,5 +35,6 @@ def export(request: Request) -> Written:
             minimum_deployment_target=ct.target.iOS16,
             skip_model_load=True,  # loading means compiling, which only macOS can do
         )
+        package.user_defined_metadata.update(request.metadata)
         package.save(str(request.path))
-    return Written()
+    return Written(warnings=frozen)

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, GraphModule, Node
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._tracing import export_program
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.torch_model import logits_of
 from toolkit.schema import ExpectedError, Inputs
@@ -70,7 +71,7 @@ def _expected_error(quantised: GraphModule, request: Request) -> ExpectedError |
 
 def _traced(model: nn.Module, example: Tensor) -> ExportedProgram:
     batch = Dim("batch", min=1, max=LARGEST_BATCH)
-    program = torch.export.export(model, (example,), dynamic_shapes={"input": {0: batch}})
+    program = export_program(model, example, batch=batch)
     if any(_is_tanh_gelu(node) for node in program.graph.nodes):
         program = program.run_decompositions({_GELU: _spelled_out})
     return program

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._tracing import as_unsupported
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.torch_model import logits_of
 from toolkit.schema import TRAITS, ExpectedError, Inputs
@@ -41,6 +43,7 @@ def export(request: Request) -> Written:
             recipe = {"fp16": _fp16_recipe, "int8-dynamic": _dynamic_recipe}[request.precision]()
             models = {size: _quantise(model, recipe) for size, model in models.items()}
     request.path.mkdir()
+    models = {size: _with_metadata(each, request.metadata) for size, each in models.items()}
     for size, model in models.items():
         (request.path / f"batch-{size}.tflite").write_bytes(model)
     expected = _expected_error(models[1], request)
@@ -93,8 +96,32 @@ def _convert(model: nn.Module, example: Tensor, batch_size: int) -> bytes:
 
     batch = example[:1].repeat(batch_size, 1, 1, 1)
     named = NamedOutput(model).eval()
-    content: bytes = litert_torch.convert(named, sample_kwargs={"input": batch}).model_content()
+    with as_unsupported(model, batch):
+        converted = litert_torch.convert(named, sample_kwargs={"input": batch})
+    content: bytes = converted.model_content()
     return content
+
+
+def _with_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return the file with each entry as a named buffer.
+
+    The schema of Android's task library (`TFLITE_METADATA`) is in tflite-support alone, which is no
+    longer maintained.
+    """
+    from ai_edge_litert.schema_py_generated import BufferT, MetadataT
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    if not metadata:
+        return model
+    content = flatbuffer_utils.convert_bytearray_to_object(model)
+    content.metadata = [*(content.metadata or [])]
+    for name, value in metadata.items():
+        buffer, entry = BufferT(), MetadataT()
+        buffer.data = np.frombuffer(value.encode(), np.uint8)
+        entry.name, entry.buffer = name, len(content.buffers)
+        content.buffers.append(buffer)
+        content.metadata.append(entry)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
 
 
 def _quantise(model: bytes, recipe: Any, ranges: Any = None) -> bytes:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
+import re
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,20 +42,50 @@ def export(request: Request) -> Written:
         opset = write_onnx(request.model, request.example, onnx_path)
         if request.precision == "fp16":
             _round_to_half(onnx_path)
-        _tools.mnnconvert(
-            [
-                "MNNConvert",
-                *("-f", "ONNX"),
-                *("--modelFile", str(onnx_path)),
-                *("--MNNModel", str(written)),
-                *("--bizCode", "toolkit"),
-                *_OPTIONS[request.precision],
-            ]
-        )
+        with _output_in(Path("log")):
+            _tools.mnnconvert(
+                [
+                    "MNNConvert",
+                    *("-f", "ONNX"),
+                    *("--modelFile", str(onnx_path)),
+                    *("--MNNModel", str(written)),
+                    *("--bizCode", "toolkit"),
+                    *_OPTIONS[request.precision],
+                ]
+            )
+        output = Path("log").read_text(errors="replace")
+        sys.stderr.write(output)
         if not written.exists():  # it returns True even if it fails
-            raise RuntimeError("MNN's converter wrote no file; see its output for the reason")
+            raise RuntimeError(f"MNN's converter wrote no file: {why_failed(output)}")
         shutil.copyfile(written, path)
     return Written(opset=opset, expected_error=_expected_error(request))
+
+
+@contextlib.contextmanager
+def _output_in(log: Path) -> Iterator[None]:
+    """Send what native code prints into a file."""
+    kept = [os.dup(1), os.dup(2)]
+    with log.open("wb") as file:
+        try:
+            sys.stdout.flush()
+            for each in (1, 2):
+                os.dup2(file.fileno(), each)
+            yield
+        finally:
+            for descriptor, each in zip(kept, (1, 2), strict=True):
+                os.dup2(descriptor, each)
+                os.close(descriptor)
+
+
+def why_failed(output: str) -> str:
+    """Return the line of the converter's output that has the reason, without its time and place;
+    otherwise the last line."""
+    lines = [re.sub(r"^(\[[\d:]+\]\s*)?(\S*:\d+:\s*)?", "", each) for each in output.splitlines()]
+    told = [each.strip() for each in lines if each.strip()]
+    reasons = (
+        each for each in told if re.search(r"not support|check failed|\berror\b", each, re.I)
+    )
+    return next(reasons, told[-1] if told else "it printed nothing")
 
 
 def _expected_error(request: Request) -> ExpectedError | None:

@@ -9,9 +9,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolkit.artifacts.formats import Request, Written
+from toolkit.artifacts.formats._tracing import trace
 
 _FILES = ("model.param", "model.bin")
 _TAIL_LINES = 20
@@ -28,19 +29,16 @@ def export(request: Request) -> Written:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         image = request.example[:1]
-        _trace(request.model, image, folder / "model.pt")
+        traced, frozen = trace(request.model, image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch deprecates TorchScript from 2.13 on
+            torch.jit.save(traced, folder / "model.pt")
         _convert(folder, image, half=request.precision == "fp16")
         _check_operators(folder / "model.param")
         request.path.mkdir()
         for name in _FILES:
             shutil.copyfile(folder / name, request.path / name)
-    return Written()
-
-
-def _trace(model: nn.Module, image: Tensor, path: Path) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript from 2.13 on
-        torch.jit.save(torch.jit.trace(model, image), path)
+    return Written(warnings=frozen)
 
 
 def _convert(folder: Path, image: Tensor, *, half: bool) -> None:

@@ -49,7 +49,8 @@ def export(request: Request) -> Written:
             are too large for it.
     """
     if request.precision == "fp32":
-        return Written(opset=write_onnx(request.model, request.example, request.path))
+        opset = write_onnx(request.model, request.example, request.path, metadata=request.metadata)
+        return Written(opset=opset)
     with temporary_folder("onnx") as scratch:
         plain, changed = scratch / "fp32.onnx", scratch / "changed.onnx"
         opset = write_onnx(request.model, request.example, plain)
@@ -202,5 +203,6 @@ def _publish(changed: Path, request: Request) -> None:
         opset
     ) in unused:  # ONNX Runtime lists all opsets that it knows, but other runtimes refuse some
         model.opset_import.remove(opset)
+    helper.set_model_props(model, dict(request.metadata))
     onnx.checker.check_model(model, full_check=True)
     request.path.write_bytes(model.SerializeToString())

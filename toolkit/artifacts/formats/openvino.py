@@ -50,6 +50,8 @@ def export(request: Request) -> Written:
             narrow = request.isas is None or "avx2" in request.isas
             isas = None if narrow else request.isas
             model = _quantise(model, request, narrow=narrow)
+        for name, value in request.metadata.items():  # nested in the file, under `toolkit`
+            model.set_rt_info(value, name.split("."))
         openvino.save_model(
             model, request.path / "model.xml", compress_to_fp16=request.precision == "fp16"
         )

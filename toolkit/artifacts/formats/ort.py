@@ -28,7 +28,7 @@ def export(request: Request) -> Written:
     options.add_session_config_entry("session.save_model_format", "ORT")
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch, "fp32.onnx")
-        opset = write_onnx(request.model, request.example, plain)
+        opset = write_onnx(request.model, request.example, plain, metadata=request.metadata)
         onnxruntime.InferenceSession(
             str(plain), sess_options=options, providers=["CPUExecutionProvider"]
         )

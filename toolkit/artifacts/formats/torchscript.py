@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from toolkit.artifacts.cards.contract import METADATA_FILE
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._torch_files import rewrite_archive
+from toolkit.artifacts.formats._tracing import trace
 from toolkit.artifacts.parsers.torchscript import allows_tf32
 
 
@@ -21,18 +24,19 @@ def export(request: Request) -> Written:
         # torch deprecates TorchScript from 2.13 on; it still works, and devices run it.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
-        with torch.no_grad(), _without_tf32():
-            traced = torch.jit.trace(request.model, request.example)
+        with _without_tf32():
+            traced, frozen = trace(request.model, request.example)
         if allows_tf32(traced):
             raise ValueError(
                 "a convolution of the traced model may use TF32, so it would not compute in "
                 "float32 on a GPU; the model's own code must not set "
                 "torch.backends.cudnn.allow_tf32"
             )
+        files = {METADATA_FILE: json.dumps(dict(request.metadata))} if request.metadata else {}
         buffer = io.BytesIO()  # with a full disk, torch's own file writer ends in a C++ abort
-        torch.jit.save(traced, buffer)
+        torch.jit.save(traced, buffer, _extra_files=files)
     request.path.write_bytes(rewrite_archive(buffer, _without_source_ranges))
-    return Written()
+    return Written(warnings=frozen)
 
 
 def _without_source_ranges(name: str, content: bytes) -> bytes | None:

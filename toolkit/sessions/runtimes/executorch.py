@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.parsers.executorch import XNNPACK, Program, read_program
+from toolkit.errors import Crashed
 from toolkit.schema import FLOAT32, UNKNOWN, Attestation, Inputs, Precision, Settings
 from toolkit.sessions.runtimes import Session, Source
 
@@ -21,6 +25,17 @@ _ARITHMETIC: dict[Precision, str] = {
     "int8-weights": "float32 on int8 weights",
 }
 
+# executorch/runtime/core/error.h
+_ERRORS = {
+    **{0x01: "Internal", 0x02: "InvalidState", 0x03: "EndOfMethod", 0x04: "AlreadyLoaded"},
+    **{0x10: "NotSupported", 0x11: "NotImplemented", 0x12: "InvalidArgument", 0x13: "InvalidType"},
+    **{0x14: "OperatorMissing", 0x15: "RegistrationExceedingMaxKernels"},
+    **{0x16: "RegistrationAlreadyRegistered", 0x20: "NotFound", 0x21: "MemoryAllocationFailed"},
+    **{0x22: "AccessFailed", 0x23: "InvalidProgram", 0x24: "InvalidExternalData"},
+    **{0x25: "OutOfResources", 0x30: "DelegateInvalidCompatibility"},
+    **{0x31: "DelegateMemoryAllocationFailed", 0x32: "DelegateInvalidHandle"},
+}
+
 
 def load(source: Source, settings: Settings) -> Session:
     """Load a `.pte` file.
@@ -32,8 +47,22 @@ def load(source: Source, settings: Settings) -> Session:
 
     _set_threads(settings.threads)
     runtime = Runtime.get()
-    loaded = runtime.load_program(source.path, verification=Verification.InternalConsistency)
-    return ExecutorchSession(loaded, read_program(source.path.read_bytes()))
+    with _codes_named():
+        loaded = runtime.load_program(source.path, verification=Verification.InternalConsistency)
+        return ExecutorchSession(loaded, read_program(source.path.read_bytes()))
+
+
+@contextmanager
+def _codes_named() -> Iterator[None]:
+    """Name the number that ExecuTorch gives as its reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = re.search(r"error:? 0x:?([0-9a-f]+)", str(error))
+        name = None if code is None else _ERRORS.get(int(code[1], 16))
+        if name is None:
+            raise
+        raise Crashed(f"{error} ({name})") from error
 
 
 def _set_threads(threads: int) -> None:
@@ -91,6 +120,7 @@ class ExecutorchSession:
         return np.concatenate(parts)
 
     def _run(self, inputs: Inputs) -> NDArray[np.floating]:
-        (output,) = self._method.execute([self._tensor(np.ascontiguousarray(inputs))])
+        with _codes_named():
+            (output,) = self._method.execute([self._tensor(np.ascontiguousarray(inputs))])
         logits: NDArray[np.floating] = output.numpy()
         return logits
