@@ -114,6 +114,10 @@ def _with_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
     if not metadata:
         return model
     content = flatbuffer_utils.convert_bytearray_to_object(model)
+    for each in content.buffers:
+        if each.offset:  # the quantiser puts weights behind the flatbuffer, which now grows
+            each.data = np.frombuffer(model, np.uint8, each.size, each.offset)
+            each.offset = each.size = 0
     content.metadata = [*(content.metadata or [])]
     for name, value in metadata.items():
         buffer, entry = BufferT(), MetadataT()
