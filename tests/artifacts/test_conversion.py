@@ -24,6 +24,7 @@ CONVERTER = """
 import os, signal, sys, tempfile, time
 from pathlib import Path
 from toolkit.artifacts.formats import Written
+from toolkit.schema import InputSpec
 
 def export(request):
     print("converter at work")
