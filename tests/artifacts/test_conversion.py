@@ -16,6 +16,7 @@ from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS, Format, Written
 from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.schema import InputSpec
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
@@ -24,7 +25,6 @@ CONVERTER = """
 import os, signal, sys, tempfile, time
 from pathlib import Path
 from toolkit.artifacts.formats import Written
-from toolkit.schema import InputSpec
 
 def export(request):
     print("converter at work")
