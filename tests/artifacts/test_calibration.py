@@ -13,9 +13,10 @@ import pytest
 from conftest import CHECKPOINT
 
 from toolkit.artifacts.calibration import CalibrationSettings, draw, refuse_overlap
+from toolkit.artifacts.export import export
 from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.data import MNIST, load_dataset
-from toolkit.errors import DatasetError, SettingError
+from toolkit.errors import DatasetError, SettingError, ToolkitWarning
 from toolkit.sessions.candidates import Subject
 
 RECORD = read_checkpoint(CHECKPOINT)
@@ -46,9 +47,52 @@ def test_number_of_images_below_one_is_refused(images: int) -> None:
         CalibrationSettings(images=images)
 
 
-def test_more_images_than_available_is_an_error() -> None:
-    with pytest.raises(DatasetError, match=r"60001: the training set mnist has only 60000 images"):
-        draw(CalibrationSettings(images=60_001), RECORD)
+def test_fewer_images_than_wanted_are_all_used_with_a_warning(small_data: Path) -> None:
+    wanted = CalibrationSettings(images=601, data=small_data)
+    with pytest.warns(ToolkitWarning, match=r"601: the training set .* has only 600 images; all"):
+        inputs, record = draw(wanted, RECORD)
+    assert (len(inputs), record.images) == (600, 600)
+    every = load_dataset("train", small_data).images[:]
+    np.testing.assert_array_equal(inputs, normalise(every, RECORD.input))
+
+
+def without_training_images(small_data: Path, folder: Path) -> CalibrationSettings:
+    folder.mkdir()
+    for path in small_data.glob("t10k-*"):
+        shutil.copy(path, folder)
+    return CalibrationSettings(images=50, data=folder)
+
+
+def test_fp32_is_written_if_the_images_for_int8_are_missing(
+    small_data: Path, tmp_path: Path
+) -> None:
+    done = export(
+        CHECKPOINT,
+        out=tmp_path / "out",
+        formats=["onnx"],
+        precisions=["fp32", "int8"],
+        calibration=without_training_images(small_data, tmp_path / "test-only"),
+    )
+    assert [each.precision for each in done.artifacts] == ["fp32"]
+    assert (tmp_path / "out" / "mnist-cnn.onnx").exists()
+    (lost,) = done.failures
+    assert (lost.format, lost.precision, lost.failure.status) == ("onnx", "int8", "unsupported")
+    assert "int8 ranges are measured on training images" in lost.failure.reason
+    assert "expected one file named *train*" in lost.failure.reason
+
+
+def test_int8_alone_without_training_images_is_refused_at_once(
+    small_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match=r"expected one file named \*train\*"):
+        export(
+            CHECKPOINT,
+            out=tmp_path / "out",
+            formats=["onnx"],
+            precisions=["int8"],
+            calibration=without_training_images(small_data, tmp_path / "test-only"),
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_calibration_images_are_refused_as_test_set(subject: Subject, tmp_path: Path) -> None:

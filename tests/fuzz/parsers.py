@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from .pixels import (
+    ArchiveTarget,
     BmpTarget,
+    CifarTarget,
     GifTarget,
     IdxInGzipTarget,
     IdxTarget,
     ImageTarget,
     JpegTarget,
+    NpyTarget,
+    PackedArchiveTarget,
     PackedIdxTarget,
+    TableTarget,
     TiffTarget,
     WebpTarget,
 )
@@ -35,6 +40,11 @@ TARGETS: dict[str, type[Target]] = {
     "IDX": IdxTarget,
     "IDX, packed": PackedIdxTarget,
     "IDX in gzip": IdxInGzipTarget,
+    "npz": ArchiveTarget,
+    "npz, packed": PackedArchiveTarget,
+    "npy": NpyTarget,
+    "CSV": TableTarget,
+    "CIFAR batch": CifarTarget,
     "results": ResultsTarget,
     "tuning": TuningTarget,
     "PNG": ImageTarget,

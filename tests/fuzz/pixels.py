@@ -1,8 +1,11 @@
-"""Targets that are data sets: IDX files, and image files of every kind that is read."""
+"""Targets that are data sets: IDX files, arrays, tables, CIFAR, and image files of every kind that
+is read."""
 
 from __future__ import annotations
 
 import gzip
+import io
+import pickle
 
 import numpy as np
 
@@ -97,3 +100,80 @@ class BmpTarget(ImageTarget):
     """A BMP file."""
 
     kind = "bmp"
+
+
+class ArchiveTarget(Target):
+    """Arrays in an archive of numpy."""
+
+    save = staticmethod(np.savez)
+    file = "a.npz"
+
+    def prepare(self) -> bytes:
+        buffer = io.BytesIO()
+        pixels = np.arange(6 * 3 * 8 * 8).reshape(6, 3, 8, 8).astype(np.uint8)
+        type(self).save(buffer, x_test=pixels, y_test=np.arange(6))
+        return buffer.getvalue()
+
+    def read(self, content: bytes) -> None:
+        from toolkit.data import load_dataset
+
+        path = self.folder / self.file
+        path.write_bytes(content)
+        np.asarray(load_dataset("test", path).images[:])
+
+
+class PackedArchiveTarget(ArchiveTarget):
+    """The same, compressed."""
+
+    save = staticmethod(np.savez_compressed)
+
+
+class NpyTarget(Target):
+    """An array in a file of its own: floats, last channels."""
+
+    def prepare(self) -> bytes:
+        np.save(self.folder / "y_test.npy", np.arange(6))
+        buffer = io.BytesIO()
+        pixels = np.linspace(0, 1, 6 * 8 * 8 * 3, dtype=np.float32).reshape(6, 8, 8, 3)
+        np.save(buffer, pixels)
+        return buffer.getvalue()
+
+    def read(self, content: bytes) -> None:
+        from toolkit.data import load_dataset
+
+        (self.folder / "x_test.npy").write_bytes(content)
+        np.asarray(load_dataset("test", self.folder).images[:])
+
+
+class TableTarget(Target):
+    """A table of paths and labels."""
+
+    def prepare(self) -> bytes:
+        from PIL import Image
+
+        (self.folder / "a").mkdir()
+        for number in range(4):
+            Image.new("L", (8, 8), number).save(self.folder / "a" / f"{number}.png")
+        return b"path,label,split\n" + b"".join(b"a/%d.png,%d,test\n" % (n, n) for n in range(4))
+
+    def read(self, content: bytes) -> None:
+        from toolkit.data import load_dataset
+
+        (self.folder / "labels.csv").write_bytes(content)
+        np.asarray(load_dataset("test", self.folder / "labels.csv").images[:])
+
+
+class CifarTarget(Target):
+    """A batch of CIFAR-10 for Python: a pickle that is read as data."""
+
+    def prepare(self) -> bytes:
+        pixels = np.arange(2 * 3072).reshape(2, 3072).astype(np.uint8)
+        return pickle.dumps({"labels": [0, 1], "data": pixels}, 2)
+
+    def read(self, content: bytes) -> None:
+        from toolkit.data import load_dataset
+
+        folder = self.folder / "cifar-10-batches-py"
+        folder.mkdir(exist_ok=True)
+        (folder / "test_batch").write_bytes(content)
+        np.asarray(load_dataset("test", folder).images[:])

@@ -104,12 +104,16 @@ def _is_one_of_others() -> bool:
 
 @contextlib.contextmanager
 def _warnings_in_lines() -> Iterator[None]:
-    """Print each toolkit warning as one line on stderr; leave warnings of libraries unchanged."""
-    usual = warnings.showwarning
+    """Print each toolkit warning as one line on stderr, once; leave warnings of libraries
+    unchanged."""
+    usual, said = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, ToolkitWarning):
-            tell(f"Warning: {printable(' '.join(str(message).split()))}")
+            line = printable(" ".join(str(message).split()))
+            if line not in said:  # a data set may be read twice in one command
+                tell(f"Warning: {line}")
+            said.add(line)
         else:
             usual(message, category, *where, **more)
 
