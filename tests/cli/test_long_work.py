@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKPOINT, PATIENCE_S, Cli
+from conftest import CHECKPOINT, PATIENCE_S, REPOSITORY, Cli
 
 import toolkit
 from toolkit.data import load_dataset
@@ -52,11 +52,12 @@ def test_each_verified_row_is_a_line_with_its_seconds(
     told = [line for line in result.stderr.splitlines() if line.endswith(" s)")]
     assert [line.partition(": passed (")[0] for line in told] == [
         "onnxruntime fp32 mnist-cnn.onnx",
-        "eager fp32 checkpoint",
+        "eager fp32 mnist-cnn",
     ]
     assert "noise floor: " in result.stderr or "images, kept" in result.stderr
     assert {path.name for path in out.iterdir()} == {"results.json", "results.md", "results.csv"}
     assert [row.status for row in toolkit.read_results(out).parity] == ["passed", "passed"]
+    assert str(REPOSITORY) not in (out / "results.json").read_text()
     again = cli("verify", own_exports, "--data", small_data, "--out", out)
     assert (again.exit_code, "already holds results.json" in again.stderr) == (2, True)
 

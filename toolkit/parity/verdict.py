@@ -9,6 +9,7 @@ decide, the verdict is `undecided`. Nothing passes vacuously.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def compare(
         precision=artifact.precision,
         embeds_preprocessing=artifact.embeds_preprocessing,
         gates=gates,
-        file=artifact.path,
+        file=PurePath(artifact.path).name,  # a checkpoint has the path of a folder
         artifact_sha256=artifact.sha256,
         session=session,
         compared=compared,
