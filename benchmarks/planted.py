@@ -11,7 +11,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.schema import Attestation, Settings
+from toolkit.schema import Attestation, Inputs, Settings
 from toolkit.sessions.runtimes import Session, Source, onnxruntime
 
 
@@ -32,8 +32,8 @@ class SlowedSession:
         """The attestation of the wrapped session."""
         return self._session.attestation
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`, followed by busy work."""
+    def run(self, inputs: Inputs) -> NDArray[np.floating]:
+        """Inputs `[N,C,H,W]` → logits `[N,K]`, followed by busy work."""
         start_ns = time.perf_counter_ns()
         logits = self._session.run(inputs)
         end_ns = start_ns + (time.perf_counter_ns() - start_ns) * (1 + self._share)

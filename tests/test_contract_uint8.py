@@ -29,6 +29,9 @@ from toolkit.sessions.runtimes import RUNTIMES
 DATA = load_dataset("test")
 IMAGES, LABELS = DATA.images[:250], DATA.labels[:250]
 CLOSE = 1e-4  # logit units; see test_contract.py
+# OpenVINO and MNN store all constants in float16, mean and std as well. Their fp16 files are up to
+# 4e-3 away from float32 in any case.
+CLOSE_IN_HALF = 1e-3
 AGREEMENT = 0.98  # of the predictions in int8: values next to a step may fall on either side
 
 
@@ -108,10 +111,16 @@ def logits_of(session: RemoteSession, batch_size: int = 100) -> NDArray[np.float
     return np.concatenate(list(session.predict([IMAGES], batch_size=batch_size)))
 
 
-def same(found: NDArray[np.floating], wanted: NDArray[np.floating], error: float | None) -> None:
+def same(
+    found: NDArray[np.floating],
+    wanted: NDArray[np.floating],
+    error: float | None,
+    *,
+    close: float = CLOSE,
+) -> None:
     """Compare logits: to float32 rounding, or to the root mean square of int8's own error."""
     if error is None:
-        np.testing.assert_allclose(found, wanted, atol=CLOSE, rtol=0)
+        np.testing.assert_allclose(found, wanted, atol=close, rtol=0)
         return
     assert np.mean(found.argmax(1) == wanted.argmax(1)) >= AGREEMENT
     assert np.sqrt(np.mean(np.square(found - wanted))) < 2 * error
@@ -139,7 +148,8 @@ def test_raw_bytes_give_the_logits_of_normalised_floats(row: Row, exported: Expo
     error = expected_rms(candidate)
     with RemoteSession(candidate, batch_size=100, timeout_s=PATIENCE_S) as session:
         found = logits_of(session)
-        same(found, wanted, error)
+        halved = row.precision == "fp16" and row.format in ("openvino", "mnn")
+        same(found, wanted, error, close=CLOSE_IN_HALF if halved else CLOSE)
         assert np.mean(found.argmax(1) == LABELS) > 0.97
         for batch_size in (1, 7):
             same(logits_of(session, batch_size), found, error)

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "toolkit"
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training.*", "checkpoints.*", "artifacts.export", "artifacts.writer", "artifacts.formats.*"),
-    *("artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
+    *("artifacts.embedded", "artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
     "sessions.runtimes._torch*",
     *("parity.causes.changes", "parity.causes.experiments", "parity.causes.fitting"),
     *("parity.causes.onnx_file", "parity.causes.operators", "parity.causes.rounding"),

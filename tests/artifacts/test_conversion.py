@@ -16,7 +16,6 @@ from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS, Format, Written
 from toolkit.checkpoints.storage import read_checkpoint
 from toolkit.errors import Crashed, FailedRun, TimedOut
-from toolkit.schema import InputSpec
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
@@ -61,7 +60,7 @@ def run(row: Format, path: Path, *, timeout_s: float = PATIENCE_S) -> Written:
         checkpoint=CHECKPOINT,
         checkpoint_id=read_checkpoint(CHECKPOINT).id,
         model=None,
-        input=InputSpec(shape=(1, 28, 28), mean=(0.0,), std=(1.0,)),
+        input=read_checkpoint(CHECKPOINT).input,
         path=path,
         calibration=NO_IMAGES,
         isas=None,
@@ -124,5 +123,5 @@ def test_a_format_that_crashes_does_not_stop_the_others(
     assert (failed.format, failed.precision) == ("odd", "fp32")
     assert "SIGABRT" in failed.failure.reason
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == [
-        *("manifest.json", "mnist-cnn.torchscript", "mnist-cnn.torchscript.md"),
+        *("manifest.json", "mnist-cnn.torchscript"),
     ]

@@ -43,7 +43,7 @@ def places(own_exports: Path, own_checkpoint: Path, tmp_path: Path) -> Callable[
     images = load_dataset("test").images[:20]
     write_idx(data / IMAGES, np.asarray(images[:, 0]))
     write_idx(data / LABELS, load_dataset("test").labels[:20].astype(np.uint8))
-    pictures = write_images(tmp_path / "pictures", np.asarray(images[:3]), [0, 1, 2])
+    pictures = write_images(tmp_path / "pictures", np.asarray(images[:10]), range(10))
     shutil.copy(CHECKPOINT / "weights.safetensors", tmp_path / "w.safetensors")
     torch.save(load_file(CHECKPOINT / "weights.safetensors"), tmp_path / "w.pt")
     results = tmp_path / "results.json"

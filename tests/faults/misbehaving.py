@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.schema import Attestation, Settings
+from toolkit.schema import Attestation, Inputs, Settings
 from toolkit.sessions.runtimes import Session, Source, onnxruntime
 
 Array = NDArray[np.floating]
@@ -33,10 +33,10 @@ class Misbehaving:
         """The attestation of the wrapped session."""
         return self._session.attestation
 
-    def run(self, inputs: NDArray[np.float32]) -> Array:
+    def run(self, inputs: Inputs) -> Array:
         """Float32 `[N,C,H,W]` → logits `[N,K]`, correct or not."""
         self._behaviour.calls += 1
-        return self._behaviour.run(inputs, self._session.run)
+        return self._behaviour.run(inputs.astype(np.float32, copy=False), self._session.run)
 
 
 class Behaviour:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from conftest import PATIENCE_S
 
-from toolkit.checkpoints.import_weights import import_weights
 from toolkit.checkpoints.model import build_model
+from toolkit.checkpoints.storage import save_checkpoint
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import CheckpointError
 from toolkit.parity.make_reference import ReferenceMaker, keep_references, read_references
 from toolkit.parity.reference import Reference, References
 from toolkit.parity.special import special_images
-from toolkit.schema import InputSpec, ModelSpec, Settings
+from toolkit.schema import CHECKPOINT_SCHEMA_VERSION, Checkpoint, InputSpec, ModelSpec, Settings
 from toolkit.sessions.candidates import Subject
 
 DATASET = load_dataset("test").head(60)
@@ -186,14 +186,16 @@ def own_subject(folder: Path, name: str, code: str) -> Subject:
     model = ModelSpec(factory=f"{name}:Net")
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    torch.save(build_model(model, trusted=model.factory).state_dict(), folder / "w.pt")
-    checkpoint = import_weights(
-        folder / "w.pt",
-        out=folder / name,
+    record = Checkpoint(
+        schema_version=CHECKPOINT_SCHEMA_VERSION,
+        name=name,
         model=model,
-        input_spec=InputSpec(shape=(1, 28, 28), mean=(0.1,), std=(0.3,)),
+        input=InputSpec(shape=(1, 28, 28), mean=(0.1,), std=(0.3,)),
         classes=10,
+        sha256="",
     )
+    # Not by `import_weights`, which refuses such models.
+    checkpoint = save_checkpoint(folder / name, build_model(model, trusted=model.factory), record)
     return Subject(folder=folder / name, checkpoint=checkpoint, artifacts=(), model=model.factory)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -180,13 +181,15 @@ def colour_checkpoint(folder: Path, spec: InputSpec) -> Path:
 
 
 def other_order(model: nn.Module, spec: InputSpec) -> nn.Module:
-    colours = "RGB" if spec.colours == "BGR" else "BGR"
+    colours: Literal["RGB", "BGR"] = "RGB" if spec.colours == "BGR" else "BGR"
     return WithPreprocessing(model, replace(spec, colours=colours))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("colours", ["RGB", "BGR"])
-def test_colour_order_in_the_file_is_checked(tmp_path: Path, colours: str) -> None:
+def test_colour_order_in_the_file_is_checked(
+    tmp_path: Path, colours: Literal["RGB", "BGR"]
+) -> None:
     """A healthy file passes; one with the other order fails and is named."""
     from colour import INPUT, PIXELS, logits_of_pixels
 

@@ -24,6 +24,9 @@ class WithPreprocessing(nn.Module):
     PyTorch on a CPU, the model gets the same bits. Images are RGB, whatever the model expects.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, model: nn.Module, spec: InputSpec) -> None:
         super().__init__()
         per_channel = (-1, *(1,) * (len(spec.shape) - 1))

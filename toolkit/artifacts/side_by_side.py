@@ -6,7 +6,7 @@ process, which could disturb each other, take turns.
 
 from __future__ import annotations
 
-import time
+import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
@@ -100,8 +100,9 @@ def _finish(begun: _Begun) -> Artifact | FailedRun:
 
 
 def _first_ready(running: Sequence[_Begun]) -> _Begun:
+    pause = threading.Event()  # it is never set; waiting lets Ctrl-C through
     while True:
         for each in running:
             if not each.writing.waits:
                 return each
-        time.sleep(_POLL_S)
+        pause.wait(_POLL_S)

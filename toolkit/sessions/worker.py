@@ -15,7 +15,7 @@ import random
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -279,8 +279,8 @@ class Worker:
 
     def _time(
         self,
-        runs: list[Run],
-        batches: list[Inputs],
+        runs: Sequence[Run],
+        batches: Sequence[Inputs],
         *,
         calls: int,
         offset: int,

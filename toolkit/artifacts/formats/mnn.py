@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.artifacts.embedded import PIXEL_CONSTANTS
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
@@ -102,15 +101,17 @@ def _expected_error(request: Request) -> ExpectedError | None:
 
 
 def _round_to_half(path: Path) -> None:
-    """Round weights to the nearest float16. MNN's converter truncates (seen in 3.6.1), which makes
-    every weight smaller and logit differences ten times as large."""
+    """Round weights, and the mean and std of pixels, to the nearest float16.
+
+    MNN's converter truncates (seen in 3.6.1), which makes every weight smaller and logit
+    differences ten times as large.
+    """
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(path)
     for tensor in model.graph.initializer:
-        matrix = len(tensor.dims) > 1 and tensor.name not in PIXEL_CONSTANTS
-        if tensor.data_type == onnx.TensorProto.FLOAT and matrix:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
             rounded = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
     onnx.save(model, path)
