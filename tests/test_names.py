@@ -12,7 +12,7 @@ from toolkit import names
 from toolkit.artifacts.export import choose_artifacts
 from toolkit.artifacts.formats import FORMATS, choose_formats, find_format
 from toolkit.errors import SettingError, UnknownNameError
-from toolkit.paths import as_path, as_paths, optional_path
+from toolkit.files.paths import as_path, as_paths, optional_path
 from toolkit.schema import TRAITS
 from toolkit.sessions.runtimes import RUNTIMES, find_runtime, runtime_names
 

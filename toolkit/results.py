@@ -21,8 +21,8 @@ from toolkit.files import (
     write_atomically,
     write_json,
 )
+from toolkit.files.paths import StrPath, as_path
 from toolkit.machine.environment import describe_environment
-from toolkit.paths import StrPath, as_path
 from toolkit.places import without_places
 from toolkit.report.csv import render_csv
 from toolkit.report.markdown import render_markdown

@@ -17,13 +17,13 @@ from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset
 from toolkit.errors import Interrupted, OutputError, SettingError
 from toolkit.files.locks import locked_folder
+from toolkit.files.paths import StrPath, optional_path
 from toolkit.measurement.bench import Bench, with_no_op
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import plan_of
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
 from toolkit.parity.verdict import not_run
-from toolkit.paths import StrPath, optional_path
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.progress import Progress, silent, tell_finished
 from toolkit.results import RESULTS, read_results, start_results, write_folder, write_results

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import DatasetError, ToolkitWarning
-from toolkit.paths import StrPath, optional_path
+from toolkit.files.paths import StrPath, optional_path
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import Artifact, Calibration, Checkpoint
 from toolkit.settings import check_positive, check_seed

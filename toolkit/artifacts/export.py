@@ -43,8 +43,8 @@ from toolkit.errors import (
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
+from toolkit.files.paths import StrPath, as_path, optional_path
 from toolkit.names import ALL, known_names, known_precisions
-from toolkit.paths import StrPath, as_path, optional_path
 from toolkit.report.artifacts import artifact_cells
 from toolkit.report.frames import flat, frame_of_rows
 from toolkit.report.html import html_table

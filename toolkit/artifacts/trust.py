@@ -10,7 +10,7 @@ from toolkit.artifacts.manifest import MANIFEST, find_artifacts
 from toolkit.artifacts.programs import programs_of
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.errors import ArtifactError, CheckpointError, NotTrustedError
-from toolkit.paths import Paths, as_paths
+from toolkit.files.paths import Paths, as_paths
 from toolkit.schema import Program
 from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program
 from toolkit.trust_store.store import trust_store

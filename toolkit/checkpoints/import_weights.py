@@ -21,7 +21,7 @@ from toolkit.checkpoints.weight_files import read_saved, tensors_in
 from toolkit.checkpoints.weights import put_weights
 from toolkit.errors import CheckpointError, ToolkitWarning
 from toolkit.files.locks import locked_folder
-from toolkit.paths import StrPath, as_path
+from toolkit.files.paths import StrPath, as_path
 from toolkit.schema import CHECKPOINT_SCHEMA_VERSION, Checkpoint, InputSpec, ModelSpec
 from toolkit.trust_store.factories import REFERENCE_FACTORY, factory_program, make_importable
 from toolkit.trust_store.store import trust_store

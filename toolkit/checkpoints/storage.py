@@ -35,8 +35,8 @@ from toolkit.files import (
     write_atomically,
     write_json,
 )
+from toolkit.files.paths import StrPath, as_path
 from toolkit.packages import versions_of
-from toolkit.paths import StrPath, as_path
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,
     Checkpoint,

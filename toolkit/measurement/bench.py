@@ -10,12 +10,12 @@ from pathlib import Path
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import Interrupted, SettingError
 from toolkit.files.locks import locked_folder
+from toolkit.files.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.machine.capacity import measure_capacity
 from toolkit.machine.environment import usable_cores
 from toolkit.measurement.conclusions import conclude
 from toolkit.measurement.passes import Passes, Tally
 from toolkit.measurement.plan import Plan, plan_of
-from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, words_after_interruption, write_folder

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from toolkit.data import load_dataset
 from toolkit.errors import FailedRun, Interrupted, SettingError
 from toolkit.files.locks import locked_folder
+from toolkit.files.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.machine.fitness import judge
 from toolkit.machine.interference import LoadWatch, combined
 from toolkit.measurement.conclusions import distinct_names
 from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import check_times
-from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
 from toolkit.results import refuse_to_mix, start_results, words_after_interruption, write_folder

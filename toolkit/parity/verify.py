@@ -16,10 +16,10 @@ from toolkit.data import load_dataset
 from toolkit.data.sample import draw_sample
 from toolkit.errors import Interrupted
 from toolkit.files.locks import locked_folder
+from toolkit.files.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
-from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.progress import Progress, silent, tell_finished

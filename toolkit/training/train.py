@@ -21,10 +21,10 @@ from toolkit.data import Dataset, load_dataset
 from toolkit.data.statistics import mean_and_std
 from toolkit.errors import DatasetError, SettingError
 from toolkit.files.locks import locked_folder
+from toolkit.files.paths import StrPath, as_path, optional_path
 from toolkit.machine.allocator import kept_memory
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
-from toolkit.paths import StrPath, as_path, optional_path
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import (
     CHECKPOINT_SCHEMA_VERSION,

@@ -20,11 +20,11 @@ from toolkit.data.sample import draw_sample
 from toolkit.errors import Interrupted, SettingError, ToolkitError
 from toolkit.files import check_writable
 from toolkit.files.locks import locked_file
+from toolkit.files.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.machine.environment import usable_cores
 from toolkit.machine.threads import check_threads
 from toolkit.names import known_precisions
 from toolkit.parity.gates import GateSettings
-from toolkit.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.report.labels import count_of
 from toolkit.report.progress import Progress, silent
 from toolkit.results import TUNING, read_tuning, write_tuning
