@@ -109,7 +109,10 @@ def _with_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
 
     if not metadata:
         return model
-    content = flatbuffer_utils.convert_bytearray_to_object(model)
+    content = flatbuffer_utils.read_model_from_bytearray(model)
+    for each in content.buffers:  # the quantizer keeps them behind the flatbuffer
+        if isinstance(each.data, bytes):
+            each.data = np.frombuffer(each.data, np.uint8)  # bytes are packed one by one
     content.metadata = [*(content.metadata or [])]
     for name, value in metadata.items():
         buffer, entry = BufferT(), MetadataT()
