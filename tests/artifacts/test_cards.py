@@ -348,9 +348,11 @@ def litert_metadata(path: Path) -> dict[str, str]:
 
 
 def coreml_metadata(path: Path) -> dict[str, str]:
-    import coremltools
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the versions of other packages
+        import coremltools
 
-    model = coremltools.models.MLModel(str(path), skip_model_load=True)
+        model = coremltools.models.MLModel(str(path), skip_model_load=True)
     return dict(model.user_defined_metadata)
 
 

@@ -123,5 +123,5 @@ def test_a_format_that_crashes_does_not_stop_the_others(
     assert (failed.format, failed.precision) == ("odd", "fp32")
     assert "SIGABRT" in failed.failure.reason
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == [
-        *("manifest.json", "mnist-cnn.torchscript"),
+        *("manifest.json", "mnist-cnn.torchscript", "mnist-cnn.torchscript.md"),
     ]

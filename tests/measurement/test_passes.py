@@ -404,7 +404,7 @@ def test_more_threads_than_cores_warns_and_continues(subject: Subject) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_unreached_target_width_continues_until_max_time(subject: Subject) -> None:
-    plan = replace(SHORT, target_width=1e-9, max_time_s=2.0)
+    plan = replace(SHORT, target_width=1e-9, max_time_s=6.0)
     passes = passes_of([null(subject), faulty(subject, "")], plan=plan)
     passes.run()
     assert passes.stopped

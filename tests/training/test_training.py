@@ -95,6 +95,25 @@ def test_command_records_its_options(cli: Cli, small_data: Path, tmp_path: Path)
     assert record["versions"]["torch"]
 
 
+def test_names_of_folders_are_the_class_names_of_the_checkpoint(
+    small_data: Path, tmp_path: Path
+) -> None:
+    digits = load_dataset("train", small_data)
+    pixels = np.asarray(digits.images[:20])
+    folder = write_images(tmp_path / "pictures", pixels, [n % 3 for n in range(20)])
+    found = train(out=tmp_path / "ck", data=folder, epochs=1, device="cpu", threads=1)
+    assert found.class_names == ("class 0", "class 1", "class 2")
+    assert found.training is not None
+    (note,) = found.training.dataset.notes
+    assert note.startswith("pictures are read as L")
+
+
+def test_a_data_set_without_splits_is_refused(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "pictures", np.zeros((6, 1, 8, 8), np.uint8), [0, 1] * 3)
+    with pytest.raises(DatasetError, match=r"train has no splits.*put them into train/ and test/"):
+        train(out=tmp_path / "ck", data=folder / "train")
+
+
 def test_existing_checkpoint_is_refused_before_training(own_checkpoint: Path) -> None:
     before = (own_checkpoint / "weights.safetensors").read_bytes()
     with pytest.raises(OutputError, match="--force"):
