@@ -41,13 +41,13 @@ class CheckedSession:
         return logits
 
     def check_inputs(self, inputs: Inputs) -> None:
-        """Raise InputError unless inputs are finite float32 `[N,C,H,W]` with N of 1 or more; uint8
-        if the artifact embeds its preprocessing."""
+        """Raise InputError unless inputs are finite float32 `[N,...]` with N of 1 or more; uint8 if
+        the artifact embeds its preprocessing."""
         dtype = "uint8" if self.artifact.embeds_preprocessing else "float32"
         expected = f"{dtype} [N, {', '.join(map(str, self.artifact.input_shape))}] with N >= 1"
         if inputs.dtype != dtype:
             raise InputError(f"input of dtype {inputs.dtype}, expected {expected}")
-        if inputs.ndim != 4 or inputs.shape[1:] != self.artifact.input_shape or len(inputs) < 1:
+        if inputs.shape[1:] != self.artifact.input_shape or len(inputs) < 1:
             raise InputError(f"input of shape {list(inputs.shape)}, expected {expected}")
         bad = int(np.count_nonzero(~np.isfinite(inputs)))
         if bad:
