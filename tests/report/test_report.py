@@ -267,6 +267,7 @@ def test_csv_parses_back_to_the_raw_values() -> None:
         "runtime": "onnxruntime",
         "format": "onnx",
         "precision": "fp32",
+        "input": "float32",
         "artifact_sha256": "a" * 64,
         "parity_status": "passed",
         "parity_reason": None,
@@ -291,7 +292,8 @@ def test_csv_parses_back_to_the_raw_values() -> None:
     assert passed == {name: "" if each is None else str(each) for name, each in wanted.items()}
     known = {name for name, text in crashed.items() if text}
     assert known == {
-        *("runtime", "format", "precision", "artifact_sha256", "parity_status", "parity_reason"),
+        *("runtime", "format", "precision", "input", "artifact_sha256"),
+        *("parity_status", "parity_reason"),
         *("compared", "expected", "file", "name", "measurement_status", "measurement_reason"),
         "batch_size",
         *("threads", "streams", "device", "keep_memory", "passes", "rounds", "artifact_size_bytes"),
