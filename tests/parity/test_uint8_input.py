@@ -231,7 +231,7 @@ def test_bench_and_tune_and_run_take_files_with_uint8_input(
     out = tmp_path / "out"
     export(CHECKPOINT, out=out, formats=["onnx"])
     export(CHECKPOINT, out=out, formats=["onnx"], embed_preprocessing=True)
-    plan = toolkit.Plan(min_time_s=0.2, min_rounds=2, passes=1)
+    plan = toolkit.Plan(min_time_s=0.2, min_rounds=6, passes=1)
     session = toolkit.SessionOptions(threads=1, batch_size=10)
     benched = toolkit.bench(
         [out], runtimes=["onnxruntime"], data=small_data, session=session, plan=plan
