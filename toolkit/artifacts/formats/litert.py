@@ -19,10 +19,14 @@ from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._tracing import as_unsupported
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation
 from toolkit.artifacts.rounding.torch_model import logits_of
-from toolkit.schema import TRAITS, ExpectedError
+from toolkit.schema import TRAITS, ExpectedError, Inputs
 
 _BATCH_SIZES = (100, 1)
 _SIGNATURE = "serving_default"  # litert-torch's name for the only signature
+_PREPROCESSING = {
+    *("CAST", "DIV", "SUB", "MUL", "ADD"),
+    *("SLICE", "STRIDED_SLICE", "GATHER", "CONCATENATION"),
+}
 
 
 def export(request: Request) -> Written:
@@ -57,7 +61,7 @@ def _expected_error(single: bytes, request: Request) -> ExpectedError | None:
     )
 
 
-def _by_reference_kernels(single: bytes, inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+def _by_reference_kernels(single: bytes, inputs: Inputs) -> NDArray[np.floating]:
     """Return logits `[N,K]`, computed without a delegate."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -82,7 +86,7 @@ class NamedOutput(nn.Module):
         self.model = model
 
     def forward(self, input: Tensor) -> dict[str, Tensor]:
-        """Float32 `[N,C,H,W]` → logits `[N,K]`."""
+        """Float32 or uint8 `[N,C,H,W]` → logits `[N,K]`."""
         return {"logits": self.model(input)}
 
 
@@ -110,7 +114,7 @@ def _with_metadata(model: bytes, metadata: Mapping[str, str]) -> bytes:
     if not metadata:
         return model
     content = flatbuffer_utils.read_model_from_bytearray(model)
-    for each in content.buffers:  # the quantizer keeps them behind the flatbuffer
+    for each in content.buffers:  # the quantiser keeps them behind the flatbuffer
         if isinstance(each.data, bytes):
             each.data = np.frombuffer(each.data, np.uint8)  # bytes are packed one by one
     content.metadata = [*(content.metadata or [])]
@@ -186,7 +190,7 @@ def _static_recipe(float_layers: list[str]) -> Any:
     return recipe
 
 
-def _static_int8(models: dict[int, bytes], inputs: NDArray[np.float32]) -> dict[int, bytes]:
+def _static_int8(models: dict[int, bytes], inputs: Inputs) -> dict[int, bytes]:
     """Return files for all sizes with the same ranges, so that the logits of an image do not depend
     on the size.
 
@@ -199,7 +203,7 @@ def _static_int8(models: dict[int, bytes], inputs: NDArray[np.float32]) -> dict[
     from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
     single = models[1]
-    recipe = _static_recipe(_last_layer(single))
+    recipe = _static_recipe([*_preprocessing(single), *_last_layer(single)])
     calibrator = Calibrator(single, num_threads=1, qsv_update_func=min_max_update)
     images = [{"input": inputs[at : at + 1]} for at in range(len(inputs))]
     calibrator.calibrate({_SIGNATURE: images}, recipe)
@@ -213,6 +217,25 @@ def _tensor_names(model: bytes) -> list[str]:
     from ai_edge_litert.interpreter import Interpreter
 
     return [tensor["name"] for tensor in Interpreter(model_content=model).get_tensor_details()]
+
+
+def _preprocessing(model: bytes) -> list[str]:
+    """Return the names of the values between a uint8 input and the first layer; none if the input
+    is float32. They stay in float32, so the layer gets the same values as without them."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    graph = Interpreter(model_content=model)
+    (given,) = graph.get_input_details()
+    if given["dtype"] != np.uint8:
+        return []
+    names = {tensor["index"]: tensor["name"] for tensor in graph.get_tensor_details()}
+    reached, kept = {int(given["index"])}, []
+    for each in graph._get_ops_details():  # in the order of computation
+        inputs, outputs = {int(at) for at in each["inputs"]}, [int(at) for at in each["outputs"]]
+        if each["op_name"] in _PREPROCESSING and inputs & reached:
+            reached.update(outputs)
+            kept += [names[at] for at in outputs]
+    return kept
 
 
 def _last_layer(model: bytes) -> list[str]:
