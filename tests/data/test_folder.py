@@ -165,3 +165,9 @@ def test_notes_name_no_folder_above_the_data(pets: Path) -> None:
     assert str(pets / "test") in texts[0]
     assert "pets/test: skipped folder .git" in notes
     assert not any(str(pets.parent) in note for note in notes)
+
+
+def test_a_hidden_folder_of_pictures_is_no_data_set(tmp_path: Path) -> None:
+    put_pictures(tmp_path, {".thumbnails": [picture(0)]})
+    with pytest.raises(DatasetError, match=r"no test images; found \.thumbnails/"):
+        load_dataset("test", tmp_path)
