@@ -101,11 +101,8 @@ def _expected_error(request: Request) -> ExpectedError | None:
 
 
 def _round_to_half(path: Path) -> None:
-    """Round weights, and the mean and std of pixels, to the nearest float16.
-
-    MNN's converter truncates (seen in 3.6.1), which makes every weight smaller and logit
-    differences ten times as large.
-    """
+    """Round weights to the nearest float16. MNN's converter truncates (seen in 3.6.1), which makes
+    every weight smaller and logit differences ten times as large."""
     import onnx
     from onnx import numpy_helper
 
