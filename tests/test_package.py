@@ -82,7 +82,8 @@ def test_export_in_an_empty_folder_writes_there(
     result = cli("export", "--format", "torchscript")
     assert result.exit_code == 0, result.stderr
     folder = tmp_path / "models" / "exports" / "mnist-cnn"
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", "mnist-cnn.torchscript"}
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"manifest.json", "mnist-cnn.torchscript", "mnist-cnn.torchscript.md"}
 
 
 def test_installed_version_is_the_source_version() -> None:

@@ -338,7 +338,7 @@ def test_failed_export_is_written_before_verification(
 
 @pytest.mark.parametrize(
     ("label", "verified"),
-    [("torchscript fp32", ["eager"]), ("rounds", ["eager", "torchscript"])],
+    [("torchscript fp32 second look", ["eager"]), ("rounds", ["eager", "torchscript"])],
 )
 def test_verified_rows_are_kept_after_an_interruption(
     small_data: Path, tmp_path: Path, label: str, verified: list[str]

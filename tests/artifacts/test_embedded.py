@@ -83,7 +83,7 @@ def test_format_without_uint8_input_fails_with_the_reason(cli: Cli, tmp_path: Pa
     )
     assert result.exit_code == 3
     for name in ("ncnn", "coreml"):
-        (line,) = [each for each in result.output.splitlines() if each.startswith(f"{name} fp32")]
+        (line,) = [each for each in result.stdout.splitlines() if each.startswith(f"{name} fp32")]
         assert f"{name} fp32, uint8 input: unsupported" in line
         assert f"format {name} fp32 cannot take uint8 input: " in line
         assert line.endswith("export it without --embed-preprocessing")

@@ -12,7 +12,7 @@ from colour import IMAGES, SHAPE, OneLayer, error_ratio, logits_of, request_for,
 from torch import Tensor, nn
 
 from toolkit.artifacts.formats import FORMATS, load_exporter
-from toolkit.errors import Unsupported
+from toolkit.errors import Crashed, Unsupported
 from toolkit.schema import Precision, Settings
 from toolkit.sessions.runtimes import Session
 
@@ -133,7 +133,7 @@ def test_truncated_file_is_an_error(
     data = files["fp32"].read_bytes()
     path = tmp_path / "half.pte"
     path.write_bytes(data[: int(len(data) * kept)])
-    with pytest.raises(RuntimeError, match="Failed to load program"):
+    with pytest.raises(Crashed, match=r"Failed to load program, .* \(Invalid"):
         open_session(path, settings=Settings(threads=1))
 
 
