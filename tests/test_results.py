@@ -69,7 +69,8 @@ def test_no_file_of_a_run_names_user_host_or_folder(
     assert "Traceback" in rows["torchscript"].stderr_tail
     texts = {path: path.read_text() for path in out.rglob("*") if path.suffix in _TEXTS}
     assert {path.name for path in texts} == {
-        *("results.json", "results.md", "results.csv", "manifest.json", "checkpoint.json")
+        *("results.json", "results.md", "results.csv", "manifest.json", "checkpoint.json"),
+        "data-cnn.onnx.md",
     }
     for path, text in texts.items():
         for name in (USER, HOST, str(home.parent), str(REPOSITORY), os.__file__):
