@@ -41,7 +41,7 @@ def _about_quick(results: Results) -> str:
     if results.measurements:
         done.append("speeds were measured for a short time, so small differences are not decided")
     if not done:
-        return "Quick: the test set is so small that nothing was left out."
+        return "Quick: all test images were compared; nothing was left out."
     return f"Quick: {'; '.join(done)}. Repeat without --quick before you decide."
 
 
