@@ -42,11 +42,11 @@ from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.predictions import ImageCounter, predict_all
 from toolkit.sessions.remote import RemoteSession
 
-_VERSION = 3  # of the content, and of how it is computed
+_VERSION = 4  # of the content, and of how it is computed
 _BATCH_SIZE = 50  # float64 intermediates of 100 images do not fit into a small CPU's caches
 _OTHER_BATCH_SIZE = 7
 _SAMPLED_IMAGES = 500
-_FLOAT32_BATCH_SIZE = 100
+_FLOAT32_BATCH_SIZES = (100, 33)  # for all images
 _LEAST_SINGLE = 20  # images that are computed one at a time, in one thread
 _KEPT_SAMPLE_IMAGES = 50
 _KEPT_BYTES = 512 << 20
@@ -145,30 +145,33 @@ class ReferenceMaker:
         self, images: NDArray[np.uint8], special: NDArray[np.uint8], rows: NDArray[np.intp]
     ) -> list[NDArray[np.floating]]:
         """Return float32 logits of the data set and the special images after it, `[N+P,K]`: all of
-        them; the sampled ones in small batches; and some one at a time, in one thread. `images` are
-        the sampled and the special ones, `rows` their places. Rows that were not computed are NaN.
+        them, in batches of two sizes; the sampled ones in small batches; and some one at a time, in
+        one thread. `images` are the sampled and the special ones, `rows` their places. Rows that
+        were not computed are NaN.
 
-        A float32 product costs at most half of a float64 one, but one thread occupies the machine
-        as long as all of them would. With so few images in one thread, all this takes no longer
-        than the float64 logits.
+        A float32 product costs about half of a float64 one, so this takes about as long as the
+        float64 logits.
         """
         settings, count = self.settings, len(self.dataset)
-        affordable = (count + len(images) + len(special)) // settings.threads
+        affordable = len(images) // settings.threads
         few = _spread(len(images), max(_LEAST_SINGLE, affordable))
-        total = count + len(special) + len(images) + len(few)
+        size = count + len(special)
+        total = len(_FLOAT32_BATCH_SIZES) * size + len(images) + len(few)
         counter = ImageCounter("noise floor", total, self.progress)
+        both = (self.dataset.images, special)
         with self._session("fp32", settings.threads) as session, ExitStack() as stack:
             alone = session
             if settings.threads > 1:
                 alone = stack.enter_context(self._session("fp32", 1))
                 _load_together(session, alone)
-            whole = counter.predict(session, self.dataset.images, _FLOAT32_BATCH_SIZE)
-            more = counter.predict(session, special, _FLOAT32_BATCH_SIZE)
+            whole = [
+                np.concatenate([counter.predict(session, each, batch_size) for each in both])
+                for batch_size in _FLOAT32_BATCH_SIZES
+            ]
             small = counter.predict(session, images, _OTHER_BATCH_SIZE)
             single = counter.predict(alone, images[few], 1)
-        size = count + len(special)
         return [
-            np.concatenate([whole, more]),
+            *whole,
             _placed(small, rows, size),
             _placed(single, rows[few], size),
         ]
