@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.artifacts.calibration import CalibrationSettings, refuse_overlap
-from toolkit.artifacts.export import Export, choose_artifacts, export
+from toolkit.artifacts.export import choose_artifacts, export
+from toolkit.artifacts.exported import Export
 from toolkit.artifacts.manifest import MANIFEST
 from toolkit.checkpoints.storage import RECORD, read_checkpoint
 from toolkit.data import Dataset, check_fits, load_dataset

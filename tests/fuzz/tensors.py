@@ -123,7 +123,7 @@ class KeptReferenceTarget(Target):
 
     def prepare(self) -> bytes:
         from toolkit.data import load_dataset
-        from toolkit.parity.make_reference import keep_references
+        from toolkit.parity.kept_references import keep_references
         from toolkit.parity.reference import Reference, References
 
         write_data(self.folder, 20)
@@ -148,7 +148,7 @@ class KeptReferenceTarget(Target):
         return (self.folder / "kept.npz").read_bytes()
 
     def read(self, content: bytes) -> None:
-        from toolkit.parity.make_reference import read_references
+        from toolkit.parity.kept_references import read_references
 
         (self.folder / "kept.npz").write_bytes(content)
         found = read_references(self.folder / "kept.npz", self._dataset, self._special)

@@ -14,7 +14,8 @@ from toolkit.checkpoints.model import build_model
 from toolkit.checkpoints.storage import save_checkpoint
 from toolkit.data import Dataset, load_dataset
 from toolkit.errors import CheckpointError
-from toolkit.parity.make_reference import ReferenceMaker, keep_references, read_references
+from toolkit.parity.kept_references import keep_references, read_references
+from toolkit.parity.make_reference import ReferenceMaker
 from toolkit.parity.reference import Reference, References
 from toolkit.parity.special import special_images
 from toolkit.schema import CHECKPOINT_SCHEMA_VERSION, Checkpoint, InputSpec, ModelSpec, Settings
@@ -140,7 +141,7 @@ def test_old_references_are_deleted_when_the_cache_is_full(
 ) -> None:
     keep_references(tmp_path / "0.npz", KEPT)
     monkeypatch.setattr(
-        "toolkit.parity.make_reference._KEPT_BYTES", 2.5 * (tmp_path / "0.npz").stat().st_size
+        "toolkit.parity.kept_references._KEPT_BYTES", 2.5 * (tmp_path / "0.npz").stat().st_size
     )
     for number in range(5):
         keep_references(tmp_path / f"{number}.npz", KEPT)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.data import Dataset, load_dataset
-from toolkit.errors import DatasetError, ToolkitWarning
+from toolkit.errors import DatasetError, FailedRun, ToolkitWarning, Unsupported
 from toolkit.files.paths import StrPath, optional_path
 from toolkit.report.progress import Progress, silent
-from toolkit.schema import Artifact, Calibration, Checkpoint
+from toolkit.schema import TRAITS, Artifact, Calibration, Checkpoint, Precision
 from toolkit.settings import check_positive, check_seed
 
 
@@ -34,6 +35,20 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         check_positive("--calibration-images", self.images)
         check_seed(self.seed, "--calibration-seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Raw training images for an export; each is None if no precision needs it.
+
+    int8 ranges are measured on `images`, which `record` describes, and the expected error on
+    `measured`. `failure` is why there are none.
+    """
+
+    images: NDArray[Any] | None = None
+    record: Calibration | None = None
+    measured: NDArray[Any] | None = None
+    failure: FailedRun | None = None
 
 
 def draw(
@@ -70,6 +85,36 @@ def draw(
         indices_sha256=hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest(),
     )
     return dataset.images[indices], record
+
+
+def draw_for(
+    settings: CalibrationSettings,
+    record: Checkpoint,
+    precisions: Sequence[Precision],
+    progress: Progress,
+) -> Drawing:
+    """Draw the training images that the precisions need.
+
+    Raises:
+        DatasetError: All precisions need calibration images, but they are missing or unsuitable.
+    """
+    calibrated = [TRAITS[each].calibrated for each in precisions]
+    if not any(calibrated) and not any(TRAITS[each].quantised for each in precisions):
+        return Drawing()
+    if any(calibrated):
+        try:
+            images, drawn = draw(settings, record, progress)
+        except DatasetError as error:
+            if all(calibrated):
+                raise
+            reason = f"int8 ranges are measured on training images, but: {error}"
+            return Drawing(failure=Unsupported(reason))
+        return Drawing(images=images, record=drawn, measured=images[:MEASURED_IMAGES])
+    try:
+        few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
+        return Drawing(measured=draw(few, record, progress, say_few=False)[0])
+    except DatasetError:  # the export works without a measured error
+        return Drawing()
 
 
 def refuse_overlap(artifacts: Iterable[Artifact], dataset: Dataset) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
-
-from toolkit.artifacts.calibration import CalibrationSettings, draw
+from toolkit.artifacts.calibration import CalibrationSettings, draw_for
 from toolkit.artifacts.cards.card import write_card
 from toolkit.artifacts.embedded import refuse_float_samples
+from toolkit.artifacts.exported import Export, FailedExport
 from toolkit.artifacts.formats import (
     Format,
     choose_formats,
@@ -21,12 +20,10 @@ from toolkit.artifacts.formats import (
 from toolkit.artifacts.manifest import (
     MANIFEST,
     SIGNATURE,
-    StoredArtifact,
     read_manifest,
     relative_to,
     write_manifest,
 )
-from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES
 from toolkit.artifacts.side_by_side import Pair, at_a_time, write_side_by_side
 from toolkit.artifacts.signing import check_private_key, sign_folder
 from toolkit.artifacts.writer import ArtifactWriter
@@ -34,29 +31,21 @@ from toolkit.checkpoints.denormals import warn_of_denormals
 from toolkit.checkpoints.storage import load_model, read_checkpoint
 from toolkit.errors import (
     ArtifactError,
-    DatasetError,
     FailedRun,
     Interrupted,
     SettingError,
-    Unsupported,
-    printable,
 )
 from toolkit.files import remove_file
 from toolkit.files.locks import locked_folder
 from toolkit.files.paths import StrPath, as_path, optional_path
 from toolkit.names import ALL, known_names, known_precisions
-from toolkit.report.artifacts import artifact_cells
-from toolkit.report.frames import flat, frame_of_rows
-from toolkit.report.html import html_table
 from toolkit.report.labels import count_of, kind_of
 from toolkit.report.progress import Progress, silent, tell_finished
-from toolkit.report.table import aligned
 from toolkit.schema import (
     EXPORTED_PRECISIONS,
     MANIFEST_SCHEMA_VERSION,
     TRAITS,
     Artifact,
-    Calibration,
     Checkpoint,
     Isa,
     Manifest,
@@ -66,96 +55,7 @@ from toolkit.settings import check_positive
 from toolkit.trust_store.factories import trusted_factory
 
 if TYPE_CHECKING:
-    import pandas
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedExport:
-    """A format and precision in which this model could not be written, and why."""
-
-    format: str
-    precision: Precision
-    failure: FailedRun
-    embeds_preprocessing: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """The result of an export: the manifest in `folder`, the paths that were written now, and the
-    failures. Other artifacts already existed and matched. `signed_by` is the fingerprint of the key
-    that signed the folder now. `interrupted` says that some artifacts are missing, because it was
-    stopped before its end."""
-
-    folder: Path
-    checkpoint: Path
-    manifest: Manifest
-    written: tuple[str, ...]
-    failures: tuple[FailedExport, ...]
-    signed_by: str | None = None
-    interrupted: bool = False
-
-    def to_frame(self) -> pandas.DataFrame:
-        """Return a row per artifact.
-
-        Raises:
-            SettingError: pandas is not installed.
-        """
-        written = [{"written": each.path in self.written} for each in self.artifacts]
-        return frame_of_rows(
-            {**flat(each), **more} for each, more in zip(self.artifacts, written, strict=True)
-        )
-
-    def _repr_html_(self) -> str:
-        return html_table(*self._cells(), notes=self._notes())
-
-    def __str__(self) -> str:
-        headings, rows, numeric = self._cells()
-        return printable("\n".join([aligned(headings, rows, numeric=numeric), *self._notes()]))
-
-    def _cells(self) -> tuple[list[str], list[list[str]], list[bool]]:
-        return artifact_cells(self.folder, self.artifacts, written=self.written)
-
-    def _notes(self) -> list[str]:
-        card = "How to feed each file is in the card next to it: FILE.md"
-        return [
-            *([card] if self.artifacts else []),
-            *([] if self.signed_by is None else [f"Signed by the key {self.signed_by}."]),
-            *(
-                f"Warning: {_name(each)}: {said}"
-                for each in self.artifacts
-                for said in each.warnings
-            ),
-            *(f"{_name(each)}: {each.failure}" for each in self.failures),
-            *(["Interrupted: some artifacts are missing."] if self.interrupted else []),
-        ]
-
-    @property
-    def artifacts(self) -> tuple[Artifact, ...]:
-        """The records of all artifacts in the folder."""
-        return self.manifest.artifacts
-
-    @property
-    def stored(self) -> tuple[StoredArtifact, ...]:
-        """The artifacts written by this export; their bytes need no second check."""
-        return tuple(
-            StoredArtifact(record=each, path=self.folder / each.path, checkpoint=self.checkpoint)
-            for each in self.artifacts
-            if each.path in self.written
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Drawing:
-    """Raw training images for an export; each is None if no precision needs it.
-
-    int8 ranges are measured on `images`, which `record` describes, and the expected error on
-    `measured`. `failure` is why there are none.
-    """
-
-    images: NDArray[Any] | None = None
-    record: Calibration | None = None
-    measured: NDArray[Any] | None = None
-    failure: FailedRun | None = None
+    pass
 
 
 def export(
@@ -226,7 +126,7 @@ def export(
     module, record = load_model(checkpoint, trusted=model, record=record)
     warn_of_denormals(record, checkpoint)
     settings = calibration or CalibrationSettings()
-    drawing = _draw(settings, record, [each for _, each in pairs], progress)
+    drawing = draw_for(settings, record, [each for _, each in pairs], progress)
     writer = ArtifactWriter(
         out=out,
         checkpoint=checkpoint,
@@ -246,84 +146,102 @@ def export(
         )
 
 
-def _write_all(
-    writer: ArtifactWriter,
-    pairs: Sequence[tuple[Format, Precision]],
-    *,
-    lost: FailedRun | None,
-    force: bool,
-    sign: Path | None,
-    progress: Progress,
-) -> Export:
-    """Write the artifacts that are missing or outdated, each with its record. Those that need
-    calibration images fail with `lost` if it is set."""
-    out, checkpoint = writer.out, writer.checkpoint
-    manifest = _open_manifest(out, checkpoint, writer.record, force=force)
-    if sign is not None:
-        remove_file(out / SIGNATURE)  # a new one follows
-    if (out / MANIFEST).exists() and manifest.artifacts:
-        write_manifest(out, manifest)  # the checkpoint's folder may have moved
-    outcomes: dict[Pair, Artifact | FailedRun] = {}
+class _Run:
+    """An export at work: what is finished, and what is left."""
 
-    def so_far() -> Export:
-        in_order = [(pair, outcomes[pair]) for pair in pairs if pair in outcomes]
+    def __init__(
+        self, writer: ArtifactWriter, pairs: Sequence[Pair], manifest: Manifest, progress: Progress
+    ) -> None:
+        self.writer = writer
+        self.pairs = pairs
+        self.manifest = manifest
+        self.progress = progress
+        self.left = list(pairs)
+        self.outcomes: dict[Pair, Artifact | FailedRun] = {}
+
+    def write_all(self, *, lost: FailedRun | None, force: bool) -> None:
+        """Write the artifacts that are missing or outdated, each with its record and card. Those
+        that need calibration images fail with `lost` if it is set."""
+        out, record = self.writer.out, self.writer.record
+        for pair in self.pairs:
+            if lost is not None and TRAITS[pair[1]].calibrated:
+                self._finish(pair, lost, 0.0)
+            elif not force and self.writer.is_current(self.manifest, *pair):
+                self._finish(pair, None, 0.0)
+        most = at_a_time(self.writer.weights_bytes)
+        with closing(write_side_by_side(self.writer, tuple(self.left), most=most)) as finished:
+            for pair, outcome, seconds in finished:
+                if isinstance(outcome, Artifact):
+                    self.manifest = _with_artifact(self.manifest, outcome)
+                    write_manifest(out, self.manifest)
+                    write_card(out, outcome, record)
+                self._finish(pair, outcome, seconds)
+        for each in self.manifest.artifacts:
+            write_card(out, each, record)
+
+    def _finish(self, pair: Pair, outcome: Artifact | FailedRun | None, seconds: float) -> None:
+        """Note and tell the outcome of an artifact; None is up to date."""
+        said = "written" if isinstance(outcome, Artifact) else str(outcome or "up to date")
+        if outcome is not None:
+            self.outcomes[pair] = outcome
+        self.left.remove(pair)
+        label = f"{pair[0].name} {kind_of(pair[1], uint8=self.writer.embed)}"
+        tell_finished(self.progress, label, said, seconds)
+        self.progress("export", len(self.pairs) - len(self.left), len(self.pairs), label)
+
+    def result(self) -> Export:
+        """Return what is finished so far, in the order in which it was asked for."""
+        in_order = [(pair, self.outcomes[pair]) for pair in self.pairs if pair in self.outcomes]
         return Export(
-            folder=out,
-            checkpoint=checkpoint,
-            manifest=manifest,
+            folder=self.writer.out,
+            checkpoint=self.writer.checkpoint,
+            manifest=self.manifest,
             written=tuple(each.path for _, each in in_order if isinstance(each, Artifact)),
             failures=tuple(
                 FailedExport(
                     format=row.name,
                     precision=precision,
                     failure=each,
-                    embeds_preprocessing=writer.embed,
+                    embeds_preprocessing=self.writer.embed,
                 )
                 for (row, precision), each in in_order
                 if isinstance(each, FailedRun)
             ),
         )
 
-    def tell(pair: Pair, outcome: str, seconds: float) -> None:
-        label = f"{pair[0].name} {kind_of(pair[1], uint8=writer.embed)}"
-        tell_finished(progress, label, outcome, seconds)
-        progress("export", len(pairs) - len(rest), len(pairs), label)
 
-    rest = list(pairs)
+def _write_all(
+    writer: ArtifactWriter,
+    pairs: Sequence[Pair],
+    *,
+    lost: FailedRun | None,
+    force: bool,
+    sign: Path | None,
+    progress: Progress,
+) -> Export:
+    """Write the artifacts into the folder, which is locked, and sign it; see `_Run.write_all`.
+
+    Raises:
+        Interrupted: Ctrl-C after the first artifact.
+    """
+    out = writer.out
+    manifest = _open_manifest(out, writer.checkpoint, writer.record, force=force)
+    if sign is not None:
+        remove_file(out / SIGNATURE)  # a new one follows
+    if (out / MANIFEST).exists() and manifest.artifacts:
+        write_manifest(out, manifest)  # the checkpoint's folder may have moved
+    run = _Run(writer, pairs, manifest, progress)
     progress("export", 0, len(pairs))
     try:
-        for pair in pairs:
-            if lost is not None and TRAITS[pair[1]].calibrated:
-                outcomes[pair] = lost
-            elif force or not writer.is_current(manifest, *pair):
-                continue
-            rest.remove(pair)
-            tell(pair, str(outcomes.get(pair, "up to date")), 0.0)
-        most = at_a_time(writer.weights_bytes)
-        with closing(write_side_by_side(writer, tuple(rest), most=most)) as finished:
-            for pair, outcome, seconds in finished:
-                outcomes[pair] = outcome
-                rest.remove(pair)
-                if isinstance(outcome, Artifact):
-                    manifest = _with_artifact(manifest, outcome)
-                    write_manifest(out, manifest)
-                    write_card(out, outcome, writer.record)
-                said = "written" if isinstance(outcome, Artifact) else str(outcome)
-                tell(pair, said, seconds)
-        for each in manifest.artifacts:
-            write_card(out, each, writer.record)
+        run.write_all(lost=lost, force=force)
     except KeyboardInterrupt as stop:
-        if len(rest) == len(pairs):
+        if len(run.left) == len(pairs):
             raise
-        advice = _advice(pairs, rest, out, force=force)
-        raise Interrupted(replace(so_far(), interrupted=True), advice) from stop
+        advice = _advice(pairs, run.left, out, force=force)
+        raise Interrupted(replace(run.result(), interrupted=True), advice) from stop
     progress("export", len(pairs), len(pairs))
     signed_by = None if sign is None else sign_folder(out, sign)
-    return replace(so_far(), signed_by=signed_by)
-
-
-def _name(item: Artifact | FailedExport) -> str:
-    return f"{item.format} {kind_of(item.precision, uint8=item.embeds_preprocessing)}"
+    return replace(run.result(), signed_by=signed_by)
 
 
 def _advice(pairs: Sequence[Pair], rest: Sequence[Pair], out: Path, *, force: bool) -> str:
@@ -359,36 +277,6 @@ def choose_artifacts(
     if not pairs:
         raise SettingError(f"no named format supports the precision {', '.join(chosen)}")
     return pairs
-
-
-def _draw(
-    settings: CalibrationSettings,
-    record: Checkpoint,
-    precisions: Sequence[Precision],
-    progress: Progress,
-) -> _Drawing:
-    """Draw the training images that the precisions need.
-
-    Raises:
-        DatasetError: All precisions need calibration images, but they are missing or unsuitable.
-    """
-    calibrated = [TRAITS[each].calibrated for each in precisions]
-    if not any(calibrated) and not any(TRAITS[each].quantised for each in precisions):
-        return _Drawing()
-    if any(calibrated):
-        try:
-            images, drawn = draw(settings, record, progress)
-        except DatasetError as error:
-            if all(calibrated):
-                raise
-            reason = f"int8 ranges are measured on training images, but: {error}"
-            return _Drawing(failure=Unsupported(reason))
-        return _Drawing(images=images, record=drawn, measured=images[:MEASURED_IMAGES])
-    try:
-        few = replace(settings, images=min(settings.images, MEASURED_IMAGES))
-        return _Drawing(measured=draw(few, record, progress, say_few=False)[0])
-    except DatasetError:  # the export works without a measured error
-        return _Drawing()
 
 
 def _open_manifest(out: Path, checkpoint: Path, record: Checkpoint, *, force: bool) -> Manifest:

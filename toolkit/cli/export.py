@@ -21,7 +21,7 @@ from toolkit.cli.outcome import Outcome, outcome_of
 from toolkit.cli.shared import EXPORTS, dumps_of, interrupted_outcome
 
 if TYPE_CHECKING:
-    from toolkit.artifacts.export import Export
+    from toolkit.artifacts.exported import Export
     from toolkit.report.progress import Progress
     from toolkit.schema import Isa
 

@@ -131,7 +131,10 @@ def _scaling(where: str, values: Values, remarks: Remarks) -> Scaling:
     if largest <= 1:
         remarks.warnings.append(f"{found} are read as parts of 255: the images are nearly black")
     if not whole:
-        raise DatasetError(f"{found} that are not whole, expected whole ones, or 0 to 1")
+        raise DatasetError(
+            f"{found}, which are not whole numbers; expected whole numbers from 0 to 255, or "
+            "values from 0 to 1"
+        )
     remarks.notes.append(f"{found}, as they are")
     return "none"
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +22,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from toolkit.data import Dataset
-from toolkit.errors import CheckpointError, Crashed, FailedRun, OutputError
-from toolkit.files import read_regular, write_atomically
-from toolkit.files.locks import locked_folder
+from toolkit.errors import CheckpointError, Crashed, FailedRun
 from toolkit.machine.allocator import can_keep_memory
 from toolkit.machine.environment import describe_environment
 from toolkit.parity.gates import MAX_FLOORS
+from toolkit.parity.kept_references import cache_folder, keep_references, read_references
 from toolkit.parity.reference import Reference, References, distances, noise_floors, scales, unclear
-from toolkit.parity.special import checksum, special_images
+from toolkit.parity.special import special_images
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
@@ -49,7 +46,6 @@ _SAMPLED_IMAGES = 500
 _FLOAT32_BATCH_SIZES = (100, 33)  # for all images
 _LEAST_SINGLE = 20  # images that are computed one at a time, in one thread
 _KEPT_SAMPLE_IMAGES = 50
-_KEPT_BYTES = 512 << 20
 _SAME: dict[Precision, float] = {"fp64": 1e-9, "fp32": 1e-4}  # relative to the scale of the logits
 _MOST_UNLIKE = 0.01  # share of sampled images that rounding alone may move further
 _MOST_UNCLEAR = 0.5
@@ -113,7 +109,7 @@ class ReferenceMaker:
             "machine": [environment.machine, environment.cpu, *environment.isa],
         }
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return _cache_folder() / f"{key}.npz"
+        return cache_folder() / f"{key}.npz"
 
     def _compute(self, precision: Precision, special: NDArray[np.uint8]) -> References:
         """Compute float64 logits, twice on a sample, and the float32 logits around them."""
@@ -321,68 +317,3 @@ def _with_fit_special_images(
 
 def _spread(count: int, wanted: int) -> NDArray[np.intp]:
     return np.linspace(0, count - 1, min(wanted, count)).astype(np.intp)
-
-
-def _cache_folder() -> Path:
-    """Return the folder for references: `$XDG_CACHE_HOME/toolkit/references`, or the folder that
-    this system uses for caches."""
-    return Path(platformdirs.user_cache_path("toolkit")) / "references"
-
-
-def read_references(path: Path, dataset: Dataset, special: NDArray[np.uint8]) -> References | None:
-    """Return the references kept in `path`; None if there are none, or they are damaged."""
-    try:
-        with np.load(io.BytesIO(read_regular(path)), allow_pickle=False) as file:
-            kept = {name: file[name] for name in file.files}
-        precision: Precision = "fp64" if str(kept["precision"]) == "fp64" else "fp32"
-        data = Reference(
-            logits=kept["logits"],
-            labels=dataset.labels,
-            floors=kept["floors"],
-            precision=precision,
-        )
-        logits = kept["special_logits"]
-        found = References(
-            data=data,
-            special=Reference(
-                logits=logits,
-                labels=logits.argmax(1).astype(np.int64),
-                floors=kept["special_floors"],
-                precision=precision,
-            ),
-            special_images=special[kept["special_rows"]],
-            special_rows=kept["special_rows"],
-        )
-    except Exception:  # noqa: BLE001 - numpy raises various exceptions for damaged bytes
-        return None
-    right = data.logits.dtype == np.float64 and data.logits.ndim == 2
-    if not right or len(data.logits) != len(dataset) or len(data.floors) != len(dataset):
-        return None
-    return found if checksum(found.special_images) == str(kept["special_sha256"]) else None
-
-
-def keep_references(path: Path, found: References) -> None:
-    """Keep references for later runs, and delete the ones that were unused for the longest time.
-
-    If the cache cannot be written, this costs time but does not change the verdict.
-    """
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        logits=found.data.logits,
-        floors=found.data.floors,
-        special_logits=found.special.logits,
-        special_floors=found.special.floors,
-        special_rows=found.special_rows,
-        special_sha256=np.str_(checksum(found.special_images)),
-        precision=np.str_(found.data.precision),
-    )
-    with contextlib.suppress(OutputError, OSError):
-        with locked_folder(path.parent):
-            write_atomically(path, buffer.getvalue())
-        kept = sorted(path.parent.glob("*.npz"), key=lambda each: -each.stat().st_mtime)
-        total = 0
-        for each in kept:
-            total += each.stat().st_size
-            if total > _KEPT_BYTES and each != path:
-                each.unlink(missing_ok=True)
