@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,15 +52,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     make_folder(path.parent)
     with uninterrupted(), as_output_error(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = path.parent / f".{path.name}.{_random()}.part"
+        note_incomplete(part)  # before it exists: a killed process leaves nothing unknown
         try:
-            note_incomplete(Path(name))
-            with os.fdopen(handle, "wb") as file:
+            with open(part, "xb", opener=_for_this_user) as file:
                 file.write(data)
-            publish(Path(name), path)
+            publish(part, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
+
+
+def _random() -> str:
+    """Return a text that nobody else uses, of the form that `toolkit.files.scratch` knows."""
+    return secrets.token_hex(4)
+
+
+def _for_this_user(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -122,8 +131,9 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     folder = None
     try:
         with uninterrupted(), as_output_error(beside):
-            folder = Path(tempfile.mkdtemp(prefix=".part-", dir=beside))
-            note_incomplete(folder)
+            folder = beside / f".part-{_random()}"
+            note_incomplete(folder)  # before it exists: a killed process leaves nothing unknown
+            folder.mkdir(mode=0o700)
         yield folder
     finally:
         with uninterrupted():
