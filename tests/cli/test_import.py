@@ -64,6 +64,35 @@ def test_arguments_of_the_factory_are_recorded(cli: Cli, weights: Path) -> None:
     assert "unknown format" in again.stderr  # and not: not trusted
 
 
+@pytest.mark.parametrize("text", ["v1_1", "1_1", "²", "nan", "1e999", "9" * 5000, "--5"])
+def test_an_argument_that_only_resembles_a_number_stays_text(
+    cli: Cli, weights: Path, text: str
+) -> None:
+    options = ("--model-argument", f"name={text}")
+    done = imported(cli, weights, *MODEL, *options, *INPUT, "--classes", 10)
+    assert done.exit_code == 0, done.stderr
+    assert read_checkpoint(weights.parent / "out").model.arguments == {"name": text}
+
+
+@pytest.mark.parametrize("text", ["²", "--5", "9" * 5000])
+def test_an_output_that_only_resembles_a_number_is_a_name(
+    cli: Cli, weights: Path, text: str
+) -> None:
+    done = imported(cli, weights, *MODEL, *INPUT, "--classes", 10, f"--output={text}")
+    assert done.exit_code == 2
+    assert "internal error" not in done.stderr
+    assert "output" in done.stderr
+
+
+def test_more_class_names_than_a_path_may_have_characters(cli: Cli, weights: Path) -> None:
+    torch.save(net(1000).state_dict(), weights)
+    names = ",".join(f"class {number}" for number in range(1000))
+    argument = ("--model-argument", "classes=1000")
+    done = imported(cli, weights, *MODEL, *argument, *INPUT, "--class-names", names)
+    assert done.exit_code == 0, done.stderr
+    assert len(read_checkpoint(weights.parent / "out").class_names) == 1000
+
+
 @pytest.mark.parametrize("text", ["classes", "=3", "a b=3", "weights=None"])
 def test_an_argument_that_cannot_be_read_is_refused(cli: Cli, weights: Path, text: str) -> None:
     done = imported(cli, weights, *MODEL, *INPUT, "--classes", 10, "--model-argument", text)

@@ -61,6 +61,7 @@ def test_without_names_the_number_of_classes_decides() -> None:
 def test_numbers_sort_as_numbers_and_it_is_said() -> None:
     assert in_order(["10", "9", "1"]) == ["1", "9", "10"]
     assert in_order(["10", "9", "a"]) == ["10", "9", "a"]
+    assert in_order(["9" * 5000, "9", "10"]) == ["10", "9", "9" * 5000]  # int() refuses it
     order, warned = chosen(["0", "1", "10", "2"])
     assert order == ("0", "1", "2", "10")
     assert "sorted as numbers" in warned

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,24 +245,25 @@ def _read_value(text: str) -> int | float | str | bool:
             "factory that sets it",
             param_hint="--model-argument",
         )
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", text, re.IGNORECASE):
+        return float(text) if math.isfinite(float(text)) else text
     return text
 
 
 def _read_output(text: str | None) -> str | int | None:
     if text is None:
         return None
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else text
 
 
 def _read_class_names(text: str) -> tuple[str, ...]:
     """Return the names in a file, one per line or a JSON list; or names separated by commas."""
-    path = Path(text)
-    if not path.is_file():
+    path, is_file = Path(text), False
+    with contextlib.suppress(OSError):  # many names are no path: too long
+        is_file = path.is_file()
+    if not is_file:
         if "," not in text:
             raise click.BadParameter(
                 f"{text!r} is no file; expected a file, or names separated by commas",

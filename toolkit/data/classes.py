@@ -12,6 +12,7 @@ from toolkit.data.raw import Remarks, Wanted
 from toolkit.errors import DatasetError
 
 _LISTED = 10
+_MOST_DIGITS = 18
 _LEFT_BEHIND = {
     "__macosx",
     "__pycache__",
@@ -27,9 +28,14 @@ def is_left_behind(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
+def is_number(name: str) -> bool:
+    """Return whether a name is a number of the size that labels and years have."""
+    return name.isascii() and name.isdigit() and len(name) <= _MOST_DIGITS
+
+
 def in_order(names: Collection[str]) -> list[str]:
     """Return names sorted: as numbers if all are numbers, otherwise as text."""
-    if all(each.isascii() and each.isdigit() for each in names):
+    if all(map(is_number, names)):
         return sorted(names, key=lambda each: (int(each), each))
     return sorted(names)
 
@@ -96,7 +102,7 @@ def _of_checkpoint(
 
 def _are_labels(names: Sequence[str], count: int) -> bool:
     """Return whether all names are labels themselves: 0 to `count` - 1 without leading zeros."""
-    return all(each.isascii() and each.isdigit() and each == str(int(each)) for each in names) and (
+    return all(is_number(each) and each == str(int(each)) for each in names) and (
         all(int(each) < count for each in names)
     )
 
