@@ -250,5 +250,7 @@ OWN_MODELS = (
     *_own("constant", formats=_BOTH),
     *_own("in place", formats=_BOTH),
     *_own("standardised", formats=_BOTH),
+    *_own("narrow", formats=("openvino",), short=True),
+    *_own("narrow", formats=("onnx", "torchscript", "litert", "executorch", "ncnn", "mnn")),
 )  # fmt: skip
 VARIANTS: tuple[Case, ...] = (*FORMATS, *REWRITTEN, *SETTINGS, *OWN_MODELS)

@@ -191,6 +191,21 @@ class Constant(Net):
         return logits if self.training else logits + 1000 * F.one_hot(torch.tensor(0), 10)
 
 
+class Narrow(nn.Module):
+    """Few channels, averaged over many positions: the mean of a blank image is a sum of equal
+    terms."""
+
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 `[N,3,H,W]` → logits `[N,K]`."""
+        logits: Tensor = self.head(F.relu(self.conv(x)).mean((2, 3)))
+        return logits
+
+
 class AlwaysDropout(Net):
     """Dropout that eval mode does not switch off."""
 
@@ -279,10 +294,11 @@ def net_bed(
     seed: int = 0,
     classes: int = 10,
     dark: bool = False,
+    enlarged: int = 1,
     **arguments: int | float | str | bool,
 ) -> Callable[[Path], Bed]:
     """Return a bed of one of the factories here; `dark` makes two test images all black, or
-    nearly."""
+    nearly. An untrained model gets images that are `enlarged`."""
 
     def make(folder: Path) -> Bed:
         threads = torch.get_num_threads()
@@ -291,7 +307,9 @@ def net_bed(
         given = {"classes": classes, **arguments}
         labelled = min(classes, 100)
         try:
-            model = fit(globals()[factory](**given), labelled, seed)
+            model = globals()[factory](**given).eval()
+            if enlarged == 1:
+                fit(model, labelled, seed)
         finally:
             torch.set_num_threads(threads)
         test, labels = images(TEST_IMAGES, labelled, 2)
@@ -303,7 +321,7 @@ def net_bed(
             folder,
             model,
             ModelSpec(factory=f"{__name__}:{factory}", arguments=given),
-            images=(test, labels),
+            images=(test.repeat(enlarged, 2).repeat(enlarged, 3), labels),
             train=images(_TRAIN_IMAGES, labelled, 1),
             classes=classes,
         )
@@ -346,6 +364,7 @@ def own_beds() -> dict[str, Callable[[Path], Bed]]:
     beds["constant"] = net_bed("constant", "Constant")
     beds["standardised"] = net_bed("standardised", kind="standardised", dark=True)
     beds["in place"] = net_bed("in place", kind="in place")
+    beds["narrow"] = net_bed("narrow", "Narrow", classes=2, enlarged=2)
     beds[DROWNED] = net_bed("offset 1e7", offset=1e7)
     beds |= {name: net_bed(name, factory) for name, factory in NO_REFERENCES.items()}
     return beds
