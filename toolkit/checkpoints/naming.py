@@ -9,28 +9,20 @@ prefix fits, the user must choose.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.checkpoints.weight_files import (
-    EXTRA_STATE,
-    State,
-    describe,
-    is_tensor,
-    stands_for,
-    tensors_in,
-)
+from toolkit.checkpoints.state_dicts import advice_for, refuse_quantised, state_dicts_in
+from toolkit.checkpoints.weight_files import EXTRA_STATE, State, describe, is_tensor, tensors_in
 from toolkit.checkpoints.weights import refuse_unusual
 from toolkit.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_DEPTH = 5  # of dictionaries in dictionaries that are searched
 _SHOWN = 5
-_PACKED = "_packed_params"  # of quantised modules
 _COUNTER = "num_batches_tracked"  # of BatchNorm; PyTorch before 0.4.1 had none, and eval needs none
 # Counts that tools leave in a state_dict: thop's, and that of torch's AveragedModel.
 _COUNTS = ("total_ops", "total_params", "n_averaged")
@@ -123,11 +115,11 @@ def choose_weights(
     Raises:
         CheckpointError: It holds no weights, several that fit, or no such key or prefix.
     """
-    groups = dict(_groups(saved))
+    groups = dict(state_dicts_in(saved))
     if not groups:
         raise CheckpointError(
             f"{path}: holds {describe(saved)}, expected a state_dict of names and tensors"
-            f"{_in(saved)}"
+            f"{advice_for(saved)}"
         )
     if key is not None:
         if key not in groups:
@@ -144,39 +136,11 @@ def choose_weights(
             f"{_either(known, '--strip-prefix') if known else 'no prefix'}"
         )
     if not any(each.complete for each in fits):
-        _refuse_quantised(groups, path)
+        refuse_quantised(groups, path)
     fit = _the_one(fits, names, path, chosen=strip_prefix is not None)
     refuse_unusual(tensors_in(fit.state), where=str(path))
     filled, notes = _filled(fit.state, names, path)
     return Chosen(state=filled, complete=fit.complete, notes=(*_done(fit, strip_prefix), *notes))
-
-
-def _groups(saved: object, place: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
-    """Return all dictionaries of named tensors, by their keys with dots between them."""
-    if not isinstance(saved, Mapping) or depth > _DEPTH:
-        return
-    state = {name: value for name, value in saved.items() if isinstance(name, str)}
-    if any(is_tensor(value) for value in state.values()):
-        yield place, {name: value for name, value in state.items() if _belongs(name, value)}
-    for name, value in state.items():
-        yield from _groups(value, f"{place}.{name}".lstrip("."), depth + 1)
-
-
-def _belongs(name: str, value: object) -> bool:
-    """Return whether a value may be one of a state_dict."""
-    return is_tensor(value) or name.endswith(EXTRA_STATE) or _PACKED in name
-
-
-def _in(saved: object) -> str:
-    """Return advice for a value that holds no weights."""
-    pickled = [saved, *(saved.values() if isinstance(saved, Mapping) else ())]
-    name = next((found for each in pickled if (found := stands_for(each))), None)
-    if name is None:
-        return ": save with torch.save(model.state_dict(), ...)"
-    return (
-        f"; a pickled {name} is refused, because loading it can run code: load it where you trust "
-        "it, and save its state_dict with torch.save(model.state_dict(), ...)"
-    )
 
 
 def _fits(place: tuple[str, State], names: Names, strip_prefix: str | None) -> Iterator[Fit]:
@@ -281,16 +245,6 @@ def _shapes_fit(fit: Fit, names: Names) -> bool:
         for name, value in fit.state.items()
         if is_tensor(value) and is_tensor(names.own.get(name))
     )
-
-
-def _refuse_quantised(groups: Mapping[str, State], path: Path) -> None:
-    for state in groups.values():
-        for name, value in state.items():
-            if _PACKED in name or (is_tensor(value) and value.is_quantized):
-                raise CheckpointError(
-                    f"{path}: {name} belongs to a quantised model; expected the state_dict of the "
-                    "float model: toolkit export --precision int8 quantises it"
-                )
 
 
 def _filled(state: State, names: Names, path: Path) -> tuple[State, list[str]]:
