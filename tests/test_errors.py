@@ -51,6 +51,13 @@ MESSAGES = [
         "[ONNXRuntimeError] : 1 : FAIL : Load model from x.onnx failed:Unsupported model IR "
         "version: 99",
     ),
+    (
+        "The following operation failed in the TorchScript interpreter.\n"
+        "Traceback of TorchScript (most recent call last):\n"
+        "net.py(3): forward\n"
+        "RuntimeError: input size is not divisible by the output size is not supported yet\n",
+        "input size is not divisible by the output size is not supported yet",
+    ),
     ("no such operator", "no such operator"),
     ("two lines\nof text", "two lines"),
     ("it needs:\n\nan operator", "it needs: an operator"),

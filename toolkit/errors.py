@@ -42,6 +42,8 @@ _SOURCES = [
         rf"\[enforce fail at {_FILE}:\d+\]\s*\.?\s*",  # PyTorch
         rf"{_FILE}:\d+ [^\n]*?\)(?: const)? (?=[A-Z\[])",  # ONNX Runtime: file, line, function
         rf"^\[?{_FILE}:\d+\]?:?[ \t]*",  # ExecuTorch, MNN
+        # TorchScript: the Python code that was traced, on whatever machine that was
+        r"\AThe following operation failed in the TorchScript interpreter\.[\s\S]*\n\w*Error: ",
     )
 ]
 

@@ -15,7 +15,7 @@ from toolkit.artifacts.conversion import export_apart
 from toolkit.artifacts.export import export
 from toolkit.artifacts.formats import FORMATS, Format, Written
 from toolkit.checkpoints.storage import read_checkpoint
-from toolkit.errors import Crashed, FailedRun, TimedOut
+from toolkit.errors import Crashed, FailedRun, TimedOut, Unsupported
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")
 NO_IMAGES = np.empty((0, 1, 28, 28), np.float32)
@@ -125,3 +125,20 @@ def test_a_format_that_crashes_does_not_stop_the_others(
     assert sorted(path.name for path in (tmp_path / "exports").iterdir()) == [
         *("manifest.json", "mnist-cnn.torchscript", "mnist-cnn.torchscript.md"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        ("ValueError('Adaptive pooling is only supported when the size is known')", Unsupported),
+        ("RuntimeError('Unsupported operator: aten::foo')", Unsupported),
+        ("NotImplementedError('foo')", Unsupported),
+        ("ValueError('2 is not 3')", Crashed),
+    ],
+)
+def test_converter_that_refuses_the_model_is_not_called_crashed(
+    converter: Converter, tmp_path: Path, raised: str, kind: type[FailedRun]
+) -> None:
+    with pytest.raises(kind, match="format odd cannot export this model") as caught:
+        run(converter(f"raise {raised}"), tmp_path / "file")
+    assert "converter at work" in caught.value.stderr_tail

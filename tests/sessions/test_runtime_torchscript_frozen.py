@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from colour import PIXELS, candidate_for, logits_of_pixels, request_for
+import torch
+from colour import CLASSES, PIXELS, SHAPE, candidate_for, logits_of_pixels, request_for
 from conftest import PATIENCE_S
+from torch import nn
 
 from toolkit.artifacts.formats.torchscript import export
+from toolkit.errors import Unsupported
 from toolkit.sessions.remote import RemoteSession
 
 
@@ -25,3 +29,31 @@ def test_warm_up_calls_give_the_same_logits_as_later_calls(tmp_path: Path, threa
             np.testing.assert_allclose(found, logits_of_pixels(images), atol=1e-4, rtol=0)
         attested = session.load().attestation
     assert (attested.runtime, attested.precision) == ("torchscript-frozen", "fp32")
+
+
+class UnevenPooling(nn.Module):
+    """The size of its input is not a multiple of the size of its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(SHAPE[0], 4, 3, padding=1), nn.AdaptiveAvgPool2d(SHAPE[1] - 1), nn.Flatten()
+        )
+        self.head = nn.LazyLinear(CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.layers(images))
+        return logits
+
+
+def test_operator_that_the_rewritten_graph_cannot_run_is_unsupported(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.torchscript"
+    model = UnevenPooling().eval()
+    model(torch.zeros(1, *SHAPE))
+    export(replace(request_for(path), model=model))
+    candidate = candidate_for(path, runtime="torchscript-frozen", threads=1)
+    with (
+        RemoteSession(candidate, batch_size=2, timeout_s=PATIENCE_S) as session,
+        pytest.raises(Unsupported, match=r"not divisible by the output size.*runtime torchscript"),
+    ):
+        list(session.predict([PIXELS], batch_size=2))

@@ -6,6 +6,7 @@ or the temporary folder are deleted with the scratch folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from typing import Any
 import numpy as np
 
 from toolkit.artifacts.formats import Format, Request, Written, find_format, load_exporter
-from toolkit.errors import headline
+from toolkit.errors import Crashed, FailedRun, Unsupported, headline
 from toolkit.files.scratch import as_temporary_error, temporary_folder
 from toolkit.processes.child import Apart, answer, start_apart
 from toolkit.processes.confinement import Needs
 from toolkit.schema import CheckpointId, Inputs, InputSpec, Isa, Precision, from_json, to_json
+
+_REFUSES = re.compile(
+    r"not (yet )?(supported|implemented)|unsupported|only supported|no conversion", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,7 @@ def export_apart(
 
 def main() -> None:
     """Run in the child."""
-    answer(_export, reason=lambda job, error: cannot_export(job["format"], error))
+    answer(_export, reason=lambda job, error: cannot_export(job["format"], error).reason)
 
 
 def _export(found: dict[str, Any]) -> dict[str, Any]:
@@ -134,12 +139,23 @@ def _export(found: dict[str, Any]) -> dict[str, Any]:
         measured=None if job.measured is None else np.load(job.measured),
         metadata=job.metadata,
     )
-    return to_json(load_exporter(find_format(job.format)).export(request))
+    exporter = load_exporter(find_format(job.format))
+    try:
+        return to_json(exporter.export(request))
+    except (FailedRun, MemoryError):
+        raise
+    except Exception as error:
+        raise cannot_export(job.format, error) from error
 
 
-def cannot_export(format: str, error: BaseException) -> str:
-    """Return the reason for a row."""
-    return f"format {format} cannot export this model: {headline(error)}"
+def cannot_export(format: str, error: BaseException, *, stderr_tail: str = "") -> FailedRun:
+    """Return the failure for a row: `Unsupported` if the converter says that it cannot convert
+    something in the model."""
+    refused = isinstance(error, NotImplementedError) or _REFUSES.search(str(error))
+    kind = Unsupported if refused else Crashed
+    return kind(
+        f"format {format} cannot export this model: {headline(error)}", stderr_tail=stderr_tail
+    )
 
 
 if __name__ == "__main__":

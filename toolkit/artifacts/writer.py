@@ -21,7 +21,7 @@ from toolkit.artifacts.formats import Format, Request, Written, load_exporter
 from toolkit.artifacts.inputs import inputs_of
 from toolkit.artifacts.manifest import check_artifact
 from toolkit.artifacts.programs import programs_of
-from toolkit.errors import ArtifactError, Crashed, OutputError, ToolkitError
+from toolkit.errors import ArtifactError, OutputError, ToolkitError
 from toolkit.files import publish, scratch_folder, sha256_of, size_of
 from toolkit.schema import (
     TRAITS,
@@ -242,7 +242,7 @@ def _explained(row: Format, path: Path) -> Iterator[None]:
             raise _not_writable(path, error) from error
         if isinstance(error, ToolkitError):
             raise
-        raise Crashed(cannot_export(row.name, error), stderr_tail=traceback.format_exc()) from error
+        raise cannot_export(row.name, error, stderr_tail=traceback.format_exc()) from error
 
 
 def _not_writable(path: Path, error: Exception) -> OutputError:

@@ -7,9 +7,15 @@ CUDA, a convolution and its ReLU are fused.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from toolkit.errors import Unsupported, headline
 from toolkit.schema import Settings
 from toolkit.sessions.runtimes import Session, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def load(source: Source, settings: Settings) -> Session:
@@ -30,7 +36,7 @@ def load(source: Source, settings: Settings) -> Session:
         optimized = torch.jit.optimize_for_inference(frozen)
     return TorchSession(
         "torchscript-frozen",
-        optimized,
+        _or_unsupported(optimized),
         weights,
         device,
         narrowest=narrowest_cast(model),  # from the file: a rewritten graph may no longer show it
@@ -38,3 +44,21 @@ def load(source: Source, settings: Settings) -> Session:
         # file (cudnn_convolution_relu in torch's native/cudnn/ConvShared.cpp).
         tf32=allows_tf32(optimized),
     )
+
+
+def _or_unsupported(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Report operators that the rewritten graph cannot run: oneDNN's average pooling, for example,
+    needs an input size that is a multiple of the output size."""
+
+    def call(images: Tensor) -> Tensor:
+        try:
+            return model(images)
+        except RuntimeError as error:
+            if "not supported" not in str(error):
+                raise
+            raise Unsupported(
+                "torch.jit.optimize_for_inference cannot run this model: "
+                f"{headline(error)}; use the runtime torchscript"
+            ) from error
+
+    return call
