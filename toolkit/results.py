@@ -5,6 +5,7 @@ Results start with the known facts and are written completely after each row.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -119,14 +120,7 @@ def read_tuning(path: StrPath) -> Tuning:
     """
     path = as_path(path)
     file = path / TUNING if path.is_dir() else path
-    found = _read(
-        Tuning,
-        "tuning",
-        file,
-        TUNING_SCHEMA_VERSION,
-        f"{TUNING} of tune, or the folder that holds it",
-        "toolkit tune --out DIR",
-    )
+    found = _read_tuning(file)
     if found.recommended is None:
         raise ToolkitError(
             f"{path} contains no recommendation: {found.why}; run toolkit tune again"
@@ -144,6 +138,33 @@ def read_tuning(path: StrPath) -> Tuning:
         return os.path.normpath(beside) if beside.exists() else name
 
     return _with_paths(found, absolute)
+
+
+def read_results_or_tuning(path: StrPath) -> Results | Tuning:
+    """Read what a command wrote. `path` is `results.json`, `tuning.json`, or a folder that holds
+    one of them; if it holds both, its results are read.
+
+    Raises:
+        ToolkitError: Missing, damaged, neither of the two, or of another schema version.
+    """
+    path = as_path(path)
+    if path.is_dir() and (path / TUNING).exists() and not (path / RESULTS).exists():
+        return _read_tuning(path / TUNING)
+    with contextlib.suppress(OSError, ValueError):
+        if "trials" in read_json(path, most_bytes=RESULTS_BYTES):
+            return _read_tuning(path)
+    return read_results(path)
+
+
+def _read_tuning(file: Path) -> Tuning:
+    return _read(
+        Tuning,
+        "tuning",
+        file,
+        TUNING_SCHEMA_VERSION,
+        f"{TUNING} of tune, or the folder that holds it",
+        "toolkit tune --out DIR",
+    )
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:

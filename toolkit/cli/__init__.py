@@ -20,6 +20,7 @@ from toolkit.cli.import_weights import import_weights
 from toolkit.cli.loadgen import loadgen
 from toolkit.cli.run import run
 from toolkit.cli.runtimes import runtimes
+from toolkit.cli.show import show
 from toolkit.cli.streams import cannot_print, discard_output, prepare_streams, tell
 from toolkit.cli.train import train
 from toolkit.cli.trust import trust
@@ -40,7 +41,7 @@ def commands() -> None:
 
 for command in (
     *(train, import_weights, export, verify, bench, loadgen, compare, tune, run),
-    *(trust, runtimes, doctor),
+    *(show, trust, runtimes, doctor),
 ):
     commands.add_command(command)
 
