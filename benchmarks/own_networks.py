@@ -46,7 +46,8 @@ class SmallCNN(nn.Module):
 
 
 def small_vision_transformer(num_classes: int = 10) -> nn.Module:
-    """torchvision's vision transformer with 4 layers of width 192, for images of 224x224 pixels."""
+    """torchvision's vision transformer with 4 layers of width 192, for images of 224x224 pixels.
+    torchvision starts its last layer with zeros; random weights make the logits differ."""
     model: nn.Module = VisionTransformer(
         image_size=224,
         patch_size=16,
@@ -56,4 +57,5 @@ def small_vision_transformer(num_classes: int = 10) -> nn.Module:
         mlp_dim=768,
         num_classes=num_classes,
     )
+    nn.init.normal_(model.get_submodule("heads.head").weight, std=0.1)
     return model

@@ -28,7 +28,7 @@ from toolkit.artifacts.embedded import PIXEL_CONSTANTS
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
 from toolkit.artifacts.parsers.onnx import read_onnx
-from toolkit.artifacts.rounding.number_formats import error_of_evaluation
+from toolkit.artifacts.rounding.number_formats import error_of_evaluation, images_per_call
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
 from toolkit.files.scratch import temporary_folder
 from toolkit.schema import TRAITS, ExpectedError, Inputs
@@ -38,7 +38,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _PRODUCTS = {"Gemm", "MatMul"}
-_BATCH_SIZE = 50
 
 
 def export(request: Request) -> Written:
@@ -175,8 +174,9 @@ class _Batches:
     """Calibration inputs for ONNX Runtime's quantiser: one batch per call, then None."""
 
     def __init__(self, inputs: Inputs, name: str) -> None:
-        starts = range(0, len(inputs), _BATCH_SIZE)
-        self._batches = ({name: inputs[start : start + _BATCH_SIZE]} for start in starts)
+        size = images_per_call(inputs)  # it does not change the ranges
+        starts = range(0, len(inputs), size)
+        self._batches = ({name: inputs[start : start + size]} for start in starts)
 
     def __iter__(self) -> Iterator[dict[str, Inputs]]:
         return self

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.schema import ExpectedError
+from toolkit.schema import ExpectedError, Inputs
 
 Kind = Literal["fp16", "bf16", "tf32", "int8"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -26,6 +26,14 @@ NOISE_DRAWS = 3
 
 DROPPED_BITS = {"bf16": 16, "tf32": 13}
 """Number of float32's 23 fraction bits that each kind drops; the exponent is unchanged."""
+
+_MOST_PER_CALL = 50
+_MOST_BYTES_PER_CALL = 2 << 20  # of inputs: all activations together need a hundred times as much
+
+
+def images_per_call(inputs: Inputs) -> int:
+    """Return how many inputs to compute in one call that returns the activations of all layers."""
+    return max(1, min(_MOST_PER_CALL, _MOST_BYTES_PER_CALL // max(1, inputs[:1].nbytes)))
 
 
 def round_to(array: NDArray[np.floating], kind: Kind, *, axis: int = 0) -> NDArray[np.floating]:

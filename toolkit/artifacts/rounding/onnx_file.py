@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.rounding.clipping import Reach, limits_on_purpose
-from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
+from toolkit.artifacts.rounding.number_formats import (
+    MEASURED_IMAGES,
+    NOISE_DRAWS,
+    error_of_steps,
+    images_per_call,
+)
 from toolkit.artifacts.rounding.onnx_pairs import QuantisedGraph, take_apart
 from toolkit.schema import ExpectedError, Inputs
 
@@ -24,8 +29,6 @@ if TYPE_CHECKING:
 
 # Otherwise ONNX Runtime sends telemetry about each session, from a separate thread (seen in 1.32).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-_BATCH_SIZE = 50
 
 
 def measure(path: Path, inputs: Inputs, *, threads: int = 1) -> ExpectedError | None:
@@ -103,8 +106,9 @@ def _batches(
     (given,) = session.get_inputs()
     fixed = given.shape[0] if isinstance(given.shape[0], int) else None
     names = [each.name for each in session.get_outputs()]
-    for start in range(0, len(inputs), fixed or _BATCH_SIZE):
-        batch = inputs[start : start + (fixed or _BATCH_SIZE)]
+    size = fixed or images_per_call(inputs)
+    for start in range(0, len(inputs), size):
+        batch = inputs[start : start + size]
         filled = batch[np.arange(fixed or len(batch)) % len(batch)]
         outputs = session.run(names, {given.name: filled})
         values = {name: each[: len(batch)] for name, each in zip(names, outputs, strict=True)}

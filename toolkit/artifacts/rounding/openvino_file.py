@@ -17,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.artifacts.rounding.clipping import Opened, Reach, limits_on_purpose
-from toolkit.artifacts.rounding.number_formats import MEASURED_IMAGES, NOISE_DRAWS, error_of_steps
+from toolkit.artifacts.rounding.number_formats import (
+    MEASURED_IMAGES,
+    NOISE_DRAWS,
+    error_of_steps,
+    images_per_call,
+)
 from toolkit.schema import ExpectedError, Inputs
 
 # OpenVINO sends telemetry unless this package is missing (seen in 2026.4.1).
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 _INTEGERS = {"i8", "u8", "i4", "u4"}
-_BATCH_SIZE = 50
 
 
 def measure(path: Path, inputs: Inputs, *, threads: int = 1) -> ExpectedError | None:
@@ -214,7 +218,8 @@ def _evaluate(model: Any, inputs: Inputs, *, threads: int) -> list[NDArray[np.fl
     }
     request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
     parts = []
-    for start in range(0, len(inputs), _BATCH_SIZE):
-        outputs = request.infer({0: inputs[start : start + _BATCH_SIZE]})
+    size = images_per_call(inputs)
+    for start in range(0, len(inputs), size):
+        outputs = request.infer({0: inputs[start : start + size]})
         parts.append([outputs[at].copy() for at in range(len(model.outputs))])
     return [np.concatenate(each).astype(np.float64) for each in zip(*parts, strict=True)]
