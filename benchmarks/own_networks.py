@@ -57,5 +57,7 @@ def small_vision_transformer(num_classes: int = 10) -> nn.Module:
         mlp_dim=768,
         num_classes=num_classes,
     )
-    nn.init.normal_(model.get_submodule("heads.head").weight, std=0.1)
+    head = model.get_submodule("heads.head")
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(head.weight, std=0.1)
     return model

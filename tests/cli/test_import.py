@@ -211,3 +211,27 @@ def test_what_was_done_to_the_weights_is_printed(cli: Cli, weights: Path) -> Non
     done = imported(cli, weights, *MODEL, *INPUT, "--classes", 10)
     assert done.exit_code == 0, done.stderr
     assert f"Warning: {weights}: the weights under the key 'model' are used" in done.stderr
+
+
+def test_class_names_may_begin_with_a_byte_order_mark(cli: Cli, weights: Path) -> None:
+    names = [f"class {number}" for number in range(10)]
+    for file, text in (("a.txt", "\r\n".join(names)), ("a.json", json.dumps(names))):
+        path = weights.parent / file
+        path.write_bytes(text.encode("utf-8-sig"))
+        done = imported(cli, weights, *MODEL, *INPUT, "--class-names", path)
+        assert done.exit_code == 0, done.stderr
+        assert read_checkpoint(weights.parent / "out").class_names == tuple(names)
+
+
+def test_empty_file_of_class_names_is_refused(cli: Cli, weights: Path) -> None:
+    (weights.parent / "empty.txt").write_text("\n")
+    done = imported(cli, weights, *MODEL, *INPUT, "--class-names", weights.parent / "empty.txt")
+    assert done.exit_code == 2
+    assert "empty.txt is empty; expected one name per line" in done.stderr
+
+
+def test_mean_of_pixels_up_to_255_is_refused_with_the_right_values(cli: Cli, weights: Path) -> None:
+    values = ("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375")
+    done = imported(cli, weights, *MODEL, *INPUT[:2], *values, "--classes", 10)
+    assert done.exit_code == 2
+    assert "--mean 0.485,0.456,0.406 --std 0.229,0.224,0.225" in done.stderr

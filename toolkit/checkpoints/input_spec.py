@@ -73,6 +73,13 @@ class Preprocessing:
                 "such as --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5, or --mean 0 --std 1 if the model "
                 "gets pixels in 0..1; or take them from --preprocess torchvision:MODEL"
             )
+        if dtype == "uint8" and max(mean, default=0) > 1:
+            scaled = [",".join(f"{each / 255:.4g}" for each in values) for values in (mean, std)]
+            raise CheckpointError(
+                f"--mean {','.join(f'{each:g}' for each in mean)}: expected values for pixels in "
+                "0..1; if these are for pixels in 0..255, divide them by 255: "
+                f"--mean {scaled[0]} --std {scaled[1]}"
+            )
         return InputSpec(
             shape=shape,
             mean=_per_channel(mean, shape),

@@ -174,7 +174,10 @@ class Trial:
         if shape == [self.classes] or shape[:1] == [1]:
             return "it loses the batch: look for squeeze() and for a view with a fixed size"
         if len(shape) == 2 and shape[0] == 2:
-            return f"correct --classes, or add --model-argument num_classes={self.classes}"
+            return (
+                "correct --classes or --class-names, or add --model-argument "
+                f"num_classes={self.classes}"
+            )
         if len(shape) > 2:
             return (
                 "image classifiers [N,C,H,W] -> [N,K] are supported: wrap the model so that it "

@@ -273,7 +273,7 @@ def _read_class_names(text: str) -> tuple[str, ...]:
     from toolkit.files import read_regular
 
     try:
-        content = read_regular(path, most_bytes=_MOST_BYTES).decode()
+        content = read_regular(path, most_bytes=_MOST_BYTES).decode("utf-8-sig")
         is_json = path.suffix == ".json"
         names = _listed(json.loads(content)) if is_json else content.strip().splitlines()
     except (OSError, ValueError, RecursionError) as error:
@@ -281,6 +281,10 @@ def _read_class_names(text: str) -> tuple[str, ...]:
             f"{path}: {error}; expected one name per line, or JSON",
             param_hint="--class-names",
         ) from error
+    if not names:
+        raise click.BadParameter(
+            f"{path} is empty; expected one name per line, or JSON", param_hint="--class-names"
+        )
     return tuple(each.strip() for each in names)
 
 

@@ -15,8 +15,10 @@ moved them 18 (static) and 3 (dynamic) times as far.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ def export(request: Request) -> Written:
         else:
             narrow = request.isas is None or "avx2" in request.isas
             isas = None if narrow else request.isas
-            _quantise(plain, changed, request, narrow=narrow)
+            with _without_warnings():
+                _quantise(plain, changed, request, narrow=narrow)
         _publish(changed, request)
         expected = _expected_error(plain, request)
     return Written(opset=opset, isas=isas, expected_error=expected)
@@ -152,6 +155,18 @@ def _quantise(plain: Path, quantised: Path, request: Request, *, narrow: bool) -
         activation_type=QuantType.QUInt8,
         **common,
     )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence ONNX Runtime's quantiser, which warns on the root logger about each vector of weights
+    and about how it would like to be called."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _layer_of_logits(graph: GraphProto) -> list[str]:
