@@ -292,3 +292,42 @@ def test_command_is_refused_while_another_one_writes_there(
         assert last.endswith("wait until that has ended, or choose another place with --out")
         left = {path.name for path in out.iterdir()} if out.exists() else set()
         assert left == {".tuning.json.lock" if tunes else ".toolkit.lock"}
+
+
+PROGRAM = """
+import atexit, os, sys
+from toolkit.files import scratch
+from toolkit.cli import main
+
+def look():
+    print("left:", [each for each in os.listdir(os.environ["TMPDIR"]) if "toolkit" in each])
+
+atexit.register(look)  # runs before what was registered earlier
+sys.argv = ["toolkit", *sys.argv[1:]]
+main()
+"""
+
+
+def test_nothing_is_left_when_the_interpreter_begins_to_end(tmp_path: Path) -> None:
+    """From then on, a signal ends the process at once."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            ENDING,
+            "export",
+            "--format",
+            "torchscript",
+            "--out",
+            tmp_path / "ex",
+        ],
+        env={**os.environ, "TMPDIR": str(place)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "left: []" in done.stdout

@@ -134,6 +134,7 @@ def test_a_format_that_crashes_does_not_stop_the_others(
         ("RuntimeError('Unsupported operator: aten::foo')", Unsupported),
         ("NotImplementedError('foo')", Unsupported),
         ("ValueError('2 is not 3')", Crashed),
+        ("TypeError(\"unsupported operand type(s) for +: 'int' and 'str'\")", Crashed),
     ],
 )
 def test_converter_that_refuses_the_model_is_not_called_crashed(

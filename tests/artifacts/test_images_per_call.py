@@ -1,4 +1,4 @@
-"""How many calibration images are computed at a time: fewer if they are large."""
+"""Large calibration images are computed a few at a time, to save memory."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from toolkit.processes.confinement import Needs
 from toolkit.schema import CheckpointId, Inputs, InputSpec, Isa, Precision, from_json, to_json
 
 _REFUSES = re.compile(
-    r"not (yet )?(supported|implemented)|unsupported|only supported|no conversion", re.IGNORECASE
+    r"not (yet )?(supported|implemented)|unsupported(?! operand)|only supported|no conversion",
+    re.IGNORECASE,
 )
 
 

@@ -1,4 +1,4 @@
-"""State_dicts in what was saved: dictionaries of named tensors, at any depth.
+"""Find the state_dicts in a saved file: dictionaries of named tensors, at any depth.
 
 In: the content of a file, as `weight_files` reads it. Out: its state_dicts, by their keys.
 """

@@ -64,8 +64,11 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
             with signals_raised(), _warnings_in_lines():
                 check_system()
                 _sweep()
-                with bars() as progress:
-                    outcome = command(progress=progress, **arguments)
+                try:
+                    with bars() as progress:
+                        outcome = command(progress=progress, **arguments)
+                finally:
+                    _remove_scratch()  # from here on, a signal ends the process at once
         except KeyboardInterrupt as stop:
             _interrupted(exit_code_of(stop), as_json=as_json)
         except click.ClickException:
@@ -130,6 +133,12 @@ def _sweep() -> None:
     say_swept(sweep())
 
 
+def _remove_scratch() -> None:
+    from toolkit.files.scratch import remove_all
+
+    remove_all()
+
+
 def _interrupted(code: int, *, as_json: bool) -> NoReturn:
     _fail("interrupted; no incomplete files were left behind", code, as_json=as_json)
 
@@ -148,11 +157,10 @@ def _end(code: int) -> NoReturn:
     """End this process. After a signal, leave out the endings of the libraries, which take torch a
     second; but first end child processes whose start was interrupted."""
     if received() is not None:
-        from toolkit.files.scratch import remove_all
         from toolkit.processes.endings import kill_children
 
         kill_children()
-        remove_all()
+        _remove_scratch()
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)

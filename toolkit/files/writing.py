@@ -64,7 +64,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def _random() -> str:
-    """Return a text that nobody else uses, of the form that `toolkit.files.scratch` knows."""
+    """Return random characters for a name that `toolkit.files.scratch` recognises as incomplete."""
     return secrets.token_hex(4)
 
 

@@ -72,7 +72,7 @@ def as_unsupported(model: nn.Module, example: Tensor) -> Iterator[None]:
     """Turn an exception of torch.export, called in the block, into `Unsupported`; leave what comes
     from later steps of a converter. Torch's dump of the graph is not printed."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()), _without_logs():
+        with contextlib.redirect_stderr(io.StringIO()), without_logs():
             yield
     except (FailedRun, MemoryError, OSError):
         raise
@@ -97,7 +97,8 @@ def refuse_fixed_batch(size: int | None, model: nn.Module, example: Tensor) -> N
 
 
 @contextlib.contextmanager
-def _without_logs() -> Iterator[None]:
+def without_logs() -> Iterator[None]:
+    """Silence the warnings that libraries log."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -15,10 +15,8 @@ moved them 18 (static) and 3 (dynamic) times as far.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from toolkit.artifacts.embedded import PIXEL_CONSTANTS
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._onnx import write_onnx
+from toolkit.artifacts.formats._tracing import without_logs
 from toolkit.artifacts.parsers.onnx import read_onnx
 from toolkit.artifacts.rounding.number_formats import error_of_evaluation, images_per_call
 from toolkit.artifacts.rounding.onnx_file import evaluate, measure
@@ -61,7 +60,7 @@ def export(request: Request) -> Written:
         else:
             narrow = request.isas is None or "avx2" in request.isas
             isas = None if narrow else request.isas
-            with _without_warnings():
+            with without_logs():  # about each vector of weights
                 _quantise(plain, changed, request, narrow=narrow)
         _publish(changed, request)
         expected = _expected_error(plain, request)
@@ -155,18 +154,6 @@ def _quantise(plain: Path, quantised: Path, request: Request, *, narrow: bool) -
         activation_type=QuantType.QUInt8,
         **common,
     )
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence ONNX Runtime's quantiser, which warns on the root logger about each vector of weights
-    and about how it would like to be called."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _layer_of_logits(graph: GraphProto) -> list[str]:
