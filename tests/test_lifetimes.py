@@ -316,7 +316,7 @@ def test_nothing_is_left_when_the_interpreter_begins_to_end(tmp_path: Path) -> N
         [
             sys.executable,
             "-c",
-            ENDING,
+            PROGRAM,
             "export",
             "--format",
             "torchscript",
