@@ -103,6 +103,29 @@ def test_second_signal_does_not_interrupt_the_cleanup(number: signal.Signals) ->
     assert (process.returncode, stdout, stderr) == (128 + number, "cleaned up\n", "")
 
 
+HANDLED = """
+def clean_up():
+    with uninterrupted():
+        say("cleaning up")
+    say("cleaned up")
+
+with signals_raised(clean_up):
+    try:
+        wait()
+    except KeyboardInterrupt:
+        say("handled")
+say("went on")
+"""
+
+
+def test_signal_that_was_handled_does_not_interrupt_the_cleanup() -> None:
+    with program(HANDLED) as process:
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    expected = "handled\ncleaning up\ncleaned up\nwent on\n"
+    assert (process.returncode, stdout, stderr) == (0, expected, "")
+
+
 SWALLOWED = """
 try:
     with signals_raised():

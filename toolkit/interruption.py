@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -90,16 +90,25 @@ def received() -> int | None:
 
 
 @contextmanager
-def signals_raised() -> Iterator[None]:
+def signals_raised(cleanup: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Inside, a signal raises `Stop`. Later signals are ignored while that exception passes, so
-    that nothing interrupts the cleanup."""
+    that nothing interrupts the cleanup.
+
+    `cleanup` is called at the end, without interruption. After it, a signal ends the process at
+    once.
+    """
     _signals.raises = installed()
     try:
         yield
     finally:
+        _signals.postponed += 1  # also for a signal whose `Stop` was handled
         if installed():
             signal.setitimer(signal.ITIMER_REAL, 0)
-        _signals.raises = False
+        try:
+            cleanup()
+        finally:
+            _signals.postponed -= 1
+            _signals.raises = False
 
 
 @contextmanager

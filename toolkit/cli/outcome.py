@@ -61,14 +61,11 @@ def outcome_of(command: Command) -> Callable[..., NoReturn]:
             from toolkit.machine.system import check_system
             from toolkit.report.progress import bars
 
-            with signals_raised(), _warnings_in_lines():
+            with signals_raised(_remove_scratch), _warnings_in_lines():
                 check_system()
                 _sweep()
-                try:
-                    with bars() as progress:
-                        outcome = command(progress=progress, **arguments)
-                finally:
-                    _remove_scratch()  # from here on, a signal ends the process at once
+                with bars() as progress:
+                    outcome = command(progress=progress, **arguments)
         except KeyboardInterrupt as stop:
             _interrupted(exit_code_of(stop), as_json=as_json)
         except click.ClickException:
