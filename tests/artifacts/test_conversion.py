@@ -133,6 +133,8 @@ def test_a_format_that_crashes_does_not_stop_the_others(
         ("ValueError('Adaptive pooling is only supported when the size is known')", Unsupported),
         ("RuntimeError('Unsupported operator: aten::foo')", Unsupported),
         ("NotImplementedError('foo')", Unsupported),
+        ("RuntimeError('Lowering not found: aten.foo')", Unsupported),
+        ("ValueError('Operator aten.foo is not in Core ATen opset')", Unsupported),
         ("ValueError('2 is not 3')", Crashed),
         ("TypeError(\"unsupported operand type(s) for +: 'int' and 'str'\")", Crashed),
     ],

@@ -16,7 +16,7 @@ pytest.importorskip("pnnx")
 from colour import IMAGES, damaged, logits_of, request_for, source_of
 
 from toolkit.artifacts.formats.ncnn import export
-from toolkit.errors import ArtifactError, InputError
+from toolkit.errors import ArtifactError, InputError, Unsupported
 from toolkit.schema import Precision, Settings
 from toolkit.sessions.runtimes.ncnn import load, may_use_winograd
 
@@ -81,7 +81,7 @@ class Unknown(nn.Module):
 
 
 def test_export_fails_for_operators_that_ncnn_lacks(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"has no operator torch\.lgamma"):
+    with pytest.raises(Unsupported, match=r"has no operator torch\.lgamma"):
         export(request_for(tmp_path / "model.ncnn", model=Unknown()))
     assert list(tmp_path.iterdir()) == []
 

@@ -252,5 +252,7 @@ OWN_MODELS = (
     *_own("standardised", formats=_BOTH),
     *_own("narrow", formats=("openvino",), short=True),
     *_own("narrow", formats=("onnx", "torchscript", "litert", "executorch", "ncnn", "mnn")),
+    *_own("wide mean", formats=("executorch",), short=True),
+    *_own("wide mean", formats=("openvino", "mnn")),
 )  # fmt: skip
 VARIANTS: tuple[Case, ...] = (*FORMATS, *REWRITTEN, *SETTINGS, *OWN_MODELS)

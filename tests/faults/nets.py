@@ -365,6 +365,7 @@ def own_beds() -> dict[str, Callable[[Path], Bed]]:
     beds["standardised"] = net_bed("standardised", kind="standardised", dark=True)
     beds["in place"] = net_bed("in place", kind="in place")
     beds["narrow"] = net_bed("narrow", "Narrow", classes=2, enlarged=2)
+    beds["wide mean"] = net_bed("wide mean", "Narrow", classes=2, enlarged=8)
     beds[DROWNED] = net_bed("offset 1e7", offset=1e7)
     beds |= {name: net_bed(name, factory) for name, factory in NO_REFERENCES.items()}
     return beds

@@ -24,7 +24,8 @@ from toolkit.processes.confinement import Needs
 from toolkit.schema import CheckpointId, Inputs, InputSpec, Isa, Precision, from_json, to_json
 
 _REFUSES = re.compile(
-    r"not (yet )?(supported|implemented)|unsupported(?! operand)|only supported|no conversion",
+    r"not (yet )?(supported|implemented)|unsupported(?! operand)|only supported|no conversion"
+    r"|not in Core ATen opset|Lowering not found",
     re.IGNORECASE,
 )
 

@@ -8,7 +8,7 @@ the precision or the kernels round them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,8 +147,7 @@ class Expectations:
         """
         if variant not in self._found:
             settings = Settings(threads=self.threads)
-            candidate = checkpoint_candidate(self.subject, EAGER, settings)
-            candidate = replace(candidate, source=replace(candidate.source, variant=variant))
+            candidate = checkpoint_candidate(self.subject, EAGER, settings, variant=variant)
             with RemoteSession(candidate, batch_size=50, timeout_s=self.timeout_s) as session:
                 (found,) = session.predict([self.dataset.images[self._rows]], batch_size=50)
             self._found[variant] = found

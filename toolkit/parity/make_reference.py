@@ -31,7 +31,7 @@ from toolkit.machine.environment import describe_environment
 from toolkit.parity.gates import MAX_FLOORS
 from toolkit.parity.kept_references import cache_folder, keep_references, read_references
 from toolkit.parity.reference import Reference, References, distances, noise_floors, scales, unclear
-from toolkit.parity.special import equal_positions, special_images
+from toolkit.parity.special import special_images
 from toolkit.processes.numerics import PINNED_ENVIRONMENT, kernel_environment
 from toolkit.report.progress import Progress, silent
 from toolkit.schema import EAGER, Precision, Settings, to_json
@@ -39,11 +39,13 @@ from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.predictions import ImageCounter, predict_all
 from toolkit.sessions.remote import RemoteSession
 
-_VERSION = 5  # of the content, and of how it is computed
+_VERSION = 6  # of the content, and of how it is computed
 _BATCH_SIZE = 50  # float64 intermediates of 100 images do not fit into a small CPU's caches
 _OTHER_BATCH_SIZE = 7
 _SAMPLED_IMAGES = 500
-_FLOAT32_BATCH_SIZES = (100, 33)  # for all images
+_FLOAT32_BATCH_SIZE = 100
+_ORDERED_SUMS = "sums:ordered"  # a variant of eager PyTorch
+_ORDERED_BATCH_SIZE = 33
 _LEAST_SINGLE = 20  # images that are computed one at a time, in one thread
 _KEPT_SAMPLE_IMAGES = 50
 _SAME: dict[Precision, float] = {"fp64": 1e-9, "fp32": 1e-4}  # relative to the scale of the logits
@@ -141,9 +143,9 @@ class ReferenceMaker:
         self, images: NDArray[np.uint8], special: NDArray[np.uint8], rows: NDArray[np.intp]
     ) -> list[NDArray[np.floating]]:
         """Return float32 logits of the data set and the special images after it, `[N+P,K]`: all of
-        them, in batches of two sizes; the sampled ones in small batches; and some one at a time, in
-        one thread. `images` are the sampled and the special ones, `rows` their places. Rows that
-        were not computed are NaN.
+        them, twice, in batches of two sizes, once with sums in order; the sampled ones in small
+        batches; and some one at a time, in one thread. `images` are the sampled and the special
+        ones, `rows` their places. Rows that were not computed are NaN.
 
         A float32 product costs about half of a float64 one, so this takes about as long as the
         float64 logits.
@@ -152,22 +154,31 @@ class ReferenceMaker:
         affordable = len(images) // settings.threads
         few = _spread(len(images), max(_LEAST_SINGLE, affordable))
         size = count + len(special)
-        total = len(_FLOAT32_BATCH_SIZES) * size + len(images) + len(few)
+        total = 2 * size + len(images) + len(few)
         counter = ImageCounter("noise floor", total, self.progress)
-        both = (self.dataset.images, special)
-        with self._session("fp32", settings.threads) as session, ExitStack() as stack:
-            alone = session
+        with ExitStack() as stack:
+            usual = stack.enter_context(self._session("fp32", settings.threads))
+            ordered = stack.enter_context(
+                self._session("fp32", settings.threads, variant=_ORDERED_SUMS)
+            )
+            alone = usual
             if settings.threads > 1:
                 alone = stack.enter_context(self._session("fp32", 1))
-                _load_together(session, alone)
-            whole = [
-                np.concatenate([counter.predict(session, each, batch_size) for each in both])
-                for batch_size in _FLOAT32_BATCH_SIZES
-            ]
-            small = counter.predict(session, images, _OTHER_BATCH_SIZE)
+            _load_together(*{usual, ordered, alone})
+
+            def whole(session: RemoteSession, batch_size: int) -> NDArray[np.floating]:
+                both = (self.dataset.images, special)
+                return np.concatenate([counter.predict(session, x, batch_size) for x in both])
+
+            runs = [whole(usual, _FLOAT32_BATCH_SIZE)]
+            try:
+                runs.append(whole(ordered, _ORDERED_BATCH_SIZE))
+            except FailedRun:  # a model whose code cannot run under a dispatch mode
+                runs.append(whole(usual, _ORDERED_BATCH_SIZE))
+            small = counter.predict(usual, images, _OTHER_BATCH_SIZE)
             single = counter.predict(alone, images[few], 1)
         return [
-            *whole,
+            *runs,
             _placed(small, rows, size),
             _placed(single, rows[few], size),
         ]
@@ -243,11 +254,15 @@ class ReferenceMaker:
             return False
         return _unlike(kept.logits[rows], logits, _SAME[kept.precision]) == 0
 
-    def _session(self, precision: Precision, threads: int) -> RemoteSession:
+    def _session(
+        self, precision: Precision, threads: int, *, variant: str | None = None
+    ) -> RemoteSession:
         settings = replace(
             self.settings, device="cpu", threads=threads, keep_memory=can_keep_memory()
         )
-        candidate = checkpoint_candidate(self.subject, EAGER, settings, precision=precision)
+        candidate = checkpoint_candidate(
+            self.subject, EAGER, settings, precision=precision, variant=variant
+        )
         return RemoteSession(candidate, batch_size=_BATCH_SIZE, timeout_s=self.timeout_s)
 
 
@@ -296,13 +311,7 @@ def _with_fit_special_images(
     runs: list[NDArray[np.floating]],
 ) -> References:
     """Keep only the special images for which the checkpoint has a valid answer. A model that
-    standardises each image has none for a blank one.
-
-    In a sum of n unequal terms, rounding errors are independent and grow with the square root of n.
-    Equal positions give equal terms, whose errors have the same sign and grow with n, unless a
-    kernel sums pairwise, as PyTorch does (Higham, Accuracy and Stability of Numerical Algorithms,
-    2nd ed., sections 2.8 and 4.2). The floor is therefore larger by the square root of n.
-    """
+    standardises each image has none for a blank one."""
     fit = ~np.isnan(logits).any(axis=1) & np.isfinite(logits).any(axis=1)
     fit &= ~np.isposinf(logits).any(axis=1)
     floors = noise_floors(logits, runs) if len(logits) else np.zeros(0)
@@ -310,8 +319,7 @@ def _with_fit_special_images(
     special = Reference(
         logits=logits[fit],
         labels=logits[fit].argmax(1).astype(np.int64),
-        floors=np.maximum(floors[fit], np.median(data.floors))
-        * np.sqrt(equal_positions(images[fit])),
+        floors=np.maximum(floors[fit], np.median(data.floors)),
         precision=data.precision,
     )
     return References(

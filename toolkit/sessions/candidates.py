@@ -6,7 +6,7 @@ In: artifacts, a checkpoint, names of runtimes. Out: the list of candidates for 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.artifacts.manifest import MANIFEST, StoredArtifact, find_artifacts
@@ -249,11 +249,17 @@ def _refuse_unloadable(subject: Subject, *, named: bool) -> None:
 
 
 def checkpoint_candidate(
-    subject: Subject, runtime: str, settings: Settings, *, precision: Precision = "fp32"
+    subject: Subject,
+    runtime: str,
+    settings: Settings,
+    *,
+    precision: Precision = "fp32",
+    variant: str | None = None,
 ) -> Candidate:
-    """Return the checkpoint itself in a runtime that needs no artifact (`eager`, `no-op`)."""
-    row = find_runtime(runtime)
-    return _candidate(row, _checkpoint_source(subject, precision), settings, subject)
+    """Return the checkpoint itself in a runtime that needs no artifact (`eager`, `no-op`), or in a
+    variant of eager PyTorch, see `toolkit.sessions.runtimes.Source`."""
+    source = replace(_checkpoint_source(subject, precision), variant=variant)
+    return _candidate(find_runtime(runtime), source, settings, subject)
 
 
 def _candidate(row: Runtime, source: Source, settings: Settings, subject: Subject) -> Candidate:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from toolkit.artifacts.formats import Request, Written
 from toolkit.artifacts.formats._tracing import trace
+from toolkit.errors import Unsupported
 
 _FILES = ("model.param", "model.bin")
 _TAIL_LINES = 20
@@ -76,4 +77,4 @@ def _check_operators(param: Path) -> None:
     kinds = dict.fromkeys(line.split()[0] for line in layers if line.strip())
     unknown = [kind for kind in kinds if ncnn.layer_to_index(kind) < 0]
     if unknown:
-        raise RuntimeError(f"ncnn {ncnn.__version__} has no operator {', '.join(unknown)}")
+        raise Unsupported(f"ncnn {ncnn.__version__} has no operator {', '.join(unknown)}")

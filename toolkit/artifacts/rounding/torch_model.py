@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.artifacts.rounding.number_formats import DROPPED_BITS, INT8_MAX, Kind
+from toolkit.artifacts.rounding.ordered_sums import OrderedSums
 from toolkit.errors import Unsupported
 from toolkit.schema import Inputs
 
@@ -28,6 +29,7 @@ VARIANTS: dict[str, tuple[str, Kind]] = {
     "products:bf16": ("products", "bf16"),
     "products:tf32": ("products", "tf32"),
 }
+ORDERED_SUMS = "sums:ordered"
 
 _BATCH_SIZE = 50
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -52,8 +54,11 @@ def apply_variant(model: nn.Module, variant: str) -> Callable[[Tensor], Tensor]:
     Raises:
         Unsupported: An unknown variant.
     """
+    if variant == ORDERED_SUMS:
+        return OrderedSums(model)
     if variant not in VARIANTS:
-        raise Unsupported(f"variant {variant!r}, expected one of {', '.join(VARIANTS)}")
+        known = ", ".join((*VARIANTS, ORDERED_SUMS))
+        raise Unsupported(f"variant {variant!r}, expected one of {known}")
     part, kind = VARIANTS[variant]
     if part == "weights":
         round_weights(model, kind)

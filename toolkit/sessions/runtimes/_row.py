@@ -123,8 +123,8 @@ class Source:
     """The source of a session: the artifact's file (or the checkpoint folder) and its record.
 
     `model` is the model factory that the user trusts, for runtimes that build the model. `variant`
-    asks eager PyTorch to compute like a narrower precision, see
-    `toolkit.artifacts.rounding.torch_model.VARIANTS`; other runtimes ignore it.
+    asks eager PyTorch to round or to add in another way, see
+    `toolkit.artifacts.rounding.torch_model.apply_variant`; other runtimes ignore it.
     """
 
     path: Path
