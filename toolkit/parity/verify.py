@@ -20,6 +20,7 @@ from toolkit.files.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
+from toolkit.parity.side_by_side import judge_side_by_side
 from toolkit.report.labels import count_of
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.progress import Progress, silent, tell_finished
@@ -34,7 +35,6 @@ from toolkit.sessions.candidates import Candidate, find_candidates, find_subject
 from toolkit.sessions.remote import open_sessions
 from toolkit.sessions.runtimes import runtime_names
 from toolkit.settings import SessionOptions
-from toolkit.timing import Stopwatch
 
 
 def verify(
@@ -130,24 +130,24 @@ def _verify_all(
         with open_sessions(
             candidates, batch_size=check.batch_size, timeout_s=check.timeout_s
         ) as sessions:
-            for each in sessions:
-                with each:  # one worker at a time, so that each has the machine to itself
-                    watch = Stopwatch()
-                    row = _renumbered(check.judge(each, basis)[0], places)
-                results = replace(results, parity=(*results.parity, row))
+            rows: dict[int, ParityReport] = {}
+            for done in judge_side_by_side(check, basis, sessions):
+                rows[done.place] = row = _renumbered(done.report, places)
+                results = replace(results, parity=tuple(rows[at] for at in sorted(rows)))
                 if out is not None:
                     write_folder(out, results)
                 outcome = status_text(row.status, row.reason)
-                tell_finished(check.progress, row_name(row), outcome, watch.elapsed_s())
+                tell_finished(check.progress, row_name(row), outcome, done.seconds)
     except KeyboardInterrupt as stop:
         if not results.parity:
             raise
         results = replace(results, interrupted=True)
         if out is not None:
             write_folder(out, results)
-        done = len(results.parity)
+        count = len(results.parity)
+        are = "is" if count == 1 else "are"
         advice = words_after_interruption(
-            f"{done} of {count_of(len(candidates), 'row')} {'is' if done == 1 else 'are'} finished",
+            f"{count} of {count_of(len(candidates), 'row')} {are} finished",
             out,
             "starts with the first row, but its reference is kept",
         )
