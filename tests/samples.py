@@ -12,6 +12,7 @@ from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
     Artifact,
     Bound,
+    Cause,
     CheckpointRecord,
     DatasetRecord,
     Environment,
@@ -24,10 +25,13 @@ from toolkit.schema import (
     ParityReport,
     Pass,
     Percentile,
+    Rank,
     Results,
     Round,
+    Score,
     Settings,
     WarmUp,
+    WorstImage,
 )
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.runtimes import Runtime, Source
@@ -171,6 +175,54 @@ def results_of(*rows: ParityReport | Measurement) -> Results:
         parity=tuple(row for row in rows if isinstance(row, ParityReport)),
         measurements=tuple(row for row in rows if isinstance(row, Measurement)),
     )
+
+
+FLIPPED = WorstImage(
+    index=7,
+    label=1,
+    reference=1,
+    candidate=3,
+    margin=0.5,
+    difference=2.25,
+    floors=1e6,
+    reference_top=(Score(index=1, logit=4.5), Score(index=3, logit=4.0)),
+    candidate_top=(Score(index=3, logit=6.25), Score(index=1, logit=None)),
+)
+FAILED = replace(
+    PASSED,
+    runtime="openvino",
+    status="failed",
+    reason="40 flips",
+    flips=40,
+    artifact_sha256="b" * 64,
+    cause=Cause(kind="softmax", text="The logits are a softmax.", action="Export without it."),
+    worst=(FLIPPED,),
+)
+UNDECIDED = replace(PASSED, status="undecided", reason="too few images", needed_images=3700)
+# Speeds that follow from the samples of the passes.
+SPEED = Interval(value=100 * 2 / 0.0162, low=12_300.0, high=12_400.0, passes=2)
+FAST = replace(MEASURED, images_per_s=SPEED)
+SLOW = replace(
+    FAST,
+    name="openvino fp32",
+    runtime="openvino",
+    artifact_sha256="b" * 64,
+    artifact_size_bytes=9_000_000,
+)
+
+
+def ranked(*rows: Measurement, too_close: bool = False) -> Results:
+    ranking = tuple(
+        Rank(
+            name=row.name,
+            speed=SPEED,
+            to_faster=SPEED if number else None,
+            too_close=bool(number) and too_close,
+            longer=None,
+        )
+        for number, row in enumerate(rows)
+    )
+    return replace(results_of(PASSED, FAILED, *rows), ranking=ranking, baseline="eager")
 
 
 ALL = results_of(PASSED, CRASHED, MEASURED, UNMEASURED, NO_OP)

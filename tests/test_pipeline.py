@@ -90,7 +90,8 @@ def test_quick_run_writes_all_reports_and_passes(small_data: Path, tmp_path: Pat
     assert passes == {3} or (ended_early and passes <= {1, 2, 3})
     assert read_results(folder / "results.json").exit_code == 0
     assert {path.name for path in folder.iterdir()} == {
-        *("small0-cnn", "artifacts", "results.json", "results.md", "results.csv")
+        *("small0-cnn", "artifacts"),
+        *("results.json", "results.md", "results.csv", "report.html"),
     }
     assert not list(tmp_path.glob("toolkit-worker-*"))
 

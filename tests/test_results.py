@@ -77,7 +77,7 @@ def test_no_file_of_a_run_names_user_host_or_folder(
             assert name not in text, f"{name} in {path}"
 
 
-_TEXTS = (".json", ".md", ".csv")
+_TEXTS = (".json", ".md", ".csv", ".html")
 
 
 def test_path_into_a_home_from_outside_does_not_name_the_user(home: Path, tmp_path: Path) -> None:

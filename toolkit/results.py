@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from toolkit.files import (
     write_json,
 )
 from toolkit.files.paths import StrPath, as_path
+from toolkit.interruption import installed
 from toolkit.machine.environment import describe_environment
 from toolkit.places import without_places
 from toolkit.report.csv import render_csv
@@ -31,6 +34,7 @@ from toolkit.schema import (
     RESULTS_SCHEMA_VERSION,
     TUNING_SCHEMA_VERSION,
     CheckpointRecord,
+    Comparison,
     Results,
     Tuning,
     from_json,
@@ -57,8 +61,10 @@ def start_results(subject: Subject, dataset: Dataset) -> Results:
             sha256=checkpoint.sha256,
             accuracy=checkpoint.training.accuracy if checkpoint.training else None,
             training=checkpoint.training,
+            class_names=checkpoint.class_names,
         ),
         artifacts=tuple(stored.record for stored in subject.artifacts),
+        command=without_places(shlex.join(["toolkit", *sys.argv[1:]])) if installed() else None,
     )
 
 
@@ -76,6 +82,17 @@ def write_folder(folder: Path, results: Results) -> None:
     write_results(folder / RESULTS, results)
     write_atomically(folder / "results.md", render_markdown(results))
     write_atomically(folder / "results.csv", render_csv(results))
+
+
+def write_report(path: StrPath, results: Results, comparison: Comparison | None = None) -> None:
+    """Write the page of results, with what changed since an older run if it is given, atomically.
+
+    Raises:
+        OutputError: Not writable, or the disk is full.
+    """
+    from toolkit.report.page import render_page  # it imports a template engine
+
+    write_atomically(as_path(path), render_page(results, comparison))
 
 
 def refuse_to_mix(folder: Path) -> None:

@@ -24,6 +24,7 @@ from toolkit.measurement.passes import Tally
 from toolkit.measurement.plan import plan_of
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
+from toolkit.parity.pictures import pictures_of
 from toolkit.parity.verdict import not_run
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.progress import Progress, silent, tell_finished
@@ -188,7 +189,8 @@ def _verify_and_measure(
             tell_finished(check.progress, row_name(report), outcome, watch.elapsed_s())
             same = len(rows) <= len(dataset) or not each.candidate.depends_on_the_batch
             tally.logits = None if logits is None or not same else logits[rows]
-            results = replace(results, parity=(*results.parity, report))
+            reports = (*results.parity, report)
+            results = replace(results, parity=reports, pictures=pictures_of(reports, dataset))
             write_results(folder / RESULTS, results)
         results = bench.with_capacity(results, candidates, basis.subject)
         return bench.measure(tallies, dataset, results, opened=sessions, out=folder)

@@ -55,7 +55,9 @@ def test_each_verified_row_is_a_line_with_its_seconds(
         "eager fp32 mnist-cnn",
     ]
     assert "noise floor: " in result.stderr or "images, kept" in result.stderr
-    assert {path.name for path in out.iterdir()} == {"results.json", "results.md", "results.csv"}
+    assert {path.name for path in out.iterdir()} == {
+        *("results.json", "results.md", "results.csv", "report.html"),
+    }
     assert [row.status for row in toolkit.read_results(out).parity] == ["passed", "passed"]
     assert str(REPOSITORY) not in (out / "results.json").read_text()
     again = cli("verify", own_exports, "--data", small_data, "--out", out)

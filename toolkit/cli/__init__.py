@@ -18,6 +18,7 @@ from toolkit.cli.doctor import doctor
 from toolkit.cli.export import export
 from toolkit.cli.import_weights import import_weights
 from toolkit.cli.loadgen import loadgen
+from toolkit.cli.report import report
 from toolkit.cli.run import run
 from toolkit.cli.runtimes import runtimes
 from toolkit.cli.show import show
@@ -41,7 +42,7 @@ def commands() -> None:
 
 for command in (
     *(train, import_weights, export, verify, bench, loadgen, compare, tune, run),
-    *(show, trust, runtimes, doctor),
+    *(show, report, trust, runtimes, doctor),
 ):
     commands.add_command(command)
 

@@ -84,8 +84,8 @@ def bench(
             progress=progress,
         )
     except Interrupted as stop:
-        return interrupted_outcome(stop, results_outcome(stop.results))
-    return results_outcome(results)
+        return interrupted_outcome(stop, results_outcome(stop.results, options["out"]))
+    return results_outcome(results, options["out"])
 
 
 _TUNED = ("runtimes", "batch_size", "threads", "streams", "device", "keep_memory", "sweep")

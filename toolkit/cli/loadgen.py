@@ -49,5 +49,5 @@ def loadgen(
             progress=progress,
         )
     except Interrupted as stop:
-        return interrupted_outcome(stop, results_outcome(stop.results))
-    return results_outcome(results)
+        return interrupted_outcome(stop, results_outcome(stop.results, options["out"]))
+    return results_outcome(results, options["out"])

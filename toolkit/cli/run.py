@@ -52,7 +52,7 @@ def run(progress: Progress, **options: Any) -> Outcome:
         )
     except Interrupted as stop:
         return interrupted_outcome(stop, results_outcome(stop.results))
-    outcome = results_outcome(done.results)
+    outcome = results_outcome(done.results, done.folder)
     return replace(
         outcome,
         record={"folder": str(done.folder), **outcome.record},

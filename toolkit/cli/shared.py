@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record", bound="DataclassInstance")
 
+REPORT = "report.html"
 EXPORTS = Path("models/exports")
 
 
@@ -38,17 +39,23 @@ def take(kind: type[Record], options: dict[str, Any]) -> Record:
     return kind(**{name: options.pop(name) for name in names})
 
 
-def results_outcome(results: Results) -> Outcome:
-    """Return a table for people, a record for scripts, and the exit code of the verdicts."""
+def results_outcome(results: Results, out: Path | None = None) -> Outcome:
+    """Return a table for people, a record for scripts, and the exit code of the verdicts. Write the
+    page of the results into the folder `out`, and say where it is."""
     from toolkit.report.table import render_table, terminal_width
+    from toolkit.results import write_report
     from toolkit.schema import to_json
 
     rows: list[ParityReport | Measurement | ScenarioReport]
     rows = [*results.parity, *results.measurements, *results.scenarios]
     dumps = [(f"{row.runtime} {row.format} {row.precision}", row.stderr_tail) for row in rows]
+    text = render_table(results, width=terminal_width())
+    if out is not None:
+        write_report(out / REPORT, results)
+        text += f"\nReport: {out / REPORT}"
     return Outcome(
         record=to_json(results),
-        text=render_table(results, width=terminal_width()),
+        text=text,
         exit_code=results.exit_code,
         details=dumps_of(dumps),
     )

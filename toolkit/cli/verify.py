@@ -53,5 +53,5 @@ def verify(progress: Progress, *, paths: tuple[Path, ...], **options: Any) -> Ou
             progress=progress,
         )
     except toolkit.Interrupted as stop:
-        return interrupted_outcome(stop, results_outcome(stop.results))
-    return results_outcome(results)
+        return interrupted_outcome(stop, results_outcome(stop.results, options["out"]))
+    return results_outcome(results, options["out"])

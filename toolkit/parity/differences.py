@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from toolkit.parity.gates import BENIGN_FLOORS
 from toolkit.parity.reference import Reference, distances
-from toolkit.schema import Bound, Flip, Gates, WorstImage
+from toolkit.schema import Bound, Flip, Gates, Score, WorstImage
 from toolkit.statistics.shares import accuracy_drop, rate
+
+_SHOWN_CLASSES = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,11 +167,22 @@ class LogitDifferences:
                 margin=self._margin(index),
                 difference=finite_or_none(self.distance[index].max()),
                 floors=finite_or_none(self.in_floors[index]),
+                reference_top=_top(self.reference.logits[index]),
+                candidate_top=_top(self.candidate[index]),
             )
 
     def _margin(self, index: np.intp) -> float:
         second, first = np.partition(self.reference.logits[index], -2)[-2:]
         return float(min(first - second, np.finfo(np.float64).max))
+
+
+def _top(logits: NDArray[np.floating]) -> tuple[Score, ...]:
+    """Return the highest of `[K]` logits, at most three; NaN comes last."""
+    order = np.argsort(-np.where(np.isnan(logits), -np.inf, logits), kind="stable")
+    return tuple(
+        Score(index=int(each), logit=finite_or_none(logits[each]))
+        for each in order[:_SHOWN_CLASSES]
+    )
 
 
 def finite_or_none(value: float | np.floating) -> float | None:

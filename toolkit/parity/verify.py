@@ -20,6 +20,7 @@ from toolkit.files.paths import Paths, StrPath, as_paths, optional_path
 from toolkit.machine.fitness import judge_artifacts
 from toolkit.parity.check import Basis, ParityCheck
 from toolkit.parity.gates import GateSettings
+from toolkit.parity.pictures import pictures_of
 from toolkit.parity.side_by_side import judge_side_by_side
 from toolkit.report.labels import count_of
 from toolkit.report.parity import row_name, status_text
@@ -133,7 +134,9 @@ def _verify_all(
             rows: dict[int, ParityReport] = {}
             for done in judge_side_by_side(check, basis, sessions):
                 rows[done.place] = row = _renumbered(done.report, places)
-                results = replace(results, parity=tuple(rows[at] for at in sorted(rows)))
+                found = [rows[at] for at in sorted(rows)]
+                shown = pictures_of(found, basis.dataset, places)
+                results = replace(results, parity=tuple(found), pictures=shown)
                 if out is not None:
                     write_folder(out, results)
                 outcome = status_text(row.status, row.reason)

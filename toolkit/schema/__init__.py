@@ -48,10 +48,10 @@ from toolkit.schema.model import (
     ModelSpec,
     TrainingRecord,
 )
-from toolkit.schema.parity import Bound, Cause, Check, Flip, Gates, ParityReport, WorstImage
+from toolkit.schema.parity import Bound, Cause, Check, Flip, Gates, ParityReport, Score, WorstImage
 from toolkit.schema.precisions import EXACT_PRECISIONS, EXPORTED_PRECISIONS, TRAITS, Precision
 from toolkit.schema.program import Program
-from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Results
+from toolkit.schema.results import RESULTS_SCHEMA_VERSION, CheckpointRecord, Picture, Results
 from toolkit.schema.scenario import ScenarioName, ScenarioReport, ScenarioSettings
 from toolkit.schema.session import EAGER, FLOAT32, NO_OP, UNKNOWN, Attestation, Evidence, Settings
 from toolkit.schema.shown import Shown
@@ -121,6 +121,7 @@ __all__ = [
     "ParityReport",
     "Pass",
     "Percentile",
+    "Picture",
     "Precision",
     "Program",
     "Rank",
@@ -129,6 +130,7 @@ __all__ = [
     "ScenarioName",
     "ScenarioReport",
     "ScenarioSettings",
+    "Score",
     "Settings",
     "Shown",
     "Status",

@@ -30,11 +30,20 @@ class Flip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """The logit of a class; None if it is NaN or infinite."""
+
+    index: int
+    logit: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorstImage:
     """One of the images whose logits are farthest from the reference.
 
     `difference` is in logit units, `floors` in noise floors of the image; None if the candidate
-    gave NaN.
+    gave NaN. `reference_top` and `candidate_top` are the classes with the highest logits, at most
+    three.
     """
 
     index: int
@@ -44,6 +53,8 @@ class WorstImage:
     margin: float
     difference: float | None
     floors: float | None
+    reference_top: tuple[Score, ...] = ()
+    candidate_top: tuple[Score, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,23 @@ RESULTS_SCHEMA_VERSION = 2
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecord:
     """The checkpoint in results.json. `path` is for people: `.`, `~`, `<tmp>` and `<user>` stand
-    for names that belong to the machine."""
+    for names that belong to the machine. `class_names` are in the order of the logits; empty if
+    they are not known."""
 
     name: str
     path: str
     sha256: str
     accuracy: float | None
     training: TrainingRecord | None
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small PNG, in base64, of the test image with this number."""
+
+    index: int
+    png: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,9 @@ class Results(Shown):
     scenario, instead of measurements. `interrupted` says that the run was stopped before its end:
     the results are valid but incomplete. `quick` says that it used fewer images or shorter
     measurements than usual. `signed_by` is the fingerprint of the key whose signature
-    of the artifacts verify checked; None if it checked none.
+    of the artifacts verify checked; None if it checked none. `pictures` has images
+    on which candidates disagree, at most 50. `command` is the command that was called, for people;
+    None if Python called the toolkit.
     """
 
     schema_version: int
@@ -60,6 +72,8 @@ class Results(Shown):
     interrupted: bool = False
     quick: bool = False
     signed_by: str | None = None
+    pictures: tuple[Picture, ...] = ()
+    command: str | None = None
 
     @property
     def exit_code(self) -> int:

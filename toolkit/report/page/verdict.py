@@ -1,0 +1,178 @@
+"""The first lines of a report: what passed, what is fastest, and what to do next.
+
+In: results. Out: sentences; pure functions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from toolkit.report.labels import count_of
+from toolkit.report.parity import row_name, status_text
+from toolkit.schema import EAGER, NO_OP, Measurement, ParityReport, Rank, Results
+from toolkit.statistics.shares import percent
+
+Tone = Literal["good", "bad", "open"]
+_OUTCOMES = {
+    "failed": "failed",
+    "undecided": "undecided",
+    "unsupported": "not supported",
+    "not_installed": "not installed",
+    "crashed": "crashed",
+    "timed_out": "timed out",
+    "out_of_memory": "ran out of memory",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Something to do: about which row, why, and what."""
+
+    about: str
+    text: str
+    action: str
+
+
+def tone(results: Results) -> Tone:
+    """Return `good` if everything passed, `bad` if a verdict failed, otherwise `open`."""
+    statuses = {row.status for row in results.parity}
+    if "failed" in statuses:
+        return "bad"
+    return "good" if results.exit_code == 0 and not results.interrupted else "open"
+
+
+def headline(results: Results) -> str:
+    """Return the verdict in a sentence: how many rows compute the checkpoint's decisions."""
+    rows = results.parity
+    if not rows:
+        return "Nothing was compared with the checkpoint: these results only have speeds."
+    passed = [row for row in rows if row.status == "passed"]
+    text = f"{len(passed)} of {count_of(len(rows), 'row')} {_agrees(len(passed))}"
+    if passed:
+        text += f" ({_bound(passed)})"
+    others = Counter(row.status for row in rows if row.status != "passed")
+    if others:
+        text += "; " + ", ".join(
+            f"{number} {_OUTCOMES.get(status, status)}" for status, number in others.items()
+        )
+    return f"{text}."
+
+
+def _agrees(count: int) -> str:
+    return "computes your model" if count == 1 else "compute your model"
+
+
+def _bound(passed: Sequence[ParityReport]) -> str:
+    """Return the flips of the rows that passed, and the largest bound of their rate."""
+    flips = [row.flips or 0 for row in passed]
+    high = max((row.flip_rate.high for row in passed if row.flip_rate is not None), default=None)
+    images = min(row.compared for row in passed)
+    several = "up to " if len(set(flips)) > 1 else ""
+    text = f"{several}{max(flips):,} of {images:,} decisions differ"
+    return text if high is None else f"{text}: at most {percent(high)}"
+
+
+def fastest(results: Results) -> str | None:
+    """Return which row that passed is fastest, and what is too close to call; None without
+    speeds."""
+    ranking = [each for each in results.ranking if not _failed(results, each.name)]
+    rows = {row.name: row for row in results.measurements}
+    ranking = [each for each in ranking if each.name in rows and rows[each.name].runtime != NO_OP]
+    if not ranking:
+        return None
+    first, *others = ranking
+    text = f"Fastest: {first.name}, {first.speed.value:,.0f} images/s"
+    ratio = rows[first.name].to_baseline
+    if ratio is not None and results.baseline and rows[first.name].runtime != results.baseline:
+        text += f", {ratio.value:.2f} times {results.baseline}"
+    close = [each.name for each in _close(others)]
+    if close:
+        text += f"; too close to call from it: {', '.join(close)}"
+    return f"{text}."
+
+
+def _close(others: Sequence[Rank]) -> Iterator[Rank]:
+    for each in others[:1]:
+        if each.too_close:
+            yield each
+
+
+def verdict_of(results: Results, name: str) -> str:
+    """Return the parity of a measured row: `passed`, another status, or `not compared`."""
+    for row in results.measurements:
+        if row.name == name:
+            return _parity_of(results, row)
+    return "not compared"
+
+
+def _parity_of(results: Results, row: Measurement) -> str:
+    for report in results.parity:
+        if report.runtime == row.runtime and report.artifact_sha256 == row.artifact_sha256:
+            return report.status.replace("_", " ")
+    return "not compared"
+
+
+def _failed(results: Results, name: str) -> bool:
+    return verdict_of(results, name) not in ("passed", "not compared")
+
+
+def advice(results: Results) -> list[Advice]:
+    """Return what to do next, the most important first."""
+    return [*_about_rows(results), *_about_the_run(results)]
+
+
+def _about_rows(results: Results) -> Iterator[Advice]:
+    for row in sorted(results.parity, key=lambda each: each.status != "failed"):
+        if row.status == "passed":
+            continue
+        action = "Do not deploy it before the reason is known."
+        text = status_text(row.status, row.reason)
+        if row.cause is not None:
+            text, action = f"{text}. {row.cause.text}", row.cause.action
+        elif row.status == "undecided":
+            needed = row.needed_images
+            action = "Verify with more images" + (f": about {needed:,}." if needed else ".")
+        elif row.status != "failed":
+            action = "It was not compared, so it is not known whether it computes your model."
+        yield Advice(about=row_name(row), text=text, action=action)
+
+
+def _about_the_run(results: Results) -> Iterator[Advice]:
+    for row in results.measurements:
+        if _contradicts_samples(row):
+            yield Advice(
+                about=row.name,
+                text="its speed is not between those of its slowest and its fastest round, so the "
+                "file was changed after it was written",
+                action="Measure again.",
+            )
+    for each in results.warnings:
+        yield Advice(about="machine", text=each.message, action=f"{each.action}.")
+    if results.quick:
+        yield Advice(
+            about="run",
+            text="a quick run, with fewer images or shorter measurements",
+            action="Repeat it without --quick before you decide.",
+        )
+    if results.interrupted:
+        yield Advice(
+            about="run", text="interrupted, so rows are missing", action="Repeat the command."
+        )
+
+
+def _contradicts_samples(row: Measurement) -> bool:
+    """Return whether a speed cannot follow from the raw samples."""
+    rounds = [each for one in row.passes for each in one.rounds if each.calls]
+    if row.images_per_s is None or not rounds:
+        return False
+    speeds = [each.images_per_s(row.batch_size) for each in rounds]
+    slack = 1e-6 * max(speeds)
+    return not min(speeds) - slack <= row.images_per_s.value <= max(speeds) + slack
+
+
+def baseline_name(results: Results) -> str:
+    """Return the runtime that ratios refer to."""
+    return results.baseline or EAGER
