@@ -32,7 +32,7 @@ from samples import (
 from toolkit.data import Dataset
 from toolkit.parity.pictures import MOST_PICTURES, pictures_of
 from toolkit.report.page import charts, render_page
-from toolkit.report.page.verdict import advice, fastest, headline, tone
+from toolkit.report.page.verdict import advice, fastest, headline, outcome, tone
 from toolkit.schema import (
     Bound,
     Cause,
@@ -101,17 +101,20 @@ def test_headline_counts_the_rows_that_passed(
 
 
 @pytest.mark.parametrize(
-    ("rows", "found"),
+    ("rows", "found", "words"),
     [
-        ([PASSED], "good"),
-        ([PASSED, FAILED], "bad"),
-        ([PASSED, UNDECIDED], "open"),
-        ([PASSED, CRASHED], "open"),
-        ([], "open"),
+        ([PASSED], "good", "✓ Passed"),
+        ([PASSED, FAILED], "bad", "✗ Failed"),
+        ([PASSED, UNDECIDED], "open", "? Not decided"),
+        ([PASSED, CRASHED], "open", "? Incomplete"),
+        ([], "open", "? Not compared"),
     ],
 )
-def test_tone_is_good_only_if_everything_passed(rows: list[ParityReport], found: str) -> None:
+def test_tone_is_good_only_if_everything_passed(
+    rows: list[ParityReport], found: str, words: str
+) -> None:
     assert tone(results_of(*rows)) == found
+    assert outcome(results_of(*rows)) == words
     assert tone(replace(results_of(*rows), interrupted=True)) != "good"
 
 

@@ -26,6 +26,9 @@ _ROW = 26
 _MOST_POINTS = 60  # per row and pass
 _SMALL = {"width": 190, "height": 90}
 _COLUMNS = 3
+# Fonts as wide as the one that the labels are measured with, and space for others.
+_FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
+_PADDING = {"left": 24, "right": 12, "top": 5, "bottom": 5}
 _INK, _FAINT = "#010203", "#010204"  # stand for colours of the page
 _REPLACED = {_INK: "currentColor", _FAINT: "var(--line)"}
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -84,7 +87,8 @@ def _speed(results: Results, rows: Sequence[Measurement]) -> Chart:
     )
     scale = alt.Scale(domain=[0, float(most) * 1.35])  # type: ignore[arg-type]
     bars = base.mark_bar(height=14).encode(
-        x=alt.X("speed:Q", title="images/s", scale=scale), color=_by_verdict()
+        x=alt.X("speed:Q", title="images/s", scale=scale, axis=alt.Axis(tickCount=6)),
+        color=_by_verdict(),
     )
     whiskers = base.mark_rule(color=_INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
     ends = [base.mark_tick(color=_INK, height=9, width=9).encode(x=f"{at}:Q") for at in _ENDS]
@@ -336,7 +340,7 @@ def _ratio(row: Measurement) -> str:
     found = row.to_baseline
     if found is None or found.low == found.high == 1:
         return ""
-    return f"  {found.value:.2f} x"
+    return f" · {found.value:.2f} x"
 
 
 def _ranked(results: Results) -> Iterator[tuple[int, Any]]:
@@ -347,7 +351,7 @@ def _ranked(results: Results) -> Iterator[tuple[int, Any]]:
 
 
 def _place(number: int, too_close: bool) -> str:
-    return f"  #{number}{'=' if too_close else ''}"
+    return f" · #{number}{'=' if too_close else ''}"
 
 
 def _shown_verdict(results: Results, row: Measurement) -> str:
@@ -380,7 +384,7 @@ def _drawn(key: str, title: str, caption: str, alternative: str, chart: Any) -> 
     import vl_convert
 
     configured = (
-        chart.configure(background="transparent", font="system-ui, sans-serif")
+        chart.configure(background="transparent", font=_FONT, padding=_PADDING)
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=_INK,
@@ -388,7 +392,9 @@ def _drawn(key: str, title: str, caption: str, alternative: str, chart: Any) -> 
             gridColor=_FAINT,
             domainColor=_FAINT,
             tickColor=_FAINT,
+            gridOpacity=0.6,
             labelLimit=260,
+            labelOverlap="greedy",
             labelFontSize=11,
             titleFontWeight="normal",
         )

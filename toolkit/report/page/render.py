@@ -22,7 +22,7 @@ from toolkit.report.labels import images_of
 from toolkit.report.machine import machine_facts
 from toolkit.report.notes import notes
 from toolkit.report.page import charts
-from toolkit.report.page.verdict import advice, fastest, headline, tone
+from toolkit.report.page.verdict import advice, fastest, headline, outcome, tone
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.scenario import scenario_cells, scenario_notes
 from toolkit.schema import (
@@ -85,6 +85,7 @@ def render_page(results: Results, comparison: Comparison | None = None) -> str:
         results=results,
         title=f"{results.checkpoint.name}: parity and throughput",
         tone=tone(results),
+        outcome=outcome(results),
         headline=headline(results),
         fastest=fastest(results),
         advice=advice(results),

@@ -44,6 +44,17 @@ def tone(results: Results) -> Tone:
     return "good" if results.exit_code == 0 and not results.interrupted else "open"
 
 
+def outcome(results: Results) -> str:
+    """Return the verdict in a word or two, with a symbol."""
+    if not results.parity:
+        return "? Not compared"
+    found = tone(results)
+    if found == "open":
+        undecided = any(row.status == "undecided" for row in results.parity)
+        return "? Not decided" if undecided else "? Incomplete"
+    return "✓ Passed" if found == "good" else "✗ Failed"
+
+
 def headline(results: Results) -> str:
     """Return the verdict in a sentence: how many rows compute the checkpoint's decisions."""
     rows = results.parity
