@@ -9,6 +9,7 @@ The functions match the commands of the command line and are typed:
     toolkit.verify("exports").exit_code
     toolkit.bench("exports").measurements
     toolkit.compare(toolkit.read_results("old.json"), new).regressions
+    toolkit.gate(toolkit.read_results("old"), toolkit.read_results("new")).exit_code
     toolkit.tune("exports").recommended
     toolkit.run(quick=True).folder
     toolkit.doctor().warnings
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from toolkit.checkpoints.import_weights import import_weights
     from toolkit.checkpoints.storage import save_checkpoint
     from toolkit.comparison.compare import compare
+    from toolkit.comparison.gate import gate
     from toolkit.errors import Interrupted, ToolkitError, ToolkitWarning
     from toolkit.machine.doctor import doctor
     from toolkit.measurement.bench import bench
@@ -64,6 +66,7 @@ __all__ = [
     "compare",
     "doctor",
     "export",
+    "gate",
     "import_weights",
     "loadgen",
     "read_results",
@@ -92,6 +95,7 @@ _HOMES = {
     "compare": "toolkit.comparison.compare",
     "doctor": "toolkit.machine.doctor",
     "export": "toolkit.artifacts.export",
+    "gate": "toolkit.comparison.gate",
     "import_weights": "toolkit.checkpoints.import_weights",
     "loadgen": "toolkit.measurement.loadgen",
     "read_results": "toolkit.results",

@@ -16,6 +16,7 @@ from toolkit.cli.bench import bench
 from toolkit.cli.compare import compare
 from toolkit.cli.doctor import doctor
 from toolkit.cli.export import export
+from toolkit.cli.gate import gate
 from toolkit.cli.import_weights import import_weights
 from toolkit.cli.loadgen import loadgen
 from toolkit.cli.report import report
@@ -41,7 +42,7 @@ def commands() -> None:
 
 
 for command in (
-    *(train, import_weights, export, verify, bench, loadgen, compare, tune, run),
+    *(train, import_weights, export, verify, bench, loadgen, compare, gate, tune, run),
     *(show, report, trust, runtimes, doctor),
 ):
     commands.add_command(command)

@@ -18,7 +18,7 @@ _HEADINGS: dict[str, Callable[[ComparedRow], str]] = {
     "new images/s [95 %]": lambda row: interval_text(row.new, "{:,.0f}"),
     "new/old [95 %]": lambda row: interval_text(row.ratio, "{:.3f}"),
     "to other rows [95 %]": lambda row: interval_text(row.to_others, "{:.3f}"),
-    "verdict": lambda row: _verdict(row),
+    "verdict": lambda row: verdict_text(row),
 }
 
 
@@ -62,7 +62,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         lines.append(
             "To decide, measure both runs again, alternating between them, with no other load."
         )
-    return [*lines, _closing(comparison)]
+    return [*lines, closing(comparison)]
 
 
 def _shared(comparison: Comparison) -> str:
@@ -88,7 +88,7 @@ def _shared(comparison: Comparison) -> str:
     return f"{text} Limit of the machine: new/old {comparison.limit_share:.3f}."
 
 
-def _closing(comparison: Comparison) -> str:
+def closing(comparison: Comparison) -> str:
     """Return `1 regression: ...` or `no regression`, with the part of the table that it covers."""
     found, undecided = comparison.regressions, comparison.undecided
     rows = len(comparison.rows)
@@ -107,11 +107,11 @@ def _closing(comparison: Comparison) -> str:
 
 def _loss(row: ComparedRow) -> str:
     if row.ratio is None:
-        return f"{row.name} ({_verdict(row)})"
+        return f"{row.name} ({verdict_text(row)})"
     return f"{row.name} ({row.ratio.value - 1:+.1%})"
 
 
-def _verdict(row: ComparedRow) -> str:
+def verdict_text(row: ComparedRow) -> str:
     """Return the verdict, its reason if there is no ratio or decision, and whether the artifact
     changed."""
     text: str = row.verdict

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from toolkit.errors import printable
 from toolkit.report.comparison import render_comparison
+from toolkit.report.gate import render_gate
 from toolkit.report.machine import render_diagnosis
 from toolkit.report.table import render_table
 from toolkit.report.tuning import render_tuning
-from toolkit.schema import Comparison, Diagnosis, Results, Shown, Tuning
+from toolkit.schema import Comparison, Diagnosis, Gate, Results, Shown, Tuning
 
 
 def text_of(record: Shown) -> str:
@@ -24,6 +25,8 @@ def _rendered(record: Shown) -> str:
             return render_tuning(record)
         case Comparison():
             return render_comparison(record)
+        case Gate():
+            return render_gate(record)
         case Diagnosis():
             return render_diagnosis(record)
     return repr(record)

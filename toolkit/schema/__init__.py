@@ -15,6 +15,7 @@ from toolkit.schema.artifact import (
 )
 from toolkit.schema.comparison import ComparedRow, Comparison, Verdict
 from toolkit.schema.contract import CARD_SCHEMA_VERSION, Card, Contract
+from toolkit.schema.gate import Gate, GateOutcome, GateRow
 from toolkit.schema.json import from_json, to_json
 from toolkit.schema.literals import Device, Isa, Status
 from toolkit.schema.machine import (
@@ -103,6 +104,9 @@ __all__ = [
     "Evidence",
     "ExpectedError",
     "Flip",
+    "Gate",
+    "GateOutcome",
+    "GateRow",
     "Gates",
     "Gpu",
     "GpuLimits",
