@@ -32,7 +32,7 @@ from samples import (
 from toolkit.data import Dataset
 from toolkit.parity.pictures import MOST_PICTURES, pictures_of
 from toolkit.report.page import charts, render_page
-from toolkit.report.page.verdict import advice, fastest, headline, outcome, tone
+from toolkit.report.verdict import advice, fastest, headline, outcome, tone
 from toolkit.schema import (
     Bound,
     Cause,

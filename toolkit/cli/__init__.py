@@ -30,21 +30,39 @@ from toolkit.cli.tune import tune
 from toolkit.cli.verify import verify
 from toolkit.interruption import end_at_once
 
+_GROUPS = {
+    "Make": (train, import_weights, export),
+    "Check": (verify, trust, runtimes, doctor),
+    "Measure": (run, bench, tune, loadgen),
+    "Decide": (compare, gate, report, show),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Grouped(click.Group):
+    """A group whose help lists the commands by what people want."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, group in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(str(each.name), each.get_short_help_str(formatter.width)) for each in group]
+                )
+
+
+@click.group(
+    cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__)
 def commands() -> None:
     """Export a trained PyTorch classifier, verify the exported files, and benchmark them.
 
     Exit codes: 0 passed; 1 a verdict failed; 2 wrong usage or bad input; 3 something could not be
-    run; 4 'compare' is undecided; 130 interrupted (129 by SIGHUP, 131 by SIGQUIT, 143 by SIGTERM).
+    run; 4 'compare' or 'gate' is undecided; 130 interrupted (129 by SIGHUP, 131 by SIGQUIT, 143 by
+    SIGTERM).
     """
 
 
-for command in (
-    *(train, import_weights, export, verify, bench, loadgen, compare, gate, tune, run),
-    *(show, report, trust, runtimes, doctor),
-):
+for command in (each for group in _GROUPS.values() for each in group):
     commands.add_command(command)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from toolkit.cli import completion
+
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Combine several options into one decorator. `--help` shows them in the order given."""
@@ -61,6 +63,7 @@ formats_option = click.option(
     "--format",
     "formats",
     multiple=True,
+    shell_complete=completion.formats,
     metavar="NAME",
     help="Format to export, or 'all'; repeatable. Default: torchscript, onnx and pt2.",
 )
@@ -69,6 +72,7 @@ precisions_option = together(
         "--precision",
         "precisions",
         multiple=True,
+        shell_complete=completion.precisions,
         default=["fp32"],
         show_default=True,
         metavar="NAME",
@@ -100,6 +104,7 @@ runtimes_option = click.option(
     "--runtime",
     "runtimes",
     multiple=True,
+    shell_complete=completion.runtimes,
     metavar="NAME",
     help="Runtime to use, or 'all'; repeatable. Default: the installed runtimes that load the "
     "artifacts, except slow and specialised ones.",

@@ -49,7 +49,7 @@ def results_outcome(results: Results, out: Path | None = None) -> Outcome:
     rows: list[ParityReport | Measurement | ScenarioReport]
     rows = [*results.parity, *results.measurements, *results.scenarios]
     dumps = [(f"{row.runtime} {row.format} {row.precision}", row.stderr_tail) for row in rows]
-    text = render_table(results, width=terminal_width())
+    text = with_verdict(results, render_table(results, width=terminal_width()))
     if out is not None:
         write_report(out / REPORT, results)
         text += f"\nReport: {out / REPORT}"
@@ -59,6 +59,13 @@ def results_outcome(results: Results, out: Path | None = None) -> Outcome:
         exit_code=results.exit_code,
         details=dumps_of(dumps),
     )
+
+
+def with_verdict(results: Results, table: str) -> str:
+    """Return the verdict in words above the table."""
+    from toolkit.report.verdict import first_lines
+
+    return "\n\n".join(filter(None, [first_lines(results), table]))
 
 
 def dumps_of(dumps: Iterable[tuple[str, str]]) -> str:

@@ -22,6 +22,7 @@ def show(progress: Progress, *, results: Path) -> Outcome:
     RESULTS is a results.json of bench, verify or run, a tuning.json of tune, or the folder that
     holds one of them. Nothing is run or judged again, and the exit code is 0.
     """
+    from toolkit.cli.shared import with_verdict
     from toolkit.report.table import render_table, terminal_width
     from toolkit.report.tuning import render_tuning
     from toolkit.results import read_results_or_tuning
@@ -31,6 +32,6 @@ def show(progress: Progress, *, results: Path) -> Outcome:
     if isinstance(found, Results):
         return Outcome(
             record={**to_json(found), "exit_code": 0},
-            text=render_table(found, width=terminal_width()),
+            text=with_verdict(found, render_table(found, width=terminal_width())),
         )
     return Outcome(record={**to_json(found), "exit_code": 0}, text=render_tuning(found))

@@ -8,8 +8,8 @@ from dataclasses import replace
 from toolkit.comparison.compare import FAIL_BELOW, compare
 from toolkit.errors import ToolkitError
 from toolkit.report.comparison import verdict_text
-from toolkit.report.page.verdict import headline
 from toolkit.report.parity import row_name, status_text
+from toolkit.report.verdict import headline
 from toolkit.schema import (
     ComparedRow,
     Gate,

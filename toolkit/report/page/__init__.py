@@ -1,6 +1,6 @@
 """The report page: results → one HTML file that needs no network.
 
-`verdict` finds the words, `charts` draws, `render` fills the template.
+`charts` draws, `render` fills the template.
 """
 
 from toolkit.report.page.render import render_page as render_page

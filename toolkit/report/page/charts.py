@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from toolkit.report.page.verdict import baseline_name, verdict_of
+from toolkit.report.verdict import baseline_name, verdict_of
 from toolkit.schema import NO_OP, Measurement, Results, Round
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from toolkit.report.labels import images_of
 from toolkit.report.machine import machine_facts
 from toolkit.report.notes import notes
 from toolkit.report.page import charts
-from toolkit.report.page.verdict import advice, fastest, headline, outcome, tone
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.scenario import scenario_cells, scenario_notes
+from toolkit.report.verdict import advice, fastest, headline, outcome, tone
 from toolkit.schema import (
     Comparison,
     Measurement,

@@ -1,4 +1,4 @@
-"""The first lines of a report: what passed, what is fastest, and what to do next.
+"""The verdict in words: what passed, what is fastest, and what to do next.
 
 In: results. Out: sentences; pure functions.
 """
@@ -109,6 +109,15 @@ def _close(others: Sequence[Rank]) -> Iterator[Rank]:
     for each in others[:1]:
         if each.too_close:
             yield each
+
+
+def first_lines(results: Results) -> str:
+    """Return the verdict and the fastest row, for the top of a table; empty for results with
+    neither."""
+    if not results.parity and not results.ranking:
+        return ""
+    lines = [headline(results)] if results.parity else []
+    return "\n".join([*lines, *filter(None, [fastest(results)])])
 
 
 def verdict_of(results: Results, name: str) -> str:
