@@ -291,6 +291,8 @@ def test_data_set_that_does_not_fit_the_checkpoint_is_refused() -> None:
         check_fits(dataset, checkpoint_of((1, 4, 5), 2))
     with pytest.raises(DatasetError, match=r"has label -1, out of range"):
         check_fits(dataset_of(IMAGES[:, None], [2, -1, 1]), checkpoint_of((1, 4, 5), 3))
+    with pytest.raises(DatasetError, match=r"has label 3, .*count from 1: save them less 1"):
+        check_fits(dataset_of(IMAGES[:, None], [2, 3, 1]), checkpoint_of((1, 4, 5), 3))
 
 
 def torchvision_of(images: Pixels, spec: InputSpec) -> NDArray[np.float32]:

@@ -200,12 +200,14 @@ def check_fits(dataset: Dataset, checkpoint: Checkpoint) -> None:
             "--resize and --crop"
         )
     if dataset.labels.min() < 0 or dataset.labels.max() >= checkpoint.classes:
-        label = dataset.labels.min() if dataset.labels.min() < 0 else dataset.labels.max()
+        lowest, highest = int(dataset.labels.min()), int(dataset.labels.max())
+        advice = "give the data set it was trained on with --data"
+        if (lowest, highest) == (1, checkpoint.classes):
+            advice = "its labels count from 1: save them less 1"
         raise DatasetError(
-            f"data set {dataset.record.name} has label {label}, out of range for "
-            f"checkpoint {checkpoint.name} with {checkpoint.classes} classes "
-            f"(labels 0 to {checkpoint.classes - 1}); give the data set it was trained on "
-            "with --data"
+            f"data set {dataset.record.name} has label {lowest if lowest < 0 else highest}, out of "
+            f"range for checkpoint {checkpoint.name} with {checkpoint.classes} classes "
+            f"(labels 0 to {checkpoint.classes - 1}); {advice}"
         )
 
 

@@ -252,7 +252,11 @@ def _form(where: str, head: bytes) -> _Form:
         ) from error
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         kind = "Python objects, which are never unpickled" if dtype.hasobject else str(dtype)
-        raise DatasetError(f"{where}: holds {kind}, expected numbers: integers or floats")
+        advice = ""
+        if dtype.kind in "SU":
+            kind = "text"
+            advice = "; of the names of classes, save the place of each in --class-names"
+        raise DatasetError(f"{where}: holds {kind}, expected numbers: integers or floats{advice}")
     if any(size < 0 for size in shape):
         raise DatasetError(f"{where}: shape {list(shape)}, expected no negative sizes")
     return _Form(shape=shape, dtype=dtype, fortran=fortran, offset=buffer.tell())
