@@ -167,6 +167,18 @@ def test_each_suspicious_speed_has_its_warning_and_names_the_candidate() -> None
     assert "c 2.00 times" in cached.message
 
 
+def test_warning_names_the_three_worst_rows() -> None:
+    rows = [
+        row(
+            name=f"w{each}",
+            images_per_s=Interval(value=100.0, low=90.0 - each, high=110.0 + each, passes=4),
+        )
+        for each in range(6)
+    ]
+    (wide,) = judge_speeds(rows)
+    assert wide.message == "intervals are wide: w5 ± 15%, w4 ± 14%, w3 ± 13% and 3 more"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

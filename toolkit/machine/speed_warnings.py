@@ -19,6 +19,7 @@ _WIDE = 0.05
 PAGE_FAULTS = 256  # per call, a megabyte; kept memory has none, PyTorch has thousands
 _LOW_CLOCK = 0.8
 _FEW_ROUNDS = 0.1
+_MOST_NAMED = 3
 _CACHED = 1.25  # a cache saves more; repeating one batch in the processor's caches may save a tenth
 
 
@@ -32,6 +33,12 @@ def judge_speeds(rows: Sequence[Measurement]) -> tuple[MachineWarning, ...]:
     return tuple(warning for warning in found if warning is not None)
 
 
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    left = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
+
+
 def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
     wide = {
         row.name: relative_half_width(row.images_per_s)
@@ -40,7 +47,8 @@ def _wide(rows: Sequence[Measurement]) -> MachineWarning | None:
     }
     if not wide:
         return None
-    names = ", ".join(f"{name} ± {share:.0%}" for name, share in wide.items())
+    widest = sorted(wide, key=lambda name: -wide[name])
+    names = _some([f"{name} ± {wide[name]:.0%}" for name in widest])
     return MachineWarning(
         code="wide",
         message=f"intervals are wide: {names}",
@@ -56,7 +64,8 @@ def _paged(rows: Sequence[Measurement]) -> MachineWarning | None:
     }
     if not paged:
         return None
-    names = ", ".join(f"{name} {count:,.0f}" for name, count in paged.items())
+    most = sorted(paged, key=lambda name: -(paged[name] or 0))
+    names = _some([f"{name} {paged[name]:,.0f}" for name in most])
     return MachineWarning(
         code="page_faults",
         message=f"memory is returned to the system after each call; page faults per call: {names}",
@@ -75,7 +84,7 @@ def _unsteady(rows: Sequence[Measurement]) -> MachineWarning | None:
         return None
     return MachineWarning(
         code="unsteady",
-        message=f"speed was not steady at the end of the warm-up: {', '.join(names)}",
+        message=f"speed was not steady at the end of the warm-up: {_some(names)}",
         action="close other programs; measure longer with `toolkit bench --min-time 20`",
     )
 
