@@ -24,11 +24,15 @@ class Session:
 
     device: str = "cpu"
     memory_bytes: int = GIGABYTE
+    compiles: bool = False
     entered: bool = False
 
     @property
     def candidate(self) -> Any:
-        return SimpleNamespace(settings=SimpleNamespace(device=self.device))
+        return SimpleNamespace(
+            settings=SimpleNamespace(device=self.device),
+            runtime=SimpleNamespace(compiles=self.compiles),
+        )
 
     def peak_memory_bytes(self) -> int:
         return self.memory_bytes
@@ -99,6 +103,11 @@ def test_large_rows_and_rows_of_a_gpu_are_judged_one_at_a_time(changes: dict[str
     check = Check(alone=True)
     assert judged(check, [Session(**changes) for _ in range(3)]) == [0, 1, 2]
     assert check.most == 1
+
+
+def test_rows_that_compile_begin_early_because_they_take_longest() -> None:
+    sessions = [Session(device="cuda", compiles=each == 2) for each in range(4)]
+    assert judged(Check(alone=True), sessions) == [0, 2, 1, 3]
 
 
 def test_one_core_judges_one_row_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def judge_side_by_side(
 
     After an interruption, the caller closes the sessions, which ends the threads.
     """
-    waiting = deque(range(len(sessions)))
+    waiting = deque(_in_order(sessions))
     running: set[Future[Judged]] = set()
     largest = 0
 
@@ -70,6 +70,13 @@ def judge_side_by_side(
                 yield judged
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(sessions: Sequence[RemoteSession]) -> list[int]:
+    """Return the places of the sessions: the first one, then those that take longest, because they
+    compile, then the others."""
+    first, *others = range(len(sessions))
+    return [first, *sorted(others, key=lambda at: not sessions[at].candidate.runtime.compiles)]
 
 
 def _fits(largest: int, session: RemoteSession) -> bool:
