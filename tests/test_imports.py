@@ -23,7 +23,8 @@ PACKAGE = ROOT / "toolkit"
 RUNTIME_PACKAGES = sorted({row.package for row in RUNTIMES.values()} - {"torch", "numpy"})
 NEEDS_TORCH = (
     *("training.*", "checkpoints.*", "artifacts.export", "artifacts.writer", "artifacts.formats.*"),
-    *("artifacts.embedded", "artifacts.rounding.torch_model", "artifacts.parsers.torchscript"),
+    *("artifacts.embedded", "artifacts.parsers.torchscript"),
+    *("artifacts.rounding.torch_model", "artifacts.rounding.ordered_sums"),
     "sessions.runtimes._torch*",
     *("parity.causes.changes", "parity.causes.experiments", "parity.causes.fitting"),
     *("parity.causes.onnx_file", "parity.causes.operators", "parity.causes.rounding"),
