@@ -27,7 +27,7 @@ def test_report_is_written_beside_the_results(cli: Cli, folder: Path) -> None:
         done = cli("report", given)
         assert (done.exit_code, done.stderr) == (0, "")
         assert done.stdout.strip() == str(folder / "report.html")
-        assert "1 of 2 rows computes your model" in (folder / "report.html").read_text()
+        assert "1 of 2 rows agrees with your model" in (folder / "report.html").read_text()
 
 
 def test_report_names_its_page_for_scripts(cli: Cli, folder: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def outcomes(found: Gate) -> dict[str, str]:
 def test_equal_runs_pass() -> None:
     found = gate(run_of(), run_of())
     assert (outcomes(found), found.exit_code) == ({}, 0)
-    assert render_gate(found).startswith("✓ Passed: 1 of 1 row computes your model")
+    assert render_gate(found).startswith("✓ Passed: 1 of 1 row agrees with your model")
     assert "Nothing changed." in render_summary(found)
     assert list(github_annotations(found)) == []
 

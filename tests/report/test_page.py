@@ -32,7 +32,7 @@ from samples import (
 from toolkit.data import Dataset
 from toolkit.parity.pictures import MOST_PICTURES, pictures_of
 from toolkit.report.page import charts, render_page
-from toolkit.report.verdict import advice, fastest, headline, outcome, tone
+from toolkit.report.verdict import advice, fastest, headline, outcome, provisional, safest, tone
 from toolkit.schema import (
     Bound,
     Cause,
@@ -81,15 +81,15 @@ def read(page: str) -> Tags:
     [
         (
             [PASSED],
-            "1 of 1 row computes your model (2 of 10,000 decisions differ: at most 0.037%).",
+            "1 of 1 row agrees with your model (2 of 10,000 decisions differ: at most 0.037%).",
         ),
         (
             [PASSED, replace(PASSED, flips=0), CRASHED],
-            "2 of 3 rows compute your model (up to 2 of 10,000 decisions differ: at most 0.037%); "
-            "1 crashed.",
+            "2 of 3 rows agree with your model (up to 2 of 10,000 decisions differ: "
+            "at most 0.037%); 1 crashed.",
         ),
-        ([FAILED], "0 of 1 row compute your model; 1 failed."),
-        ([FAILED, UNDECIDED], "0 of 2 rows compute your model; 1 failed, 1 undecided."),
+        ([FAILED], "0 of 1 row agree with your model; 1 failed."),
+        ([FAILED, UNDECIDED], "0 of 2 rows agree with your model; 1 failed, 1 undecided."),
         ([MEASURED], "Nothing was compared with the checkpoint: these results only have speeds."),
     ],
 )
@@ -106,7 +106,8 @@ def test_headline_counts_the_rows_that_passed(
         ([PASSED], "good", "✓ Passed"),
         ([PASSED, FAILED], "bad", "✗ Failed"),
         ([PASSED, UNDECIDED], "open", "? Not decided"),
-        ([PASSED, CRASHED], "open", "? Incomplete"),
+        ([PASSED, CRASHED], "open", "? Passed as far as it ran"),
+        ([CRASHED], "open", "? Nothing ran"),
         ([], "open", "? Not compared"),
     ],
 )
@@ -125,9 +126,29 @@ def test_fastest_row_is_one_that_passed() -> None:
     assert fastest(results_of(PASSED)) is None
     assert fastest(ranked(SLOW)) is None
     other = replace(FAST, name="onnxruntime fp32, batch 1", batch_size=1)
-    assert "too close to call from it: onnxruntime fp32, batch 1" in str(
+    assert "; onnxruntime fp32, batch 1 may be as fast." in str(
         fastest(ranked(FAST, other, too_close=True))
     )
+
+
+def test_fastest_row_without_a_changed_prediction_is_named_if_another_one_is_faster() -> None:
+    same = replace(SLOW, name="tract fp32", runtime="tract", artifact_sha256="d" * 64)
+    results = ranked(FAST, same)
+    kept = replace(PASSED, runtime="tract", artifact_sha256="d" * 64, flips=0)
+    results = replace(results, parity=(PASSED, kept))
+    assert safest(results) == ("Fastest without a changed prediction: tract fp32, 12,346 images/s.")
+    assert safest(replace(results, parity=(replace(PASSED, flips=0), kept))) is None
+    assert safest(results_of(PASSED)) is None
+
+
+def test_speeds_of_a_quick_or_disturbed_run_are_called_provisional() -> None:
+    assert provisional(ranked(FAST)) is None
+    warned = MachineWarning(code="wide", message="", action="")
+    disturbed = replace(ranked(FAST), quick=True, warnings=(warned,))
+    text = "The speeds are provisional: the run was quick and intervals are wide."
+    assert provisional(disturbed) == text
+    assert text in read(render_page(disturbed)).text
+    assert provisional(replace(results_of(PASSED), quick=True)) is None
 
 
 def test_advice_names_the_row_the_cause_and_what_to_do() -> None:
@@ -136,9 +157,9 @@ def test_advice_names_the_row_the_cause_and_what_to_do() -> None:
     found = [(each.about, each.action) for each in advice(results)]
     assert found == [
         ("openvino fp32 mnist-cnn.onnx", "Export without it."),
-        ("onnxruntime fp32 mnist-cnn.onnx", "Verify with more images: about 3,700."),
-        ("machine", "close them."),
         ("run", "Repeat it without --quick before you decide."),
+        ("machine", "close them."),
+        ("onnxruntime fp32 mnist-cnn.onnx", "Verify with more images: about 3,700."),
     ]
     assert advice(results_of(PASSED, FAST)) == []
 
@@ -228,7 +249,7 @@ def test_without_the_drawing_packages_the_page_says_how_to_install_them(
     monkeypatch.setattr(charts, "installed", lambda: False)
     found = read(render_page(ALL))
     assert "pip install 'toolkit[report]'" in found.text
-    assert "1 of 2 rows computes your model" in found.text
+    assert "1 of 2 rows agrees with your model" in found.text
     assert not [tag for tag, _ in found.tags if tag == "svg"]
     assert "pip install" not in read(render_page(results_of(PASSED))).text
 
@@ -296,7 +317,7 @@ def dataset_of(images: np.ndarray) -> Dataset:
 
 def test_bound_that_is_unknown_is_not_printed() -> None:
     assert headline(results_of(replace(PASSED, flip_rate=None))) == (
-        "1 of 1 row computes your model (2 of 10,000 decisions differ)."
+        "1 of 1 row agrees with your model (2 of 10,000 decisions differ)."
     )
     wide = replace(PASSED, flip_rate=Bound(value=0, low=0, high=0.5))
     assert "at most 50%" in headline(results_of(wide))

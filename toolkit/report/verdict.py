@@ -12,9 +12,14 @@ from typing import Literal
 
 from toolkit.report.labels import count_of
 from toolkit.report.parity import row_name, status_text
-from toolkit.schema import EAGER, NO_OP, Measurement, ParityReport, Rank, Results
+from toolkit.schema import EAGER, NO_OP, Measurement, ParityReport, Results
 from toolkit.statistics.shares import percent
 
+_DISTURBED = {
+    "others": "other programs were at work",
+    "load": "other programs were at work",
+    "wide": "intervals are wide",
+}
 Tone = Literal["good", "bad", "open"]
 _OUTCOMES = {
     "failed": "failed",
@@ -49,9 +54,11 @@ def outcome(results: Results) -> str:
     if not results.parity:
         return "? Not compared"
     found = tone(results)
+    statuses = {row.status for row in results.parity}
+    if found == "open" and "undecided" in statuses:
+        return "? Not decided"
     if found == "open":
-        undecided = any(row.status == "undecided" for row in results.parity)
-        return "? Not decided" if undecided else "? Incomplete"
+        return "? Passed as far as it ran" if "passed" in statuses else "? Nothing ran"
     return "✓ Passed" if found == "good" else "✗ Failed"
 
 
@@ -73,7 +80,7 @@ def headline(results: Results) -> str:
 
 
 def _agrees(count: int) -> str:
-    return "computes your model" if count == 1 else "compute your model"
+    return "agrees with your model" if count == 1 else "agree with your model"
 
 
 def _bound(passed: Sequence[ParityReport]) -> str:
@@ -99,16 +106,42 @@ def fastest(results: Results) -> str | None:
     ratio = rows[first.name].to_baseline
     if ratio is not None and results.baseline and rows[first.name].runtime != results.baseline:
         text += f", {ratio.value:.2f} times {results.baseline}"
-    close = [each.name for each in _close(others)]
+    close = [each.name for each in others[:1] if each.too_close]
     if close:
-        text += f"; too close to call from it: {', '.join(close)}"
+        text += f"; {close[0]} may be as fast"
     return f"{text}."
 
 
-def _close(others: Sequence[Rank]) -> Iterator[Rank]:
-    for each in others[:1]:
-        if each.too_close:
-            yield each
+def safest(results: Results) -> str | None:
+    """Return the fastest row that changes no prediction, if the fastest one changes some."""
+    unchanged = {
+        (row.runtime, row.artifact_sha256)
+        for row in results.parity
+        if row.status == "passed" and row.flips == 0
+    }
+    rows = {row.name: row for row in results.measurements}
+    passed = [each for each in results.ranking if not _failed(results, each.name)]
+    real = [each for each in passed if each.name in rows and rows[each.name].runtime != NO_OP]
+    kept = [
+        each
+        for each in real
+        if (rows[each.name].runtime, rows[each.name].artifact_sha256) in unchanged
+    ]
+    if not kept or kept[0] == real[0]:
+        return None
+    return (
+        f"Fastest without a changed prediction: {kept[0].name}, "
+        f"{kept[0].speed.value:,.0f} images/s."
+    )
+
+
+def provisional(results: Results) -> str | None:
+    """Return why the speeds should not be decided on yet; None if they are fit."""
+    reasons = ["the run was quick"] if results.quick else []
+    reasons += [_DISTURBED[each.code] for each in results.warnings if each.code in _DISTURBED]
+    if not results.measurements or not reasons:
+        return None
+    return f"The speeds are provisional: {' and '.join(dict.fromkeys(reasons))}."
 
 
 def first_lines(results: Results) -> str:
@@ -116,8 +149,8 @@ def first_lines(results: Results) -> str:
     neither."""
     if not results.parity and not results.ranking:
         return ""
-    lines = [headline(results)] if results.parity else []
-    return "\n".join([*lines, *filter(None, [fastest(results)])])
+    lines = [headline(results) if results.parity else None, fastest(results), safest(results)]
+    return "\n".join(line for line in lines if line)
 
 
 def verdict_of(results: Results, name: str) -> str:
@@ -141,13 +174,13 @@ def _failed(results: Results, name: str) -> bool:
 
 def advice(results: Results) -> list[Advice]:
     """Return what to do next, the most important first."""
-    return [*_about_rows(results), *_about_the_run(results)]
+    failed = [each for each in results.parity if each.status == "failed"]
+    others = [each for each in results.parity if each.status not in ("failed", "passed")]
+    return [*_about_rows(failed), *_about_the_run(results), *_about_rows(others)]
 
 
-def _about_rows(results: Results) -> Iterator[Advice]:
-    for row in sorted(results.parity, key=lambda each: each.status != "failed"):
-        if row.status == "passed":
-            continue
+def _about_rows(rows: Sequence[ParityReport]) -> Iterator[Advice]:
+    for row in rows:
         action = "Do not deploy it before the reason is known."
         text = status_text(row.status, row.reason)
         if row.cause is not None:
@@ -155,8 +188,10 @@ def _about_rows(results: Results) -> Iterator[Advice]:
         elif row.status == "undecided":
             needed = row.needed_images
             action = "Verify with more images" + (f": about {needed:,}." if needed else ".")
+        elif row.status in ("unsupported", "not_installed"):
+            action = "Verify it on a system that has it; nothing is known about it here."
         elif row.status != "failed":
-            action = "It was not compared, so it is not known whether it computes your model."
+            action = "It was not compared, so nothing is known about it."
         yield Advice(about=row_name(row), text=text, action=action)
 
 
@@ -169,18 +204,24 @@ def _about_the_run(results: Results) -> Iterator[Advice]:
                 "file was changed after it was written",
                 action="Measure again.",
             )
-    for each in results.warnings:
-        yield Advice(about="machine", text=each.message, action=f"{each.action}.")
     if results.quick:
         yield Advice(
             about="run",
-            text="a quick run, with fewer images or shorter measurements",
+            text=_about_quick(results),
             action="Repeat it without --quick before you decide.",
         )
+    for each in results.warnings:
+        yield Advice(about="machine", text=each.message, action=f"{each.action}.")
     if results.interrupted:
         yield Advice(
             about="run", text="interrupted, so rows are missing", action="Repeat the command."
         )
+
+
+def _about_quick(results: Results) -> str:
+    if results.dataset.drawn_from is not None:
+        return "quick, on a sample of the images"
+    return "quick, with short measurements"
 
 
 def _contradicts_samples(row: Measurement) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from toolkit.report.notes import notes
 from toolkit.report.verdict import baseline_name, verdict_of
 from toolkit.schema import NO_OP, Measurement, Results, Round
 
@@ -100,8 +101,9 @@ def _speed(results: Results, rows: Sequence[Measurement]) -> Chart:
     return _drawn(
         "speed",
         "Speed",
-        "Bars end at the speed; lines are 95 % intervals. The ratio refers to "
-        f"{baseline_name(results)}. A place with = is too close to call from the one before it.",
+        f"Bars end at the speed; lines are 95 % intervals. The ratio to {baseline_name(results)} "
+        "comes from paired rounds, so it differs slightly from the quotient of the speeds. A place "
+        f"with = is too close to call from the one before it. {_each_call(results)}",
         f"Bar chart of {len(rows)} rows. {first.name} is the fastest with "
         f"{_interval(first)[0]:,.0f} images per second; {ordered[-1].name} is the slowest with "
         f"{_interval(ordered[-1])[0]:,.0f}.",
@@ -156,15 +158,20 @@ def _choice(results: Results, rows: Sequence[Measurement]) -> Chart | None:
         .transform_filter("datum.best")
         .encode(**axes, text="name:N")
     )
-    listed = ", ".join(sorted(best)) or "none"
+    listed = "; ".join(sorted(best)) or "none"
     return _drawn(
         "choice",
         "Choice",
-        "Diamonds are the rows that passed and that no other such row beats in both speed and size "
-        "(the Pareto set).",
+        "Diamonds, joined by the dashed line, are the rows that passed and that no other such row "
+        "beats in both speed and size (the Pareto set). The table below has all numbers.",
         f"Scatter plot of speed over file size. The Pareto set is: {listed}.",
         alt.layer(line, points, names).properties(width=_WIDTH - 60, height=300),
     )
+
+
+def _each_call(results: Results) -> str:
+    """Return the settings that all rows share, as a sentence."""
+    return next((line for line in notes(results) if line.startswith("Each call: ")), "")
 
 
 def pareto(rows: Sequence[Measurement]) -> list[Measurement]:
@@ -272,10 +279,15 @@ def _facets(
 
     points = (
         alt.Chart(_values(data))
-        .mark_point(filled=True, size=9, opacity=0.8)
+        .mark_point(filled=True, size=18, opacity=0.9)
         .encode(
-            x=alt.X("round:Q", title=None, axis=alt.Axis(ticks=False, labels=False)),
-            y=alt.Y("ms:Q", title="ms", scale=alt.Scale(zero=False)),
+            x=alt.X(
+                "round:Q",
+                title="rounds",
+                axis=alt.Axis(ticks=False, labels=False, grid=False),
+                scale=alt.Scale(padding=8),
+            ),
+            y=alt.Y("ms:Q", title="ms per call", scale=alt.Scale(zero=False, padding=8)),
             color=alt.Color(
                 "pass:N", title=None, legend=None, scale=alt.Scale(range=list(_SERIES))
             ),

@@ -24,7 +24,7 @@ from toolkit.report.notes import notes
 from toolkit.report.page import charts
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.scenario import scenario_cells, scenario_notes
-from toolkit.report.verdict import advice, fastest, headline, outcome, tone
+from toolkit.report.verdict import advice, fastest, headline, outcome, provisional, safest, tone
 from toolkit.schema import (
     Comparison,
     Measurement,
@@ -36,6 +36,8 @@ from toolkit.schema import (
 )
 
 _SHOWN_HASH = 12
+_DETAILS = ("samples", "latency")  # charts below the table
+_MOST_CLOSE = 3  # neighbours that are too close to call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +83,23 @@ def render_page(results: Results, comparison: Comparison | None = None) -> str:
     """
     script, style = _own("page.js"), _own("page.css")
     shown, others = _disagreements(results)
+    drawn = charts.charts_of(results) if charts.installed() else []
     return _template().render(
         results=results,
         title=f"{results.checkpoint.name}: parity and throughput",
         tone=tone(results),
         outcome=outcome(results),
         headline=headline(results),
-        fastest=fastest(results),
+        lines=[
+            line
+            for line in (fastest(results), safest(results), provisional(results))
+            if line is not None
+        ],
         advice=advice(results),
         data=f"{results.dataset.name}, {results.dataset.split} split, {images_of(results.dataset)}",
         facts=machine_facts(results.environment),
-        charts=charts.charts_of(results) if charts.installed() else [],
+        charts=[each for each in drawn if each.key not in _DETAILS],
+        details=[each for each in drawn if each.key in _DETAILS],
         install=None if charts.installed() or not results.measurements else charts.INSTALL,
         tables=[*_tables(results)],
         comparison=None if comparison is None else _compared(comparison),
@@ -158,7 +166,16 @@ def _compared(comparison: Comparison) -> Table:
 
 def _remarks(results: Results) -> list[str]:
     """Return the notes; warnings of the machine are among the advice."""
-    return [line for line in notes(results) if not line.startswith("Warning: ")]
+    lines = [line for line in notes(results) if not line.startswith("Warning: ")]
+    close = [line for line in lines if line.startswith("Too close to call: ")]
+    left = len(close) - _MOST_CLOSE
+    if left > 0:
+        lines = [line for line in lines if line not in close[_MOST_CLOSE:]]
+        lines.insert(
+            lines.index(close[_MOST_CLOSE - 1]) + 1,
+            f"{left} more neighbours are too close to call; their places have a = in the table.",
+        )
+    return lines
 
 
 def _disagreements(results: Results) -> tuple[list[Disagreement], list[Disagreement]]:
@@ -204,6 +221,8 @@ def _score(score: Score, names: Sequence[str]) -> str:
 
 
 def _dumps(results: Results) -> list[Dump]:
+    wrong = [row for row in results.parity if row.status != "passed"]
+    told = {(row.runtime, row.artifact_sha256) for row in wrong}
     found = [
         Dump(
             name=row_name(row),
@@ -211,8 +230,7 @@ def _dumps(results: Results) -> list[Dump]:
             lines=_evidence(row),
             stderr=row.stderr_tail.rstrip(),
         )
-        for row in results.parity
-        if row.status != "passed"
+        for row in wrong
     ]
     found += [
         Dump(
@@ -223,6 +241,7 @@ def _dumps(results: Results) -> list[Dump]:
         )
         for each in _timed(results)
         if each.status not in ("measured", "passed")
+        and (each.runtime, each.artifact_sha256) not in told
     ]
     return found
 
