@@ -117,6 +117,35 @@ note_incomplete(Path({str(out / "whole")!r}))
     assert list(place.iterdir()) == []
 
 
+def test_lock_of_a_killed_process_is_swept_unless_another_holds_it(
+    place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    hold = f"""
+from toolkit.files.locks import locked_folder
+held = locked_folder(Path({str(out)!r}))
+held.__enter__()
+"""
+    users = f"""
+own = Path({str(out / ".users.lock")!r})
+own.write_text("x" * 2000)
+note_incomplete(own)
+note_incomplete(Path({str(out / "yarn.lock")!r}))
+"""
+    with owner(hold + users) as process:
+        (out / "yarn.lock").write_text("not a lock of the toolkit")
+        process.kill()
+        process.wait()
+        with owner(hold) as second:
+            assert sweep() == []
+            assert (out / ".toolkit.lock").exists()
+            second.kill()
+            second.wait()
+        assert sweep() == [out / ".toolkit.lock"]
+    assert {path.name for path in out.iterdir()} == {".users.lock", "yarn.lock"}
+    assert list(place.iterdir()) == []
+
+
 def test_folders_of_other_programs_are_not_swept(place: Path) -> None:
     for name in ("toolkit-worker-abcd1234", "other-abcd1234.scratch", "toolkit.scratch.txt"):
         (place / name).mkdir()

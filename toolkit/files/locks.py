@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.errors import OutputError, ToolkitWarning
 from toolkit.files.reading import read_tail
-from toolkit.files.scratch import say_swept, sweep_beside
+from toolkit.files.scratch import note_incomplete, say_swept, sweep_beside
 from toolkit.files.writing import as_output_error, make_folder
 from toolkit.interruption import installed, uninterrupted
 
@@ -70,6 +70,7 @@ def _locked(lock_path: Path, what: Path) -> Iterator[None]:
     lock = FileLock(lock_path, poll_interval=_POLL_S)
     try:
         with as_output_error(what):
+            note_incomplete(lock_path)
             _acquire(lock, what)
             if isinstance(lock, UnixFileLock):  # else a file without content of its own
                 lock_path.write_text(f"{os.getpid()}\t{_own_machine()}\t{_own_command()}\n")

@@ -2,7 +2,7 @@
 
 A process holds a lock on each of its folders; the kernel releases it when the process ends, however
 it ends. A folder of this user whose lock is free has no owner. A journal in such a folder lists the
-incomplete files of its process in other places.
+incomplete files and the locks of its process in other places.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from toolkit.interruption import uninterrupted
 _PREFIX, _SUFFIX = "toolkit-", ".scratch"
 _JOURNAL = "incomplete"
 _RANDOM = r"[a-z0-9_]{8}"  # of the tempfile module
+_LOCK = re.compile(r"\..+\.lock", re.DOTALL)
+_MOST_LOCK_BYTES = 1000
 _INCOMPLETE = re.compile(rf"\.part-{_RANDOM}|\..+\.{_RANDOM}\.part", re.DOTALL)
 
 
@@ -177,7 +179,7 @@ def _sweep_folder(folder: Path) -> list[Path]:
             with contextlib.suppress(FileNotFoundError):
                 content = read_regular(folder / _JOURNAL, within=folder) if has_journal else b""
                 paths = [Path(os.fsdecode(line)) for line in content.split(b"\0")[:-1]]
-                found = [path for path in paths if _remove_incomplete(path)]
+                found = [path for path in paths if _remove_incomplete(path) or _remove_lock(path)]
             remove_tree(folder)
             return found if has_journal else [folder]
         finally:
@@ -197,6 +199,24 @@ def _remove_incomplete(path: Path) -> bool:
         else:
             path.unlink()
         return True
+    return False
+
+
+def _remove_lock(path: Path) -> bool:
+    """Delete the lock file of a killed process of this user, unless another command holds it."""
+    if not _LOCK.fullmatch(path.name):
+        return False
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid != os.geteuid() or status.st_size > _MOST_LOCK_BYTES:
+                return False
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            return True
+        finally:
+            os.close(descriptor)
     return False
 
 

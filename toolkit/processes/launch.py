@@ -37,9 +37,12 @@ def main() -> None:
     path, kind, code, *arguments = sys.argv[1:]
     if kind == "-u":  # execnet's option for Python itself
         kind, code, *arguments = code, *arguments
-    policy = json.loads(Path(path).read_text())
     sys.argv[:] = [kind, *arguments]
-    tie(policy["lifeline"], parent=policy["parent"])
+    try:
+        policy = json.loads(Path(path).read_text())
+        tie(policy["lifeline"], parent=policy["parent"])
+    except FileNotFoundError:  # the command that started this process has ended and cleaned up
+        sys.exit(1)
     os.environ[CONFINEMENT] = policy["off"] or confine(policy)
     if kind == "-m":
         import runpy
