@@ -250,8 +250,8 @@ OWN_MODELS = (
     *_own("constant", formats=_BOTH),
     *_own("in place", formats=_BOTH),
     *_own("standardised", formats=_BOTH),
-    *_own("narrow", formats=("openvino",), short=True),
-    *_own("narrow", formats=("onnx", "torchscript", "litert", "executorch", "ncnn", "mnn")),
+    *_own("narrow", formats=("openvino", "onnx", "torchscript", "litert")),
+    *_own("narrow", formats=("executorch", "ncnn", "mnn")),
     *_own("wide mean", formats=("executorch",), short=True),
     *_own("wide mean", formats=("openvino", "mnn")),
 )  # fmt: skip

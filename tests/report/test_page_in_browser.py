@@ -18,6 +18,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("needs chromium", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (360, 768, 1440)
 
 
