@@ -25,6 +25,7 @@ from toolkit.processes.numerics import (
 from toolkit.schema import CheckpointId, InputSpec, Settings
 from toolkit.sessions.candidates import Subject, checkpoint_candidate
 from toolkit.sessions.remote import RemoteSession
+from toolkit.sessions.surroundings import environment_of
 
 IMAGES = load_dataset("test").images[:100]
 TELLS_ITS_ENVIRONMENT = """
@@ -91,6 +92,17 @@ def test_worker_environment_is_pinned(
         seen = json.loads(session.load().attestation.version)
     assert {name: seen.get(name) for name in PINNED_ENVIRONMENT} == PINNED_ENVIRONMENT
     assert not set(REMOVED_FROM_ENVIRONMENT) & set(seen)
+
+
+def test_idle_threads_sleep_only_where_workers_share_the_machine(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    candidate = checkpoint_candidate(subject, "eager", Settings(threads=1))
+    assert "OMP_WAIT_POLICY" not in environment_of(candidate, tmp_path)
+    assert environment_of(candidate, tmp_path, shares=True)["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert environment_of(candidate, tmp_path, shares=True)["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_logits_do_not_depend_on_the_users_environment(

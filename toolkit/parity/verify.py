@@ -129,7 +129,7 @@ def _verify_all(
     results = replace(results, warnings=judge_artifacts(results.environment, artifacts))
     try:
         with open_sessions(
-            candidates, batch_size=check.batch_size, timeout_s=check.timeout_s
+            candidates, batch_size=check.batch_size, timeout_s=check.timeout_s, shares=True
         ) as sessions:
             rows: dict[int, ParityReport] = {}
             for done in judge_side_by_side(check, basis, sessions):

@@ -59,9 +59,11 @@ Decoded = TypeVar("Decoded")
 
 class RemoteSession:
     """A session in a worker on this host. After the first failure, every later call raises it
-    again."""
+    again. `shares` says that the worker shares the machine with another one: do not time it."""
 
-    def __init__(self, candidate: Candidate, *, batch_size: int, timeout_s: float) -> None:
+    def __init__(
+        self, candidate: Candidate, *, batch_size: int, timeout_s: float, shares: bool = False
+    ) -> None:
         self.candidate = candidate
         self.loaded: Loaded | None = None
         self._batch_size = batch_size
@@ -71,6 +73,7 @@ class RemoteSession:
         self._closed = False
         self._oom_kills = oom_kills()
         self._scratch = ScratchFolder("worker")
+        self._environment = environment_of(candidate, self._scratch.path, shares=shares)
         self._log = self._scratch.path / "stderr.log"
         self._log.touch()
         self._confined: Confinement | None = None
@@ -242,7 +245,7 @@ class RemoteSession:
             self._channel.send(
                 {
                     "removed": list(REMOVED_FROM_ENVIRONMENT),
-                    "environment": environment_of(self.candidate, self._scratch.path),
+                    "environment": self._environment,
                     "path": sys.path,
                     "stderr": str(self._log),
                 }
@@ -337,11 +340,10 @@ class RemoteSession:
 
 @contextlib.contextmanager
 def open_sessions(
-    candidates: Sequence[Candidate], *, batch_size: int, timeout_s: float
+    candidates: Sequence[Candidate], *, batch_size: int, timeout_s: float, shares: bool = False
 ) -> Iterator[list[RemoteSession]]:
-    """Yield one session per candidate, not yet started; all workers are gone at the end."""
+    """Yield one session per candidate, not yet started; all workers are gone at the end. `shares`
+    says that several of them may work at the same time."""
+    new = partial(RemoteSession, batch_size=batch_size, timeout_s=timeout_s, shares=shares)
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(RemoteSession(each, batch_size=batch_size, timeout_s=timeout_s))
-            for each in candidates
-        ]
+        yield [stack.enter_context(new(each)) for each in candidates]

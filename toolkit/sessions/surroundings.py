@@ -17,6 +17,7 @@ from toolkit.processes.numerics import PINNED_ENVIRONMENT
 from toolkit.sessions.candidates import Candidate
 from toolkit.sessions.runtimes import CHECKPOINT_FORMAT
 
+_WAIT_POLICY = "OMP_WAIT_POLICY"
 _CUDA_CACHE, _TORCH_CACHE, _TRITON_CACHE = (
     *("CUDA_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
 )
@@ -41,14 +42,17 @@ def needs_of(candidate: Candidate) -> Needs:
     )
 
 
-def environment_of(candidate: Candidate, scratch: Path) -> dict[str, str]:
-    """Return the environment variables of the candidate's worker, whose own folder is `scratch`."""
+def environment_of(candidate: Candidate, scratch: Path, *, shares: bool = False) -> dict[str, str]:
+    """Return the environment variables of the candidate's worker, whose own folder is `scratch`. A
+    worker that `shares` the machine with another one lets idle threads sleep instead of spin."""
     threads = str(candidate.settings.threads)
+    asleep = {_WAIT_POLICY: os.environ.get(_WAIT_POLICY, "PASSIVE")} if shares else {}
     return {
         **own_folders(scratch),
         **(_compiled_code() if candidate.runtime.compiles else {}),
         **candidate.runtime.environment,
         **PINNED_ENVIRONMENT,
+        **asleep,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
