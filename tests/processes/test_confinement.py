@@ -398,3 +398,14 @@ def test_other_interfaces_to_the_kernel_are_closed() -> None:
     """32-bit calls end the process; the calls of x32 are numbered from 0x40000000."""
     assert decision("x86_64", I386, 102, programs=True) == KILL
     assert decision("x86_64", X86, 0x40000000 + 41, programs=True) == UNKNOWN
+
+
+def test_process_whose_command_has_ended_says_nothing(tmp_path: Path) -> None:
+    """Its folder is gone: the command was interrupted while it started this process."""
+    start = "from toolkit.processes.launch import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", start, tmp_path / "gone" / "policy.json", "-c", "print('ran')"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
