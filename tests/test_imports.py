@@ -25,6 +25,7 @@ NEEDS_TORCH = (
     *("training.*", "checkpoints.*", "artifacts.export", "artifacts.writer", "artifacts.formats.*"),
     *("artifacts.embedded", "artifacts.parsers.torchscript"),
     *("artifacts.rounding.torch_model", "artifacts.rounding.ordered_sums"),
+    "artifacts.rounding._dispatch",
     "sessions.runtimes._torch*",
     *("parity.causes.changes", "parity.causes.experiments", "parity.causes.fitting"),
     *("parity.causes.onnx_file", "parity.causes.operators", "parity.causes.rounding"),

@@ -122,3 +122,16 @@ def test_verify_writes_a_page_beside_its_results(
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert record["pictures"]
     assert f"data:image/png;base64,{record['pictures'][0]['png']}" in page.read_text()
+
+
+def test_table_is_printed_although_the_page_cannot_be_written(
+    cli: Cli, exports: Path, small_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "report.html").mkdir(parents=True)
+    done = cli(
+        *("verify", exports, "--runtime", "onnxruntime", "--data", small_data),
+        *("--out", tmp_path / "out"),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "1 of 1 row agrees with your model" in done.stdout
+    assert "No report: " in done.stdout

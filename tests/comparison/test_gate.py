@@ -83,6 +83,41 @@ def test_row_that_is_left_out_fails() -> None:
     assert found.exit_code == 1
 
 
+def test_one_of_two_files_of_a_kind_that_is_left_out_fails() -> None:
+    other = replace(PASSED, artifact_sha256="f" * 64, file="other.onnx")
+    assert outcomes(gate(run_of(PASSED, other), run_of(PASSED))) == {
+        "parity onnxruntime fp32 other.onnx": "failed"
+    }
+
+
+def test_row_that_did_not_run_in_the_old_run_either_is_not_missed() -> None:
+    found = gate(run_of(PASSED, CRASHED), run_of(PASSED))
+    assert (outcomes(found), found.exit_code) == ({}, 0)
+
+
+@pytest.mark.parametrize("before", ["measured", "failed"])
+def test_wrong_outputs_in_timed_calls_fail(before: str) -> None:
+    old, new = run_of(), run_of()
+    wrong = replace(new.measurements[0], status="failed", reason="outputs differ", passes=())
+    wrong = replace(wrong, images_per_s=None)
+    if before == "failed":
+        old = replace(old, measurements=(wrong, *old.measurements[1:]))
+    found = gate(old, replace(new, measurements=(wrong, *new.measurements[1:])))
+    assert outcomes(found) == {"speed onnxruntime fp32": "failed"}
+    assert found.exit_code == 1
+
+
+def test_row_that_could_not_be_measured_in_both_runs_is_not_a_pass() -> None:
+    results = run_of()
+    lost = replace(results.measurements[0], status="crashed", reason="SIGSEGV", passes=())
+    results = replace(
+        results, measurements=(replace(lost, images_per_s=None), *results.measurements[1:])
+    )
+    found = gate(results, results)
+    assert outcomes(found) == {"speed onnxruntime fp32": "not run"}
+    assert found.exit_code == 3
+
+
 def test_undecided_can_be_allowed_and_is_still_told() -> None:
     found = gate(run_of(), run_of(UNDECIDED), allow_undecided=True)
     assert (outcomes(found), found.exit_code) == ({}, 0)

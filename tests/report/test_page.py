@@ -31,7 +31,7 @@ from samples import (
 
 from toolkit.data import Dataset
 from toolkit.parity.pictures import MOST_PICTURES, pictures_of
-from toolkit.report.page import charts, render_page
+from toolkit.report.page import charts, drawing, render_page
 from toolkit.report.verdict import advice, fastest, headline, outcome, provisional, safest, tone
 from toolkit.schema import (
     Bound,
@@ -109,6 +109,7 @@ def test_headline_counts_the_rows_that_passed(
         ([PASSED, CRASHED], "open", "? Passed as far as it ran"),
         ([CRASHED], "open", "? Nothing ran"),
         ([], "open", "? Not compared"),
+        ([MEASURED], "open", "? Not compared"),
     ],
 )
 def test_tone_is_good_only_if_everything_passed(
@@ -139,6 +140,35 @@ def test_fastest_row_without_a_changed_prediction_is_named_if_another_one_is_fas
     assert safest(results) == ("Fastest without a changed prediction: tract fp32, 12,346 images/s.")
     assert safest(replace(results, parity=(replace(PASSED, flips=0), kept))) is None
     assert safest(results_of(PASSED)) is None
+
+
+def test_fastest_row_is_not_one_that_was_left_out_of_the_verification() -> None:
+    stranger = replace(FAST, name="stranger", runtime="tract", artifact_sha256="e" * 64)
+    assert "onnxruntime fp32" in str(fastest(ranked(stranger, FAST)))
+    only_speeds = replace(ranked(stranger, FAST), parity=())
+    assert "stranger" in str(fastest(only_speeds))
+
+
+def test_neighbour_of_a_failed_row_is_not_said_to_be_as_fast_as_the_first() -> None:
+    """`too_close` of the last row refers to the failed one before it."""
+    other = replace(FAST, name="onnxruntime fp32, batch 1", batch_size=1)
+    assert "may be as fast" not in str(fastest(ranked(FAST, SLOW, other, too_close=True)))
+
+
+def test_fastest_row_of_a_sweep_is_that_of_all_groups() -> None:
+    large = replace(FAST, name="batch 1000", batch_size=1000)
+    first, second = ranked(FAST, large).ranking
+    speed = replace(SPEED, value=99_999.0)
+    groups = (first, replace(second, speed=speed, to_faster=None))
+    assert "batch 1000, 99,999" in str(fastest(replace(ranked(FAST, large), ranking=groups)))
+
+
+def test_wrong_outputs_in_timed_calls_fail() -> None:
+    wrong = replace(FAST, status="failed", reason="timed outputs differ", images_per_s=None)
+    for rows in ([PASSED, wrong], [wrong]):
+        results = results_of(*rows)
+        assert (tone(results), outcome(results)) == ("bad", "✗ Failed")
+        assert [each.text for each in advice(results)] == ["failed: timed outputs differ"]
 
 
 def test_speeds_of_a_quick_or_disturbed_run_are_called_provisional() -> None:
@@ -246,7 +276,7 @@ def test_charts_have_a_title_and_a_text_alternative() -> None:
 def test_without_the_drawing_packages_the_page_says_how_to_install_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(charts, "installed", lambda: False)
+    monkeypatch.setattr(drawing, "installed", lambda: False)
     found = read(render_page(ALL))
     assert "pip install 'toolkit[report]'" in found.text
     assert "1 of 2 rows agrees with your model" in found.text

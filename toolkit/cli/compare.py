@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from toolkit.cli.options import Share
 from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.cli.shared import anyway_option, fail_below_option
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
@@ -17,18 +17,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
-@click.option(
-    "--fail-below",
-    type=Share(),
-    default=-0.03,
-    metavar="-3%",
-    help="A row is a regression if its loss is shown to exceed this share. 0 reports any loss. "
-    "Default: -3%.",
-)
+@fail_below_option
 @click.option(
     "--allow-undecided", is_flag=True, help="Exit with code 0 instead of 4 when rows are undecided."
 )
-@click.option("--anyway", is_flag=True, help="Compare even if the machines differ.")
+@anyway_option
 @outcome_of
 def compare(
     progress: Progress,

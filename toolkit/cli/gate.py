@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from toolkit.cli.options import Share
 from toolkit.cli.outcome import Outcome, outcome_of
+from toolkit.cli.shared import anyway_option, fail_below_option
 
 if TYPE_CHECKING:
     from toolkit.report.progress import Progress
@@ -21,18 +21,11 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.command()
 @click.argument("baseline", type=click.Path(path_type=Path))
 @click.argument("current", type=click.Path(path_type=Path))
-@click.option(
-    "--fail-below",
-    type=Share(),
-    default=-0.03,
-    metavar="-3%",
-    help="A row is a regression if its loss is shown to exceed this share. 0 reports any loss. "
-    "Default: -3%.",
-)
+@fail_below_option
 @click.option(
     "--allow-undecided", is_flag=True, help="Pass although rows are undecided, in parity or speed."
 )
-@click.option("--anyway", is_flag=True, help="Compare even if the machines differ.")
+@anyway_option
 @click.option("--junit", type=_file, metavar="FILE", help="Write the rows as JUnit XML.")
 @click.option(
     "--summary", type=_file, metavar="FILE", help="Write a summary for a pull request (Markdown)."
@@ -58,7 +51,7 @@ def gate(
     """Judge parity and speed of a new run together, for CI.
 
     BASELINE and CURRENT are files that 'toolkit run' wrote on one machine, or the folders that hold
-    their results.json. A candidate of BASELINE that is missing in CURRENT fails.
+    their results.json. A candidate that passed in BASELINE and is missing in CURRENT fails.
 
     Exit code 0: passed. 1: a row does not compute the model, lost more speed than --fail-below, or
     is missing. 2: nothing could be judged. 3: a row could not be run. 4: undecided; measure both

@@ -7,9 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from toolkit.checkpoints.bundled import REFERENCE
+from toolkit.cli.options import Share
 from toolkit.cli.outcome import Outcome
-from toolkit.errors import Interrupted
+from toolkit.errors import Interrupted, OutputError
 from toolkit.interruption import exit_code_of
 
 if TYPE_CHECKING:
@@ -21,6 +24,17 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 REPORT = "report.html"
 EXPORTS = Path("models/exports")
+
+
+fail_below_option = click.option(
+    "--fail-below",
+    type=Share(),
+    default=-0.03,
+    metavar="-3%",
+    help="A row is a regression if its loss is shown to exceed this share. 0 reports any loss. "
+    "Default: -3%.",
+)
+anyway_option = click.option("--anyway", is_flag=True, help="Compare even if the machines differ.")
 
 
 def or_default(paths: tuple[Path, ...]) -> list[Path]:
@@ -51,8 +65,11 @@ def results_outcome(results: Results, out: Path | None = None) -> Outcome:
     dumps = [(f"{row.runtime} {row.format} {row.precision}", row.stderr_tail) for row in rows]
     text = with_verdict(results, render_table(results, width=terminal_width()))
     if out is not None:
-        write_report(out / REPORT, results)
-        text += f"\nReport: {out / REPORT}"
+        try:
+            write_report(out / REPORT, results)
+            text += f"\nReport: {out / REPORT}"
+        except OutputError as error:  # the results themselves are complete
+            text += f"\nNo report: {error}"
     return Outcome(
         record=to_json(results),
         text=text,

@@ -21,15 +21,21 @@ from toolkit.schema import (
     Verdict,
 )
 
-_PARITY: dict[Status, GateOutcome] = {"passed": "passed", "failed": "failed"}
+_PARITY: dict[Status, GateOutcome] = {
+    "passed": "passed",
+    "failed": "failed",
+    "undecided": "undecided",
+}
 _SPEED: dict[Verdict, GateOutcome] = {
     "faster": "passed",
     "too close to call": "passed",
     "only in new": "passed",
+    "failed then": "passed",
     "slower": "failed",
     "failed now": "failed",
     "only in old": "failed",
     "undecided": "undecided",
+    "no interval": "undecided",
 }
 
 
@@ -43,8 +49,8 @@ def gate(
 ) -> Gate:
     """Judge parity and speed of `current` together; see `compare` for the arguments.
 
-    A candidate of `baseline` that is missing in `current` fails: otherwise a gate could be passed
-    by leaving it out.
+    A candidate that passed in `baseline` and is missing in `current` fails: otherwise, leaving it
+    out would be a way to pass.
 
     Raises:
         ToolkitError: `current` has no parity rows, nothing can be compared, or the machines differ.
@@ -69,12 +75,14 @@ def _allowed(row: GateRow) -> GateRow:
 
 
 def _of_parity(baseline: Results, current: Results) -> Iterator[GateRow]:
-    old = {_key(row): row for row in baseline.parity}
+    old: dict[_Key, list[ParityReport]] = {}
+    for row in baseline.parity:
+        old.setdefault(_key(row), []).append(row)
     for row in current.parity:
-        before = old.pop(_key(row), None)
+        before = old[_key(row)].pop(0) if old.get(_key(row)) else None
         outcome = _PARITY.get(row.status, "not run")
-        if row.status == "undecided":
-            outcome = "passed" if row.gates.allow_undecided else "undecided"
+        if outcome == "undecided" and row.gates.allow_undecided:
+            outcome = "passed"
         reason = None if row.status == "passed" else status_text(row.status, row.reason)
         if reason is not None and row.cause is not None:
             reason = f"{reason}. {row.cause.text} {row.cause.action}"
@@ -85,31 +93,43 @@ def _of_parity(baseline: Results, current: Results) -> Iterator[GateRow]:
             reason=reason,
             changed=before is not None and before.status != row.status,
         )
-    for before in old.values():
+    for missing in (row for rows in old.values() for row in rows if row.status == "passed"):
         yield GateRow(
             kind="parity",
-            name=row_name(before),
+            name=row_name(missing),
             outcome="failed",
-            reason="it was compared in the old run and is missing in the new one",
+            reason="it passed in the old run and is missing in the new one",
             changed=True,
         )
 
 
-def _key(row: ParityReport) -> tuple[str, str, str, bool]:
+_Key = tuple[str, str, str, bool]
+
+
+def _key(row: ParityReport) -> _Key:
     return row.runtime, row.format, row.precision, row.embeds_preprocessing
 
 
 def _of_speed(rows: tuple[ComparedRow, ...]) -> Iterator[GateRow]:
     for row in rows:
-        outcome = _SPEED.get(row.verdict, "not run")
         quiet = row.verdict == "too close to call"
         yield GateRow(
             kind="speed",
             name=row.name,
-            outcome=outcome,
+            outcome=_speed_outcome(row),
             reason=None if quiet else _change(row),
             changed=not quiet,
         )
+
+
+def _speed_outcome(row: ComparedRow) -> GateOutcome:
+    """Return the outcome of a measurement. Wrong outputs in the timed calls fail, whatever the old
+    run was; a row that the old run could not measure either is not missed."""
+    if row.new_status == "failed":
+        return "failed"
+    if row.verdict == "only in old" and row.old_status != "measured":
+        return "passed"
+    return _SPEED.get(row.verdict, "not run")
 
 
 def _change(row: ComparedRow) -> str:

@@ -27,7 +27,8 @@ _SPARE = 2.0  # free memory for another worker, in units of the largest worker s
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """The report of the session at `place`, and the seconds that it took."""
+    """The report of the session at `place`, the seconds that it took, and the largest memory of its
+    worker (0 if unknown)."""
 
     place: int
     report: ParityReport

@@ -12,7 +12,7 @@ from typing import Literal
 
 from toolkit.report.labels import count_of
 from toolkit.report.parity import row_name, status_text
-from toolkit.schema import EAGER, NO_OP, Measurement, ParityReport, Results
+from toolkit.schema import EAGER, NO_OP, Measurement, ParityReport, Rank, Results, ScenarioReport
 from toolkit.statistics.shares import percent
 
 _DISTURBED = {
@@ -44,16 +44,19 @@ class Advice:
 def tone(results: Results) -> Tone:
     """Return `good` if everything passed, `bad` if a verdict failed, otherwise `open`."""
     statuses = {row.status for row in results.parity}
+    statuses |= {row.status for row in results.measurements}
+    statuses |= {row.status for row in results.scenarios}
     if "failed" in statuses:
         return "bad"
-    return "good" if results.exit_code == 0 and not results.interrupted else "open"
+    complete = results.exit_code == 0 and not results.interrupted
+    return "good" if results.parity and complete else "open"
 
 
 def outcome(results: Results) -> str:
     """Return the verdict in a word or two, with a symbol."""
-    if not results.parity:
-        return "? Not compared"
     found = tone(results)
+    if not results.parity and found != "bad":
+        return "? Not compared"
     statuses = {row.status for row in results.parity}
     if found == "open" and "undecided" in statuses:
         return "? Not decided"
@@ -63,7 +66,7 @@ def outcome(results: Results) -> str:
 
 
 def headline(results: Results) -> str:
-    """Return the verdict in a sentence: how many rows compute the checkpoint's decisions."""
+    """Return the verdict in a sentence: how many rows passed."""
     rows = results.parity
     if not rows:
         return "Nothing was compared with the checkpoint: these results only have speeds."
@@ -94,45 +97,58 @@ def _bound(passed: Sequence[ParityReport]) -> str:
 
 
 def fastest(results: Results) -> str | None:
-    """Return which row that passed is fastest, and what is too close to call; None without
-    speeds."""
-    ranking = [each for each in results.ranking if not _failed(results, each.name)]
-    rows = {row.name: row for row in results.measurements}
-    ranking = [each for each in ranking if each.name in rows and rows[each.name].runtime != NO_OP]
-    if not ranking:
+    """Return which row that passed is fastest, and whether the next one may be as fast; None
+    without speeds."""
+    ranks = _deployable(results)
+    if not ranks:
         return None
-    first, *others = ranking
+    first = _best(ranks)
+    row = _measured(results)[first.name]
     text = f"Fastest: {first.name}, {first.speed.value:,.0f} images/s"
-    ratio = rows[first.name].to_baseline
-    if ratio is not None and results.baseline and rows[first.name].runtime != results.baseline:
-        text += f", {ratio.value:.2f} times {results.baseline}"
-    close = [each.name for each in others[:1] if each.too_close]
-    if close:
-        text += f"; {close[0]} may be as fast"
+    if row.to_baseline is not None and results.baseline and row.runtime != results.baseline:
+        text += f", {row.to_baseline.value:.2f} times {results.baseline}"
+    at = results.ranking.index(first)
+    for other in results.ranking[at + 1 : at + 2]:
+        if other.too_close and other in ranks:
+            text += f"; {other.name} may be as fast"
     return f"{text}."
 
 
 def safest(results: Results) -> str | None:
     """Return the fastest row that changes no prediction, if the fastest one changes some."""
-    unchanged = {
-        (row.runtime, row.artifact_sha256)
-        for row in results.parity
-        if row.status == "passed" and row.flips == 0
-    }
-    rows = {row.name: row for row in results.measurements}
-    passed = [each for each in results.ranking if not _failed(results, each.name)]
-    real = [each for each in passed if each.name in rows and rows[each.name].runtime != NO_OP]
-    kept = [
-        each
-        for each in real
-        if (rows[each.name].runtime, rows[each.name].artifact_sha256) in unchanged
-    ]
-    if not kept or kept[0] == real[0]:
+    ranks = _deployable(results)
+    rows = _measured(results)
+    kept = [each for each in ranks if _flips_of(results, rows[each.name]) == 0]
+    if not kept or _best(ranks) in kept:
         return None
-    return (
-        f"Fastest without a changed prediction: {kept[0].name}, "
-        f"{kept[0].speed.value:,.0f} images/s."
-    )
+    best = _best(kept)
+    return f"Fastest without a changed prediction: {best.name}, {best.speed.value:,.0f} images/s."
+
+
+def _deployable(results: Results) -> list[Rank]:
+    """Return the measured rows that passed verification; all of them if nothing was verified."""
+    fit = ("passed",) if results.parity else ("passed", "not compared")
+    rows = _measured(results)
+    return [
+        each
+        for each in results.ranking
+        if each.name in rows
+        and rows[each.name].runtime != NO_OP
+        and verdict_of(results, each.name) in fit
+    ]
+
+
+def _best(ranks: Sequence[Rank]) -> Rank:
+    return max(ranks, key=lambda each: each.speed.value)
+
+
+def _measured(results: Results) -> dict[str, Measurement]:
+    return {row.name: row for row in results.measurements}
+
+
+def _flips_of(results: Results, row: Measurement) -> int | None:
+    report = _report_of(results, row)
+    return None if report is None else report.flips
 
 
 def provisional(results: Results) -> str | None:
@@ -155,28 +171,28 @@ def first_lines(results: Results) -> str:
 
 def verdict_of(results: Results, name: str) -> str:
     """Return the parity of a measured row: `passed`, another status, or `not compared`."""
-    for row in results.measurements:
-        if row.name == name:
-            return _parity_of(results, row)
-    return "not compared"
+    row = _measured(results).get(name)
+    report = None if row is None else _report_of(results, row)
+    return "not compared" if report is None else report.status.replace("_", " ")
 
 
-def _parity_of(results: Results, row: Measurement) -> str:
+def _report_of(results: Results, row: Measurement) -> ParityReport | None:
     for report in results.parity:
         if report.runtime == row.runtime and report.artifact_sha256 == row.artifact_sha256:
-            return report.status.replace("_", " ")
-    return "not compared"
-
-
-def _failed(results: Results, name: str) -> bool:
-    return verdict_of(results, name) not in ("passed", "not compared")
+            return report
+    return None
 
 
 def advice(results: Results) -> list[Advice]:
     """Return what to do next, the most important first."""
     failed = [each for each in results.parity if each.status == "failed"]
     others = [each for each in results.parity if each.status not in ("failed", "passed")]
-    return [*_about_rows(failed), *_about_the_run(results), *_about_rows(others)]
+    return [
+        *_about_rows(failed),
+        *_about_measurements(results),
+        *_about_the_run(results),
+        *_about_rows(others),
+    ]
 
 
 def _about_rows(rows: Sequence[ParityReport]) -> Iterator[Advice]:
@@ -195,15 +211,26 @@ def _about_rows(rows: Sequence[ParityReport]) -> Iterator[Advice]:
         yield Advice(about=row_name(row), text=text, action=action)
 
 
-def _about_the_run(results: Results) -> Iterator[Advice]:
-    for row in results.measurements:
-        if _contradicts_samples(row):
+def _about_measurements(results: Results) -> Iterator[Advice]:
+    """Return rows whose timed outputs were wrong, and speeds that were edited."""
+    timed: list[Measurement | ScenarioReport] = [*results.measurements, *results.scenarios]
+    for row in timed:
+        if row.status == "failed":
             yield Advice(
                 about=row.name,
-                text="its speed is not between those of its slowest and its fastest round, so the "
-                "file was changed after it was written",
-                action="Measure again.",
+                text=status_text(row.status, row.reason),
+                action="Do not deploy it before the reason is known.",
             )
+    for edited in filter(_contradicts_samples, results.measurements):
+        yield Advice(
+            about=edited.name,
+            text="its speed is not between those of its slowest and its fastest round, so the "
+            "file was changed after it was written",
+            action="Measure again.",
+        )
+
+
+def _about_the_run(results: Results) -> Iterator[Advice]:
     if results.quick:
         yield Advice(
             about="run",

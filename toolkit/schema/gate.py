@@ -42,7 +42,7 @@ class Gate(Shown):
         outcomes = {row.outcome for row in self.rows}
         if "failed" in outcomes:
             return 1
-        if any(row.outcome == "not run" and row.kind == "parity" for row in self.rows):
+        if "not run" in outcomes:
             return 3
         if "undecided" in outcomes:
             return UNDECIDED

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from toolkit.artifacts.rounding._dispatch import ReplacingMode
 
 _ATEN = torch.ops.aten
 # Operations that contain sums, as formulas of others.
@@ -50,31 +51,20 @@ class OrderedSums:
         return logits
 
 
-class _AddInOrder(TorchDispatchMode):
+class _AddInOrder(ReplacingMode):
     """Replaces the kernels of sums, means and variances of float32 tensors."""
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run one operation; composite operations are decomposed, so that no sum is missed."""
-        named = dict(kwargs or {})
-        if _is_float32(args, named):
-            if func in _ORDERED:
-                named.pop("dtype", None)
-                return _ORDERED[func](*args, **named)
-            if func in _FORMULAS:
-                with self:
-                    return _FORMULAS[func](*args, **named)
-        with self:
-            parts = func.decompose(*args, **named)
-        return func(*args, **named) if parts is NotImplemented else parts
+    def replaced(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Add in order; operations that contain sums are run as formulas of others."""
+        if not _is_float32(args, named):
+            return NotImplemented
+        if func in _ORDERED:
+            given = {name: value for name, value in named.items() if name != "dtype"}
+            return _ORDERED[func](*args, **given)
+        if func in _FORMULAS:
+            with self:
+                return _FORMULAS[func](*args, **named)
+        return NotImplemented
 
 
 def _is_float32(args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:

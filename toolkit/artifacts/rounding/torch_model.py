@@ -6,7 +6,7 @@ inputs `[N,C,H,W]` to logits `[N,K]`. `toolkit.artifacts.rounding.number_formats
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from toolkit.artifacts.rounding._dispatch import ReplacingMode
 from toolkit.artifacts.rounding.number_formats import DROPPED_BITS, INT8_MAX, Kind
 from toolkit.artifacts.rounding.ordered_sums import OrderedSums
 from toolkit.errors import Unsupported
@@ -139,28 +139,19 @@ class RoundedProducts:
         return logits
 
 
-class _RoundOperands(TorchDispatchMode):
+class _RoundOperands(ReplacingMode):
     """Rounds the operands of products before they reach the kernel."""
 
     def __init__(self, kind: Kind) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._kind = kind
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run one operation; composite operations are decomposed, so that none is missed."""
-        named = dict(kwargs or {})
-        if func in _OPERANDS:
-            rounded = list(args)
-            for at in _OPERANDS[func]:
-                if rounded[at].is_floating_point():
-                    rounded[at] = round_tensor(rounded[at], self._kind)
-            return func(*rounded, **named)
-        with self:
-            parts = func.decompose(*args, **named)
-        return func(*args, **named) if parts is NotImplemented else parts
+    def replaced(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Run a product with rounded operands."""
+        if func not in _OPERANDS:
+            return NotImplemented
+        rounded = list(args)
+        for at in _OPERANDS[func]:
+            if rounded[at].is_floating_point():
+                rounded[at] = round_tensor(rounded[at], self._kind)
+        return func(*rounded, **named)

@@ -1,37 +1,27 @@
-"""The charts of the report page, drawn by Altair and rendered to SVG without a browser.
+"""The charts of the report page: speed, choice, scaling, rounds, time per call.
 
-In: results. Out: charts with a title, a text alternative and their SVG. Colours of text and lines
-are left to the page, so that a chart is readable on light and dark ground.
+In: results. Out: charts, as far as the results have data for them.
 """
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from toolkit.report.notes import notes
+from toolkit.report.page.drawing import INK, Chart, drawn, values_of
 from toolkit.report.verdict import baseline_name, verdict_of
 from toolkit.schema import NO_OP, Measurement, Results, Round
 
 if TYPE_CHECKING:
     import altair
 
-INSTALL = "pip install 'toolkit[report]'"
-
 _WIDTH = 640
 _ROW = 26
 _MOST_POINTS = 60  # per row and pass
 _SMALL = {"width": 190, "height": 90}
 _COLUMNS = 3
-# Fonts as wide as the one that the labels are measured with, and space for others.
-_FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
-_PADDING = {"left": 24, "right": 12, "top": 5, "bottom": 5}
-_INK, _FAINT = "#010203", "#010204"  # stand for colours of the page
-_REPLACED = {_INK: "currentColor", _FAINT: "var(--line)"}
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 _VERDICTS = {
     "passed": "#0072b2",
@@ -42,27 +32,11 @@ _VERDICTS = {
 _SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A chart: `alternative` says in words what it shows, `svg` is its picture."""
-
-    key: str
-    title: str
-    caption: str
-    alternative: str
-    svg: str
-
-
-def installed() -> bool:
-    """Return whether the packages that draw charts are installed."""
-    return all(find_spec(name) is not None for name in ("altair", "vl_convert"))
-
-
 def charts_of(results: Results) -> list[Chart]:
     """Return the charts for which the results have data."""
     rows = [row for row in results.measurements if row.runtime != NO_OP and row.images_per_s]
-    drawn = (_speed, _choice, _scaling, _samples, _latency)
-    return [chart for draw in drawn if (chart := draw(results, rows)) is not None] if rows else []
+    draws = (_speed, _choice, _scaling, _samples, _latency)
+    return [chart for draw in draws if (chart := draw(results, rows)) is not None] if rows else []
 
 
 def _speed(results: Results, rows: Sequence[Measurement]) -> Chart:
@@ -83,7 +57,7 @@ def _speed(results: Results, rows: Sequence[Measurement]) -> Chart:
         for row in ordered
     ]
     most = max(each["high"] for each in data)  # type: ignore[type-var]
-    base = alt.Chart(_values(data)).encode(
+    base = alt.Chart(values_of(data)).encode(
         y=alt.Y("name:N", sort=[row.name for row in ordered], title=None)
     )
     scale = alt.Scale(domain=[0, float(most) * 1.35])  # type: ignore[arg-type]
@@ -91,14 +65,14 @@ def _speed(results: Results, rows: Sequence[Measurement]) -> Chart:
         x=alt.X("speed:Q", title="images/s", scale=scale, axis=alt.Axis(tickCount=6)),
         color=_by_verdict(),
     )
-    whiskers = base.mark_rule(color=_INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
-    ends = [base.mark_tick(color=_INK, height=9, width=9).encode(x=f"{at}:Q") for at in _ENDS]
-    text = base.mark_text(align="left", dx=6, color=_INK).encode(x="high:Q", text="text:N")
+    whiskers = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    ends = [base.mark_tick(color=INK, height=9, width=9).encode(x=f"{at}:Q") for at in _ENDS]
+    text = base.mark_text(align="left", dx=6, color=INK).encode(x="high:Q", text="text:N")
     chart = alt.layer(bars, whiskers, *ends, text).properties(
         width=_WIDTH - 180, height=_ROW * len(rows)
     )
     first = ordered[0]
-    return _drawn(
+    return drawn(
         "speed",
         "Speed",
         f"Bars end at the speed; lines are 95 % intervals. The ratio to {baseline_name(results)} "
@@ -126,13 +100,12 @@ def _choice(results: Results, rows: Sequence[Measurement]) -> Chart | None:
             "name": row.name,
             "size": row.artifact_size_bytes / 1e6,
             "speed": _interval(row)[0],
-            "memory": (row.peak_memory_bytes or 0) / 1e6,
             "parity": _shown_verdict(results, row),
             "best": row.name in best,
         }
         for row in rows
     ]
-    chart = alt.Chart(_values(data))
+    chart = alt.Chart(values_of(data))
     axes = {
         "x": alt.X(
             "size:Q", title="size of the file in MB", scale=alt.Scale(zero=False, nice=True)
@@ -140,7 +113,7 @@ def _choice(results: Results, rows: Sequence[Measurement]) -> Chart | None:
         "y": alt.Y("speed:Q", title="images/s", scale=alt.Scale(zero=True)),
     }
     line = (
-        chart.mark_line(interpolate="step-before", color=_INK, strokeDash=[4, 4])
+        chart.mark_line(interpolate="step-before", color=INK, strokeDash=[4, 4])
         .transform_filter("datum.best")
         .encode(**axes)
     )
@@ -154,12 +127,12 @@ def _choice(results: Results, rows: Sequence[Measurement]) -> Chart | None:
         ),
     )
     names = (
-        chart.mark_text(align="left", dx=8, dy=-6, color=_INK, fontSize=10)
+        chart.mark_text(align="left", dx=8, dy=-6, color=INK, fontSize=10)
         .transform_filter("datum.best")
         .encode(**axes, text="name:N")
     )
     listed = "; ".join(sorted(best)) or "none"
-    return _drawn(
+    return drawn(
         "choice",
         "Choice",
         "Diamonds, joined by the dashed line, are the rows that passed and that no other such row "
@@ -217,7 +190,7 @@ def _scaling(results: Results, rows: Sequence[Measurement]) -> Chart | None:
         }
         for row in rows
     ]
-    chart = alt.Chart(_values(data)).encode(
+    chart = alt.Chart(values_of(data)).encode(
         x=alt.X("x:O", title=found[0]),
         color=alt.Color("kind:N", title=None, scale=alt.Scale(range=list(_SERIES))),
     )
@@ -226,7 +199,7 @@ def _scaling(results: Results, rows: Sequence[Measurement]) -> Chart | None:
         chart.mark_line(point=True).encode(y=y),
         chart.mark_rule().encode(y="low:Q", y2="high:Q"),
     )
-    return _drawn(
+    return drawn(
         "scaling",
         f"Scaling over {found[0]}",
         "Lines are 95 % intervals.",
@@ -237,48 +210,13 @@ def _scaling(results: Results, rows: Sequence[Measurement]) -> Chart | None:
 
 def _samples(results: Results, rows: Sequence[Measurement]) -> Chart | None:
     """The median of each round, in the order of the measurement, one small chart per row."""
+    import altair as alt
+
     data = [point for row in rows for point in _rounds(row)]
     if not data:
         return None
-    return _facets(
-        "samples",
-        "Rounds in their order",
-        "Each point is the median call of a round; each colour is a pass in a new process. A drift "
-        "or a step shows that something else happened.",
-        f"Small scatter plots of the time per call over the rounds, for {len(rows)} rows.",
-        data,
-        rows,
-    )
-
-
-def _rounds(row: Measurement) -> Iterator[dict[str, object]]:
-    number = 0
-    for at, one in enumerate(row.passes, 1):
-        rounds = [found for each in one.rounds if (found := _calls(each))]
-        step = max(1, len(rounds) // _MOST_POINTS)
-        for each in rounds[::step]:
-            number += 1
-            middle = statistics.median(each) * 1e3
-            yield {"name": row.name, "round": number, "ms": middle, "pass": f"pass {at}"}
-
-
-def _calls(one: Round) -> list[float]:
-    """Return the seconds of each call, of all streams."""
-    return [seconds for stream in one.samples_s for seconds in stream]
-
-
-def _facets(
-    key: str,
-    title: str,
-    caption: str,
-    alternative: str,
-    data: list[dict[str, object]],
-    rows: Sequence[Measurement],
-) -> Chart:
-    import altair as alt
-
     points = (
-        alt.Chart(_values(data))
+        alt.Chart(values_of(data))
         .mark_point(filled=True, size=18, opacity=0.9)
         .encode(
             x=alt.X(
@@ -299,7 +237,30 @@ def _facets(
         )
         .resolve_scale(y="independent", x="independent")
     )
-    return _drawn(key, title, caption, alternative, points)
+    return drawn(
+        "samples",
+        "Rounds in their order",
+        "Each point is the median call of a round; each colour is a pass in a new process. A drift "
+        "or a step shows that something else happened.",
+        f"Small scatter plots of the time per call over the rounds, for {len(rows)} rows.",
+        points,
+    )
+
+
+def _rounds(row: Measurement) -> Iterator[dict[str, object]]:
+    number = 0
+    for at, one in enumerate(row.passes, 1):
+        rounds = [found for each in one.rounds if (found := _calls(each))]
+        step = max(1, len(rounds) // _MOST_POINTS)
+        for each in rounds[::step]:
+            number += 1
+            middle = statistics.median(each) * 1e3
+            yield {"name": row.name, "round": number, "ms": middle, "pass": f"pass {at}"}
+
+
+def _calls(one: Round) -> list[float]:
+    """Return the seconds of each call, of all streams."""
+    return [seconds for stream in one.samples_s for seconds in stream]
 
 
 def _latency(results: Results, rows: Sequence[Measurement]) -> Chart | None:
@@ -311,25 +272,20 @@ def _latency(results: Results, rows: Sequence[Measurement]) -> Chart | None:
         samples = [s * 1e3 for one in row.passes for each in one.rounds for s in _calls(each)]
         if len(samples) > 1:
             cuts = statistics.quantiles(samples, n=20, method="inclusive")
-            data.append(
-                {
-                    "name": row.name,
-                    **dict(zip(("p5", "p25", "p50", "p75", "p95"), _five(cuts), strict=True)),
-                }
-            )
+            data.append({"name": row.name} | {key: cuts[at] for key, at in _CUTS.items()})
     if not data:
         return None
-    data.sort(key=lambda each: each["p50"])  # type: ignore[arg-type,return-value]
-    base = alt.Chart(_values(data)).encode(
+    data.sort(key=lambda each: each["p50"])
+    base = alt.Chart(values_of(data)).encode(
         y=alt.Y("name:N", sort=[str(each["name"]) for each in data], title=None)
     )
     x = alt.X("p5:Q", title="ms per call (logarithmic)", scale=alt.Scale(type="log"))
     layers = alt.layer(
-        base.mark_rule(color=_INK).encode(x=x, x2="p95:Q"),
+        base.mark_rule(color=INK).encode(x=x, x2="p95:Q"),
         base.mark_bar(height=10, color=_SERIES[0]).encode(x="p25:Q", x2="p75:Q"),
-        base.mark_tick(color=_INK, height=16, thickness=2).encode(x="p50:Q"),
+        base.mark_tick(color=INK, height=16, thickness=2).encode(x="p50:Q"),
     )
-    return _drawn(
+    return drawn(
         "latency",
         "Time per call",
         "Lines reach from the 5th to the 95th percentile, boxes from the 25th to the 75th. The "
@@ -339,8 +295,7 @@ def _latency(results: Results, rows: Sequence[Measurement]) -> Chart | None:
     )
 
 
-def _five(cuts: Sequence[float]) -> tuple[float, ...]:
-    return cuts[0], cuts[4], cuts[9], cuts[14], cuts[18]
+_CUTS = {"p5": 0, "p25": 4, "p50": 9, "p75": 14, "p95": 18}  # of 19 between 20 parts
 
 
 def _interval(row: Measurement) -> tuple[float, float, float]:
@@ -384,44 +339,3 @@ def _by_verdict() -> altair.Color:
         scale=alt.Scale(domain=list(_VERDICTS), range=list(_VERDICTS.values())),
         legend=alt.Legend(orient="top"),
     )
-
-
-def _values(data: Sequence[object]) -> altair.Data:
-    import altair as alt
-
-    return alt.Data(values=list(data))  # type: ignore[no-untyped-call]
-
-
-def _drawn(key: str, title: str, caption: str, alternative: str, chart: Any) -> Chart:
-    import vl_convert
-
-    configured = (
-        chart.configure(background="transparent", font=_FONT, padding=_PADDING)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=_INK,
-            titleColor=_INK,
-            gridColor=_FAINT,
-            domainColor=_FAINT,
-            tickColor=_FAINT,
-            gridOpacity=0.6,
-            labelLimit=260,
-            labelOverlap="greedy",
-            labelFontSize=11,
-            titleFontWeight="normal",
-        )
-        .configure_legend(labelColor=_INK, titleColor=_INK)
-        .configure_header(labelColor=_INK, labelFontSize=11)
-    )
-    svg = vl_convert.vegalite_to_svg(configured.to_dict(), allowed_base_urls=[])
-    return Chart(
-        key=key, title=title, caption=caption, alternative=alternative, svg=_for_the_page(svg)
-    )
-
-
-def _for_the_page(svg: str) -> str:
-    """Return an SVG that takes its colours from the page and scales with it."""
-    for placeholder, colour in _REPLACED.items():
-        svg = svg.replace(placeholder, colour)
-    # Its own accessible names are those of a specification; the figure has better ones.
-    return re.sub(r' (role|aria-[a-z]+)="[^"]*"', "", svg)

@@ -21,7 +21,7 @@ from toolkit.report.comparison import comparison_cells, comparison_notes
 from toolkit.report.labels import images_of
 from toolkit.report.machine import machine_facts
 from toolkit.report.notes import notes
-from toolkit.report.page import charts
+from toolkit.report.page import charts, drawing
 from toolkit.report.parity import row_name, status_text
 from toolkit.report.scenario import scenario_cells, scenario_notes
 from toolkit.report.verdict import advice, fastest, headline, outcome, provisional, safest, tone
@@ -83,7 +83,7 @@ def render_page(results: Results, comparison: Comparison | None = None) -> str:
     """
     script, style = _own("page.js"), _own("page.css")
     shown, others = _disagreements(results)
-    drawn = charts.charts_of(results) if charts.installed() else []
+    drawn = charts.charts_of(results) if drawing.installed() else []
     return _template().render(
         results=results,
         title=f"{results.checkpoint.name}: parity and throughput",
@@ -100,7 +100,7 @@ def render_page(results: Results, comparison: Comparison | None = None) -> str:
         facts=machine_facts(results.environment),
         charts=[each for each in drawn if each.key not in _DETAILS],
         details=[each for each in drawn if each.key in _DETAILS],
-        install=None if charts.installed() or not results.measurements else charts.INSTALL,
+        install=None if drawing.installed() or not results.measurements else drawing.INSTALL,
         tables=[*_tables(results)],
         comparison=None if comparison is None else _compared(comparison),
         comparison_notes=[] if comparison is None else comparison_notes(comparison),
