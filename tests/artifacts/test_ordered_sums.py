@@ -39,6 +39,7 @@ SUMS: dict[str, Function] = {
     "log softmax": lambda x: x.log_softmax(3),
     "logsumexp": lambda x: x.flatten(1).logsumexp(1),
     "norm": lambda x: x.flatten(2).norm(dim=2),
+    "cumsum": lambda x: x.cumsum(3),
     "einsum": lambda x: torch.einsum("nchw->nc", x),
     "normalize": lambda x: F.normalize(x, dim=3),
 }

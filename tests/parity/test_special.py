@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.parity.special import special_images
+from toolkit.parity.special import equal_positions, special_images
 
 LABELS = np.arange(40) % 4
 
@@ -29,3 +29,14 @@ def test_special_images_are_bytes(shape: tuple[int, ...]) -> None:
     found = special_images(samples, LABELS)
     assert found.dtype == np.uint8
     assert found.shape[1:] == shape
+
+
+def test_equal_positions_have_the_same_value_in_all_channels() -> None:
+    blank = np.zeros((3, 4, 5), np.uint8)
+    one_pixel = blank.copy()
+    one_pixel[1, 2, 2] = 255
+    different = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    found = equal_positions(np.stack([blank, one_pixel, different]))
+    assert found.tolist() == [20, 19, 1]
+    assert equal_positions(np.zeros((2, 7), np.float32)).tolist() == [1, 1]
+    assert equal_positions(np.zeros((0, 3, 4, 5), np.uint8)).tolist() == []

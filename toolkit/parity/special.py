@@ -7,6 +7,7 @@ In: the samples of a data set. Out: raw samples, and the checksum of their bytes
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,14 @@ def _between(
     else:
         means = ((one.astype(np.uint16) + other) // 2).astype(np.uint8)
     return means
+
+
+def equal_positions(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Return, for each sample of `[P,C,...]`, at how many positions its most common value (all
+    channels together) occurs; at least 1."""
+    columns = images.reshape(*images.shape[:2], math.prod(images.shape[2:]))
+    counts = (np.unique(each, axis=1, return_counts=True)[1] for each in columns)
+    return np.array([found.max(initial=1) for found in counts], np.int64)
 
 
 def checksum(images: NDArray[Any]) -> str:

@@ -124,11 +124,16 @@ def _count(tensor: Tensor, axes: Sequence[int] | None) -> int:
     return int(np.prod([tensor.shape[axis] for axis in _summed(tensor, axes)]))
 
 
+def _cumsum(tensor: Tensor, axis: int) -> Tensor:
+    return torch.from_numpy(np.add.accumulate(tensor.numpy(), axis=axis))
+
+
 _ORDERED: dict[Any, Callable[..., Any]] = {
     _ATEN.sum.default: _sum,
     _ATEN.sum.dim_IntList: _sum,
     _ATEN.mean.default: _mean,
     _ATEN.mean.dim: _mean,
+    _ATEN.cumsum.default: _cumsum,
     _ATEN.var.correction: _var,
     _ATEN.var_mean.correction: _var_mean,
     _ATEN.std.correction: _std,
