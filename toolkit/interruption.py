@@ -73,9 +73,12 @@ def end_at_once() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return
     _signals.process = os.getpid()
-    for each in signal.Signals:
-        if each.name in _NAMES and signal.getsignal(each) != signal.SIG_IGN:
+    chosen = [each for each in signal.Signals if each.name in _NAMES]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, chosen)  # one that comes now waits
+    for each in chosen:
+        if signal.getsignal(each) != signal.SIG_IGN:
             signal.signal(each, _signals.handle)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def installed() -> bool:
